@@ -1,0 +1,1 @@
+"""Recorded drives: BDD100K or video -> bag, bag -> predictions, predictions -> metrics."""

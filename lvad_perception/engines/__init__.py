@@ -1,0 +1,1 @@
+"""Loaded models: one small protocol, one module per runtime."""

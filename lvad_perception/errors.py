@@ -1,0 +1,60 @@
+"""One exception per cause. Each message is one sentence that names the thing and states the remedy.
+
+The command lines print the message and exit with status 2; the node fails the transition with it.
+"""
+
+
+class LvadError(Exception):
+    """Base of everything that this package raises on bad input."""
+
+
+class ConfigError(LvadError):
+    """A recipe, option or parameter has an unknown key or an impossible value."""
+
+
+class DatasetError(LvadError):
+    """A data set folder is missing, empty or has no labels for what is asked of it."""
+
+
+class LabelError(LvadError):
+    """A label file cannot be read as any known BDD100K format."""
+
+
+class ImageError(LvadError):
+    """An image file or an encoded image cannot be decoded."""
+
+
+class ModelFileError(LvadError):
+    """A model file is missing, truncated, of another kind, or carries no manifest."""
+
+
+class VocabularyMismatchError(LvadError):
+    """A model file, bag or data set lists other classes than this package."""
+
+
+class EngineError(LvadError):
+    """An engine cannot be created or cannot run on this machine."""
+
+
+class MissingDependencyError(LvadError):
+    """An optional dependency is needed for what was asked and is not installed."""
+
+
+class MessageError(LvadError):
+    """A ROS message has an unsupported encoding or inconsistent dimensions."""
+
+
+class BagError(LvadError):
+    """A bag cannot be opened, has no usable topic, or cannot be written."""
+
+
+class CheckpointError(LvadError):
+    """A checkpoint is missing, truncated, or does not fit the configured model."""
+
+
+class NonFiniteLossError(LvadError):
+    """A loss became NaN or infinite during training."""
+
+
+class ExportError(LvadError):
+    """The exported model does not reproduce the torch model's outputs."""

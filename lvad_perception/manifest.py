@@ -1,0 +1,103 @@
+"""What a model file says of itself: the JSON text under ``MANIFEST_KEY`` in the ONNX metadata."""
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Final
+
+from lvad_perception import vocabulary
+from lvad_perception.errors import ModelFileError, VocabularyMismatchError
+from lvad_perception.types import Size
+
+MANIFEST_KEY: Final = "lvad_manifest"
+MANIFEST_VERSION: Final = 1
+INPUT_NAME: Final = "images"
+OUTPUT_NAMES: Final = {
+    "detection": ("boxes", "scores", "labels"),
+    "semantic": ("semantic", "semantic_confidence"),
+    "drivable": ("drivable",),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """Everything that the vehicle must know of a model beside its graph.
+
+    Attributes:
+        network_hw: (height, width) of the network input in pixels.
+        batch_size: static N of the graph's input ``images`` uint8 [N, H, W, 3].
+        max_detections: K, boxes per image.
+        classes: task name ("detection", "semantic", "drivable") -> class names in id order; an absent task is absent.
+        score_threshold: boxes below this confidence are not published unless asked for, in [0, 1].
+        preset: name of the architecture, for people.
+        weights_sha256: hash of the trained weights that were exported.
+        created_by: package name and version that wrote the file.
+        training: free-form facts about the training (steps, data, metrics), for people.
+    """
+
+    network_hw: Size
+    batch_size: int
+    max_detections: int
+    classes: dict[str, tuple[str, ...]]
+    score_threshold: float
+    preset: str
+    weights_sha256: str
+    created_by: str
+    training: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Names of the graph's outputs, in order."""
+        return tuple(name for task in self.classes for name in OUTPUT_NAMES[task])
+
+    def to_json(self) -> str:
+        """The manifest as JSON text; ``from_json`` reads it back."""
+        return json.dumps({"manifest_version": MANIFEST_VERSION, **asdict(self)}, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str, *, source: str) -> "Manifest":
+        """Read a manifest and check it against this package's vocabulary.
+
+        Args:
+            text: JSON as written by ``to_json``.
+            source: where the text came from, for messages.
+
+        Raises:
+            ModelFileError: not JSON, a key is missing, a value is out of range, or written by a newer package.
+            VocabularyMismatchError: the model was trained on other classes.
+        """
+        try:
+            facts = json.loads(text)
+            version = facts.pop("manifest_version")
+            known = {item.name for item in fields(cls)}
+            facts = {key: value for key, value in facts.items() if key in known}
+            facts["network_hw"] = tuple(int(side) for side in facts["network_hw"])
+            facts["classes"] = {str(task): tuple(names) for task, names in facts["classes"].items()}
+            manifest = cls(**facts)
+        except (ValueError, TypeError, KeyError, AttributeError) as err:
+            raise ModelFileError(
+                f"{source}: its manifest cannot be read ({err}); export the model again with lvad-train export"
+            ) from err
+        if version != MANIFEST_VERSION:
+            raise ModelFileError(
+                f"{source}: manifest version {version} is not {MANIFEST_VERSION}; "
+                f"install the lvad_perception that wrote it ({manifest.created_by}) or export the model again"
+            )
+        manifest._check(source)
+        return manifest
+
+    def _check(self, source: str) -> None:
+        height, width = self.network_hw
+        if min(height, width, self.batch_size, self.max_detections) < 1 or not 0 <= self.score_threshold <= 1:
+            raise ModelFileError(f"{source}: its manifest has impossible sizes; export the model again")
+        if not self.classes:
+            raise ModelFileError(f"{source}: its manifest names no task; export the model again")
+        for task, names in self.classes.items():
+            expected = vocabulary.TASKS.get(task)
+            if expected is None or names != expected.names:
+                found = ", ".join(names)
+                wanted = ", ".join(expected.names if expected else vocabulary.TASKS)
+                raise VocabularyMismatchError(
+                    f"{source}: its {task} classes are [{found}] but this package {'has' if expected else 'only knows'} "
+                    f"[{wanted}]; "
+                    "export the model with this version of the package"
+                )

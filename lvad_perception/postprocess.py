@@ -1,0 +1,65 @@
+"""Network output -> Predictions in source pixels: the exact inverse of ``preprocess.letterbox_image``."""
+
+import cv2
+import numpy as np
+
+from lvad_perception.types import Bool, Detections, Float32, Letterbox, Predictions, RawOutputs, UInt8
+
+
+def boxes_to_source(boxes_xyxy: Float32, box: Letterbox) -> Float32:
+    """Boxes from network pixels to source pixels, clipped to the source image.
+
+    Args:
+        boxes_xyxy: float32 [N, 4], network pixels.
+        box: the placement of the source image in the network input.
+    """
+    scale_y = box.source_hw[0] / box.resized_hw[0]
+    scale_x = box.source_hw[1] / box.resized_hw[1]
+    offset = np.array([box.left, box.top, box.left, box.top], np.float32)
+    scale = np.array([scale_x, scale_y, scale_x, scale_y], np.float32)
+    limit = np.array([box.source_hw[1], box.source_hw[0]] * 2, np.float32)
+    return np.asarray(np.clip((boxes_xyxy - offset) * scale, 0, limit), np.float32)
+
+
+def boxes_to_network(boxes_xyxy: Float32, box: Letterbox) -> Float32:
+    """Boxes from source pixels to network pixels, float32 [N, 4]; inverse of ``boxes_to_source`` inside the image."""
+    scale_y = box.resized_hw[0] / box.source_hw[0]
+    scale_x = box.resized_hw[1] / box.source_hw[1]
+    offset = np.array([box.left, box.top, box.left, box.top], np.float32)
+    scale = np.array([scale_x, scale_y, scale_x, scale_y], np.float32)
+    return np.asarray(boxes_xyxy * scale + offset, np.float32)
+
+
+def mask_to_source(mask: UInt8, box: Letterbox) -> UInt8:
+    """A label map from network to source pixels: uint8 [h, w] -> uint8 [H, W], nearest pixel centre."""
+    inside = mask[box.top : box.top + box.resized_hw[0], box.left : box.left + box.resized_hw[1]]
+    if box.resized_hw == box.source_hw:
+        return np.ascontiguousarray(inside)
+    size_wh = (box.source_hw[1], box.source_hw[0])
+    return np.asarray(cv2.resize(inside, size_wh, interpolation=cv2.INTER_NEAREST_EXACT), np.uint8)
+
+
+def to_predictions(raw: RawOutputs, index: int, box: Letterbox, *, score_threshold: float = 0.0) -> Predictions:
+    """One image's predictions in source pixels.
+
+    Args:
+        raw: the engine's outputs for a batch.
+        index: which image of the batch.
+        box: that image's placement in the network input.
+        score_threshold: boxes with a lower confidence are left out; 0 keeps all, as evaluation wants.
+
+    Boxes that lie outside the source image after clipping (no area left) are left out.
+    """
+    detections = None
+    if raw.boxes is not None and raw.scores is not None and raw.labels is not None:
+        boxes_xyxy = boxes_to_source(raw.boxes[index], box)
+        has_area: Bool = (boxes_xyxy[:, 2] > boxes_xyxy[:, 0]) & (boxes_xyxy[:, 3] > boxes_xyxy[:, 1])
+        keep = has_area & (raw.scores[index] >= score_threshold)
+        detections = Detections(boxes_xyxy[keep], raw.scores[index][keep], raw.labels[index][keep])
+    return Predictions(
+        box.source_hw,
+        detections,
+        None if raw.semantic is None else mask_to_source(raw.semantic[index], box),
+        None if raw.drivable is None else mask_to_source(raw.drivable[index], box),
+        None if raw.semantic_confidence is None else mask_to_source(raw.semantic_confidence[index], box),
+    )

@@ -1,0 +1,1 @@
+"""LV-Adapter training: images and labels -> model file."""

@@ -1,0 +1,124 @@
+"""The values that flow through training: plain dataclasses over tensors. Imports nothing of the project but types."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lvad_perception.types import Letterbox
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Targets:
+    """The annotation of one image in network pixels. A task that the image is not annotated for is None.
+
+    Attributes:
+        boxes_xyxy: float32 [N, 4], 0 <= x1 < x2 <= W, 0 <= y1 < y2 <= H; N = 0 when annotated and empty.
+        labels: int64 [N], indices into ``vocabulary.DETECTION.names``; None exactly when ``boxes_xyxy`` is.
+        semantic: uint8 [H, W], train ids, 255 where unknown.
+        drivable: uint8 [H, W], drivable ids, 255 where unknown.
+    """
+
+    boxes_xyxy: Tensor | None
+    labels: Tensor | None
+    semantic: Tensor | None
+    drivable: Tensor | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sample:
+    """One training image.
+
+    Attributes:
+        name: the image's name as the data set knows it, for messages.
+        image: uint8 [3, H, W], RGB, network size.
+        targets: what the image is annotated for.
+    """
+
+    name: str
+    image: Tensor
+    targets: Targets
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Images of one step.
+
+    Attributes:
+        names: B image names.
+        images: uint8 [B, 3, H, W], RGB.
+        targets: B annotations.
+    """
+
+    names: list[str]
+    images: Tensor
+    targets: list[Targets]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EvaluationSample:
+    """One image for evaluation; its truth stays in source pixels and is read apart.
+
+    Attributes:
+        name: the image's name as the data set knows it.
+        image: uint8 [3, H, W], RGB, letterboxed to network size.
+        letterbox: the placement that turns network pixels back into source pixels.
+    """
+
+    name: str
+    image: Tensor
+    letterbox: Letterbox
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DetectionOutputs:
+    """What the detection head says, one entry per refinement, last is best.
+
+    Attributes:
+        logits: [R, B, Q, C], class logits before the sigmoid.
+        boxes_xyxy: [R, B, Q, 4], network pixels.
+    """
+
+    logits: Tensor
+    boxes_xyxy: Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MaskOutputs:
+    """What a mask-classification head says, one entry per decoder layer, last is best.
+
+    Attributes:
+        logits: [L, B, Q, C + 1], class logits before the softmax; the last is "no object".
+        masks: [L, B, Q, H / s, W / s], mask logits before the sigmoid at the mask features' stride s.
+    """
+
+    logits: Tensor
+    masks: Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outputs:
+    """What the network says of a batch, the same in training and evaluation. A task without a head is None.
+
+    Attributes:
+        detection: boxes per refinement.
+        semantic: 19-class masks per decoder layer.
+        drivable: 3-class masks per decoder layer.
+        semantic_pixels: [B, 19, H / s, W / s], auxiliary per-pixel logits; None outside training or when not configured.
+        drivable_pixels: [B, 3, H / s, W / s], likewise.
+    """
+
+    detection: DetectionOutputs | None
+    semantic: MaskOutputs | None
+    drivable: MaskOutputs | None
+    semantic_pixels: Tensor | None = None
+    drivable_pixels: Tensor | None = None
+
+
+def collate(samples: list[Sample]) -> Batch:
+    """Stack samples of equal image size into a batch."""
+    return Batch(
+        [sample.name for sample in samples],
+        torch.stack([sample.image for sample in samples]),
+        [sample.targets for sample in samples],
+    )
