@@ -1,0 +1,26 @@
+"""How good predictions are: COCO AP for boxes, IoU for masks. One room for training and for the vehicle.
+
+``Evaluator`` takes one image at a time and keeps only boxes and confusion matrices; ``Metrics`` is the frozen result.
+Every rate is in percent. The definitions are those of pycocotools and of the BDD100K toolkit; the modules
+``detection`` and ``segmentation`` state them precisely.
+"""
+
+from lvad_perception.metrics.detection import DetectionMetrics, DetectionScores
+from lvad_perception.metrics.evaluator import Evaluator, Metrics
+from lvad_perception.metrics.segmentation import (
+    DrivableMetrics,
+    SegmentationMetrics,
+    SegmentationScores,
+    constant_baseline,
+)
+
+__all__ = [
+    "DetectionMetrics",
+    "DetectionScores",
+    "DrivableMetrics",
+    "Evaluator",
+    "Metrics",
+    "SegmentationMetrics",
+    "SegmentationScores",
+    "constant_baseline",
+]

@@ -1,0 +1,228 @@
+"""COCO average precision of boxes, computed by faster-coco-eval class by class.
+
+Definitions, those of pycocotools and so of the BDD100K toolkit:
+
+* AP is the mean over the IoU thresholds 0.50, 0.55 ... 0.95 of the area under the 101-point interpolated
+  precision-recall curve; AP50 and AP75 use one threshold. "All classes" is the mean over the classes that have truth.
+* Per image *and class* the 100 best scores count. Equal scores keep the order in which images were added.
+* A crowd box (``TruthBoxes.crowd``) is neither a miss nor, for detections inside it, a false positive.
+* Small, medium, large: box area up to 32^2, 96^2, and more source pixels.
+* Width is x2 - x1. The toolkit's ``box2d`` names the last pixel *inside* the box, so its ``x2`` is one less than here;
+  written that way its numbers are equal.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from lvad_perception.errors import EngineError, MissingDependencyError, VocabularyMismatchError
+from lvad_perception.types import Bool, Detections, Float32, Int32, TruthBoxes
+from lvad_perception.vocabulary import DETECTION
+
+MAX_DETECTIONS: Final = 100
+"""Detections per image and class that count."""
+
+_IOU_50, _IOU_75 = 0, 5  # rows of the ten IoU thresholds
+_ALL, _SMALL, _MEDIUM, _LARGE = range(4)  # area ranges as faster-coco-eval orders them
+
+
+@dataclass(frozen=True, slots=True)
+class DetectionScores:
+    """COCO scores in percent; None where no truth box defines the number.
+
+    Attributes:
+        ap: mean over IoU 0.50:0.95.
+        ap50: at IoU 0.50.
+        ap75: at IoU 0.75.
+        ap_small: of boxes with an area up to 32^2 pixels.
+        ap_medium: of boxes with an area from 32^2 to 96^2 pixels.
+        ap_large: of boxes with an area above 96^2 pixels.
+        ar100: recall with at most 100 detections per image and class, mean over IoU 0.50:0.95.
+        truth: truth boxes, crowds not counted.
+    """
+
+    ap: float | None
+    ap50: float | None
+    ap75: float | None
+    ap_small: float | None
+    ap_medium: float | None
+    ap_large: float | None
+    ar100: float | None
+    truth: int
+
+
+@dataclass(frozen=True, slots=True)
+class DetectionMetrics:
+    """Detection of traffic objects.
+
+    Attributes:
+        images: images with both detections (perhaps none found) and a truth (perhaps annotated and empty).
+        scores: over all classes.
+        per_class: class name -> its scores.
+    """
+
+    images: int
+    scores: DetectionScores
+    per_class: dict[str, DetectionScores]
+
+
+@dataclass(slots=True)
+class BoxStore:
+    """The boxes of all images so far: per image a few small arrays, nothing else."""
+
+    detections: list[Detections] = field(default_factory=list)
+    truths: list[TruthBoxes] = field(default_factory=list)
+
+    def add(self, detections: Detections, truth: TruthBoxes) -> None:
+        """Keep one image's boxes.
+
+        Raises:
+            MissingDependencyError: faster-coco-eval is not installed; said with the first image, not after the last.
+            VocabularyMismatchError: a label is not one of the ten classes.
+            EngineError: a score or box is not finite.
+        """
+        if not self.truths:
+            _faster_coco_eval()
+        for labels, owner in ((detections.labels, "detection"), (truth.labels, "truth")):
+            if len(labels) and not 0 <= labels.min() <= labels.max() < len(DETECTION.names):
+                raise VocabularyMismatchError(
+                    f"a {owner} has label {labels[(labels < 0) | (labels >= len(DETECTION.names))][0]} but there are "
+                    f"{len(DETECTION.names)} classes; convert labels with lvad_perception.vocabulary.DETECTION"
+                )
+        if not (np.isfinite(detections.scores).all() and np.isfinite(detections.boxes_xyxy).all()):
+            raise EngineError("a detection has a score or box that is not a finite number; check the model's weights")
+        # Copies, for an engine may reuse its output buffers; what no class can use is not kept.
+        keep = _best_per_class(detections)
+        self.detections.append(
+            Detections(
+                detections.boxes_xyxy[keep].copy(), detections.scores[keep].copy(), detections.labels[keep].copy()
+            )
+        )
+        self.truths.append(TruthBoxes(truth.boxes_xyxy.copy(), truth.labels.copy(), truth.crowd.copy()))
+
+    def compute(self) -> DetectionMetrics:
+        """COCO scores of everything added."""
+        detections, truth = _flatten(self.detections, self.truths)
+        curves = [_class_curves(class_id, detections, truth) for class_id in range(len(DETECTION.names))]
+        precision = np.stack([curve.precision for curve in curves])  # (C, T, R, A)
+        recall = np.stack([curve.recall for curve in curves])  # (C, T)
+        counts = [curve.truth for curve in curves]
+        per_class = {
+            name: _scores(precision[i : i + 1], recall[i : i + 1], counts[i]) for i, name in enumerate(DETECTION.names)
+        }
+        return DetectionMetrics(len(self.truths), _scores(precision, recall, sum(counts)), per_class)
+
+
+@dataclass(frozen=True, slots=True)
+class _Boxes:
+    """Boxes of all images in one row of arrays; ``flags`` are scores of detections or crowd flags of truth."""
+
+    image: npt.NDArray[np.int64]
+    boxes_xyxy: Float32
+    labels: Int32
+    flags: Float32 | Bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Curves:
+    """One class: precision [T, R, A] and recall [T] (all areas) with -1 where undefined, and its truth boxes."""
+
+    precision: npt.NDArray[np.float64]
+    recall: npt.NDArray[np.float64]
+    truth: int
+
+
+def _faster_coco_eval() -> ModuleType:
+    try:
+        import faster_coco_eval
+    except ImportError as err:
+        raise MissingDependencyError(
+            f"detection metrics need faster-coco-eval ({err}); install it with pip install 'lvad_perception[eval]'"
+        ) from err
+    module: ModuleType = faster_coco_eval
+    return module
+
+
+def _best_per_class(detections: Detections) -> npt.NDArray[np.int64]:
+    """Indices in order, at most ``MAX_DETECTIONS`` per class: what COCO looks at. All of them in the usual case."""
+    if len(detections) <= MAX_DETECTIONS:
+        return np.arange(len(detections))
+    best = np.argsort(-detections.scores, kind="stable")
+    kept = [best[detections.labels[best] == label][:MAX_DETECTIONS] for label in np.unique(detections.labels)]
+    return np.sort(np.concatenate(kept))
+
+
+def _flatten(detections: Sequence[Detections], truths: Sequence[TruthBoxes]) -> tuple[_Boxes, _Boxes]:
+    image = np.arange(1, len(truths) + 1)
+    found = _Boxes(
+        np.repeat(image, [len(item) for item in detections]),
+        np.concatenate([item.boxes_xyxy for item in detections]).astype(np.float32),
+        np.concatenate([item.labels for item in detections]).astype(np.int32),
+        np.concatenate([item.scores for item in detections]).astype(np.float32),
+    )
+    wanted = _Boxes(
+        np.repeat(image, [len(item) for item in truths]),
+        np.concatenate([item.boxes_xyxy for item in truths]).astype(np.float32),
+        np.concatenate([item.labels for item in truths]).astype(np.int32),
+        np.concatenate([item.crowd for item in truths]).astype(np.bool_),
+    )
+    return found, wanted
+
+
+def _annotations(boxes: _Boxes, class_id: int, *, key: str) -> list[dict[str, Any]]:
+    """COCO annotations of one class; ids start at 1, for 0 means "unmatched" to some evaluators."""
+    chosen = np.flatnonzero(boxes.labels == class_id)
+    corners = boxes.boxes_xyxy[chosen].astype(np.float64)
+    xywh = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
+    area = xywh[:, 2] * xywh[:, 3]
+    columns = (boxes.image[chosen].tolist(), xywh.tolist(), area.tolist(), boxes.flags[chosen].tolist())
+    return [
+        {"id": i, "image_id": image, "category_id": 1, "bbox": bbox, "area": size, "iscrowd": 0, key: flag}
+        for i, (image, bbox, size, flag) in enumerate(zip(*columns, strict=True), start=1)
+    ]
+
+
+def _class_curves(class_id: int, detections: _Boxes, truth: _Boxes) -> _Curves:
+    """Evaluate one class alone: classes never interact, and one at a time keeps faster-coco-eval's objects few."""
+    coco = _faster_coco_eval()
+    wanted = _annotations(truth, class_id, key="iscrowd")
+    found = _annotations(detections, class_id, key="score")
+    for annotation in wanted:
+        annotation["iscrowd"] = int(annotation["iscrowd"])
+    count = sum(1 for annotation in wanted if not annotation["iscrowd"])
+    if count == 0:
+        return _Curves(np.full((10, 101, 4), -1.0), np.full(10, -1.0), 0)
+    images = sorted({annotation["image_id"] for annotation in wanted + found})
+    base = {"images": [{"id": image} for image in images], "categories": [{"id": 1, "name": DETECTION.names[class_id]}]}
+    evaluation = coco.COCOeval_faster(
+        coco.COCO({**base, "annotations": wanted}), coco.COCO({**base, "annotations": found}), iouType="bbox"
+    )
+    evaluation.params.maxDets = [MAX_DETECTIONS]
+    evaluation.evaluate()
+    evaluation.accumulate()
+    precision = np.asarray(evaluation.eval["precision"], np.float64)  # (T, R, 1, A, 1)
+    recall = np.asarray(evaluation.eval["recall"], np.float64)  # (T, 1, A, 1)
+    return _Curves(precision[:, :, 0, :, 0], recall[:, 0, _ALL, 0], count)
+
+
+def _scores(precision: npt.NDArray[np.float64], recall: npt.NDArray[np.float64], truth: int) -> DetectionScores:
+    """Scores of precision [C, T, R, A] and recall [C, T], where -1 means that no truth box defines the entry."""
+    return DetectionScores(
+        _mean(precision[..., _ALL]),
+        _mean(precision[:, _IOU_50, :, _ALL]),
+        _mean(precision[:, _IOU_75, :, _ALL]),
+        _mean(precision[..., _SMALL]),
+        _mean(precision[..., _MEDIUM]),
+        _mean(precision[..., _LARGE]),
+        _mean(recall),
+        truth,
+    )
+
+
+def _mean(values: npt.NDArray[np.float64]) -> float | None:
+    defined = values[values > -1]
+    return float(100.0 * defined.mean()) if defined.size else None

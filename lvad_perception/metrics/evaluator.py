@@ -1,0 +1,154 @@
+"""``Evaluator``: images one by one in, ``Metrics`` out."""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from lvad_perception.errors import ConfigError, DatasetError
+from lvad_perception.metrics.detection import BoxStore, DetectionMetrics, DetectionScores
+from lvad_perception.metrics.segmentation import (
+    Confusion,
+    DrivableMetrics,
+    SegmentationMetrics,
+    SegmentationScores,
+    confuse,
+    drivable_metrics,
+    segmentation_metrics,
+)
+from lvad_perception.metrics.table import metrics_table
+from lvad_perception.types import Predictions, Size, Truth
+from lvad_perception.vocabulary import SEMANTIC, TASKS
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """What an evaluation found. A task for which no image had both a prediction and a truth is None."""
+
+    detection: DetectionMetrics | None
+    semantic: SegmentationMetrics | None
+    drivable: DrivableMetrics | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested dict of numbers, None and names, ready for JSON; ``from_dict`` reads it back."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, facts: dict[str, Any]) -> "Metrics":
+        """Inverse of ``to_dict``. Raises DatasetError when ``facts`` is something else."""
+        try:
+            return cls(
+                detection=_detection_from(facts["detection"]),
+                semantic=_semantic_from(facts["semantic"]),
+                drivable=_drivable_from(facts["drivable"]),
+            )
+        except (KeyError, TypeError, AttributeError) as err:
+            raise DatasetError(
+                f"these are not metrics of this version of the package ({type(err).__name__}: {err}); "
+                "run the evaluation again"
+            ) from err
+
+    def to_text(self) -> str:
+        """Aligned tables: per task the headline numbers, then one line per class that occurs in the truth."""
+        return metrics_table(self.detection, self.semantic, self.drivable)
+
+
+class Evaluator:
+    """Collects predictions against truth; memory grows with boxes, never with pixels.
+
+    Images may be added in any order; only equal scores of boxes make the order matter, as they do in pycocotools.
+    """
+
+    def __init__(self, tasks: Iterable[str] = tuple(TASKS)) -> None:
+        """Evaluate ``tasks``, names of ``vocabulary.TASKS``. Raises ConfigError for another name."""
+        self._tasks = tuple(tasks)
+        unknown = [task for task in self._tasks if task not in TASKS]
+        if unknown or not self._tasks:
+            raise ConfigError(f"cannot evaluate {unknown or 'no task at all'}; choose from {', '.join(TASKS)}")
+        self._boxes = BoxStore()
+        self._confusions: dict[str, Confusion] = {}
+        self._images: dict[str, int] = {}
+        for task in ("semantic", "drivable"):
+            classes = len(TASKS[task].names)
+            self._confusions[task] = np.zeros((classes, classes + 1), np.int64)
+            self._images[task] = 0
+
+    def add(self, predictions: Predictions, truth: Truth) -> None:
+        """Add one image. A task that the predictions or the truth lack is skipped for this image.
+
+        Raises:
+            DatasetError: prediction and truth differ in size.
+            VocabularyMismatchError: a box label is not one of the classes.
+            EngineError: a detection is not finite.
+            MissingDependencyError: boxes are evaluated and faster-coco-eval is not installed.
+        """
+        if predictions.size_hw != truth.size_hw:
+            raise _size_error("prediction", predictions.size_hw, truth.size_hw)
+        pairs = {"semantic": (predictions.semantic, truth.semantic), "drivable": (predictions.drivable, truth.drivable)}
+        masks: dict[str, Confusion] = {}
+        for task, (prediction, mask) in pairs.items():
+            if task in self._tasks and prediction is not None and mask is not None:
+                if prediction.shape != mask.shape:
+                    raise _size_error(f"{task} prediction", prediction.shape, mask.shape)
+                masks[task] = confuse(mask, prediction, len(TASKS[task].names))
+        if "detection" in self._tasks and predictions.detections is not None and truth.boxes is not None:
+            self._boxes.add(predictions.detections, truth.boxes)
+        for task, confusion in masks.items():  # last, so that a refused image leaves no trace
+            self._confusions[task] += confusion
+            self._images[task] += 1
+
+    def merge(self, other: "Evaluator") -> None:
+        """Add everything that ``other`` collected, as when several processes evaluate a part each."""
+        self._boxes.detections.extend(other._boxes.detections)
+        self._boxes.truths.extend(other._boxes.truths)
+        for task in self._confusions:
+            self._confusions[task] = self._confusions[task] + other._confusions[task]
+            self._images[task] += other._images[task]
+
+    def compute(self) -> Metrics:
+        """Metrics of all images added so far; more may be added afterwards.
+
+        Raises:
+            DatasetError: no image had both a prediction and a truth for any task.
+        """
+        if not self._boxes.truths and not any(self._images.values()):
+            raise DatasetError(
+                f"nothing to evaluate: no image has both a prediction and a truth for {', '.join(self._tasks)}; "
+                "choose a split with labels for a task that the model has"
+            )
+        semantic, drivable = self._confusions["semantic"], self._confusions["drivable"]
+        return Metrics(
+            detection=self._boxes.compute() if self._boxes.truths else None,
+            semantic=segmentation_metrics(semantic, self._images["semantic"], SEMANTIC)
+            if self._images["semantic"]
+            else None,
+            drivable=drivable_metrics(drivable, self._images["drivable"]) if self._images["drivable"] else None,
+        )
+
+
+def _size_error(what: str, found: Size | tuple[int, ...], wanted: Size | tuple[int, ...]) -> DatasetError:
+    return DatasetError(
+        f"the {what} is {'x'.join(map(str, found[::-1]))} pixels (width x height) but its truth is "
+        f"{'x'.join(map(str, wanted[::-1]))}; predict at the size of the labelled image"
+    )
+
+
+def _detection_from(facts: dict[str, Any] | None) -> DetectionMetrics | None:
+    if facts is None:
+        return None
+    per_class = {name: DetectionScores(**scores) for name, scores in facts["per_class"].items()}
+    return DetectionMetrics(facts["images"], DetectionScores(**facts["scores"]), per_class)
+
+
+def _semantic_from(facts: dict[str, Any] | None) -> SegmentationMetrics | None:
+    if facts is None:
+        return None
+    return SegmentationMetrics(facts["images"], SegmentationScores(**facts["scores"]), dict(facts["truth_share"]))
+
+
+def _drivable_from(facts: dict[str, Any] | None) -> DrivableMetrics | None:
+    if facts is None:
+        return None
+    official, three_class = SegmentationScores(**facts["official"]), SegmentationScores(**facts["three_class"])
+    return DrivableMetrics(facts["images"], official, three_class, dict(facts["truth_share"]))
