@@ -1,0 +1,324 @@
+"""ROS messages <-> the package's types: pure functions that work with ROS's own classes and with rosbags'.
+
+Nothing here needs ROS. On a vehicle the builders are handed ``ros_types()``, on a laptop ``rosbags_types()``; both are
+a ``MessageTypes``. Readers look only at fields, so they take the messages of either.
+
+Boxes travel as centre and size in float64, from which the float32 corners come back to within 1e-9 px.
+"""
+
+import array
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from lvad_perception.errors import MissingDependencyError, VocabularyMismatchError
+from lvad_perception.images import decode_image
+from lvad_perception.pixels import to_mask, to_rgb
+from lvad_perception.types import Detections, Float32, Int32, TruthBoxes, UInt8
+from lvad_perception.vocabulary import DETECTION, Vocabulary
+
+if TYPE_CHECKING:
+    from rosbags.typesys.store import Typestore
+
+Message = Any
+"""A message of either family: ROS's own classes or rosbags'."""
+
+CROWD_ID: Final = "crowd"
+"""``Detection2D.id`` of a truth box that is a crowd or an ignored category; other truth boxes have an empty id."""
+
+# vision_msgs 4.x, which rosbags' stores do not carry: name -> fields in order.
+_VISION_MSGS: Final = {
+    "Point2D": "float64 x\nfloat64 y",
+    "Pose2D": "vision_msgs/Point2D position\nfloat64 theta",
+    "BoundingBox2D": "vision_msgs/Pose2D center\nfloat64 size_x\nfloat64 size_y",
+    "ObjectHypothesis": "string class_id\nfloat64 score",
+    "ObjectHypothesisWithPose": "vision_msgs/ObjectHypothesis hypothesis\ngeometry_msgs/PoseWithCovariance pose",
+    "Detection2D": (
+        "std_msgs/Header header\nvision_msgs/ObjectHypothesisWithPose[] results\nvision_msgs/BoundingBox2D bbox\n"
+        "string id"
+    ),
+    "Detection2DArray": "std_msgs/Header header\nvision_msgs/Detection2D[] detections",
+    "VisionClass": "uint16 class_id\nstring class_name",
+    "LabelInfo": "std_msgs/Header header\nvision_msgs/VisionClass[] class_map\nfloat32 threshold",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class MessageTypes:
+    """The message classes of one family, and how it wants the bytes of a ``uint8[]`` field.
+
+    Attributes:
+        pack: contiguous uint8 array -> what the family's ``data`` fields take without a look at each element.
+        no_pose: an all-zero ``PoseWithCovariance``, shared by all hypotheses.
+    """
+
+    Time: Any
+    Header: Any
+    Image: Any
+    CompressedImage: Any
+    String: Any
+    Point2D: Any
+    Pose2D: Any
+    BoundingBox2D: Any
+    ObjectHypothesis: Any
+    ObjectHypothesisWithPose: Any
+    Detection2D: Any
+    Detection2DArray: Any
+    VisionClass: Any
+    LabelInfo: Any
+    no_pose: Message
+    pack: Callable[[UInt8], Any]
+
+
+def installed_types() -> MessageTypes:
+    """ROS's own classes where a ROS 2 environment is sourced, else rosbags'.
+
+    Raises:
+        MissingDependencyError: neither is installed.
+    """
+    try:
+        return ros_types()
+    except ImportError:
+        return rosbags_types()
+
+
+@cache
+def ros_types() -> MessageTypes:
+    """ROS's own classes. Raises ImportError where no ROS 2 environment is sourced."""
+    from builtin_interfaces.msg import Time
+    from geometry_msgs.msg import PoseWithCovariance
+    from sensor_msgs.msg import CompressedImage, Image
+    from std_msgs.msg import Header, String
+    from vision_msgs import msg as vision
+
+    return MessageTypes(
+        Time=Time,
+        Header=Header,
+        Image=Image,
+        CompressedImage=CompressedImage,
+        String=String,
+        no_pose=PoseWithCovariance(),
+        pack=_pack_array,
+        **{name: getattr(vision, name) for name in _VISION_MSGS},
+    )
+
+
+@cache
+def rosbags_types() -> MessageTypes:
+    """rosbags' classes, for ``rosbags_typestore().serialize_cdr``. Raises MissingDependencyError."""
+    types = rosbags_typestore().types
+    pose = types["geometry_msgs/msg/Pose"](
+        position=types["geometry_msgs/msg/Point"](x=0.0, y=0.0, z=0.0),
+        orientation=types["geometry_msgs/msg/Quaternion"](x=0.0, y=0.0, z=0.0, w=1.0),
+    )
+    return MessageTypes(
+        Time=types["builtin_interfaces/msg/Time"],
+        Header=types["std_msgs/msg/Header"],
+        Image=types["sensor_msgs/msg/Image"],
+        CompressedImage=types["sensor_msgs/msg/CompressedImage"],
+        String=types["std_msgs/msg/String"],
+        no_pose=types["geometry_msgs/msg/PoseWithCovariance"](pose=pose, covariance=np.zeros(36)),
+        pack=np.ravel,
+        **{name: types[f"vision_msgs/msg/{name}"] for name in _VISION_MSGS},
+    )
+
+
+@cache
+def rosbags_typestore() -> "Typestore":
+    """rosbags' type store of the common ROS 2 messages and ``vision_msgs``. Raises MissingDependencyError."""
+    try:
+        from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+    except ImportError as err:
+        raise MissingDependencyError(
+            "the rosbags package is not installed; install it with: pip install 'lvad_perception[bags]'"
+        ) from err
+    store = get_typestore(Stores.ROS2_JAZZY)
+    for name, definition in _VISION_MSGS.items():
+        store.register(get_types_from_msg(definition, f"vision_msgs/msg/{name}"))
+    return store
+
+
+def stamp_ns(header: Message) -> int:
+    """The header's stamp in nanoseconds."""
+    return int(header.stamp.sec) * 1_000_000_000 + int(header.stamp.nanosec)
+
+
+def make_header(stamp: int, frame_id: str, *, types: MessageTypes) -> Message:
+    """A header with a stamp in nanoseconds."""
+    return types.Header(stamp=types.Time(sec=stamp // 1_000_000_000, nanosec=stamp % 1_000_000_000), frame_id=frame_id)
+
+
+def image_from_message(msg: Message) -> UInt8:
+    """Pixels of a ``sensor_msgs/Image``.
+
+    Returns:
+        uint8 [H, W, 3], RGB. It may share the message's memory: do not write to it.
+
+    Raises:
+        MessageError: the encoding is not an 8-bit colour or grey one, or size, step and data do not fit together.
+    """
+    return to_rgb(_bytes(msg.data), encoding=msg.encoding, height=msg.height, width=msg.width, step=msg.step)
+
+
+def image_from_compressed(msg: Message) -> UInt8:
+    """Pixels of a ``sensor_msgs/CompressedImage`` (JPEG, PNG or whatever else the bytes say), uint8 [H, W, 3], RGB.
+
+    Raises:
+        ImageError: the bytes are empty, truncated or not an image.
+    """
+    return decode_image(_bytes(msg.data).tobytes(), source=f"compressed image ({msg.format or 'no format given'})")
+
+
+def mask_from_message(msg: Message) -> UInt8:
+    """Class ids of a mono8 ``sensor_msgs/Image``, uint8 [H, W], a view of the message. Raises MessageError."""
+    return to_mask(_bytes(msg.data), encoding=msg.encoding, height=msg.height, width=msg.width, step=msg.step)
+
+
+def image_to_message(image: UInt8, header: Message, *, encoding: str = "rgb8", types: MessageTypes) -> Message:
+    """An image as ``sensor_msgs/Image``.
+
+    Args:
+        image: uint8 [H, W, 3], channels in the order that ``encoding`` says.
+        header: taken over as it is.
+        encoding: rgb8 or bgr8.
+        types: the family of message classes, the header's own.
+    """
+    height, width, channels = image.shape
+    return types.Image(
+        header=header,
+        height=height,
+        width=width,
+        encoding=encoding,
+        is_bigendian=0,
+        step=width * channels,
+        data=types.pack(np.ascontiguousarray(image)),
+    )
+
+
+def mask_to_message(mask: UInt8, header: Message, *, types: MessageTypes) -> Message:
+    """Class ids (or a confidence map), uint8 [H, W], as mono8 ``sensor_msgs/Image`` without row padding."""
+    height, width = mask.shape
+    return types.Image(
+        header=header,
+        height=height,
+        width=width,
+        encoding="mono8",
+        is_bigendian=0,
+        step=width,
+        data=types.pack(np.ascontiguousarray(mask)),
+    )
+
+
+def detections_to_message(detections: Detections, header: Message, *, types: MessageTypes) -> Message:
+    """Detections as ``vision_msgs/Detection2DArray``: one hypothesis a box, its ``class_id`` the class name.
+
+    Boxes stay in source pixels; every ``Detection2D`` carries the source header too.
+    """
+    return _boxes_to_message(detections.boxes_xyxy, detections.labels, detections.scores, None, header, types)
+
+
+def truth_to_message(boxes: TruthBoxes, header: Message, *, types: MessageTypes) -> Message:
+    """Annotated boxes as ``vision_msgs/Detection2DArray``: score 1, ``id`` = ``CROWD_ID`` for crowds."""
+    ones = np.ones(len(boxes), np.float32)
+    return _boxes_to_message(boxes.boxes_xyxy, boxes.labels, ones, boxes.crowd.tolist(), header, types)
+
+
+def detections_from_message(msg: Message) -> Detections:
+    """Detections of a ``vision_msgs/Detection2DArray``, best score first.
+
+    Of several hypotheses the best one counts; detections without a hypothesis are left out.
+
+    Raises:
+        VocabularyMismatchError: a class name is not one of ``vocabulary.DETECTION``.
+    """
+    detections = [detection for detection in msg.detections if detection.results]
+    best = [max(detection.results, key=lambda result: result.hypothesis.score) for detection in detections]
+    scores = np.array([result.hypothesis.score for result in best], np.float32)
+    labels = _labels([result.hypothesis.class_id for result in best])
+    order = np.argsort(-scores, kind="stable")
+    return Detections(_corners(detections)[order], scores[order], labels[order])
+
+
+def truth_boxes_from_message(msg: Message) -> TruthBoxes:
+    """Annotated boxes of a ``vision_msgs/Detection2DArray`` in message order. Raises VocabularyMismatchError."""
+    detections = [detection for detection in msg.detections if detection.results]
+    return TruthBoxes(
+        _corners(detections),
+        _labels([detection.results[0].hypothesis.class_id for detection in detections]),
+        np.array([detection.id == CROWD_ID for detection in detections], np.bool_),
+    )
+
+
+def label_info_to_message(
+    vocabulary: Vocabulary, header: Message, *, threshold: float = 0.0, types: MessageTypes
+) -> Message:
+    """The classes of a mask as ``vision_msgs/LabelInfo``; pixel value = ``class_id``."""
+    return types.LabelInfo(
+        header=header,
+        class_map=[types.VisionClass(class_id=index, class_name=name) for index, name in enumerate(vocabulary.names)],
+        threshold=float(threshold),
+    )
+
+
+def check_label_info(msg: Message, vocabulary: Vocabulary, *, source: str) -> None:
+    """Raise VocabularyMismatchError unless a ``vision_msgs/LabelInfo`` lists the vocabulary's classes."""
+    found = {int(entry.class_id): entry.class_name for entry in msg.class_map}
+    if found != dict(enumerate(vocabulary.names)):
+        raise VocabularyMismatchError(
+            f"{source}: its {vocabulary.task} classes are {list(found.values())}, not {list(vocabulary.names)}; "
+            "write it again with this version of the package"
+        )
+
+
+def _bytes(data: Any) -> UInt8:
+    """A ``uint8[]`` field of either family (numpy array, array.array or bytes) as uint8 [N], without a copy."""
+    return data if isinstance(data, np.ndarray) else np.frombuffer(data, np.uint8)
+
+
+def _pack_array(pixels: UInt8) -> "array.array[int]":
+    """What rclpy's setters take unseen: they look at every element of anything but an ``array.array``."""
+    packed = array.array("B")
+    packed.frombytes(pixels.data)
+    return packed
+
+
+def _boxes_to_message(
+    boxes_xyxy: Float32, labels: Int32, scores: Float32, crowd: list[bool] | None, header: Message, types: MessageTypes
+) -> Message:
+    corners = boxes_xyxy.astype(np.float64).reshape(-1, 4)
+    centers = ((corners[:, :2] + corners[:, 2:]) / 2).tolist()
+    sizes = (corners[:, 2:] - corners[:, :2]).tolist()
+    detections = []
+    for index, (label, score) in enumerate(zip(labels.tolist(), scores.tolist(), strict=True)):
+        hypothesis = types.ObjectHypothesis(class_id=DETECTION.names[label], score=score)
+        position = types.Point2D(x=centers[index][0], y=centers[index][1])
+        box = types.BoundingBox2D(
+            center=types.Pose2D(position=position, theta=0.0), size_x=sizes[index][0], size_y=sizes[index][1]
+        )
+        results = [types.ObjectHypothesisWithPose(hypothesis=hypothesis, pose=types.no_pose)]
+        box_id = CROWD_ID if crowd is not None and crowd[index] else ""
+        detections.append(types.Detection2D(header=header, results=results, bbox=box, id=box_id))
+    return types.Detection2DArray(header=header, detections=detections)
+
+
+def _corners(detections: list[Message]) -> Float32:
+    """Corners of ``Detection2D`` boxes, float32 [N, 4] xyxy."""
+    rows = []
+    for detection in detections:
+        center, size_x, size_y = detection.bbox.center.position, detection.bbox.size_x, detection.bbox.size_y
+        rows.append((center.x - size_x / 2, center.y - size_y / 2, center.x + size_x / 2, center.y + size_y / 2))
+    return np.array(rows, np.float64).reshape(-1, 4).astype(np.float32)
+
+
+def _labels(names: list[str]) -> Int32:
+    ids = {name: index for index, name in enumerate(DETECTION.names)}
+    unknown = sorted({name for name in names if name not in ids})
+    if unknown:
+        raise VocabularyMismatchError(
+            f"object class {unknown[0]!r} is not one of {', '.join(DETECTION.names)}; "
+            "use class names as class_id, in BDD100K's spelling"
+        )
+    return np.array([ids[name] for name in names], np.int32)
