@@ -1,0 +1,118 @@
+"""Images -> Predictions: letterbox, engine, and the way back to source pixels. Knows no ROS."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+
+import numpy as np
+
+from lvad_perception.engines.base import Engine
+from lvad_perception.errors import ConfigError
+from lvad_perception.manifest import Manifest
+from lvad_perception.postprocess import to_predictions
+from lvad_perception.preprocess import letterbox_image
+from lvad_perception.types import Predictions, UInt8
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Where the time of one call went, in nanoseconds summed over its images."""
+
+    preprocess_ns: int
+    engine_ns: int
+    postprocess_ns: int
+
+
+class Perceiver:
+    """Runs an engine on images of any size. Not thread-safe: one thread at a time.
+
+    Attributes:
+        score_threshold: boxes with a lower confidence are left out, in [0, 1].
+        last_timings: where the time of the last call went; None before the first.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        score_threshold: float | None = None,
+        clock: Callable[[], int] = time.perf_counter_ns,
+    ) -> None:
+        """Take over an engine; ``close`` closes it.
+
+        Args:
+            engine: a loaded model.
+            score_threshold: in [0, 1]; None takes the manifest's. Evaluation wants 0.
+            clock: nanoseconds, for ``last_timings``.
+
+        Raises:
+            ConfigError: the threshold is outside [0, 1].
+        """
+        if score_threshold is None:
+            score_threshold = engine.manifest.score_threshold
+        if not 0.0 <= score_threshold <= 1.0:
+            raise ConfigError(f"score threshold {score_threshold} is outside [0, 1]; give a confidence such as 0.3")
+        self.score_threshold = score_threshold
+        self.last_timings: Timings | None = None
+        self._engine = engine
+        self._clock = clock
+        # Slots that a short batch leaves over keep an older image; what the model says of it is dropped.
+        self._input = np.zeros((engine.manifest.batch_size, *engine.manifest.network_hw, 3), np.uint8)
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the model file says of itself."""
+        return self._engine.manifest
+
+    @property
+    def description(self) -> str:
+        """Runtime, version, device and precision of the engine."""
+        return self._engine.description
+
+    def __call__(self, images: Sequence[UInt8]) -> list[Predictions]:
+        """Predict for any number of images, as many at a time as the model file's batch size.
+
+        Args:
+            images: uint8 [H, W, 3] each, RGB; sizes may differ.
+
+        Returns:
+            One entry an image, in order, in source pixels; the arrays belong to the caller.
+
+        Raises:
+            ImageError: an image is not uint8 [H, W, 3].
+            EngineError: the runtime failed.
+        """
+        predictions: list[Predictions] = []
+        preprocess_ns = engine_ns = postprocess_ns = 0
+        for start in range(0, len(images), len(self._input)):
+            chunk = images[start : start + len(self._input)]
+            began = self._clock()
+            placements = [
+                letterbox_image(image, self.manifest.network_hw, out=slot)[1]
+                for image, slot in zip(chunk, self._input, strict=False)
+            ]
+            prepared = self._clock()
+            raw = self._engine.infer(self._input)
+            inferred = self._clock()
+            predictions += [
+                to_predictions(raw, index, placement, score_threshold=self.score_threshold)
+                for index, placement in enumerate(placements)
+            ]
+            preprocess_ns += prepared - began
+            engine_ns += inferred - prepared
+            postprocess_ns += self._clock() - inferred
+        self.last_timings = Timings(preprocess_ns, engine_ns, postprocess_ns)
+        return predictions
+
+    def close(self) -> None:
+        """Close the engine; calling it again does nothing."""
+        self._engine.close()
+
+    def __enter__(self) -> "Perceiver":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,96 @@
+import itertools
+
+import numpy as np
+import pytest
+
+from lvad_perception.engines import open_engine
+from lvad_perception.errors import ConfigError, ImageError
+from lvad_perception.perceiver import Perceiver, Timings
+
+
+def random_image(seed, height=90, width=160):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def assert_equal(first, second):
+    assert first.size_hw == second.size_hw
+    for name in ("boxes_xyxy", "scores", "labels"):
+        np.testing.assert_array_equal(getattr(first.detections, name), getattr(second.detections, name))
+    for name in ("semantic", "drivable", "semantic_confidence"):
+        np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
+
+
+class TestPerceiver:
+    def test_masks_and_boxes_are_in_source_pixels(self, fake_engine):
+        image = np.zeros((90, 160, 3), np.uint8)
+        image[:, 80:] = (26, 172, 255)  # right half: semantic 2, drivable 2, bright blue
+        (predictions,) = Perceiver(fake_engine)([image])
+        assert predictions.size_hw == (90, 160)
+        assert predictions.semantic.shape == predictions.drivable.shape == (90, 160)
+        assert (predictions.semantic[:, :79] == 0).all()
+        assert (predictions.semantic[:, 81:] == 2).all()
+        assert (predictions.drivable[:, 81:] == 2).all()
+        # The two right quarters, clipped to the image: 6 rows of padding above and below at network size.
+        np.testing.assert_allclose(predictions.detections.boxes_xyxy, [[80, 0, 160, 45], [80, 45, 160, 90]])
+        assert sorted(predictions.detections.labels.tolist()) == [1, 3]
+
+    def test_any_number_of_images_of_different_sizes(self, make_engine):
+        images = [random_image(seed, 40 + 10 * seed, 150 - 20 * seed) for seed in range(5)]
+        engine = make_engine()
+        together = Perceiver(engine, score_threshold=0.0)(images)
+        assert len(engine.batches) == 3  # 2 + 2 + 1
+        for image, predictions in zip(images, together, strict=True):
+            (alone,) = Perceiver(make_engine(), score_threshold=0.0)([image])
+            assert_equal(predictions, alone)
+
+    def test_predictions_survive_the_next_call(self, fake_engine):
+        perceiver = Perceiver(fake_engine, score_threshold=0.0)
+        exact = random_image(1, 48, 64)
+        (first,) = perceiver([exact])
+        kept = first.semantic.copy()
+        perceiver([random_image(2, 48, 64)] * 2)
+        np.testing.assert_array_equal(first.semantic, kept)
+
+    def test_no_image_is_no_prediction(self, fake_engine):
+        assert Perceiver(fake_engine)([]) == []
+        assert fake_engine.batches == []
+
+    @pytest.mark.parametrize(("threshold", "expected"), [(0.0, 4), (0.5, 2), (1.0, 1), (None, 3)])
+    def test_the_threshold_defaults_to_the_manifests(self, fake_engine, threshold, expected):
+        image = np.zeros((48, 64, 3), np.uint8)
+        for index, blue in enumerate((255, 128, 80, 10)):  # scores 1.0, 0.502, 0.31, 0.04
+            row, column = divmod(index, 2)
+            image[24 * row : 24 * row + 24, 32 * column : 32 * column + 32, 2] = blue
+        (predictions,) = Perceiver(fake_engine, score_threshold=threshold)([image])
+        assert len(predictions.detections) == expected
+
+    @pytest.mark.parametrize("threshold", [-0.1, 1.1, float("nan")])
+    def test_an_impossible_threshold(self, fake_engine, threshold):
+        with pytest.raises(ConfigError, match=r"outside \[0, 1\]"):
+            Perceiver(fake_engine, score_threshold=threshold)
+
+    def test_a_float_image_is_refused(self, fake_engine):
+        with pytest.raises(ImageError, match="convert it to 8-bit RGB"):
+            Perceiver(fake_engine)([np.zeros((4, 4, 3), np.float32)])
+
+    def test_timings_add_up_over_chunks(self, fake_engine):
+        ticks = itertools.count(step=10)
+        perceiver = Perceiver(fake_engine, clock=lambda: next(ticks))
+        assert perceiver.last_timings is None
+        perceiver([random_image(seed) for seed in range(3)])
+        assert perceiver.last_timings == Timings(preprocess_ns=20, engine_ns=20, postprocess_ns=20)
+
+    def test_leaving_the_with_block_closes_the_engine(self, fake_engine):
+        with Perceiver(fake_engine) as perceiver:
+            assert perceiver.description == "fake"
+        assert fake_engine.closed
+
+    def test_onnx_runtime_and_the_fake_engine_agree(self, tiny_model_file, fake_engine):
+        pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+        images = [random_image(seed) for seed in range(3)]
+        real = Perceiver(open_engine(tiny_model_file, threads=1), score_threshold=0.0)(images)
+        fake = Perceiver(fake_engine, score_threshold=0.0)(images)
+        for first, second in zip(real, fake, strict=True):
+            np.testing.assert_allclose(first.detections.scores, second.detections.scores, atol=1e-6)
+            np.testing.assert_array_equal(first.semantic, second.semantic)
+            np.testing.assert_array_equal(first.drivable, second.drivable)
