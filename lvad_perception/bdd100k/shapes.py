@@ -1,0 +1,152 @@
+"""Polygons with Bezier curves and COCO run lengths -> pixels."""
+
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from lvad_perception.errors import LabelError
+from lvad_perception.types import Bool, Size
+
+Float64 = npt.NDArray[np.float64]
+
+_CURVE_STEP_PX: Final = 2.0
+_MAX_CURVE_STEPS: Final = 256
+
+
+class Rle(msgspec.Struct):
+    """COCO run lengths, column by column, first run outside; text when compressed; ``size`` is (height, width)."""
+
+    counts: str | list[int]
+    size: tuple[int, int]
+
+
+class Poly2d(msgspec.Struct):
+    """One polygon: vertices (x, y) in pixels, one letter each in ``types``: "L" vertex, "C" control point."""
+
+    vertices: list[tuple[float, float]]
+    types: str | None = None
+    closed: bool = True
+
+
+_decode_rle: Final = msgspec.json.Decoder(Rle | None)
+
+
+def decode_rle(data: bytes) -> Rle | None:
+    """Run lengths from their JSON; None for null. Raises LabelError when the JSON is something else."""
+    try:
+        rle: Rle | None = _decode_rle.decode(data)
+        return rle
+    except msgspec.MsgspecError as err:
+        raise LabelError(f"'rle' is not COCO run lengths with 'counts' and 'size' ({err})") from err
+
+
+def decode_poly2d(data: bytes) -> list[Poly2d]:
+    """Polygons from their JSON: Scalabel's list of polygons, or the oldest form [[x, y, "L"], …].
+
+    Raises:
+        LabelError: the JSON is something else.
+    """
+    try:
+        items: Any = msgspec.json.decode(data)
+        if not items:
+            return []
+        if isinstance(items, list) and isinstance(items[0], list):
+            triples = msgspec.convert(items, list[tuple[float, float, str]])
+            return [Poly2d([(x, y) for x, y, _ in triples], "".join(kind for _, _, kind in triples))]
+        return msgspec.convert([items] if isinstance(items, dict) else items, list[Poly2d])
+    except msgspec.MsgspecError as err:
+        raise LabelError(f"'poly2d' is not a list of polygons ({err})") from err
+
+
+def rle_to_mask(rle: Rle) -> Bool:
+    """Run lengths as pixels, bool [H, W].
+
+    Raises:
+        LabelError: the runs do not fill the size exactly.
+    """
+    height, width = rle.size
+    runs = _uncompress(rle.counts) if isinstance(rle.counts, str) else np.array(rle.counts, np.int64)
+    if (runs < 0).any() or runs.sum() != height * width:
+        raise LabelError(f"'rle' covers {runs.sum()} pixels where its size {height}x{width} has {height * width}")
+    inside = np.arange(len(runs)) % 2 == 1
+    return np.asarray(np.repeat(inside, runs).reshape(width, height).T)  # runs go down the columns
+
+
+def _uncompress(text: str) -> npt.NDArray[np.int64]:
+    """COCO's compressed counts: 5 bits a character, low bits first, 0x20 = more follow; differences from run n - 2."""
+    codes = np.frombuffer(text.encode("ascii", "replace"), np.uint8).astype(np.int64) - 48
+    if not len(codes):
+        return np.zeros(0, np.int64)
+    if codes.min() < 0 or codes.max() > 63 or codes[-1] & 0x20:
+        raise LabelError("'rle' counts are not COCO's compressed run lengths")
+    last = (codes & 0x20) == 0
+    starts = np.concatenate([[0], np.flatnonzero(last)[:-1] + 1])
+    place = np.arange(len(codes)) - np.repeat(starts, np.diff(np.append(starts, len(codes))))
+    if place.max() > 11:
+        raise LabelError("'rle' counts are not COCO's compressed run lengths")
+    values = np.add.reduceat((codes & 0x1F) << (5 * place), starts)
+    ends = np.flatnonzero(last)
+    negative = (codes[ends] & 0x10) != 0
+    values -= np.where(negative, np.int64(1) << (5 * (place[ends] + 1)), 0)
+    values[1::2] = np.cumsum(values[1::2])
+    values[2::2] = np.cumsum(values[2::2])
+    return values
+
+
+def outline(polygon: Poly2d) -> Float64:
+    """The polygon's outline as straight pieces, float64 [V, 2] (x, y); cubic Bezier curves become short pieces.
+
+    A "C" begins a curve from the vertex before it: two control points and an end point, whatever the end point's own
+    letter is (the releases write both "CCC" and "CCL"). A curve at the end of the list ends in the first vertex.
+    """
+    points = np.array(polygon.vertices, np.float64).reshape(-1, 2)
+    types = polygon.types or "L" * len(points)
+    if len(types) != len(points):
+        raise LabelError(f"'poly2d' has {len(points)} vertices and {len(types)} types")
+    if "C" not in types:
+        return points
+    pieces: list[Float64] = [points[:1]]
+    at = 1
+    while at < len(points):
+        if types[at] != "C":
+            pieces.append(points[at : at + 1])
+            at += 1
+            continue
+        controls = np.concatenate([pieces[-1][-1:], points[at : at + 3], points[:1]])[:4]
+        pieces.append(_bezier(controls if len(controls) == 4 else np.concatenate([controls, points[:1]])[:4]))
+        at += 3
+    return np.concatenate(pieces)
+
+
+def _bezier(controls: Float64) -> Float64:
+    """Points of a cubic Bezier curve without its start, float64 [S, 2]; ``controls`` float64 [4, 2]."""
+    length = np.linalg.norm(np.diff(controls, axis=0), axis=1).sum()
+    steps = int(np.clip(length / _CURVE_STEP_PX, 2, _MAX_CURVE_STEPS))
+    t = (np.arange(1, steps + 1) / steps)[:, None]
+    weights = np.concatenate([(1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t**2 * (1 - t), t**3], axis=1)
+    return weights @ controls
+
+
+def fill(vertices: Float64, size_hw: Size) -> Bool:
+    """Pixels whose centre lies inside a polygon (non-zero winding), bool [H, W].
+
+    Args:
+        vertices: float64 [V, 2] (x, y), continuous pixels; the last is joined to the first.
+        size_hw: (height, width) of the result; what lies outside is cut off.
+    """
+    height, width = size_hw
+    x0, y0 = vertices.T
+    x1, y1 = np.roll(vertices, -1, axis=0).T
+    # Rows whose centre line r + 0.5 an edge crosses, half-open so that a shared vertex counts once.
+    first = np.clip(np.ceil(np.minimum(y0, y1) - 0.5), 0, height).astype(np.int64)
+    stop = np.clip(np.ceil(np.maximum(y0, y1) - 0.5), 0, height).astype(np.int64)
+    spans = np.maximum(stop - first, 0)
+    edge = np.repeat(np.arange(len(x0)), spans)
+    row = first[edge] + np.arange(len(edge)) - np.repeat(np.cumsum(spans) - spans, spans)
+    x = x0[edge] + (row + 0.5 - y0[edge]) * (x1 - x0)[edge] / (y1 - y0)[edge]
+    column = np.clip(np.ceil(x - 0.5), 0, width).astype(np.int64)
+    direction = np.where(y1 > y0, 1, -1)[edge]
+    winding = np.bincount(row * (width + 1) + column, weights=direction, minlength=height * (width + 1))
+    return np.asarray(np.cumsum(winding.reshape(height, width + 1)[:, :width], axis=1) != 0)

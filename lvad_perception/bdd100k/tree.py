@@ -1,0 +1,183 @@
+"""Where things are in a BDD100K folder: which splits it has, and each split's images, label files and mask folders."""
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from lvad_perception.errors import DatasetError
+
+IMAGE_SUFFIXES: Final = (".jpg", ".jpeg", ".png")
+
+# Where annotations of a task live, best first: a frame takes the first source that has it.
+_MASK_FOLDERS: Final = {
+    "semantic": (
+        ("labels/sem_seg/masks/{split}", (".png", "_train_id.png")),
+        ("labels/sem_seg/colormaps/{split}", (".png", "_train_color.png")),
+        ("seg/labels/{split}", ("_train_id.png", ".png")),
+        ("seg/color_labels/{split}", ("_train_color.png",)),
+    ),
+    "drivable": (
+        ("labels/drivable/masks/{split}", (".png", "_drivable_id.png")),
+        ("labels/drivable/colormaps/{split}", (".png",)),
+        ("drivable_maps/labels/{split}", ("_drivable_id.png", ".png")),
+    ),
+}
+_LABEL_FOLDERS: Final = {
+    "detection": ("labels/det_20", "labels"),
+    "semantic": ("labels/sem_seg/rles", "labels/sem_seg/polygons"),
+    "drivable": ("labels/drivable/rles", "labels/drivable/polygons"),
+}
+_FRAME_FOLDERS: Final = ("labels/det_20/{split}", "labels/100k/{split}")
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFolder:
+    """The images of one set (100k, 10k, …): file name by frame name."""
+
+    path: str
+    files: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class MaskFolder:
+    """Mask images that share a folder and a file-name ending.
+
+    Attributes:
+        path: the folder.
+        ending: a mask's file name is the frame name plus this.
+        names: the frames that have one.
+    """
+
+    path: str
+    ending: str
+    names: frozenset[str]
+
+    def file_of(self, name: str) -> Path:
+        """The mask file of a frame."""
+        return Path(self.path, name + self.ending)
+
+
+@dataclass(frozen=True, slots=True)
+class SplitSources:
+    """Everything that a tree holds for one split.
+
+    Attributes:
+        images: folders of images; a name that occurs in several sets is one frame, shown by the first.
+        masks: per task ("semantic", "drivable"), mask folders, best first.
+        labels: per task, label files or folders of one file per frame, best first; "detection" sources may also carry
+            drivable polygons (the release of 2018 does).
+    """
+
+    images: tuple[ImageFolder, ...]
+    masks: dict[str, tuple[MaskFolder, ...]]
+    labels: dict[str, tuple[Path, ...]]
+
+
+def find_splits(root: Path) -> list[str]:
+    """Names of the splits that the image folders have, sorted: folders of images under images/, or one level below.
+
+    Raises:
+        DatasetError: ``root`` is not a BDD100K folder or holds no images.
+    """
+    folders = _image_folders(root)
+    if not folders:
+        raise DatasetError(
+            f"{root} has no images under images/100k/<split>, images/10k/<split> or images/<split>; "
+            "unpack BDD100K's images there"
+        )
+    return sorted({folder.name for folder in folders})
+
+
+def find_sources(root: Path, split: str) -> SplitSources:
+    """Everything that the tree holds for ``split``.
+
+    Raises:
+        DatasetError: ``root`` is not a BDD100K folder, or it has no images for the split.
+    """
+    folders = [folder for folder in _image_folders(root) if folder.name == split]
+    if not folders:
+        splits = find_splits(root)
+        raise DatasetError(f"{root} has no split '{split}'; it has {', '.join(splits)}")
+    images = tuple(ImageFolder(str(folder), dict(_images_in(folder))) for folder in folders)
+    masks = {task: tuple(_mask_folders(root, split, task)) for task in _MASK_FOLDERS}
+    labels = {task: tuple(_label_files(root, split, task)) for task in _LABEL_FOLDERS}
+    frame_folders = [path for pattern in _FRAME_FOLDERS if (path := root / pattern.format(split=split)).is_dir()]
+    labels["detection"] += tuple(path for path in frame_folders if any(path.glob("*.json")))
+    return SplitSources(images, masks, labels)
+
+
+def _image_folders(root: Path) -> list[Path]:
+    """Folders that hold images directly, at most two levels below images/, in the order 100k, 10k, others."""
+    if not root.is_dir():
+        raise DatasetError(f"{root} is not a folder; pass the folder that holds BDD100K's images/ and labels/")
+    tops = [path for path in (root / "images", root / "seg" / "images") if path.is_dir()]
+    if not tops:
+        inner = sorted(path.parent for path in root.glob("*/images") if path.is_dir())
+        hint = f"did you mean {inner[0]}?" if inner else "pass the folder that holds BDD100K's images/ and labels/"
+        raise DatasetError(f"{root} has no folder images/; {hint}")
+    found = []
+    for top in tops:
+        for folder in sorted(_folders_in(top), key=lambda path: (_set_rank(path.name), path.name)):
+            candidates = [folder, *sorted(_folders_in(folder))]
+            found += [path for path in candidates if next(_images_in(path), None)]
+    return found
+
+
+def _set_rank(name: str) -> int:
+    return {"100k": 0, "10k": 1}.get(name, 2)
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    with os.scandir(folder) as entries:
+        return [Path(entry.path) for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+
+
+def _files_in(folder: Path) -> list[str]:
+    with os.scandir(folder) as entries:
+        return [entry.name for entry in entries if not entry.name.startswith(".")]
+
+
+def _images_in(folder: Path) -> Iterator[tuple[str, str]]:
+    """(frame name, file name) of each image; hidden files (such as macOS's ``._x.jpg``) are no images."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            name, dot, suffix = entry.name.rpartition(".")
+            if dot + suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
+                yield name, entry.name
+
+
+def _mask_folders(root: Path, split: str, task: str) -> Iterator[MaskFolder]:
+    for pattern, endings in _MASK_FOLDERS[task]:
+        folder = root / pattern.format(split=split)
+        if not folder.is_dir():
+            continue
+        names: dict[str, list[str]] = {ending: [] for ending in endings}
+        longest_first = sorted(endings, key=len, reverse=True)
+        for file in _files_in(folder):
+            ending = next((ending for ending in longest_first if file.endswith(ending)), None)
+            if ending:
+                names[ending].append(file[: -len(ending)])
+        for ending in endings:
+            if names[ending]:
+                yield MaskFolder(str(folder), ending, frozenset(names[ending]))
+
+
+def _label_files(root: Path, split: str, task: str) -> Iterator[Path]:
+    """JSON files named after the split, as ``det_train.json``, ``det_v2_train_release.json`` or ``train.json`` are.
+
+    Directly under labels/ only detection files count: ``det_*``, ``bdd100k_labels_*`` and ``<split>.json``.
+    """
+    # The split is a whole word of the name: "val" is not "interval", and a split may itself contain "_".
+    word = re.compile(rf"(?:^|[_\-.]){re.escape(split)}(?:[_\-.]|$)")
+    for folder in (root / part for part in _LABEL_FOLDERS[task]):
+        if not folder.is_dir():
+            continue
+        for path in sorted(folder.glob("*.json")):
+            if path.name.startswith(".") or not word.search(path.stem):
+                continue
+            if folder.name == "labels" and not re.match(r"det_|bdd100k_labels_", path.stem) and path.stem != split:
+                continue
+            yield path
