@@ -1,0 +1,108 @@
+# Everything here sets itself up: `make test` and `make demo` on a fresh clone need Python >= 3.10 and nothing else.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+ROS_SETUP ?= $(firstword $(wildcard /opt/ros/*/setup.bash))
+# rclpy is built for one Python: where ROS is installed, that version comes first.
+ROS_PYTHON := $(notdir $(firstword $(wildcard $(addsuffix lib/python3.*,$(dir $(ROS_SETUP))))))
+PYTHON ?= $(shell for python in $(ROS_PYTHON) python3.12 python3.11 python3.10 python3; do \
+	  if $$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then \
+	    echo $$python; break; fi; done)
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.lvad-setup
+# Extra arguments for pip, for instance a wheel index with CPU-only torch.
+PIP_ARGS ?=
+PYTEST_ARGS ?=
+JOBS ?= 2
+# The ordinary tests see the same Python packages whether or not the shell has ROS sourced.
+WITHOUT_ROS := env -u PYTHONPATH -u AMENT_PREFIX_PATH -u CMAKE_PREFIX_PATH -u COLCON_PREFIX_PATH
+
+##@ Use
+
+.PHONY: help
+help: ## Show the targets.
+	@awk 'BEGIN { FS = ":.*## " } \
+	  /^##@/ { printf "\n%s\n", substr($$0, 5) } \
+	  /^[a-zA-Z0-9_-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@printf '\nVariables: PYTHON=python3.11  VENV=.venv  PIP_ARGS=…  JOBS=2  PYTEST_ARGS=…  ROS_SETUP=/opt/ros/…/setup.bash\n'
+
+.PHONY: setup
+setup: $(STAMP) ## Make .venv with every dependency at its tested version.
+
+$(STAMP): setup.py requirements/tested.txt
+	@test -n "$(PYTHON)" || { echo "No Python >= 3.10 with venv found; install one (Ubuntu: apt install python3-venv)" \
+	  "or name it: make PYTHON=/path/to/python3" >&2; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip setuptools -c requirements/tested.txt $(PIP_ARGS)
+	$(BIN)/python -m pip install -e '.[train,bags,eval,video,test]' -c requirements/tested.txt $(PIP_ARGS)
+	@touch $@
+
+.PHONY: demo
+demo: setup ## Train, export, replay a bag and report in a few minutes; DATA=folder, FROM_SCRATCH=1, ARGS=….
+	$(BIN)/lvad-train demo --out out $(if $(DATA),--data "$(DATA)") $(if $(FROM_SCRATCH),--from-scratch) $(ARGS)
+
+##@ Develop
+
+.PHONY: test
+test: lint typecheck ## Lint, type-check, run all tests; with ROS 2 installed also colcon and the ROS tests.
+	OMP_NUM_THREADS=1 $(WITHOUT_ROS) $(BIN)/python -m pytest -n $(JOBS) -m 'not ros' $(PYTEST_ARGS)
+	@$(MAKE) --no-print-directory ros-test
+
+.PHONY: lint
+lint: setup ## Check style and formatting (ruff).
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+.PHONY: format
+format: setup ## Format the sources (ruff).
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: typecheck
+typecheck: setup ## Check types (mypy, strict on lvad_perception).
+	$(WITHOUT_ROS) $(BIN)/mypy
+
+.PHONY: bench
+bench: setup ## Time the label index at BDD100K's size; the perception runtime has `lvad-perception bench`.
+	$(BIN)/python benchmarks/label_index.py $(ARGS)
+
+.PHONY: lock
+lock: setup ## Write requirements/tested.txt anew from the newest versions that setup.py allows.
+	$(BIN)/python -m pip install --quiet uv
+	{ sed '/^[^#]/,$$d' requirements/tested.txt; $(BIN)/uv pip compile setup.py --quiet --upgrade --universal \
+	  --python-version 3.10 --extra train --extra bags --extra eval --extra video --extra test \
+	  --no-header --no-annotate; } > requirements/tested.new
+	mv requirements/tested.new requirements/tested.txt
+
+.PHONY: clean
+clean: ## Remove what was built; keeps .venv and out/.
+	rm -rf build install log dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find lvad_perception lvad_training test launch benchmarks -name __pycache__ -prune -exec rm -rf {} +
+
+##@ ROS 2
+
+ROS_BUILD := build/ros
+
+.PHONY: ros-build
+ros-build: ## Build the package with colcon into build/ros.
+ifeq ($(ROS_SETUP),)
+	@echo "ROS 2 is not installed: there is no /opt/ros/*/setup.bash; install it or name one with ROS_SETUP=…" >&2; exit 2
+else
+	set +u; source "$(ROS_SETUP)"; set -u; \
+	colcon --log-base $(ROS_BUILD)/log build --paths . --packages-select lvad_perception \
+	  --build-base $(ROS_BUILD)/build --install-base $(ROS_BUILD)/install
+endif
+
+.PHONY: ros-test
+ros-test: ## Build with colcon and run the tests that need ROS 2; skipped with a reason where it is not installed.
+ifeq ($(ROS_SETUP),)
+	@echo "ROS tests skipped: ROS 2 is not installed (no /opt/ros/*/setup.bash)"
+else
+	@$(MAKE) --no-print-directory setup ros-build
+	@ROS_SETUP="$(ROS_SETUP)" OVERLAY="$(ROS_BUILD)/install/local_setup.bash" VENV="$(VENV)" bash test/system/run.sh $(PYTEST_ARGS)
+endif

@@ -1,0 +1,98 @@
+"""The package for colcon (ament_python) and for pip.
+
+colcon installs no Python dependencies: on a vehicle they come from rosdep, see package.xml. pip installs
+``install_requires``, which is what perception needs without ROS, plus the extras that are asked for.
+"""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+NAME = "lvad_perception"
+VERSION = next(
+    line.split('"')[1]
+    for line in Path("lvad_perception/__init__.py").read_text(encoding="utf-8").splitlines()
+    if line.startswith("__version__")
+)
+
+
+def _files(pattern: str) -> list[str]:
+    return [str(path) for path in sorted(Path().glob(pattern))]
+
+
+EXTRAS = {
+    # Offline training, evaluation and export.
+    "train": [
+        "torch>=2.4",
+        "torchvision>=0.19",
+        "timm>=1.0.9",
+        "accelerate>=1.0",
+        "open_clip_torch>=2.26",
+        "onnx>=1.16",
+        "scipy>=1.8",
+        "tensorboard>=2.14",
+        "pyyaml>=5.4",
+        "msgspec>=0.18.6",
+        "pillow>=9.0",
+    ],
+    # Bags without ROS, and BDD100K labels into bags.
+    "bags": ["rosbags>=0.10.4", "msgspec>=0.18.6", "pillow>=9.0"],
+    # Average precision of boxes.
+    "eval": ["faster-coco-eval>=1.6.5"],
+    # Video files in and out.
+    "video": ["av>=12.0"],
+    # TensorRT on a machine where it does not come with the system, as it does on Jetson.
+    "tensorrt": ["tensorrt>=10.0,<11"],
+    "test": [
+        # ROS 2's launch_testing loads itself as a pytest plugin and cannot live with pytest 9.
+        "pytest>=7.4,<9",
+        "pytest-timeout>=2.2",
+        "pytest-xdist>=3.5",
+        "hypothesis>=6.100",
+        "pycocotools>=2.0.7",
+        "ruff>=0.14",
+        "mypy>=1.14",
+        "types-PyYAML",
+        "types-tqdm",
+        # What ROS 2's launch and rclpy take from the system; the virtual environment does not see the system.
+        "lark>=1.1",
+        "packaging>=21",
+        "psutil>=5.9",
+        "pyyaml>=5.4",
+    ],
+}
+
+setup(
+    name=NAME,
+    version=VERSION,
+    description="LV-Adapter multi-task perception for ROS 2: traffic objects, semantic segmentation, drivable area",
+    long_description=Path("README.md").read_text(encoding="utf-8") if Path("README.md").exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["lvad_perception*", "lvad_training*"]),
+    package_data={"": ["py.typed", "*.yaml", "*.pt", "*.onnx", "*.txt"]},
+    data_files=[
+        ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
+        (f"share/{NAME}", ["package.xml"]),
+        (f"share/{NAME}/launch", _files("launch/*.launch.py")),
+        (f"share/{NAME}/config", _files("config/*.yaml")),
+    ],
+    # Lower bounds are those of Ubuntu 22.04, so that a vehicle with ROS 2 Humble satisfies them from apt.
+    install_requires=[
+        "numpy>=1.21",
+        # On ROS apt's python3-opencv takes this place; pip cannot see that, but nobody runs pip there.
+        "opencv-python-headless>=4.5.4,<5",
+        "onnxruntime>=1.17",
+        "tqdm>=4.57",
+    ],
+    extras_require=EXTRAS,
+    zip_safe=False,
+    entry_points={
+        "console_scripts": [
+            "lvad-perception = lvad_perception.cli:main",
+            "lvad-train = lvad_training.cli:main",
+            "perception = lvad_perception.node.main:main",
+        ]
+    },
+)
