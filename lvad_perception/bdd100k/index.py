@@ -22,13 +22,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from lvad_perception.bdd100k.labels import (
-    DETECTION_CATEGORIES,
-    DRIVABLE_CATEGORIES,
-    Frame,
-    decode_frame,
-    frames_of,
-)
+from lvad_perception.bdd100k.categories import detection_class, is_drivable, is_known, normalise
+from lvad_perception.bdd100k.labels import Frame, decode_frame, frames_of
 from lvad_perception.errors import DatasetError, LabelError
 from lvad_perception.types import Bool, Float32, Int32
 from lvad_perception.vocabulary import DETECTION
@@ -55,15 +50,14 @@ class Problems:
     """What was tolerated while a source was read, for ``data check``.
 
     Attributes:
-        unknown_categories: category -> number of labels skipped; categories that are no traffic objects (lanes,
-            drivable areas) are not counted.
-        labels_without_box: labels of detection categories without a rectangle, skipped.
+        unknown_categories: category -> number of labels skipped; categories of other tasks are not counted.
+        shapeless: traffic objects with neither rectangle nor polygon nor run lengths, skipped.
         degenerate_boxes: (frame, how many) with no area, skipped.
         duplicates: frames that the source lists more than once; the first entry counts.
     """
 
     unknown_categories: dict[str, int]
-    labels_without_box: int
+    shapeless: int
     degenerate_boxes: list[tuple[str, int]]
     duplicates: list[str]
 
@@ -220,7 +214,7 @@ def _read_source(source: Path, files: list[tuple[str, int, int]]) -> tuple[dict[
     file_ids = {Path(path): index for index, (path, _, _) in enumerate(files)}
     attribute_ids: dict[tuple[tuple[str, str], ...], int] = {}
     unknown: Counter[str] = Counter()
-    without_box, degenerate, duplicates = 0, [], []
+    shapeless, degenerate, duplicates = 0, [], []
     has_drivable = False
     for entry in frames_of(source):
         frame = entry.frame
@@ -231,19 +225,19 @@ def _read_source(source: Path, files: list[tuple[str, int, int]]) -> tuple[dict[
         names[name] = None
         before, empty, shaped = len(labels), 0, False
         for label in frame.things:
-            category = (label.category or "").strip().lower()
+            category = normalise(label.category)
             has_shape = label.has_shape
             shaped |= has_shape
-            known = DETECTION_CATEGORIES.get(category)
+            known = detection_class(category)
             if known is None:
-                if category in DRIVABLE_CATEGORIES:
+                if is_drivable(category):
                     has_drivable |= has_shape
-                elif not category.startswith("lane"):
+                elif not is_known(category):
                     unknown[label.category or "(none)"] += 1
                 continue
             box = label.box2d
             if box is None:
-                without_box += not has_shape
+                shapeless += not has_shape
                 continue
             x2, y2 = box.x2 + 1, box.y2 + 1
             if not (x2 > box.x1 and y2 > box.y1):
@@ -293,7 +287,7 @@ def _read_source(source: Path, files: list[tuple[str, int, int]]) -> tuple[dict[
         "has_drivable": has_drivable,
         "problems": {
             "unknown_categories": dict(unknown),
-            "labels_without_box": without_box,
+            "shapeless": shapeless,
             "degenerate_boxes": degenerate,
             "duplicates": duplicates,
         },

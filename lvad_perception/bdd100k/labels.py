@@ -16,21 +16,8 @@ import msgspec
 import numpy as np
 
 from lvad_perception.errors import LabelError
-from lvad_perception.vocabulary import DETECTION
 
-_RENAMED: Final = {"person": "pedestrian", "bike": "bicycle", "motor": "motorcycle", "caravan": "car", "van": "car"}
-_IGNORED: Final = {"other person": "pedestrian", "other vehicle": "car", "trailer": "truck"}
-
-DETECTION_CATEGORIES: Final[dict[str, tuple[int, bool]]] = {
-    **{name: (index, False) for index, name in enumerate(DETECTION.names)},
-    **{name: (DETECTION.index(target), False) for name, target in _RENAMED.items()},
-    **{name: (DETECTION.index(target), True) for name, target in _IGNORED.items()},
-}
-"""Category -> (class id, ignored). Ignored categories act as crowds of the class that they resemble."""
-
-DRIVABLE_CATEGORIES: Final = frozenset(
-    {"drivable area", "area/drivable", "area/alternative", "area/unknown", "direct", "alternative", "drivable"}
-)
+_NULL: Final = msgspec.Raw(b"null")
 
 
 class Box2d(msgspec.Struct, gc=False):
@@ -56,13 +43,13 @@ class Label(msgspec.Struct):
     category: str | None = None
     attributes: LabelAttributes | None = None
     box2d: Box2d | None = None
-    poly2d: msgspec.Raw | None = None
-    rle: msgspec.Raw | None = None
+    poly2d: msgspec.Raw = _NULL
+    rle: msgspec.Raw = _NULL
 
     @property
     def has_shape(self) -> bool:
         """Whether the label has a polygon or run lengths."""
-        return any(raw is not None and len(raw) > 4 for raw in (self.poly2d, self.rle))  # len(b"null") == 4
+        return len(self.poly2d) > 4 or len(self.rle) > 4  # more than "null" or "[]"
 
     @property
     def is_crowd(self) -> bool:
@@ -130,11 +117,10 @@ class FrameBytes:
 class _Dataset(msgspec.Struct):
     frames: list[msgspec.Raw] | None = None
     name: str | None = None
-    labels: msgspec.Raw | None = None
 
 
 class _HasObjects(msgspec.Struct):
-    objects: msgspec.Raw | None = None
+    objects: msgspec.Raw = _NULL
 
 
 _decode_list: Final = msgspec.json.Decoder(list[msgspec.Raw])
@@ -204,7 +190,7 @@ def _locate_frames(file: Path, data: mmap.mmap) -> list[msgspec.Raw]:
 
 
 def _is_objects(raw: msgspec.Raw) -> bool:
-    return _decode_has_objects.decode(raw).objects is not None
+    return _decode_has_objects.decode(raw).objects is not _NULL
 
 
 def _address(buffer: Any) -> int:

@@ -6,53 +6,17 @@ from typing import Final
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from lvad_perception.bdd100k.categories import drivable_class, normalise, semantic_class
 from lvad_perception.bdd100k.labels import Label
 from lvad_perception.bdd100k.shapes import decode_poly2d, decode_rle, fill, outline, rle_to_mask
 from lvad_perception.errors import LabelError
 from lvad_perception.types import Bool, Size, UInt8
-from lvad_perception.vocabulary import DRIVABLE, DRIVABLE_BACKGROUND, SEMANTIC, TASKS, UNLABELED, Vocabulary
+from lvad_perception.vocabulary import DRIVABLE_BACKGROUND, SEMANTIC, TASKS, UNLABELED, Vocabulary
 
 OLD_DRIVABLE_ENDING: Final = "_drivable_id.png"
 """Masks so named count 0 background, 1 direct, 2 alternative; all later ones 0 direct, 1 alternative, 2 background."""
 
 _OLD_DRIVABLE: Final = np.array([2, 0, 1] + [UNLABELED] * 253, np.uint8)
-
-SEMANTIC_UNLABELED_CATEGORIES: Final = frozenset(
-    {
-        "banner",
-        "billboard",
-        "bridge",
-        "bus stop",
-        "caravan",
-        "dynamic",
-        "ego vehicle",
-        "fire hydrant",
-        "garage",
-        "ground",
-        "guard rail",
-        "lane divider",
-        "mail box",
-        "other person",
-        "other vehicle",
-        "parking",
-        "parking sign",
-        "polegroup",
-        "rail track",
-        "static",
-        "street light",
-        "traffic cone",
-        "traffic device",
-        "traffic sign frame",
-        "trailer",
-        "trash can",
-        "tunnel",
-        "unlabeled",
-    }
-)
-"""Segmentation categories of BDD100K that are not evaluated: their pixels are ``UNLABELED``, as in its own masks."""
-
-_SEMANTIC_RENAMED: Final = {"pedestrian": "person", "bike": "bicycle", "motor": "motorcycle"}
-_DIRECT: Final = frozenset({"direct", "area/drivable", "drivable"})
 
 
 def read_mask(path: Path, task: str) -> UInt8:
@@ -111,15 +75,8 @@ def semantic_from_labels(labels: list[Label], size_hw: Size, *, source: str) -> 
     """
     mask = np.full(size_hw, UNLABELED, np.uint8)
     for label in labels:
-        category = (label.category or "").strip().lower()
-        category = _SEMANTIC_RENAMED.get(category, category)
-        if category in SEMANTIC.names:
-            value = SEMANTIC.index(category)
-        elif category in SEMANTIC_UNLABELED_CATEGORIES:
-            value = UNLABELED
-        else:
-            continue
-        if (inside := _pixels_of(label, size_hw, source)) is not None:
+        value = semantic_class(normalise(label.category))
+        if value is not None and (inside := _pixels_of(label, size_hw, source)) is not None:
             mask[inside] = value
     return mask
 
@@ -137,39 +94,25 @@ def drivable_from_labels(labels: list[Label], size_hw: Size, *, source: str) -> 
     """
     mask = np.full(size_hw, DRIVABLE_BACKGROUND, np.uint8)
     for label in labels:
-        value = _drivable_value(label)
+        area_type = label.attributes.areaType if label.attributes else None
+        value = drivable_class(normalise(label.category), area_type)
         if value is not None and (inside := _pixels_of(label, size_hw, source)) is not None:
             mask[inside] = value
     return mask
 
 
-def _drivable_value(label: Label) -> int | None:
-    kind = (label.category or "").strip().lower()
-    if kind == "drivable area":
-        kind = str(label.attributes.areaType).lower() if label.attributes else "unknown"
-    elif kind not in ("direct", "alternative", "drivable", "background") and not kind.startswith("area/"):
-        return None
-    if kind in _DIRECT:
-        return DRIVABLE.index("direct")
-    if kind in ("alternative", "area/alternative"):
-        return DRIVABLE.index("alternative")
-    return DRIVABLE_BACKGROUND if kind == "background" else UNLABELED
-
-
 def _pixels_of(label: Label, size_hw: Size, source: str) -> Bool | None:
     """bool [H, W]; run lengths first, as they are exact; None when the label has no shape."""
     try:
-        if label.rle is not None and (rle := decode_rle(label.rle)) is not None:
+        if (rle := decode_rle(label.rle)) is not None:
             if tuple(rle.size) != size_hw:
                 raise LabelError(f"'rle' has size {rle.size[0]}x{rle.size[1]}, the image {size_hw[0]}x{size_hw[1]}")
             return rle_to_mask(rle)
-        polygons = [] if label.poly2d is None else decode_poly2d(label.poly2d)
         inside = None
-        for polygon in polygons:
+        for polygon in decode_poly2d(label.poly2d):
             if len(polygon.vertices) < 3:
                 continue
-            # The published masks are drawn with vertices snapped to whole pixels.
-            part = fill(np.floor(outline(polygon) + 0.5), size_hw)
+            part = fill(outline(polygon), size_hw)
             inside = part if inside is None else inside | part
         return inside
     except LabelError as err:

@@ -10,6 +10,7 @@ from lvad_perception.errors import LabelError
 from lvad_perception.types import Bool, Size
 
 Float64 = npt.NDArray[np.float64]
+Int64 = npt.NDArray[np.int64]
 
 _CURVE_STEP_PX: Final = 2.0
 _MAX_CURVE_STEPS: Final = 256
@@ -101,7 +102,8 @@ def outline(polygon: Poly2d) -> Float64:
     A "C" begins a curve from the vertex before it: two control points and an end point, whatever the end point's own
     letter is (the releases write both "CCC" and "CCL"). A curve at the end of the list ends in the first vertex.
     """
-    points = np.array(polygon.vertices, np.float64).reshape(-1, 2)
+    # The published masks are drawn with vertices and control points snapped to whole pixels.
+    points = np.floor(np.array(polygon.vertices, np.float64).reshape(-1, 2) + 0.5)
     types = polygon.types or "L" * len(points)
     if len(types) != len(points):
         raise LabelError(f"'poly2d' has {len(points)} vertices and {len(types)} types")
@@ -130,23 +132,64 @@ def _bezier(controls: Float64) -> Float64:
 
 
 def fill(vertices: Float64, size_hw: Size) -> Bool:
-    """Pixels whose centre lies inside a polygon (non-zero winding), bool [H, W].
+    """Pixels that a polygon covers at least in part (non-zero winding), bool [H, W].
+
+    Partly covered pixels count because the published masks are drawn without anti-aliasing by a rasteriser with this
+    rule; touching a pixel's border only is not covering.
 
     Args:
         vertices: float64 [V, 2] (x, y), continuous pixels; the last is joined to the first.
         size_hw: (height, width) of the result; what lies outside is cut off.
     """
     height, width = size_hw
-    x0, y0 = vertices.T
-    x1, y1 = np.roll(vertices, -1, axis=0).T
+    starts, ends = vertices, np.roll(vertices, -1, axis=0)
+    centres = _winding_of_centres(starts, ends, height, width) != 0
+    return np.asarray(centres | _crossed_pixels(starts, ends, height, width))
+
+
+def _winding_of_centres(starts: Float64, ends: Float64, height: int, width: int) -> Float64:
+    """How often the outline winds around each pixel's centre, float64 [H, W]."""
+    (x0, y0), (x1, y1) = starts.T, ends.T
     # Rows whose centre line r + 0.5 an edge crosses, half-open so that a shared vertex counts once.
-    first = np.clip(np.ceil(np.minimum(y0, y1) - 0.5), 0, height).astype(np.int64)
-    stop = np.clip(np.ceil(np.maximum(y0, y1) - 0.5), 0, height).astype(np.int64)
-    spans = np.maximum(stop - first, 0)
-    edge = np.repeat(np.arange(len(x0)), spans)
-    row = first[edge] + np.arange(len(edge)) - np.repeat(np.cumsum(spans) - spans, spans)
+    first, stop = np.ceil(np.minimum(y0, y1) - 0.5), np.ceil(np.maximum(y0, y1) - 0.5)
+    edge, row = _rows_of_edges(first, stop, height)
     x = x0[edge] + (row + 0.5 - y0[edge]) * (x1 - x0)[edge] / (y1 - y0)[edge]
     column = np.clip(np.ceil(x - 0.5), 0, width).astype(np.int64)
-    direction = np.where(y1 > y0, 1, -1)[edge]
-    winding = np.bincount(row * (width + 1) + column, weights=direction, minlength=height * (width + 1))
-    return np.asarray(np.cumsum(winding.reshape(height, width + 1)[:, :width], axis=1) != 0)
+    direction = np.where(y1 > y0, 1.0, -1.0)[edge]
+    return _sum_along_rows(row, column, direction, height, width)
+
+
+def _crossed_pixels(starts: Float64, ends: Float64, height: int, width: int) -> Bool:
+    """Pixels whose inside the outline crosses, bool [H, W]."""
+    (x0, y0), (x1, y1) = starts.T, ends.T
+    edge, row = _rows_of_edges(np.floor(np.minimum(y0, y1)), np.ceil(np.maximum(y0, y1)), height)
+    flat = (y0 == y1)[edge]
+    slope = (x1 - x0)[edge] / np.where(flat, 1.0, (y1 - y0)[edge])
+    # The piece of the edge within the row, from its entry to its exit; all of a horizontal edge.
+    low = np.clip(row, np.minimum(y0, y1)[edge], np.maximum(y0, y1)[edge])
+    high = np.clip(row + 1, np.minimum(y0, y1)[edge], np.maximum(y0, y1)[edge])
+    x_low = np.where(flat, x0[edge], x0[edge] + (low - y0[edge]) * slope)
+    x_high = np.where(flat, x1[edge], x0[edge] + (high - y0[edge]) * slope)
+    left = np.clip(np.floor(np.minimum(x_low, x_high)), 0, width).astype(np.int64)
+    right = np.clip(np.ceil(np.maximum(x_low, x_high)), 0, width).astype(np.int64)
+    ones = np.where(right > left, 1.0, 0.0)
+    return (
+        _sum_along_rows(np.concatenate([row, row]), np.concatenate([left, right]), np.r_[ones, -ones], height, width)
+        > 0
+    )
+
+
+def _rows_of_edges(first: Float64, stop: Float64, height: int) -> tuple[Int64, Int64]:
+    """One entry per edge and row of its range [first, stop) inside the image: int64 edge, int64 row."""
+    first, stop = np.clip(first, 0, height), np.clip(stop, 0, height)
+    spans = np.maximum(stop - first, 0).astype(np.int64)
+    edge = np.repeat(np.arange(len(spans)), spans)
+    row = first.astype(np.int64)[edge] + np.arange(len(edge)) - np.repeat(np.cumsum(spans) - spans, spans)
+    return edge, row
+
+
+def _sum_along_rows(row: Int64, column: Int64, value: Float64, height: int, width: int) -> Float64:
+    """Sum, at each pixel, of the values at or left of it in its row, float64 [H, W]; column ``width`` is outside."""
+    at = row * (width + 1) + column
+    values = np.bincount(at, weights=value, minlength=height * (width + 1)).reshape(height, width + 1)
+    return np.asarray(np.cumsum(values[:, :width], axis=1))

@@ -13,7 +13,7 @@ from lvad_perception.bdd100k.index import LabelTable, open_table
 from lvad_perception.bdd100k.masks import drivable_from_labels, read_mask, semantic_from_labels
 from lvad_perception.bdd100k.tree import ImageFolder, find_sources
 from lvad_perception.errors import LabelError
-from lvad_perception.types import Bool, Int32, Size, Truth, TruthBoxes, UInt8
+from lvad_perception.types import Bool, Float32, Int32, Size, Truth, TruthBoxes, UInt8
 from lvad_perception.vocabulary import TASKS
 
 _FROM_LABELS: Final = {"semantic": semantic_from_labels, "drivable": drivable_from_labels}
@@ -120,16 +120,20 @@ class Split:
             i: index of the frame.
             size_hw: size of the frame's image, which label files do not state. Boxes outside it are left out.
         """
-        index = self._tasks["detection"]
-        if index.which[i] < 0:
+        raw = self.raw_boxes(i)
+        if raw is None:
             return None
-        table = index.sources[index.which[i]]
-        assert isinstance(table, LabelTable)
-        boxes, labels, crowd = table.boxes(int(index.row[i]))
+        boxes, labels, crowd = raw
         height, width = size_hw
         np.clip(boxes, 0, np.array([width, height, width, height], np.float32), out=boxes)
         keep = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
         return TruthBoxes(boxes[keep], labels[keep], crowd[keep])
+
+    def raw_boxes(self, i: int) -> tuple[Float32, Int32, Bool] | None:
+        """Boxes as annotated, which may reach outside the image; as :meth:`LabelTable.boxes`, None as :meth:`boxes`."""
+        index = self._tasks["detection"]
+        table = index.sources[index.which[i]] if index.which[i] >= 0 else None
+        return table.boxes(int(index.row[i])) if isinstance(table, LabelTable) else None
 
     def semantic(self, i: int, size_hw: Size) -> UInt8 | None:
         """The semantic mask, uint8 [H, W]; None when not annotated. Raises LabelError as :meth:`truth` does."""

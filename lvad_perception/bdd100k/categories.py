@@ -1,0 +1,106 @@
+"""The category names that BDD100K's releases have used -> classes of the three tasks.
+
+The detection mapping is the official one (``bdd100k/configs/det.toml``): renamed categories, and ignored ones, which act
+as crowds of the class that they resemble. Categories are compared in lower case.
+"""
+
+from typing import Final
+
+from lvad_perception.vocabulary import DETECTION, DRIVABLE, DRIVABLE_BACKGROUND, SEMANTIC, UNLABELED
+
+_RENAMED: Final = {"person": "pedestrian", "bike": "bicycle", "motor": "motorcycle", "caravan": "car", "van": "car"}
+_IGNORED: Final = {"other person": "pedestrian", "other vehicle": "car", "trailer": "truck"}
+
+_DETECTION: Final[dict[str, tuple[int, bool]]] = {
+    **{name: (index, False) for index, name in enumerate(DETECTION.names)},
+    **{name: (DETECTION.index(target), False) for name, target in _RENAMED.items()},
+    **{name: (DETECTION.index(target), True) for name, target in _IGNORED.items()},
+}
+
+_NOT_EVALUATED: Final = (
+    "banner",
+    "billboard",
+    "bridge",
+    "bus stop",
+    "caravan",
+    "dynamic",
+    "ego vehicle",
+    "fire hydrant",
+    "garage",
+    "ground",
+    "guard rail",
+    "lane divider",
+    "mail box",
+    "other person",
+    "other vehicle",
+    "parking",
+    "parking sign",
+    "polegroup",
+    "rail track",
+    "static",
+    "street light",
+    "traffic cone",
+    "traffic device",
+    "traffic sign frame",
+    "trailer",
+    "trash can",
+    "tunnel",
+    "unlabeled",
+)
+_SEMANTIC: Final[dict[str, int]] = {
+    **{name: index for index, name in enumerate(SEMANTIC.names)},
+    **dict.fromkeys(_NOT_EVALUATED, UNLABELED),
+    "pedestrian": SEMANTIC.index("person"),
+    "bike": SEMANTIC.index("bicycle"),
+    "motor": SEMANTIC.index("motorcycle"),
+}
+
+_DRIVABLE: Final[dict[str, int]] = {
+    "direct": DRIVABLE.index("direct"),
+    "area/drivable": DRIVABLE.index("direct"),
+    "drivable": DRIVABLE.index("direct"),
+    "alternative": DRIVABLE.index("alternative"),
+    "area/alternative": DRIVABLE.index("alternative"),
+    "background": DRIVABLE_BACKGROUND,
+    "area/unknown": UNLABELED,
+}
+_DRIVABLE_BY_TYPE: Final = "drivable area"
+_LANE_WORDS: Final = ("lane", "single ", "double ", "road curb", "crosswalk")
+
+
+def normalise(category: str | None) -> str:
+    """Lower case without surrounding blanks; empty for None."""
+    return (category or "").strip().lower()
+
+
+def detection_class(category: str) -> tuple[int, bool] | None:
+    """(class id, ignored) of a normalised category; None when it is no traffic object."""
+    return _DETECTION.get(category)
+
+
+def semantic_class(category: str) -> int | None:
+    """Train id of a normalised category, ``UNLABELED`` for those that are not evaluated; None when unknown."""
+    return _SEMANTIC.get(category)
+
+
+def is_drivable(category: str) -> bool:
+    """Whether a normalised category is a drivable area, of whatever type."""
+    return category == _DRIVABLE_BY_TYPE or category in _DRIVABLE
+
+
+def drivable_class(category: str, area_type: object) -> int | None:
+    """Drivable id of a normalised category; None when it is no drivable area.
+
+    Args:
+        category: "drivable area" with its type apart (2018), or a category that says the type itself.
+        area_type: the attribute ``areaType`` of "drivable area"; another type than direct or alternative is
+            ``UNLABELED``.
+    """
+    if category == _DRIVABLE_BY_TYPE:
+        return _DRIVABLE.get(str(area_type).lower(), UNLABELED)
+    return _DRIVABLE.get(category)
+
+
+def is_known(category: str) -> bool:
+    """Whether a normalised category occurs in any BDD100K release, lane markings included."""
+    return category in _DETECTION or category in _SEMANTIC or is_drivable(category) or category.startswith(_LANE_WORDS)
