@@ -1,0 +1,271 @@
+"""BDD100K splits and videos -> rosbag2 bags. Both stream: memory does not grow with their length."""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from lvad_perception.bags.problems import Problems, tell_stderr
+from lvad_perception.bags.storage import BagWriter, Storage, create_bag
+from lvad_perception.bags.topics import LABEL_INFO, NAME, TASK_TOPICS, TRUTH
+from lvad_perception.bdd100k import Split, open_split
+from lvad_perception.errors import BagError, ConfigError, ImageError, LabelError
+from lvad_perception.images import decode_image
+from lvad_perception.messages import (
+    Message,
+    image_to_message,
+    label_info_to_message,
+    make_header,
+    mask_to_message,
+    rosbags_types,
+    truth_to_message,
+)
+from lvad_perception.types import UInt8
+from lvad_perception.vocabulary import TASKS
+
+DEFAULT_START_NS: Final = 1_500_000_000_000_000_000
+"""Stamp of the first image, 2017-07-14 02:40 UTC: a fixed instant, so that the same input gives the same bag."""
+DEFAULT_RATE_HZ: Final = 10.0
+JPEG_QUALITY: Final = 95
+
+_FORMATS: Final = {b"\xff\xd8\xff": "jpeg", b"\x89PNG\r\n\x1a\n": "png"}
+_NAMESPACE: Final = re.compile(r"(/[A-Za-z_][A-Za-z0-9_]*)+")
+_LAST_STAMP_NS: Final = (2**31 - 1) * 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class ConversionSummary:
+    """What was written.
+
+    Attributes:
+        images: images in the bag.
+        truth: task -> images with an annotation of it.
+        problems: images or annotations that were left out; each was told.
+        duration_s: from the first stamp to the last.
+    """
+
+    images: int
+    truth: dict[str, int]
+    problems: int
+    duration_s: float
+
+
+def from_bdd100k(
+    root: Path,
+    split: str,
+    output: Path,
+    *,
+    storage: Storage = "mcap",
+    overwrite: bool = False,
+    camera: str = "/camera",
+    frame_id: str = "camera",
+    rate_hz: float = DEFAULT_RATE_HZ,
+    start_stamp_ns: int = DEFAULT_START_NS,
+    limit: int | None = None,
+    cache_dir: Path | None = None,
+    tell: Callable[[str], None] = tell_stderr,
+    progress: bool = False,
+) -> ConversionSummary:
+    """Convert a split in BDD100K's layout to a bag of one camera; topics as in ``bags.topics``.
+
+    JPEG and PNG files are passed through byte for byte as CompressedImage, other formats are written as PNG. Boxes keep
+    source pixels; crowds are marked by their ``id``. A task that an image is not annotated for has no message with its
+    stamp; annotated-and-empty is an empty array. The image's name is published with the image's stamp.
+
+    Stamps advance by 1 / ``rate_hz``: BDD100K's own time stamps are milliseconds into as many different videos.
+
+    Args:
+        root: folder with ``images`` and ``labels``.
+        split: name of the split, such as "val".
+        output: bag folder to create.
+        storage: storage plugin.
+        overwrite: replace an older bag.
+        camera: namespace of the topics.
+        frame_id: of every header.
+        rate_hz: images a second.
+        start_stamp_ns: stamp of the first image.
+        limit: convert only so many images, the first by name.
+        cache_dir: where parsed labels are kept; the user's cache folder when None.
+        tell: is handed one line for each image or annotation that is left out.
+        progress: show a bar on standard error.
+
+    Raises:
+        DatasetError: no such folder or split, or no image could be read.
+        LabelError: a label file cannot be read at all.
+        BagError: the bag cannot be written.
+        ConfigError: an impossible rate, stamp, limit or camera name.
+    """
+    if not rate_hz > 0 or (limit is not None and limit < 1):
+        raise ConfigError(f"rate {rate_hz} Hz and limit {limit} must be positive; leave them out for the defaults")
+    data = open_split(Path(root), split, cache_dir=cache_dir)
+    count = len(data) if limit is None else min(limit, len(data))
+    if not 0 <= start_stamp_ns <= _LAST_STAMP_NS - int(count / rate_hz * 1e9):
+        raise ConfigError(f"start stamp {start_stamp_ns} ns leaves ROS's time range; give nanoseconds since 1970")
+    problems = Problems(tell)
+    images = 0
+    truth = dict.fromkeys(TASKS, 0)
+    origin = {"lvad_source": "bdd100k", "lvad_split": split}
+    with create_bag(output, storage=storage, overwrite=overwrite, custom_data=origin) as bag:
+        camera_writer = _CameraWriter(bag, camera, frame_id)
+        for index in tqdm(range(count), desc="convert", unit="image", disable=None if progress else True):
+            path = data.image_path(index)
+            try:
+                encoded, image_format, size_hw = _encoded_image(path)
+            except ImageError as err:
+                problems.add(str(path.parent), path.name, err)
+                continue
+            camera_writer.start(start_stamp_ns + round(images * 1e9 / rate_hz))
+            camera_writer.name(data.name_of(index))
+            camera_writer.compressed(encoded, image_format)
+            for task in _write_truth(camera_writer, data, index, size_hw, problems):
+                truth[task] += 1
+            images += 1
+        if images == 0:
+            raise BagError(f"no image of {root} split {split} can be read; copy the images again")
+    return ConversionSummary(images, truth, problems.total, max(0, images - 1) / rate_hz)
+
+
+def from_video(
+    path: Path,
+    output: Path,
+    *,
+    storage: Storage = "mcap",
+    overwrite: bool = False,
+    camera: str = "/camera",
+    frame_id: str = "camera",
+    start_stamp_ns: int = DEFAULT_START_NS,
+    raw: bool = False,
+    every: int = 1,
+    progress: bool = False,
+) -> ConversionSummary:
+    """Convert a video file to a bag of one camera, with the video's own time line.
+
+    Args:
+        path: any video that FFmpeg decodes.
+        output: bag folder to create.
+        storage: storage plugin.
+        overwrite: replace an older bag.
+        camera: namespace of the topics.
+        frame_id: of every header.
+        start_stamp_ns: stamp of the video's time 0.
+        raw: write lossless rgb8 Image messages instead of JPEG (quality 95) CompressedImage.
+        every: keep each so-manieth frame.
+        progress: show a counter on standard error.
+
+    Raises:
+        ImageError: the file is missing or no video.
+        BagError: the bag cannot be written, or the video has no frame.
+        ConfigError: an impossible ``every``, stamp or camera name.
+    """
+    from lvad_perception.video import read_video
+
+    if every < 1 or not 0 <= start_stamp_ns <= _LAST_STAMP_NS // 2:
+        raise ConfigError(f"every {every} and start {start_stamp_ns} ns must be at least 1 and 0; use the defaults")
+    images = first_ns = last_ns = 0
+    with create_bag(output, storage=storage, overwrite=overwrite, custom_data={"lvad_source": "video"}) as bag:
+        camera_writer = _CameraWriter(bag, camera, frame_id)
+        frames = tqdm(read_video(Path(path)), desc="convert", unit="frame", disable=None if progress else True)
+        for stamp_ns, image in _every(frames, every):
+            camera_writer.start(start_stamp_ns + stamp_ns)
+            if raw:
+                camera_writer.raw(image)
+            else:
+                camera_writer.compressed(_jpeg(image), "jpeg")
+            first_ns = stamp_ns if images == 0 else first_ns
+            last_ns = stamp_ns
+            images += 1
+        if images == 0:
+            raise BagError(f"{path} has no video frame; give another video")
+    return ConversionSummary(images, dict.fromkeys(TASKS, 0), 0, (last_ns - first_ns) / 1e9)
+
+
+class _CameraWriter:
+    """The topics of one camera in a bag, all messages of a frame under one header."""
+
+    def __init__(self, bag: BagWriter, camera: str, frame_id: str) -> None:
+        self._bag = bag
+        self._camera = "/" + camera.strip("/")
+        if not _NAMESPACE.fullmatch(self._camera):
+            raise ConfigError(
+                f"camera namespace {camera!r} is no ROS name; use letters, digits, _ and /, such as /camera"
+            )
+        self._frame_id = frame_id
+        self._types = rosbags_types()
+        self._described: set[str] = set()
+        self._stamp_ns = 0
+        self._header: Message = None
+
+    def start(self, stamp_ns: int) -> None:
+        self._stamp_ns = stamp_ns
+        self._header = make_header(stamp_ns, self._frame_id, types=self._types)
+
+    def name(self, name: str) -> None:
+        self._write(NAME, self._types.String(data=name))
+
+    def compressed(self, encoded: bytes, image_format: str) -> None:
+        data = np.frombuffer(encoded, np.uint8)
+        msg = self._types.CompressedImage(header=self._header, format=image_format, data=data)
+        self._write("image_raw/compressed", msg)
+
+    def raw(self, image: UInt8) -> None:
+        self._write("image_raw", image_to_message(image, self._header, types=self._types))
+
+    def truth(self, task: str, annotation: Any) -> None:
+        topic = f"{TRUTH}/{TASK_TOPICS[task]}"
+        if task == "detection":
+            self._write(topic, truth_to_message(annotation, self._header, types=self._types))
+            return
+        if task not in self._described:
+            self._described.add(task)
+            info = label_info_to_message(TASKS[task], self._header, types=self._types)
+            self._write(f"{topic}/{LABEL_INFO}", info, latched=True)
+        self._write(topic, mask_to_message(annotation, self._header, types=self._types))
+
+    def _write(self, topic: str, msg: Message, *, latched: bool = False) -> None:
+        self._bag.write(f"{self._camera}/{topic}", msg, self._stamp_ns, latched=latched)
+
+
+def _write_truth(
+    writer: _CameraWriter, data: Split, index: int, size_hw: tuple[int, int], problems: Problems
+) -> Iterator[str]:
+    """Write what the image is annotated for; yields the tasks written."""
+    readers = {"detection": data.boxes, "semantic": data.semantic, "drivable": data.drivable}
+    for task, read in readers.items():
+        try:
+            annotation = read(index, size_hw)
+        except LabelError as err:
+            problems.add(f"{data.name} {task} labels", data.name_of(index), err)
+            continue
+        if annotation is not None:
+            writer.truth(task, annotation)
+            yield task
+
+
+def _encoded_image(path: Path) -> tuple[bytes, str, tuple[int, int]]:
+    """An image file's bytes, their format and the image's size; the image is decoded to be sure of it."""
+    try:
+        encoded = path.read_bytes()
+    except OSError as err:
+        raise ImageError(f"it cannot be read ({err.strerror}); check the path and its permissions") from err
+    image = decode_image(encoded, source="it")
+    size_hw = (image.shape[0], image.shape[1])
+    for start, image_format in _FORMATS.items():
+        if encoded.startswith(start):
+            return encoded, image_format, size_hw
+    return cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes(), "png", size_hw
+
+
+def _jpeg(image: UInt8) -> bytes:
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
+
+
+def _every(frames: Any, step: int) -> Iterator[tuple[int, UInt8]]:
+    for index, frame in enumerate(frames):
+        if index % step == 0:
+            yield frame

@@ -1,0 +1,264 @@
+"""A recorded bag -> Perceiver -> a bag with predictions, as the node would have published them. Streams."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
+
+from tqdm import tqdm
+
+from lvad_perception.bags.problems import Problems, message_text, tell_stderr
+from lvad_perception.bags.storage import BagReader, BagWriter, Storage, check_output, create_bag, open_bag
+from lvad_perception.bags.topics import (
+    CAMERA_INFO,
+    CONFIDENCE,
+    LABEL_INFO,
+    NAME,
+    TRUTH,
+    Camera,
+    find_cameras,
+    message_type,
+)
+from lvad_perception.errors import BagError, ImageError, MessageError
+from lvad_perception.messages import (
+    Message,
+    detections_to_message,
+    image_from_compressed,
+    image_from_message,
+    label_info_to_message,
+    mask_to_message,
+    rosbags_types,
+)
+from lvad_perception.perceiver import Perceiver
+from lvad_perception.types import Predictions, UInt8
+from lvad_perception.vocabulary import TASKS
+
+MIN_FPS: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class ReplaySummary:
+    """What a replay did.
+
+    Attributes:
+        cameras: image topic -> images that were processed.
+        skipped: image topic -> images that were left out; each was told.
+        detections: boxes written, all images together.
+        seconds: wall clock.
+        engine_ms: mean engine time of an image in milliseconds.
+    """
+
+    cameras: dict[str, int]
+    skipped: dict[str, int]
+    detections: int
+    seconds: float
+    engine_ms: float
+
+    @property
+    def images(self) -> int:
+        """Images that were processed, all cameras together."""
+        return sum(self.cameras.values())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Frame:
+    """One image of a bag.
+
+    Attributes:
+        camera: where it comes from.
+        header: its message's header.
+        stamp_ns: the bag's time stamp of the message.
+        image: uint8 [H, W, 3], RGB; not to be written to.
+    """
+
+    camera: Camera
+    header: Message
+    stamp_ns: int
+    image: UInt8
+
+
+def replay(
+    bag: Path,
+    perceiver: Perceiver,
+    output: Path,
+    *,
+    topics: Collection[str] = (),
+    storage: Storage = "mcap",
+    overwrite: bool = False,
+    images: bool = True,
+    confidence: bool = False,
+    overlay_video: Path | None = None,
+    overlay_threshold: float | None = None,
+    tell: Callable[[str], None] = tell_stderr,
+    progress: bool = False,
+) -> ReplaySummary:
+    """Run the perception on every image of a bag.
+
+    The output bag holds, under each camera's namespace (see ``bags.topics``), detections, masks and the masks' label
+    info, with header and bag time stamp of the source image, and byte for byte the camera's images, annotation, names
+    and CameraInfo. An image that cannot be decoded is told, counted and left out.
+
+    Args:
+        bag: bag folder, or a .mcap or .db3 file.
+        perceiver: for evaluation with a score threshold of 0.
+        output: bag folder to create.
+        topics: image topics; all cameras when empty.
+        storage: storage plugin of the output.
+        overwrite: replace an older output.
+        images: copy the source images.
+        confidence: also write the semantic confidence.
+        overlay_video: file for a video of the first camera with the predictions drawn in; None for none.
+        overlay_threshold: least score of boxes in the video; None is the manifest's.
+        tell: is handed one line for each image that is left out.
+        progress: show a bar on standard error.
+
+    Raises:
+        BagError: the bag is unreadable or has no usable image, or the output cannot be written.
+        EngineError: the engine failed.
+    """
+    bag, output = Path(bag), Path(output)
+    check_output(output, overwrite=overwrite)
+    if output.exists() and bag.resolve() in (output.resolve(), *output.resolve().iterdir()):
+        raise BagError(f"{output} is the bag to be replayed; choose another name for the output")
+    began = time.monotonic()
+    problems = Problems(tell)
+    with open_bag(bag) as reader:
+        cameras = find_cameras(reader.connections, source=str(bag), topics=topics)
+        facts = {
+            **reader.custom_data,
+            "lvad_weights_sha256": perceiver.manifest.weights_sha256,
+            "lvad_score_threshold": str(perceiver.score_threshold),
+        }
+        with create_bag(output, storage=storage, overwrite=overwrite, custom_data=facts) as writer:
+            results = _ResultWriter(writer, confidence=confidence)
+            frames = _frames(reader, cameras, writer, problems, images=images, progress=progress)
+            seen = _perceive(frames, perceiver, results)
+            if overlay_video is None:
+                for _ in seen:
+                    pass
+            else:
+                threshold = perceiver.manifest.score_threshold if overlay_threshold is None else overlay_threshold
+                _film(seen, overlay_video, cameras[0], threshold, reader)
+            if not results.images:
+                raise BagError(
+                    f"none of the {problems.total} images in {bag} can be decoded; "
+                    "record rgb8, bgr8 or mono8 images or whole JPEGs"
+                )
+    processed = sum(results.images.values())
+    return ReplaySummary(
+        cameras={camera.topic: results.images[camera.topic] for camera in cameras},
+        skipped={camera.topic: problems.of(camera.topic) for camera in cameras},
+        detections=results.detections,
+        seconds=time.monotonic() - began,
+        engine_ms=results.engine_ns / processed / 1e6,
+    )
+
+
+def decode_frame(reader: BagReader, camera: Camera, bag_stamp_ns: int, raw: bytes) -> Frame:
+    """An image message as a frame. Raises BagError, MessageError or ImageError when it is malformed."""
+    msg = reader.deserialize(raw, camera.connection)
+    image = image_from_compressed(msg) if camera.compressed else image_from_message(msg)
+    return Frame(camera, msg.header, bag_stamp_ns, image)
+
+
+def _frames(
+    reader: BagReader, cameras: list[Camera], copy: BagWriter, problems: Problems, *, images: bool, progress: bool
+) -> Iterator[Frame]:
+    """The decodable images of a bag in the order of time; what belongs to the cameras is copied on the way."""
+    by_topic = {camera.topic: camera for camera in cameras}
+    others = [connection for connection in reader.connections if _is_copied(connection, cameras)]
+    indices: Counter[str] = Counter()
+    total = sum(camera.connection.msgcount for camera in cameras)
+    with tqdm(total=total, desc="replay", unit="image", disable=None if progress else True) as bar:
+        for connection, bag_stamp_ns, raw in reader.messages([*(c.connection for c in cameras), *others]):
+            camera = by_topic.get(connection.topic)
+            if camera is None:
+                copy.copy(connection, bag_stamp_ns, raw)
+                continue
+            bar.update()
+            index = indices[camera.topic]
+            indices[camera.topic] += 1
+            if images:
+                copy.copy(connection, bag_stamp_ns, raw)
+            try:
+                frame = decode_frame(reader, camera, bag_stamp_ns, raw)
+            except (BagError, MessageError, ImageError) as err:
+                problems.add(camera.topic, message_text(index, bag_stamp_ns), err)
+                continue
+            yield frame
+
+
+def _perceive(
+    frames: Iterator[Frame], perceiver: Perceiver, results: "_ResultWriter"
+) -> Iterator[tuple[Frame, Predictions]]:
+    """Run the engine on as many frames at a time as it takes, and write what it says."""
+    while batch := list(islice(frames, perceiver.manifest.batch_size)):
+        predictions = perceiver([frame.image for frame in batch])
+        if perceiver.last_timings is not None:
+            results.engine_ns += perceiver.last_timings.engine_ns
+        for frame, prediction in zip(batch, predictions, strict=True):
+            results.write(frame, prediction)
+            yield frame, prediction
+
+
+class _ResultWriter:
+    """Writes predictions under the camera's namespace; counts what it wrote."""
+
+    def __init__(self, bag: BagWriter, *, confidence: bool) -> None:
+        self.images: Counter[str] = Counter()
+        self.detections = 0
+        self.engine_ns = 0
+        self._bag = bag
+        self._confidence = confidence
+        self._types = rosbags_types()
+        self._described: set[str] = set()
+
+    def write(self, frame: Frame, predictions: Predictions) -> None:
+        camera = frame.camera
+        self.images[camera.topic] += 1
+        if predictions.detections is not None:
+            self.detections += len(predictions.detections)
+            msg = detections_to_message(predictions.detections, frame.header, types=self._types)
+            self._bag.write(camera.result("detection"), msg, frame.stamp_ns)
+        for task, mask in (("semantic", predictions.semantic), ("drivable", predictions.drivable)):
+            if mask is not None:
+                self._write_mask(task, camera.result(task), mask, frame)
+        if self._confidence and predictions.semantic_confidence is not None:
+            msg = mask_to_message(predictions.semantic_confidence, frame.header, types=self._types)
+            self._bag.write(f"{camera.namespace}/{CONFIDENCE}", msg, frame.stamp_ns)
+
+    def _write_mask(self, task: str, topic: str, mask: UInt8, frame: Frame) -> None:
+        if topic not in self._described:
+            self._described.add(topic)
+            info = label_info_to_message(TASKS[task], frame.header, types=self._types)
+            self._bag.write(f"{topic}/{LABEL_INFO}", info, frame.stamp_ns, latched=True)
+        self._bag.write(topic, mask_to_message(mask, frame.header, types=self._types), frame.stamp_ns)
+
+
+def _is_copied(connection: Any, cameras: list[Camera]) -> bool:
+    """Whether a topic is annotation, image names or calibration of one of the cameras."""
+    parent, _, name = connection.topic.rpartition("/")
+    if message_type(connection.msgtype) == CAMERA_INFO or name == NAME:
+        return any(parent == camera.namespace for camera in cameras)
+    return any(connection.topic.startswith(f"{camera.namespace}/{TRUTH}/") for camera in cameras)
+
+
+def _film(
+    seen: Iterator[tuple[Frame, Predictions]], path: Path, camera: Camera, threshold: float, reader: BagReader
+) -> None:
+    from lvad_perception.overlay import draw_predictions
+    from lvad_perception.video import write_video
+
+    seconds = reader.duration_ns / 1e9
+    fps = max(MIN_FPS, (camera.connection.msgcount - 1) / seconds) if seconds > 0 else MIN_FPS
+    drawn = (
+        draw_predictions(frame.image, predictions, score_threshold=threshold)
+        for frame, predictions in seen
+        if frame.camera is camera
+    )
+    write_video(path, drawn, fps)
+    for _ in seen:  # a video writer may stop early
+        pass
