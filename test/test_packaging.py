@@ -1,0 +1,75 @@
+"""What setup.py, package.xml and the sources say of the package agrees."""
+
+import re
+import xml.etree.ElementTree as ET
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+import lvad_perception
+
+ROOT = Path(__file__).resolve().parent.parent
+MANIFEST = ET.parse(ROOT / "package.xml").getroot()
+SETUP = (ROOT / "setup.py").read_text(encoding="utf-8")
+
+
+def test_package_xml_is_an_ament_python_package_of_this_version() -> None:
+    assert MANIFEST.get("format") == "3"
+    assert MANIFEST.findtext("export/build_type") == "ament_python"
+    assert MANIFEST.findtext("name") == "lvad_perception"
+    assert MANIFEST.findtext("version") == lvad_perception.__version__
+    assert MANIFEST.findtext("license") == "Apache-2.0"
+    assert (ROOT / "LICENSE").read_text(encoding="utf-8").strip().startswith("Apache License")
+
+
+ROS_PACKAGES = (
+    *("rclpy", "cv_bridge", "diagnostic_updater", "launch", "launch_ros", "ament_index_python", "rcl_interfaces"),
+    *("builtin_interfaces", "diagnostic_msgs", "geometry_msgs", "lifecycle_msgs", "sensor_msgs", "std_msgs"),
+    "vision_msgs",
+)
+
+
+def test_package_xml_names_every_ros_package_that_the_sources_import() -> None:
+    paths = [*(ROOT / "lvad_perception").rglob("*.py"), *(ROOT / "launch").glob("*.py")]
+    sources = "\n".join(path.read_text(encoding="utf-8") for path in paths)
+    imported = {name for name in ROS_PACKAGES if re.search(rf"^\s*(from|import) {name}\b", sources, re.MULTILINE)}
+    assert "rclpy" in imported
+    declared = {item.text for item in MANIFEST.findall("exec_depend")}
+    assert imported <= declared, f"package.xml lacks {', '.join(sorted(imported - declared))}"
+
+
+def test_every_command_exists() -> None:
+    commands = dict(re.findall(r'"([\w-]+) = ([\w.]+):main"', SETUP))
+    assert {"lvad-perception", "lvad-train", "perception"} <= set(commands)
+    for command, module in commands.items():
+        path = ROOT / f"{module.replace('.', '/')}.py"
+        assert path.exists(), f"{command}: there is no {module}"
+        assert re.search(r"^def main\(", path.read_text(encoding="utf-8"), re.MULTILINE), f"{module} has no main()"
+
+
+@pytest.mark.parametrize("launch_file", sorted((ROOT / "launch").glob("*.launch.py")), ids=lambda path: path.name)
+def test_launch_files_start_what_is_installed(launch_file: Path) -> None:
+    executables = re.findall(r'executable="([\w-]+)"', launch_file.read_text(encoding="utf-8"))
+    assert executables
+    for executable in executables:
+        assert f'"{executable} = ' in SETUP
+
+
+def test_every_requirement_has_a_tested_version() -> None:
+    tested = {
+        re.split(r"[=<>; ]", line)[0].replace("_", "-").lower()
+        for line in (ROOT / "requirements" / "tested.txt").read_text(encoding="utf-8").splitlines()
+        if line and not line.startswith("#")
+    }
+    names = re.findall(r'"([A-Za-z][\w-]*)(?:[<>=][^"]*)?",', SETUP.split("EXTRAS = {")[1].split("\n}\n")[0])
+    names += re.findall(r'"([A-Za-z][\w-]*)[<>=][^"]*",', SETUP)
+    wanted = {name.replace("_", "-").lower() for name in names} - {"tensorrt"}  # needs a GPU to be tested
+    assert {"numpy", "torch", "rosbags"} <= wanted
+    assert wanted <= tested, f"run make lock: no tested version of {', '.join(sorted(wanted - tested))}"
+
+
+def test_typed_packages_say_so() -> None:
+    for package in ("lvad_perception", "lvad_training"):
+        assert find_spec(package) is not None
+        assert (ROOT / package / "py.typed").exists()
