@@ -20,7 +20,8 @@ LAYERS = {
         {"manifest", "images", "pixels", "preprocess", "postprocess", "metrics"},
         {"engines", "bdd100k", "messages", "overlay", "video"},
         {"perceiver", "report"},
-        {"bags", "node", "benchmark"},
+        {"bags", "node"},
+        {"benchmark"},
         {"cli"},
     ],
     "lvad_training": [
