@@ -1,7 +1,7 @@
 """The category names that BDD100K's releases have used -> classes of the three tasks.
 
-The detection mapping is the official one (``bdd100k/configs/det.toml``): renamed categories, and ignored ones, which act
-as crowds of the class that they resemble. Categories are compared in lower case.
+The detection mapping is the official one (``bdd100k/configs/det.toml``): renamed categories, and ignored ones, which
+act as crowds of the class that they resemble. Categories are compared in lower case.
 """
 
 from typing import Final

@@ -13,17 +13,14 @@ import shutil
 import tempfile
 import time
 import uuid
-from array import array
-from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from lvad_perception.bdd100k.categories import detection_class, is_drivable, is_known, normalise
-from lvad_perception.bdd100k.labels import Frame, decode_frame, frames_of
+from lvad_perception.bdd100k.flatten import Problems, read_source
+from lvad_perception.bdd100k.labels import Frame, decode_frame
 from lvad_perception.errors import DatasetError, LabelError
 from lvad_perception.types import Bool, Float32, Int32
 from lvad_perception.vocabulary import DETECTION
@@ -43,23 +40,6 @@ _ARRAYS: Final = (
     "length",
     "shapes",
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Problems:
-    """What was tolerated while a source was read, for ``data check``.
-
-    Attributes:
-        unknown_categories: category -> number of labels skipped; categories of other tasks are not counted.
-        shapeless: traffic objects with neither rectangle nor polygon nor run lengths, skipped.
-        degenerate_boxes: (frame, how many) with no area, skipped.
-        duplicates: frames that the source lists more than once; the first entry counts.
-    """
-
-    unknown_categories: dict[str, int]
-    shapeless: int
-    degenerate_boxes: list[tuple[str, int]]
-    duplicates: list[str]
 
 
 class LabelTable:
@@ -169,7 +149,7 @@ def open_table(source: Path, cache_dir: Path | None = None) -> LabelTable:
     for folder in folders:
         if (table := _try_open(source, folder)) is not None:
             return table
-    arrays, meta = _read_source(source, files)
+    arrays, meta = read_source(source, files)
     for folder in folders:
         try:
             _write(folder, arrays, meta)
@@ -203,96 +183,6 @@ def _try_open(source: Path, folder: Path) -> LabelTable | None:
         return LabelTable(source, folder)
     except (OSError, ValueError, KeyError, TypeError):
         return None  # absent, or damaged by a full disk or a clean-up: made anew
-
-
-def _read_source(source: Path, files: list[tuple[str, int, int]]) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
-    """Read every frame into typed flat buffers (no Python object outlives its frame), then sort the frames by name."""
-    names: dict[str, None] = {}
-    box_count, boxes, labels, crowd = array("q"), array("f"), array("B"), array("B")
-    attribute, timestamp, shapes = array("i"), array("q"), array("B")
-    file, offset, length = array("i"), array("q"), array("q")
-    file_ids = {Path(path): index for index, (path, _, _) in enumerate(files)}
-    attribute_ids: dict[tuple[tuple[str, str], ...], int] = {}
-    unknown: Counter[str] = Counter()
-    shapeless, degenerate, duplicates = 0, [], []
-    has_drivable = False
-    for entry in frames_of(source):
-        frame = entry.frame
-        name = frame.stem
-        if name in names:
-            duplicates.append(name)
-            continue
-        names[name] = None
-        before, empty, shaped = len(labels), 0, False
-        for label in frame.things:
-            category = normalise(label.category)
-            has_shape = label.has_shape
-            shaped |= has_shape
-            known = detection_class(category)
-            if known is None:
-                if is_drivable(category):
-                    has_drivable |= has_shape
-                elif not is_known(category):
-                    unknown[label.category or "(none)"] += 1
-                continue
-            box = label.box2d
-            if box is None:
-                shapeless += not has_shape
-                continue
-            x2, y2 = box.x2 + 1, box.y2 + 1
-            if not (x2 > box.x1 and y2 > box.y1):
-                empty += 1
-                continue
-            boxes.extend((box.x1, box.y1, x2, y2))
-            labels.append(known[0])
-            crowd.append(known[1] or label.is_crowd)
-        if empty:
-            degenerate.append((name, empty))
-        box_count.append(len(labels) - before)
-        key = tuple(frame.attribute_texts().items())
-        attribute.append(attribute_ids.setdefault(key, len(attribute_ids)))
-        stamp = frame.timestamp_ms
-        timestamp.append(-1 if stamp is None else stamp)
-        shapes.append(shaped)
-        file.append(file_ids[entry.file])
-        offset.append(entry.offset)
-        length.append(entry.length)
-
-    name_array = np.array([name.encode() for name in names], dtype=np.bytes_) if names else np.zeros(0, "S1")
-    order = np.argsort(name_array, kind="stable")
-    counts = np.frombuffer(box_count, np.int64) if len(box_count) else np.zeros(0, np.int64)
-    starts = np.concatenate([[0], np.cumsum(counts)])[:-1]
-    sorted_counts = counts[order]
-    box_start = np.concatenate([[0], np.cumsum(sorted_counts)]).astype(np.int64)
-    # Box i of the sorted frames comes from its frame's old start plus its place within the frame.
-    within = np.arange(box_start[-1]) - np.repeat(box_start[:-1], sorted_counts)
-    box_order = np.repeat(starts[order], sorted_counts) + within
-    arrays: dict[str, npt.NDArray[Any]] = {
-        "names": name_array[order],
-        "box_start": box_start,
-        "boxes": np.array(boxes, np.float32).reshape(-1, 4)[box_order],
-        "labels": np.array(labels, np.uint8)[box_order],
-        "crowd": np.array(crowd, np.bool_)[box_order],
-        "attribute": np.array(attribute, np.int32)[order],
-        "timestamp": np.array(timestamp, np.int64)[order],
-        "file": np.array(file, np.int32)[order],
-        "offset": np.array(offset, np.int64)[order],
-        "length": np.array(length, np.int64)[order],
-        "shapes": np.array(shapes, np.bool_)[order],
-    }
-    meta = {
-        "source": str(source),
-        "files": files,
-        "attributes": [dict(key) for key in attribute_ids],
-        "has_drivable": has_drivable,
-        "problems": {
-            "unknown_categories": dict(unknown),
-            "shapeless": shapeless,
-            "degenerate_boxes": degenerate,
-            "duplicates": duplicates,
-        },
-    }
-    return arrays, meta
 
 
 def _write(folder: Path, arrays: dict[str, npt.NDArray[Any]], meta: dict[str, Any]) -> None:

@@ -82,7 +82,7 @@ class Split:
 
     def name_of(self, i: int) -> str:
         """The frame's name: its image file without folder and suffix."""
-        return bytes(self._names[i]).decode()
+        return os.fsdecode(bytes(self._names[i]))
 
     def image_path(self, i: int) -> Path:
         """The frame's image file."""
@@ -202,7 +202,7 @@ def open_split(root: Path, split: str, *, cache_dir: Path | None = None) -> Spli
     for task in TASKS:
         index = _TaskIndexBuilder(names)
         for folder in sources.masks.get(task, ()):
-            has = np.fromiter((bytes(name).decode() in folder.names for name in names), np.bool_, len(names))
+            has = np.fromiter((os.fsdecode(bytes(name)) in folder.names for name in names), np.bool_, len(names))
             index.add(MaskSource(folder.path, folder.ending), np.where(has, 0, -1).astype(np.int32))
         for path in sources.labels[task]:
             table = tables[path]

@@ -30,6 +30,7 @@ _LABEL_FOLDERS: Final = {
     "semantic": ("labels/sem_seg/rles", "labels/sem_seg/polygons"),
     "drivable": ("labels/drivable/rles", "labels/drivable/polygons"),
 }
+_DETECTION_FILE: Final = r"det_|bdd100k_labels_"
 _FRAME_FOLDERS: Final = ("labels/det_20/{split}", "labels/100k/{split}")
 
 
@@ -109,6 +110,23 @@ def find_sources(root: Path, split: str) -> SplitSources:
     return SplitSources(images, masks, labels)
 
 
+def unused_labels(root: Path) -> list[Path]:
+    """Label files and mask folders whose names fit no split of the images, sorted."""
+    splits = find_splits(root)
+    folders = {root / folder for names in _LABEL_FOLDERS.values() for folder in names}
+    labels = {path for folder in folders for path in folder.glob("*.json")}
+    labels = {path for path in labels if path.parent.name != "labels" or re.match(_DETECTION_FILE, path.stem)}
+    used = {path for split in splits for task in _LABEL_FOLDERS for path in _label_files(root, split, task)}
+    masks = {
+        folder
+        for patterns in _MASK_FOLDERS.values()
+        for pattern, _ in patterns
+        for folder in (root / pattern).parent.glob("*/")
+        if folder.is_dir() and folder.name not in splits
+    }
+    return sorted((labels - used) | masks)
+
+
 def _image_folders(root: Path) -> list[Path]:
     """Folders that hold images directly, at most two levels below images/, in the order 100k, 10k, others."""
     if not root.is_dir():
@@ -178,6 +196,6 @@ def _label_files(root: Path, split: str, task: str) -> Iterator[Path]:
         for path in sorted(folder.glob("*.json")):
             if path.name.startswith(".") or not word.search(path.stem):
                 continue
-            if folder.name == "labels" and not re.match(r"det_|bdd100k_labels_", path.stem) and path.stem != split:
+            if folder.name == "labels" and not re.match(_DETECTION_FILE, path.stem) and path.stem != split:
                 continue
             yield path

@@ -1,0 +1,99 @@
+"""A BDD100K split as torch data sets: augmented samples for training, letterboxed images for evaluation."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from lvad_perception.bdd100k import Split, read_image
+from lvad_perception.preprocess import letterbox_image
+from lvad_perception.types import Size, Truth, UInt8
+from lvad_training.samples import EvaluationSample, Sample, Targets
+
+Transform = Callable[[UInt8, Truth, np.random.Generator], tuple[Tensor, Targets]]
+"""(uint8 RGB [H, W, 3], truth in source pixels, source of chance) -> (uint8 [3, h, w], targets in network pixels)."""
+
+
+class TrainingSet(Dataset[Sample]):
+    """Training samples of a split.
+
+    A sample's augmentation depends on seed, epoch and frame alone: neither the number of workers nor a resume nor the
+    order of reading changes it. The epoch belongs to this object, so a loader's worker must set it in its own copy.
+
+    Args:
+        split: where images and annotations come from.
+        transform: what turns them into network input and targets.
+        indices: frames of the split to use, in this order; all when None.
+        seed: of the augmentation, >= 0.
+    """
+
+    def __init__(
+        self, split: Split, transform: Transform, indices: Sequence[int] | None = None, *, seed: int = 0
+    ) -> None:
+        self.split = split
+        self.transform = transform
+        self.indices = _chosen(split, indices)
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch, >= 0, whose augmentations the next samples get."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Read and transform one frame.
+
+        Raises:
+            ImageError: its image cannot be read.
+            LabelError: its mask cannot be read, has another size than the image or holds unknown ids.
+        """
+        frame = int(self.indices[index])
+        image = read_image(self.split.image_path(frame))
+        truth = self.split.truth(frame, (image.shape[0], image.shape[1]))
+        rng = np.random.default_rng([self.seed, self.epoch, frame])
+        pixels, targets = self.transform(image, truth, rng)
+        return Sample(self.split.name_of(frame), pixels, targets)
+
+
+class EvaluationSet(Dataset[EvaluationSample]):
+    """Letterboxed images of a split; :meth:`truth` has the annotation in source pixels.
+
+    Args:
+        split: where images and annotations come from.
+        network_hw: (height, width) of the network input.
+        indices: frames of the split to use, in this order; all when None.
+    """
+
+    def __init__(self, split: Split, network_hw: Size, indices: Sequence[int] | None = None) -> None:
+        self.split = split
+        self.network_hw = network_hw
+        self.indices = _chosen(split, indices)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> EvaluationSample:
+        """Read and letterbox one frame's image. Raises ImageError when it cannot be read."""
+        frame = int(self.indices[index])
+        image, letterbox = letterbox_image(read_image(self.split.image_path(frame)), self.network_hw)
+        pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))  # (3, h, w)
+        return EvaluationSample(self.split.name_of(frame), pixels, letterbox)
+
+    def truth(self, index: int, source_hw: Size) -> Truth:
+        """Annotation of the sample at ``index``, whose image has size ``source_hw``. Raises LabelError."""
+        return self.split.truth(int(self.indices[index]), source_hw)
+
+
+def _chosen(split: Split, indices: Sequence[int] | None) -> np.ndarray:
+    """int64 [N]; an array instead of a list, so that worker processes share its memory."""
+    if indices is None:
+        return np.arange(len(split), dtype=np.int64)
+    chosen = np.asarray(indices, dtype=np.int64).reshape(-1)
+    if len(chosen) and not (chosen.min() >= 0 and chosen.max() < len(split)):
+        raise IndexError(f"indices of split '{split.name}' must lie in 0 to {len(split) - 1}")
+    return chosen

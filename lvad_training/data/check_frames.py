@@ -1,0 +1,162 @@
+"""One frame of a data set, read as training reads it: what it holds and what is wrong with it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from lvad_perception.bdd100k import Split, read_image
+from lvad_perception.errors import ImageError, LabelError
+from lvad_perception.types import Size, UInt8
+from lvad_perception.vocabulary import DETECTION, DRIVABLE, SEMANTIC, TASKS, UNLABELED
+
+Severity = Literal["error", "warning"]
+Int64 = npt.NDArray[np.int64]
+
+_OUTSIDE_TOLERANCE_PX: Final = 1.0
+_SPARSE_SHARE: Final = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something wrong with a file.
+
+    Attributes:
+        severity: "error" where training would fail, "warning" where it clips, skips or ignores.
+        file: the file or folder.
+        message: what is wrong with it and what becomes of it.
+    """
+
+    severity: Severity
+    file: str
+    message: str
+
+
+@dataclass(slots=True)
+class Counts:
+    """What frames hold.
+
+    Attributes:
+        images: frames.
+        annotated: task -> annotated frames.
+        boxes: int64 [10], boxes per detection class without crowds.
+        crowds: crowd and ignored boxes.
+        semantic_pixels: int64 [20], pixels per semantic class, last unlabelled.
+        drivable_pixels: int64 [4], pixels per drivable class, last unlabelled.
+    """
+
+    images: int = 0
+    annotated: dict[str, int] = field(default_factory=lambda: dict.fromkeys(TASKS, 0))
+    boxes: Int64 = field(default_factory=lambda: np.zeros(len(DETECTION.names), np.int64))
+    crowds: int = 0
+    semantic_pixels: Int64 = field(default_factory=lambda: np.zeros(len(SEMANTIC.names) + 1, np.int64))
+    drivable_pixels: Int64 = field(default_factory=lambda: np.zeros(len(DRIVABLE.names) + 1, np.int64))
+
+    def add(self, other: "Counts") -> None:
+        """Add another part's counts to these."""
+        self.images += other.images
+        self.crowds += other.crowds
+        for task, count in other.annotated.items():
+            self.annotated[task] += count
+        self.boxes += other.boxes
+        self.semantic_pixels += other.semantic_pixels
+        self.drivable_pixels += other.drivable_pixels
+
+
+def check_frames(split: Split, frames: range) -> tuple[Counts, list[Problem]]:
+    """Count and check the frames of a range of indices."""
+    counts, problems = Counts(), list[Problem]()
+    for i in frames:
+        problems += _check_frame(split, i, counts)
+    return counts, problems
+
+
+def _check_frame(split: Split, i: int, counts: Counts) -> Iterator[Problem]:
+    """Read one frame as training does; its counts are added to ``counts``."""
+    annotated = split.annotated(i)
+    counts.images += 1
+    for task in annotated:
+        counts.annotated[task] += 1
+    path = split.image_path(i)
+    try:
+        image = read_image(path)
+    except ImageError as err:
+        # Training never opens an image that has no annotation.
+        yield Problem("error" if annotated else "warning", str(path), _without_file(err, path))
+        return
+    if (damage := _jpeg_damage(path)) is not None:
+        yield Problem("warning", str(path), f"damaged JPEG data ({damage}); part of the picture is wrong")
+    size_hw = (image.shape[0], image.shape[1])
+    yield from _check_boxes(split, i, path, size_hw, counts)
+    for task, read, pixels in (
+        ("semantic", split.semantic, counts.semantic_pixels),
+        ("drivable", split.drivable, counts.drivable_pixels),
+    ):
+        file = split.mask_path(i, task) or path
+        try:
+            mask = read(i, size_hw)
+        except LabelError as err:
+            yield Problem("error", str(file), _without_file(err, file))
+            continue
+        if mask is not None:
+            pixels += _pixel_counts(mask, len(pixels) - 1)
+            labelled = float((mask != UNLABELED).mean())
+            if labelled < _SPARSE_SHARE:
+                yield Problem(
+                    "warning",
+                    str(file),
+                    f"only {100 * labelled:.1f} % of its pixels are labelled; is it a {task} mask, not one of lanes?",
+                )
+
+
+def _check_boxes(split: Split, i: int, path: Path, size_hw: Size, counts: Counts) -> Iterator[Problem]:
+    raw, kept = split.raw_boxes(i), split.boxes(i, size_hw)
+    if raw is None or kept is None:
+        return
+    counts.boxes += np.bincount(kept.labels[~kept.crowd], minlength=len(DETECTION.names))
+    counts.crowds += int(kept.crowd.sum())
+    boxes = raw[0]
+    limit = np.array([size_hw[1], size_hw[0]], np.float32)
+    beyond = np.maximum(-boxes[:, :2], boxes[:, 2:] - limit).max(axis=1, initial=0.0)
+    outside = beyond > _OUTSIDE_TOLERANCE_PX
+    if outside.any():
+        lost = len(boxes) - len(kept)
+        what = f"clipped, {lost} left out as nothing of them is inside" if lost else "clipped"
+        yield Problem(
+            "warning",
+            str(path),
+            f"{outside.sum()} of {len(boxes)} boxes leave the image ({size_hw[1]}x{size_hw[0]}) by up to "
+            f"{beyond.max():.1f} px; {what}",
+        )
+
+
+def _pixel_counts(mask: UInt8, classes: int) -> Int64:
+    """int64 [classes + 1], unlabelled last."""
+    counts = np.bincount(mask.ravel(), minlength=256)
+    return np.append(counts[:classes], counts[UNLABELED])
+
+
+def _jpeg_damage(path: Path) -> str | None:
+    """What a strict decoder says of a JPEG whose damage OpenCV hides; None when sound or without that decoder."""
+    if path.suffix.lower() not in (".jpg", ".jpeg"):
+        return None
+    try:
+        import simplejpeg
+    except ImportError:
+        return None
+    data = path.read_bytes()
+    if not data.startswith(b"\xff\xd8"):
+        return None
+    try:
+        simplejpeg.decode_jpeg(data, "GRAY", fastdct=True, strict=True)
+    except ValueError as err:
+        return str(err).rstrip(".")
+    return None
+
+
+def _without_file(err: Exception, file: Path) -> str:
+    """The message without the file that begins it: the report names it already."""
+    return str(err).removeprefix(f"{file} ")
