@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from lvad_perception.types import UInt8
+from lvad_perception.types import Size, UInt8
 from lvad_training.data.sample_set.camera import Camera
 
 Array = npt.NDArray[np.float32]
@@ -75,6 +75,18 @@ class Atmosphere:
             result.append(clear * lit + (1 - clear) * haze)
         return (result[0], result[1], result[2])
 
+    def seen_all(
+        self, colors: npt.ArrayLike, shade: float, z: float, x: float, *, glows: npt.NDArray[np.bool_] | None = None
+    ) -> npt.NDArray[np.float64]:
+        """``seen`` for several colours [N, 3] of one surface."""
+        clear = np.exp(-self.haze_per_m * max(z, 0))
+        lamp = float(self.headlight(z, x)) if self.headlamps else 0.0
+        own = np.asarray(colors, np.float64)
+        lit = np.minimum(own * (np.array(self.ambient) + np.array(self.sun) * shade + lamp), 255)
+        if glows is not None:
+            lit = np.where(glows[:, None], own, lit)
+        return np.asarray(clear * lit + (1 - clear) * np.array(self.haze_color))
+
 
 _TIMES = (("daytime", 0.6), ("dawn/dusk", 0.16), ("night", 0.24))
 _WEATHERS = (
@@ -137,7 +149,9 @@ def paint_sky(camera: Camera, atmosphere: Atmosphere, rng: np.random.Generator) 
     distance = 60.0 / np.maximum(camera.horizon_px - rows, 4.0) * (width / 640)
     across = (np.arange(width, dtype=np.float32)[None] / width - 0.5) * distance * 260
     drift = rng.uniform(0, TILE, 2).astype(np.float32)
-    clouds = sample_noise(across + drift[0], distance * 120 + drift[1] + 0 * across, "cloud")
+    rows_above = int(np.clip(camera.horizon_px, 1, height))
+    clouds = np.zeros((height, width), np.float32)
+    clouds[:rows_above] = sample_noise(across[:rows_above] + drift[0], distance[:rows_above] * 120 + drift[1], "cloud")
     density = np.clip((clouds + 2.2 * cover - 1.2) * 1.4, 0, 1) * np.minimum(1, rise * 3)
     white: Rgb = {"daytime": (242.0, 244.0, 248.0), "dawn/dusk": (236.0, 176.0, 150.0), "night": (30.0, 30.0, 40.0)}[
         atmosphere.timeofday
@@ -145,7 +159,7 @@ def paint_sky(camera: Camera, atmosphere: Atmosphere, rng: np.random.Generator) 
     if cover > 0.9:
         white = _rgb(grey * 1.02)
     shaded = np.asarray(white, np.float32) * (0.86 + 0.14 * clouds[:, :, None].clip(-1, 1))
-    sky = sky + (density * 0.85)[:, :, None] * (shaded - sky)
+    sky = sky + (density * np.float32(0.85))[:, :, None] * (shaded - sky)
     if atmosphere.casts_shadows and atmosphere.sun_direction[2] > 0.2:
         x, y, z = atmosphere.sun_direction
         column, row = width / 2 + camera.focal_px * x / z, camera.horizon_px - camera.focal_px * y / z
@@ -185,35 +199,44 @@ def expose(image: UInt8, atmosphere: Atmosphere, rng: np.random.Generator) -> UI
     if rng.uniform() < 0.5:
         image = np.asarray(cv2.GaussianBlur(image, (0, 0), rng.uniform(0.35, 0.7) * width / 640), np.uint8)
     sigma = rng.uniform(4, 9) if atmosphere.is_night else rng.uniform(1.2, 4.0)
-    row, column = rng.integers(0, TILE, 2)
-    grain = np.tile(_grain(), (height // TILE + 2, width // TILE + 2))[row : row + height, column : column + width]
+    grain = screen_noise((height, width), "white", rng)
     exposed = image * (vignette[:, :, None] * balance) + (sigma * grain)[:, :, None]
     return np.asarray(np.clip(exposed, 0, 255), np.uint8)
 
 
 def sample_noise(x: Array, y: Array, kind: str) -> Array:
     """Smooth noise of unit deviation at coordinates in tile pixels, repeating every ``TILE``."""
-    columns, rows = np.broadcast_arrays(np.mod(x, TILE), np.mod(y, TILE))
-    return np.asarray(
-        cv2.remap(_tile(kind), np.float32(columns), np.float32(rows), cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP),
-        np.float32,
-    )
+    shape = np.broadcast_shapes(x.shape, y.shape)
+    columns, rows = (np.ascontiguousarray(np.broadcast_to(_wrapped(axis), shape)) for axis in (x, y))
+    noise = cv2.remap(_tile(kind), columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
+    return np.asarray(noise, np.float32)
+
+
+def screen_noise(size_hw: Size, kind: str, rng: np.random.Generator) -> Array:
+    """The same noise pixel by pixel, float32 [H, W], from a place chosen at random."""
+    row, column = rng.integers(0, TILE, 2)
+    height, width = size_hw
+    return _tiled(kind, height // TILE + 2, width // TILE + 2)[row : row + height, column : column + width]
+
+
+def _wrapped(values: Array) -> Array:
+    return np.asarray(values - np.floor(values * np.float32(1 / TILE)) * np.float32(TILE), np.float32)
+
+
+@cache
+def _tiled(kind: str, down: int, across: int) -> Array:
+    return np.tile(_tile(kind), (down, across))
 
 
 @cache
 def _tile(kind: str) -> Array:
     """Noise with a power-law spectrum, shaped in the frequency domain so that it repeats without a seam."""
-    power = {"fine": 0.3, "rough": 0.9, "cloud": 1.7}[kind]
+    power = {"white": 0.0, "fine": 0.3, "rough": 0.9, "cloud": 1.7}[kind]
     frequencies = np.hypot(np.fft.fftfreq(TILE)[:, None], np.fft.rfftfreq(TILE)[None]) * TILE
     frequencies[0, 0] = np.inf
     white = np.random.default_rng(7).standard_normal((TILE, TILE))
     shaped = np.fft.irfft2(np.fft.rfft2(white) / frequencies**power, s=(TILE, TILE))
     return np.asarray(shaped / shaped.std(), np.float32)
-
-
-@cache
-def _grain() -> Array:
-    return np.asarray(np.random.default_rng(11).standard_normal((TILE, TILE)), np.float32)
 
 
 def _rgb(values: npt.NDArray[np.floating]) -> Rgb:

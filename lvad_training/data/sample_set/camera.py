@@ -48,6 +48,11 @@ class Camera:
         return np.asarray(self.focal_px * self.height_m / (rows - self.horizon_px))
 
 
+def cross(a: Points, b: Points) -> Points:
+    """Cross product of two vectors [3]; numpy's own spends most of its time on shapes."""
+    return np.array([a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]])
+
+
 def clip_near(points: Points) -> Points:
     """The part of a planar polygon [N, 3] that lies beyond the near plane, [M, 3]; M = 0 when nothing does."""
     depth = points[:, 2]

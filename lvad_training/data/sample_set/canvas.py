@@ -5,7 +5,7 @@ and boxes of the annotation are read off it.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from lvad_perception.types import Int32, UInt8
 from lvad_training.data.sample_set.atmosphere import Atmosphere
-from lvad_training.data.sample_set.camera import Camera, Points, clip_near
+from lvad_training.data.sample_set.camera import NEAR_M, Camera, Points, clip_near
 
 Color = tuple[float, float, float]
 """RGB, 0..255."""
@@ -35,7 +35,7 @@ class Instance:
     detection: int | None
     signal: str = "NA"
     painted_px: int = 0
-    extent: list[float] = field(default_factory=lambda: [np.inf, np.inf, -np.inf, -np.inf])
+    extent: tuple[float, float, float, float] = (np.inf, np.inf, -np.inf, -np.inf)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,14 +100,23 @@ class Canvas:
         lit = self.atmosphere.seen(color, shade, depth, across, glows=glows)
         self.flat_polygon(self.camera.project(clipped), lit, ident, convex=convex)
 
-    def details(self, quads: Points, color: Color, *, shade: float, glows: bool) -> None:
-        """Paint rectangles [N, 4, 3] that do not overlap, all beyond the near plane, as detail of one colour."""
-        if len(quads):
-            middle = quads.reshape(-1, 3).mean(0)
-            lit = self.atmosphere.seen(color, shade, float(middle[2]), float(middle[0]), glows=glows)
-            pixels = self.camera.project(quads.reshape(-1, 3)) * SUPERSAMPLING - 0.5
-            corners = np.round(pixels * (1 << _SUBPIXELS)).astype(np.int32).reshape(-1, 4, 2)
-            cv2.fillPoly(self._image, list(corners), lit, cv2.LINE_8, _SUBPIXELS)
+    def details(
+        self, quads: Points, colors: npt.ArrayLike, *, shade: float, glows: Sequence[bool] | npt.NDArray[np.bool_]
+    ) -> None:
+        """Paint rectangles [N, 4, 3] in colours [N, 3], in their order, on a surface that is painted already."""
+        if not len(quads):
+            return
+        points = quads.reshape(-1, 3)
+        if points[:, 2].min() < NEAR_M:
+            for quad, color, shines in zip(quads, np.asarray(colors), glows, strict=True):
+                self.polygon(quad, tuple(color), None, shade=shade, glows=bool(shines))
+            return
+        middle = points.mean(0)
+        lit = self.atmosphere.seen_all(colors, shade, float(middle[2]), float(middle[0]), glows=np.asarray(glows))
+        pixels = self.camera.project(points) * SUPERSAMPLING - 0.5
+        corners = np.round(pixels * (1 << _SUBPIXELS)).astype(np.int32).reshape(-1, 4, 2)
+        for corner, color in zip(corners, lit.tolist(), strict=True):
+            cv2.fillConvexPoly(self._image, corner, color, cv2.LINE_8, _SUBPIXELS)
 
     def flat_polygon(self, pixels: Points, lit: Color, ident: int | None, *, convex: bool = True) -> None:
         """Paint a polygon given in continuous pixels [N, 2] in a colour that is final."""
@@ -118,20 +127,26 @@ class Canvas:
         if ident is not None:
             # The instance map is sampled at its even pixels: shifted so that those are the image's pixel centres.
             fill(self._idents, np.round((doubled - 1.0) * unit).astype(np.int32), (ident,), cv2.LINE_8, _SUBPIXELS)
-            if ident >= _FIRST_INSTANCE:
-                extent = self._instances[ident].extent
-                extent[:2] = np.minimum(extent[:2], pixels.min(0))
-                extent[2:] = np.maximum(extent[2:], pixels.max(0))
+            self._extend(ident, pixels)
 
     def billboard(self, foot: Points, parts: Sequence[tuple[Points, Color]], ident: int, *, shade: float = 1.0) -> None:
         """Paint flat outlines [N, 2] in metres (right, up) that stand upright at a world point and face the camera."""
         if foot[2] < 1.0:
             return
-        scale = self.scale_at(float(foot[2]))
         origin = self.camera.project(foot[None])[0]
-        for outline, color in parts:
-            lit = self.atmosphere.seen(color, shade, float(foot[2]), float(foot[0]))
-            self.flat_polygon(origin + outline * (scale, -scale), lit, ident, convex=len(outline) < 5)
+        sizes = [len(outline) for outline, _ in parts]
+        metres = np.concatenate([outline for outline, _ in parts])
+        pixels = origin + metres * (self.scale_at(float(foot[2])) * np.array([1, -1]))
+        colors = self.atmosphere.seen_all([color for _, color in parts], shade, float(foot[2]), float(foot[0]))
+        doubled = pixels * SUPERSAMPLING
+        painted, traced = (np.round((doubled - shift) * (1 << _SUBPIXELS)).astype(np.int32) for shift in (0.5, 1.0))
+        start = 0
+        for size, color in zip(sizes, colors.tolist(), strict=True):
+            stop = start + size
+            cv2.fillPoly(self._image, [painted[start:stop]], color, cv2.LINE_8, _SUBPIXELS)
+            cv2.fillPoly(self._idents, [traced[start:stop]], (ident,), cv2.LINE_8, _SUBPIXELS)
+            start = stop
+        self._extend(ident, pixels)
 
     def glow(self, point: Points, radius_m: float, color: Color, ident: int) -> None:
         """Light around a lamp at a world point, kept only if what carries the lamp is visible there in the end."""
@@ -190,15 +205,25 @@ class Canvas:
     def _native_idents(self) -> npt.NDArray[np.uint16]:
         return self._idents[::SUPERSAMPLING, ::SUPERSAMPLING]
 
+    def _extend(self, ident: int, pixels: Points) -> None:
+        """Remember how far an object reaches, also outside the image."""
+        if ident >= _FIRST_INSTANCE:
+            x1, y1, x2, y2 = self._instances[ident].extent
+            (left, top), (right, bottom) = pixels.min(0).tolist(), pixels.max(0).tolist()
+            self._instances[ident].extent = (min(x1, left), min(y1, top), max(x2, right), max(y2, bottom))
+
     def _corner(self, instance: Instance) -> tuple[int, int]:
         """Row and column where the window of an object starts."""
         height, width = self.camera.size_hw
-        left, top = (int(np.clip(np.nan_to_num(value, posinf=1e6) - 2, 0, 1e6)) for value in instance.extent[:2])
-        return min(top, height), min(left, width)
+        left, top, _, _ = instance.extent
+        return int(min(max(top - 2, 0), height)), int(min(max(left - 2, 0), width))
 
     def _window(self, instance: Instance) -> npt.NDArray[np.uint16]:
+        """The part of the instance map that can show an object; empty when nothing of it was painted."""
         top, left = self._corner(instance)
-        right, bottom = (int(np.clip(np.nan_to_num(value, neginf=0) + 3, 0, 1e6)) for value in instance.extent[2:])
+        height, width = self.camera.size_hw
+        _, _, right, bottom = instance.extent
+        bottom, right = int(min(max(bottom + 3, 0), height)), int(min(max(right + 3, 0), width))
         return self._native_idents()[top:bottom, left:right]
 
 

@@ -160,8 +160,8 @@ def _add_texture(color: Array, layout: Layout, semantic: UInt8, s: Array, z: Arr
     """Grain, stains and wheel tracks; detail fades where it becomes smaller than a pixel."""
     shift = rng.uniform(0, 500, 4).astype(np.float32)
     near = np.minimum(1.0, 14.0 / z)
-    grain = sample_noise(s * 60 + shift[0], z * 60 + shift[1] + 0 * s, "fine") * near
-    patches = sample_noise(s * 9 + shift[2], z * 3.5 + shift[3] + 0 * s, "cloud") * np.minimum(1.0, 60.0 / z)
+    grain = sample_noise(s * 60 + shift[0], z * 60 + shift[1], "fine") * near
+    patches = sample_noise(s * 9 + shift[2], z * 3.5 + shift[3], "cloud") * np.minimum(1.0, 60.0 / z)
     strength = np.array([7, 5, 15], np.float32)[_ground_kind(semantic)]
     stain = np.array([9, 4, 14], np.float32)[_ground_kind(semantic)] * (0.4 + layout.wear)
     color += (grain * strength + patches * stain)[:, :, None]
@@ -189,22 +189,26 @@ def _paint_markings(
 ) -> Array:
     """Lines, kerbs and zebra crossings, worn away in places."""
     shift = rng.uniform(0, 500, 2).astype(np.float32)
-    worn = 0.9 - 0.16 * layout.wear * (1.5 + sample_noise(s * 30 + shift[0], z * 30 + shift[1] + 0 * s, "rough"))
+    worn = 0.9 - 0.16 * layout.wear * (1.5 + sample_noise(s * 30 + shift[0], z * 30 + shift[1], "rough"))
     worn = np.clip(worn, 0.1, 0.95)
     depth_px = metres * z / 1.4  # how much ground one row covers
     zebra = np.zeros(len(z), bool)
     for start in layout.crosswalks:
         zebra |= (z[:, 0] > start - 1.6) & (z[:, 0] < start + CROSSWALK_DEPTH_M + 0.3)
-    plain = ~in_junction & ~zebra
     for line in layout.lines:
-        rows = ~in_junction if line.raised else plain
-        share = np.clip((line.width / 2 - np.abs(s[rows] - line.s)) / metres[rows] + 0.5, 0, 1)
-        share *= np.minimum(1, line.width / metres[rows])  # thinner than a pixel: fades
+        hidden = in_junction if line.raised else in_junction | zebra
+        across = np.abs(s - line.s)
+        near = np.nonzero((across < line.width / 2 + metres) & ~hidden[:, None])
+        pixel = metres[near[0], 0]
+        share = np.clip((line.width / 2 - across[near]) / pixel + 0.5, 0, 1)
+        share *= np.minimum(1, line.width / pixel)  # thinner than a pixel: fades
         if line.dash > 0:
-            phase = np.mod(z[rows], 3 * line.dash)
-            share = share * np.clip((line.dash / 2 - np.abs(phase - line.dash)) / depth_px[rows] + 0.5, 0, 1)
-        share = share * (1.0 if line.raised else worn[rows])
-        color[rows] += share[:, :, None] * (np.array(line.color, np.float32) - color[rows])
+            phase = np.mod(z[near[0], 0], 3 * line.dash)
+            share *= np.clip((line.dash / 2 - np.abs(phase - line.dash)) / depth_px[near[0], 0] + 0.5, 0, 1)
+        if not line.raised:
+            share *= worn[near]
+        below = color[near]
+        color[near] = below + share[:, None] * (np.array(line.color, np.float32) - below)
     left, right = layout.road_s
     paint = np.array([216, 216, 210], np.float32)
     for start in layout.crosswalks:
@@ -220,7 +224,7 @@ def _paint_markings(
 
 def _add_snow(color: Array, semantic: UInt8, s: Array, z: Array) -> None:
     """Snow covers what is not driven on; the road keeps wheel tracks."""
-    drift = sample_noise(s * 14, z * 6 + 0 * s, "cloud")
+    drift = sample_noise(s * 14, z * 6, "cloud")
     base = np.where(semantic == ROAD, -0.15, 0.85).astype(np.float32)
     cover = np.clip(base + 0.35 * drift, 0, 0.95)
     color += cover[:, :, None] * (np.array([226, 230, 238], np.float32) - color)

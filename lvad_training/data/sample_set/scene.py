@@ -12,13 +12,12 @@ from lvad_perception.types import Size, UInt8
 from lvad_perception.vocabulary import DETECTION, DRIVABLE_BACKGROUND, SEMANTIC, UNLABELED
 from lvad_training.data.sample_set import figures, solids, street
 from lvad_training.data.sample_set.atmosphere import (
-    TILE,
     Atmosphere,
     add_weather,
     draw_atmosphere,
     expose,
     paint_sky,
-    sample_noise,
+    screen_noise,
 )
 from lvad_training.data.sample_set.camera import Camera, Points, Road
 from lvad_training.data.sample_set.canvas import Box, Canvas
@@ -509,10 +508,8 @@ def _add_foliage_grain(
     """Contrast that no polygon has: leaves on vegetation, a little on terrain and facades; less where haze hides it."""
     strength = np.zeros(256, np.float32)
     strength[street.VEGETATION], strength[street.BUILDING], strength[TERRAIN] = 0.22, 0.04, 0.05
-    x, y = rng.uniform(0, TILE, 2).astype(np.float32)
     height, width = semantic.shape
-    columns, rows = np.arange(width, dtype=np.float32)[None], np.arange(height, dtype=np.float32)[:, None]
-    grain = cv2.LUT(semantic, strength) * sample_noise(columns + x, rows + y, "fine")
+    grain = cv2.LUT(semantic, strength) * screen_noise((height, width), "fine", rng)
     grained = image + grain[:, :, None] * (image - np.asarray(haze, np.float32))
     return np.asarray(np.clip(grained, 0, 255), np.uint8)
 

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from lvad_training.data.sample_set.camera import Points, Road
+from lvad_training.data.sample_set.camera import Points, Road, cross
 from lvad_training.data.sample_set.canvas import Canvas, Color
 
 _FACES = {
@@ -327,15 +327,19 @@ def paint_vehicle(
         box, corners = vehicle.boxes[index], corner_sets[index]
         for name, places in _FACES.items():
             face = corners[list(places)]
-            normal = np.cross(face[3] - face[0], face[1] - face[0])
-            normal = normal / (np.linalg.norm(normal) + 1e-9)
-            if (eye - face.mean(0)) @ normal <= 0:
+            normal = cross(face[3] - face[0], face[1] - face[0])
+            if (eye - face[0]) @ normal <= 0:
                 continue
+            normal = normal / np.sqrt(normal @ normal)
             shade = canvas.atmosphere.shade(normal) + 0.1 * max(0.0, float(normal[1]))
             canvas.polygon(face, box.color, ident, shade=shade)
-            for decal in box.decals:
-                if decal.face == name and px_per_m >= decal.min_px_per_m:
-                    canvas.polygon(_on_face(face, decal.area), decal.color, None, shade=shade, glows=decal.glows)
+            shown = [decal for decal in box.decals if decal.face == name and px_per_m >= decal.min_px_per_m]
+            canvas.details(
+                np.array([_on_face(face, decal.area) for decal in shown]).reshape(-1, 4, 3),
+                [decal.color for decal in shown],
+                shade=shade,
+                glows=[decal.glows for decal in shown],
+            )
         if index == 0:
             _paint_wheels(canvas, vehicle, road, s, z, yaw, eye, ident)
     if lamps_on:
@@ -345,11 +349,17 @@ def paint_vehicle(
 def _on_face(face: Points, area: tuple[float, float, float, float]) -> Points:
     """A rectangle in shares of a quadrilateral face -> world points [4, 3]."""
     left, bottom, right, top = area
-    across = np.array([left, right, right, left])[:, None]
-    up = np.array([bottom, bottom, top, top])[:, None]
-    low = face[0] + across * (face[1] - face[0])
-    high = face[3] + across * (face[2] - face[3])
-    return np.asarray(low + up * (high - low))
+    low_left, low_right = face[0] + left * (face[1] - face[0]), face[0] + right * (face[1] - face[0])
+    high_left, high_right = face[3] + left * (face[2] - face[3]), face[3] + right * (face[2] - face[3])
+    rise_left, rise_right = high_left - low_left, high_right - low_right
+    return np.array(
+        [
+            low_left + bottom * rise_left,
+            low_right + bottom * rise_right,
+            low_right + top * rise_right,
+            low_left + top * rise_left,
+        ]
+    )
 
 
 def _paint_tyres(canvas: Canvas, vehicle: Vehicle, road: Road, s: float, z: float, yaw: float, ident: int) -> None:

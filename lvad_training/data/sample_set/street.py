@@ -3,7 +3,7 @@
 import numpy as np
 
 from lvad_perception.vocabulary import DETECTION, SEMANTIC
-from lvad_training.data.sample_set.camera import Points, Road
+from lvad_training.data.sample_set.camera import Points, Road, cross
 from lvad_training.data.sample_set.canvas import Canvas, Color
 
 BUILDING, WALL, FENCE, POLE, VEGETATION = (
@@ -21,6 +21,7 @@ _FACADES: tuple[Color, ...] = (
     (190, 160, 110),
     (96, 104, 116),
 )
+_LIT_PANE: Color = (248, 214, 140)
 _UP = np.array([0.0, 1.0, 0.0])
 
 
@@ -36,7 +37,7 @@ def _wall_face(road: Road, start: tuple[float, float], end: tuple[float, float],
 
 def _facing(face: Points, towards: Points) -> Points:
     """Unit normal of an upright face on the side of a point."""
-    normal = np.cross(face[1] - face[0], face[3] - face[0])
+    normal = cross(face[1] - face[0], face[3] - face[0])
     normal = normal / (np.linalg.norm(normal) + 1e-9)
     return np.asarray(normal if (towards - face.mean(0)) @ normal > 0 else -normal)
 
@@ -89,8 +90,7 @@ def paint_building(
             left, right = (column + 0.24) / columns, (column + 0.76) / columns
             panes = np.array([_panel(face, left, bottom, right, top) for bottom, top in rows]).reshape(-1, 4, 3)
             lit = rng.uniform(size=len(panes)) < share_lit
-            canvas.details(panes[~lit], glass, shade=shade, glows=False)
-            canvas.details(panes[lit], (248, 214, 140), shade=shade, glows=True)
+            canvas.details(panes, np.where(lit[:, None], _LIT_PANE, glass), shade=shade, glows=lit)
 
 
 def paint_barrier(
