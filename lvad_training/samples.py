@@ -104,7 +104,7 @@ class Outputs:
         detection: boxes per refinement.
         semantic: 19-class masks per decoder layer.
         drivable: 3-class masks per decoder layer.
-        semantic_pixels: [B, 19, H / s, W / s], auxiliary per-pixel logits; None outside training or when not configured.
+        semantic_pixels: [B, 19, H / s, W / s], auxiliary per-pixel logits; None outside training or not configured.
         drivable_pixels: [B, 3, H / s, W / s], likewise.
     """
 

@@ -1,0 +1,237 @@
+"""The only place where a recipe becomes objects."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from lvad_perception.bdd100k import Split, find_splits, open_split, read_image
+from lvad_perception.errors import DatasetError
+from lvad_perception.preprocess import letterbox_image
+from lvad_perception.types import Size, Truth, UInt8
+from lvad_perception.vocabulary import DETECTION, DRIVABLE, SEMANTIC, Vocabulary
+from lvad_training.config import DataConfig, LossConfig, MaskConfig, ModelConfig, Recipe
+from lvad_training.data.bdd100k import EvaluationSet, TrainingSet
+from lvad_training.data.sampling import Key, TrainingStream
+from lvad_training.data.transforms import TrainingTransform
+from lvad_training.losses.detection import DetectionCriterion
+from lvad_training.losses.multitask import MultiTaskCriterion
+from lvad_training.losses.segmentation import MaskCriterion
+from lvad_training.model.backbone import Backbone, timm_backbone
+from lvad_training.model.maskformer import MaskFormerHead
+from lvad_training.model.multitask import MultiTaskNet
+from lvad_training.model.neck import FeaturePyramid
+from lvad_training.model.sparse_rcnn import SparseRcnnHead, grid_boxes
+from lvad_training.samples import Batch, EvaluationSample, Sample, collate
+
+COMPARISON_IMAGES = 6
+
+
+def build_model(config: ModelConfig) -> MultiTaskNet:
+    """The network with random weights, drawn from torch's global generator."""
+    backbone = timm_backbone(config.backbone.name, config.backbone.options)
+    neck = FeaturePyramid(
+        in_channels=backbone.channels, strides=backbone.strides, width=config.neck_width, norm=config.neck_norm
+    )
+    return MultiTaskNet(
+        backbone=backbone,
+        neck=neck,
+        detection=_detection_head(config, backbone),
+        semantic=_mask_head(config.semantic, SEMANTIC, config.neck_width, backbone),
+        drivable=_mask_head(config.drivable, DRIVABLE, config.neck_width, backbone),
+    )
+
+
+def build_criterion(model: ModelConfig, loss: LossConfig) -> MultiTaskCriterion:
+    """The losses of the tasks that the model has."""
+    detection = None
+    if model.detection is not None:
+        detection = DetectionCriterion(
+            class_weight=loss.box_class,
+            l1_weight=loss.box_l1,
+            giou_weight=loss.box_giou,
+            matches_per_truth=model.detection.matches_per_truth,
+        )
+    return MultiTaskCriterion(
+        detection=detection,
+        semantic=_mask_criterion(SEMANTIC, loss) if model.semantic is not None else None,
+        drivable=_mask_criterion(DRIVABLE, loss) if model.drivable is not None else None,
+        weights={"detection": loss.detection, "semantic": loss.semantic, "drivable": loss.drivable},
+    )
+
+
+def task_classes(model: ModelConfig) -> dict[str, tuple[str, ...]]:
+    """Task name -> class names of the tasks that the model has, in the order of the model file's outputs."""
+    heads = ((DETECTION, model.detection), (SEMANTIC, model.semantic), (DRIVABLE, model.drivable))
+    return {vocabulary.task: vocabulary.names for vocabulary, head in heads if head is not None}
+
+
+def training_batches(recipe: Recipe, *, first: int, last: int, process: int, processes: int) -> Iterable[Batch]:
+    """The training images of one process, augmented, from micro-step ``first`` to before ``last``.
+
+    Raises:
+        DatasetError: the data set has no such split, or no image that is annotated for a task of the model.
+    """
+    data, model = recipe.data, recipe.model
+    split = open_split(Path(data.root), data.train_split)
+    indices = _selected(split, data, tuple(task_classes(model)))
+    augment = data.augment
+    transform = TrainingTransform(
+        network_hw=model.network_hw, flip=augment.flip, scale=augment.scale, crop=augment.crop, color=augment.color
+    )
+    samples = TrainingSet(split, transform, indices=indices, seed=recipe.train.seed)
+    stream = TrainingStream(
+        count=len(samples),
+        batch_size=recipe.train.batch_size,
+        seed=recipe.train.seed,
+        first=first,
+        last=last,
+        process=process,
+        processes=processes,
+    )
+    return _loader(_EpochKeyed(samples), data.workers, batch_sampler=stream, collate_fn=collate)
+
+
+def evaluation_batches(
+    recipe: Recipe, split_name: str, *, optional: bool
+) -> Iterable[list[tuple[EvaluationSample, Truth]]] | None:
+    """The images of a split with their annotation, letterboxed; None when ``optional`` and there is no such split.
+
+    Raises:
+        DatasetError: there is no such split and it is not optional.
+    """
+    root = Path(recipe.data.root)
+    if optional and split_name not in find_splits(root):
+        return None
+    split = open_split(root, split_name)
+    samples = EvaluationSet(split, recipe.model.network_hw)
+    return _loader(_WithTruth(samples), recipe.data.workers, batch_size=recipe.train.batch_size, collate_fn=list)
+
+
+def comparison_images(recipe: Recipe, folder: Path | None, network_hw: Size) -> list[UInt8]:
+    """A few images at network size: of a folder, or of the recipe's validation (else training) split.
+
+    Raises:
+        DatasetError: there are none.
+    """
+    if folder is not None:
+        paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
+    else:
+        root = Path(recipe.data.root)
+        found = find_splits(root)
+        name = recipe.data.val_split if recipe.data.val_split in found else recipe.data.train_split
+        split = open_split(root, name)
+        picks = np.linspace(0, len(split) - 1, min(COMPARISON_IMAGES, len(split))).astype(int)
+        paths = [split.image_path(int(index)) for index in picks]
+    if not paths:
+        raise DatasetError(f"{folder}: no .jpg or .png image to compare on; give another folder with --images")
+    return [letterbox_image(read_image(path), network_hw)[0] for path in paths[:COMPARISON_IMAGES]]
+
+
+def _selected(split: Split, data: DataConfig, tasks: Sequence[str]) -> list[int]:
+    """Training images by name prefix that are annotated for at least one of the tasks."""
+    useful = np.any([split.annotated_for(task) for task in tasks], axis=0)
+    chosen = []
+    for index in np.flatnonzero(useful):
+        name = split.name_of(int(index))
+        if not name.startswith(data.exclude or ("/",)) and (not data.only or name.startswith(data.only)):
+            chosen.append(int(index))
+    if not chosen:
+        raise DatasetError(
+            f"{split.root}: no image of split {split.name!r} is annotated for {', '.join(tasks)} "
+            "and selected by data.only and data.exclude; check the labels with lvad-train data check"
+        )
+    return chosen
+
+
+def _loader(dataset: Dataset[Any], workers: int, **options: Any) -> DataLoader[Any]:
+    return DataLoader(
+        dataset,
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+        pin_memory=torch.cuda.is_available(),
+        **options,
+    )
+
+
+class _EpochKeyed(Dataset[Sample]):
+    """A training set addressed by (epoch, index), so that one loader runs through all epochs."""
+
+    def __init__(self, samples: TrainingSet) -> None:
+        self.samples = samples
+
+    def __getitem__(self, key: Key) -> Sample:
+        epoch, index = key
+        self.samples.set_epoch(epoch)
+        return self.samples[index]
+
+
+class _WithTruth(Dataset[tuple[EvaluationSample, Truth]]):
+    """Letterboxed images with their annotation, both read in the loader's processes."""
+
+    def __init__(self, samples: EvaluationSet) -> None:
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[EvaluationSample, Truth]:
+        sample = self.samples[index]
+        return sample, self.samples.truth(index, sample.letterbox.source_hw)
+
+
+def _detection_head(config: ModelConfig, backbone: Backbone) -> SparseRcnnHead | None:
+    head = config.detection
+    if head is None:
+        return None
+    whole_image = torch.tensor([[0.5, 0.5, 1.0, 1.0]]).repeat(head.proposals, 1)
+    return SparseRcnnHead(
+        classes=len(DETECTION.names),
+        in_width=config.neck_width,
+        strides=backbone.strides,
+        initial_boxes=grid_boxes(head.proposals) if head.proposal_boxes == "grid" else whole_image,
+        refinements=head.refinements,
+        width=head.width,
+        heads=head.heads,
+        feedforward=head.feedforward,
+        dynamic_width=head.dynamic_width,
+        pool_size=head.pool_size,
+        pool_samples=head.pool_samples,
+        canonical_px=224 * min(config.network_hw) / 800,  # FPN's 224 belongs to images with a short side of 800
+    )
+
+
+def _mask_head(
+    head: MaskConfig | None, vocabulary: Vocabulary, in_width: int, backbone: Backbone
+) -> MaskFormerHead | None:
+    if head is None:
+        return None
+    return MaskFormerHead(
+        classes=len(vocabulary.names),
+        in_width=in_width,
+        memory_level=backbone.strides.index(head.memory_stride),
+        queries=head.queries,
+        layers=head.layers,
+        width=head.width,
+        heads=head.heads,
+        feedforward=head.feedforward,
+        dropout=head.dropout,
+        mask_width=head.mask_width,
+        mask_kernel=head.mask_kernel,
+        pixel_loss=head.pixel_loss,
+    )
+
+
+def _mask_criterion(vocabulary: Vocabulary, loss: LossConfig) -> MaskCriterion:
+    return MaskCriterion(
+        prefix=vocabulary.task,
+        classes=len(vocabulary.names),
+        class_weight=loss.mask_class,
+        focal_weight=loss.mask_focal,
+        dice_weight=loss.mask_dice,
+        no_object=loss.no_object,
+        pixel_weight=loss.pixel,
+    )

@@ -1,0 +1,133 @@
+"""Weights and recipe on disk, and everything that is needed to resume. Files are written whole or not at all."""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import lvad_perception
+from lvad_perception.errors import CheckpointError
+from lvad_training.config import Recipe, recipe_from_dict, recipe_to_dict
+
+FORMAT = "lvad-checkpoint-1"
+SHIPPED = Path(__file__).parent / "weights"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Checkpoint:
+    """A trained or half-trained model.
+
+    Attributes:
+        recipe: that made it.
+        step: optimiser steps done.
+        weights: the network's state dict, float32 unless saved slim.
+        metrics: last measured metrics as plain values, or None.
+        resume: optimiser, scheduler and random states by process, or None in a final file.
+        version: of the package that wrote it.
+    """
+
+    recipe: Recipe
+    step: int
+    weights: dict[str, Tensor]
+    metrics: dict[str, Any] | None = None
+    resume: dict[str, Any] | None = None
+    version: str = lvad_perception.__version__
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint: first beside the target, then renamed over it, so that a kill leaves the old or the new."""
+    content = {
+        "format": FORMAT,
+        "recipe": recipe_to_dict(checkpoint.recipe),
+        "step": checkpoint.step,
+        "weights": checkpoint.weights,
+        "metrics": checkpoint.metrics,
+        "resume": checkpoint.resume,
+        "version": checkpoint.version,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with partial.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as err:
+        partial.unlink(missing_ok=True)
+        raise CheckpointError(f"{path}: cannot be written ({err.strerror}); free disk space or change output") from err
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint onto the CPU.
+
+    Raises:
+        CheckpointError: missing, truncated, or not written by ``save_checkpoint``.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such checkpoint; check the path, or train one with lvad-train run")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as err:  # torch raises many kinds here: RuntimeError, UnpicklingError, EOFError, ...
+        raise CheckpointError(
+            f"{path}: not a readable checkpoint ({type(err).__name__}); the file is truncated or of another kind, "
+            "train again or copy it again"
+        ) from err
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: not a checkpoint of this package; give a file that lvad-train run wrote")
+    return Checkpoint(
+        recipe=recipe_from_dict(content["recipe"], source=str(path)),
+        step=content["step"],
+        weights=content["weights"],
+        metrics=content["metrics"],
+        resume=content["resume"],
+        version=content["version"],
+    )
+
+
+def load_weights(model: nn.Module, weights: dict[str, Tensor], *, source: str) -> None:
+    """Copy weights into a network that must have exactly these; half-precision weights are widened.
+
+    Raises:
+        CheckpointError: a tensor is missing, left over or of another shape.
+    """
+    own = model.state_dict()
+    wrong = [name for name in own.keys() | weights.keys() if name not in own or name not in weights]
+    wrong += [name for name in own.keys() & weights.keys() if own[name].shape != weights[name].shape]
+    if wrong:
+        raise CheckpointError(
+            f"{source}: its weights do not fit the configured model ({len(wrong)} tensors differ, first "
+            f"{sorted(wrong)[0]}); use the preset and model section that it was trained with"
+        )
+    model.load_state_dict({name: value.to(own[name].dtype) for name, value in weights.items()})
+
+
+def slim(checkpoint: Checkpoint) -> Checkpoint:
+    """Without resume state, floating-point weights in half precision: for shipping."""
+    weights = {name: value.half() if value.is_floating_point() else value for name, value in checkpoint.weights.items()}
+    return Checkpoint(checkpoint.recipe, checkpoint.step, weights, checkpoint.metrics, None, checkpoint.version)
+
+
+def resolve_start(name: str) -> Path:
+    """The file behind ``train.start_from``: a path, or "shipped/<name>" for one that comes with the package."""
+    if name.startswith("shipped/"):
+        path = SHIPPED / f"{name.removeprefix('shipped/')}.pt"
+        if not path.is_file():
+            names = ", ".join(f"shipped/{file.stem}" for file in sorted(SHIPPED.glob("*.pt"))) or "none"
+            raise CheckpointError(f"{name}: no such starting checkpoint; the package ships {names}")
+        return path
+    return Path(name)
+
+
+def weights_sha256(weights: dict[str, Tensor]) -> str:
+    """Hash of names, types, shapes and values, independent of device and file layout."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        tensor = weights[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,174 @@
+"""The loops: plain functions that are handed everything they use."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from lvad_perception.errors import NonFiniteLossError
+from lvad_perception.metrics import Evaluator, Metrics
+from lvad_perception.postprocess import to_predictions
+from lvad_perception.types import RawOutputs, Truth
+from lvad_training.decode import Decoded, decode
+from lvad_training.samples import Batch, EvaluationSample, Outputs
+
+Criterion = Callable[[Outputs, Batch], dict[str, Tensor]]
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """What one optimiser step did.
+
+    Attributes:
+        step: steps done, this one included.
+        terms: weighted loss terms by name, mean over micro-steps of this process; "total" is their sum.
+        learning_rate: of the first parameter group in this step.
+        gradient_norm: before clipping; 0 when clipping is off.
+        data_s: seconds spent waiting for the loader.
+        step_s: seconds of the whole step, waiting included.
+    """
+
+    step: int
+    terms: dict[str, float]
+    learning_rate: float
+    gradient_norm: float
+    data_s: float
+    step_s: float
+
+
+def train_steps(
+    *,
+    accelerator: Accelerator,
+    model: nn.Module,
+    criterion: Criterion,
+    optimizer: Optimizer,
+    scheduler: LRScheduler,
+    batches: Iterable[Batch],
+    first_step: int,
+    accumulate: int,
+    gradient_clip: float,
+) -> Iterator[StepReport]:
+    """Take one optimiser step per ``accumulate`` batches and report each.
+
+    Args:
+        accelerator: device, precision and processes.
+        model: prepared by the accelerator.
+        criterion: outputs and batch -> weighted loss terms.
+        optimizer: prepared by the accelerator.
+        scheduler: stepped once per optimiser step.
+        batches: micro-steps of this process.
+        first_step: number of steps done before.
+        accumulate: micro-steps per step.
+        gradient_clip: largest gradient norm, 0 for no limit.
+
+    Raises:
+        NonFiniteLossError: a loss is NaN or infinite; the message names it and the images.
+    """
+    model.train()
+    sums: dict[str, float] = {}
+    step, data_s, start = first_step, 0.0, time.perf_counter()
+    waiting = start
+    for micro, batch in enumerate(batches, start=1):
+        data_s += time.perf_counter() - waiting
+        batch = to_device(batch, accelerator.device)
+        with accelerator.accumulate(model):
+            with accelerator.autocast():
+                outputs = model(batch.images)
+            terms = criterion(outputs, batch)
+            total = torch.stack(list(terms.values())).sum() if terms else _zero(outputs)
+            values = check_finite(terms, batch, step)
+            accelerator.backward(total)
+            norm = 0.0
+            if accelerator.sync_gradients and gradient_clip > 0:
+                norm = float(accelerator.clip_grad_norm_(model.parameters(), gradient_clip))
+            optimizer.step()
+            optimizer.zero_grad()
+        for name, value in values.items():
+            sums[name] = sums.get(name, 0.0) + value / accumulate
+        if micro % accumulate == 0:
+            learning_rate = optimizer.param_groups[0]["lr"]
+            scheduler.step()
+            step += 1
+            now = time.perf_counter()
+            sums["total"] = sum(sums.values())
+            yield StepReport(step, sums, learning_rate, norm, data_s, now - start)
+            sums, data_s, start = {}, 0.0, time.perf_counter()
+            model.train()  # whoever took the report may have evaluated
+        waiting = time.perf_counter()
+
+
+@torch.no_grad()
+def evaluate(
+    *,
+    model: nn.Module,
+    samples: Iterable[list[tuple[EvaluationSample, Truth]]],
+    evaluator: Evaluator,
+    device: torch.device,
+    max_detections: int,
+) -> Metrics:
+    """Measure the network on a data set, at source resolution.
+
+    Args:
+        model: the network, on ``device``.
+        samples: batches of letterboxed images, each with its annotation in source pixels.
+        evaluator: collects predictions and truths.
+        device: where the network is.
+        max_detections: boxes per image.
+    """
+    model.eval()
+    for batch in samples:
+        images = torch.stack([sample.image for sample, _ in batch]).to(device)
+        size_hw = (images.shape[2], images.shape[3])
+        raw = to_raw(decode(model(images), size_hw, max_detections))
+        for index, (sample, truth) in enumerate(batch):
+            evaluator.add(to_predictions(raw, index, sample.letterbox), truth)
+    return evaluator.compute()
+
+
+def check_finite(terms: dict[str, Tensor], batch: Batch, step: int) -> dict[str, float]:
+    """Loss terms as numbers, or NonFiniteLossError that names the first bad one and the images of the batch."""
+    values = {name: value.item() for name, value in terms.items()}
+    for name, value in values.items():
+        if value != value or abs(value) == float("inf"):
+            raise NonFiniteLossError(
+                f"step {step + 1}: loss {name} is {value} on images {', '.join(batch.names)}; look at their labels, "
+                "lower train.learning_rate, or set train.precision=no, then resume from the last checkpoint"
+            )
+    return values
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch's images on the device; the criterion moves what it needs of the targets."""
+    return Batch(batch.names, batch.images.to(device, non_blocking=True), batch.targets)
+
+
+def to_raw(decoded: Decoded) -> RawOutputs:
+    """Tensors -> the numpy arrays that an engine would give."""
+
+    def array(tensor: Tensor | None):  # type: ignore[no-untyped-def]  # dtype follows the tensor
+        return None if tensor is None else tensor.cpu().numpy()
+
+    return RawOutputs(
+        boxes=array(decoded.boxes),
+        scores=array(decoded.scores),
+        labels=array(decoded.labels),
+        semantic=array(decoded.semantic),
+        drivable=array(decoded.drivable),
+        semantic_confidence=array(decoded.semantic_confidence),
+    )
+
+
+def _zero(outputs: Outputs) -> Tensor:
+    """A zero that depends on the network, so that a batch without any annotation is a step of zero gradient."""
+    parts = []
+    if outputs.detection is not None:
+        parts += [outputs.detection.logits, outputs.detection.boxes_xyxy]
+    for masks in (outputs.semantic, outputs.drivable):
+        if masks is not None:
+            parts += [masks.logits, masks.masks]
+    return torch.stack([part.float().sum() * 0 for part in parts]).sum()

@@ -1,0 +1,99 @@
+"""Sparse R-CNN's set criterion: focal classification, L1 and generalised IoU on matched boxes, every refinement."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
+
+from lvad_training.losses.matcher import match
+from lvad_training.samples import DetectionOutputs, Targets
+
+ALPHA, GAMMA = 0.25, 2.0
+
+
+class DetectionCriterion(nn.Module):
+    """DetectionOutputs and targets -> loss terms.
+
+    Args:
+        class_weight: of the focal classification loss, in matching and in the sum.
+        l1_weight: of the L1 distance of boxes in fractions of the image size.
+        giou_weight: of 1 - GIoU.
+        matches_per_truth: queries per truth box in all refinements but the last.
+    """
+
+    def __init__(
+        self, *, class_weight: float, l1_weight: float, giou_weight: float, matches_per_truth: int = 1
+    ) -> None:
+        super().__init__()
+        self.class_weight = class_weight
+        self.l1_weight = l1_weight
+        self.giou_weight = giou_weight
+        self.matches_per_truth = matches_per_truth
+
+    def forward(
+        self, outputs: DetectionOutputs, targets: Sequence[Targets], size_hw: tuple[int, int]
+    ) -> dict[str, Tensor]:
+        """Sum over refinements of each term, normalised by the number of matched boxes.
+
+        Args:
+            outputs: of the whole batch.
+            targets: of the whole batch; images without detection annotation contribute nothing.
+            size_hw: network size, the unit of the L1 term.
+
+        Returns:
+            "box_class", "box_l1" and "box_giou", weighted; empty when no image is annotated.
+        """
+        annotated = [(target.boxes_xyxy, target.labels) for target in targets]
+        keep = [index for index, (boxes, _) in enumerate(annotated) if boxes is not None]
+        if not keep:
+            return {}
+        device = outputs.logits.device
+        boxes = [annotated[index][0].to(device) for index in keep]  # type: ignore[union-attr]
+        labels = [annotated[index][1].to(device) for index in keep]  # type: ignore[union-attr]
+        counts = [len(part) for part in labels]
+        padded_boxes = nn.utils.rnn.pad_sequence(boxes, batch_first=True)  # (B, T, 4)
+        padded_labels = nn.utils.rnn.pad_sequence(labels, batch_first=True)  # (B, T)
+        unit = padded_boxes.new_tensor([size_hw[1], size_hw[0]] * 2)
+        terms = {"box_class": [], "box_l1": [], "box_giou": []}  # type: dict[str, list[Tensor]]
+        last = len(outputs.logits) - 1
+        for number in range(last + 1):
+            logits = outputs.logits[number, keep].float()
+            predicted = outputs.boxes_xyxy[number, keep].float()
+            repeats = self.matches_per_truth if number < last else 1
+            cost = self._cost(logits.detach(), predicted.detach(), padded_boxes, padded_labels, unit)
+            image, query, truth = match(cost, counts, repeats)
+            count = max(1, len(image))
+            wanted = torch.zeros_like(logits)
+            wanted[image, query, padded_labels[image, truth]] = 1
+            focal = sigmoid_focal_loss(logits, wanted, ALPHA, GAMMA, reduction="sum") / count
+            matched, goal = predicted[image, query], padded_boxes[image, truth]
+            terms["box_class"].append(self.class_weight * focal)
+            terms["box_l1"].append(self.l1_weight * ((matched - goal) / unit).abs().sum() / count)
+            giou = generalized_box_iou_loss(matched, goal, reduction="sum") / count
+            terms["box_giou"].append(self.giou_weight * giou)
+        return {name: torch.stack(values).sum() for name, values in terms.items()}
+
+    @torch.no_grad()
+    def _cost(self, logits: Tensor, predicted: Tensor, boxes: Tensor, labels: Tensor, unit: Tensor) -> Tensor:
+        """Matching cost [B, Q, T]."""
+        if boxes.shape[1] == 0:
+            return logits.new_zeros((*logits.shape[:2], 0))
+        probability = logits.sigmoid()
+        positive = -ALPHA * (1 - probability) ** GAMMA * functional.logsigmoid(logits)
+        negative = -(1 - ALPHA) * probability**GAMMA * functional.logsigmoid(-logits)
+        index = labels[:, None].expand(-1, logits.shape[1], -1)  # (B, Q, T)
+        class_cost = (positive - negative).gather(2, index)
+        l1_cost = torch.cdist(predicted / unit, boxes / unit, p=1)
+        giou_cost = -pairwise_giou(predicted, boxes)
+        return self.class_weight * class_cost + self.l1_weight * l1_cost + self.giou_weight * giou_cost
+
+
+def pairwise_giou(first: Tensor, second: Tensor) -> Tensor:
+    """Generalised IoU of boxes xyxy [B, Q, 4] with [B, T, 4] -> [B, Q, T], in [-1, 1]."""
+    a, b = first[:, :, None], second[:, None]  # (B, Q, 1, 4), (B, 1, T, 4)
+    overlap = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0).prod(-1)
+    hull = (torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])).clamp(min=0).prod(-1)
+    union = (a[..., 2:] - a[..., :2]).prod(-1) + (b[..., 2:] - b[..., :2]).prod(-1) - overlap
+    return overlap / union.clamp(min=1e-6) - (hull - union) / hull.clamp(min=1e-6)

@@ -1,0 +1,48 @@
+"""The weighted sum of the tasks' losses: L = a_det L_det + a_sem L_sem + a_driv L_driv (LV-Adapter, section 3)."""
+
+import torch
+from torch import Tensor, nn
+
+from lvad_training.losses.detection import DetectionCriterion
+from lvad_training.losses.segmentation import MaskCriterion
+from lvad_training.samples import Batch, Outputs
+
+
+class MultiTaskCriterion(nn.Module):
+    """Outputs and batch -> named loss terms, already weighted; their sum is the loss.
+
+    A task contributes over the images that are annotated for it, and nothing when none is.
+
+    Args:
+        detection, semantic, drivable: criterion of each task, or None for a task without head.
+        weights: alpha of each task, by its name.
+    """
+
+    def __init__(
+        self,
+        *,
+        detection: DetectionCriterion | None,
+        semantic: MaskCriterion | None,
+        drivable: MaskCriterion | None,
+        weights: dict[str, float],
+    ) -> None:
+        super().__init__()
+        self.detection = detection
+        self.semantic = semantic
+        self.drivable = drivable
+        self.weights = weights
+
+    def forward(self, outputs: Outputs, batch: Batch) -> dict[str, Tensor]:
+        """Loss terms of one batch; empty when no image carries any annotation."""
+        size_hw = (batch.images.shape[2], batch.images.shape[3])
+        parts: dict[str, dict[str, Tensor]] = {}
+        with torch.autocast(batch.images.device.type, enabled=False):
+            if self.detection is not None and outputs.detection is not None:
+                parts["detection"] = self.detection(outputs.detection, batch.targets, size_hw)
+            if self.semantic is not None and outputs.semantic is not None:
+                maps = [target.semantic for target in batch.targets]
+                parts["semantic"] = self.semantic(outputs.semantic, outputs.semantic_pixels, maps)
+            if self.drivable is not None and outputs.drivable is not None:
+                maps = [target.drivable for target in batch.targets]
+                parts["drivable"] = self.drivable(outputs.drivable, outputs.drivable_pixels, maps)
+        return {name: self.weights[task] * value for task, terms in parts.items() for name, value in terms.items()}

@@ -1,0 +1,168 @@
+"""MaskFormer's set criterion: class cross-entropy, mask focal and dice losses on matched queries, every decoder layer.
+
+The targets of an image are one binary mask per class that occurs in it. Pixels without annotation take no part, in
+matching or in the losses. Losses are taken at the masks' own resolution, to which the targets are averaged.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lvad_perception.vocabulary import UNLABELED
+from lvad_training.losses.matcher import match
+from lvad_training.samples import MaskOutputs
+
+ALPHA = 0.25
+"""Balance of the focal loss, whose exponent is 2."""
+MIN_SHARE = 1e-5
+"""A class below this share of the image's pixels at the masks' resolution is left out of the targets."""
+
+
+class MaskCriterion(nn.Module):
+    """MaskOutputs and label maps -> loss terms.
+
+    Args:
+        prefix: of the names of the terms.
+        classes: number of classes, without "no object".
+        class_weight: of the class cross-entropy, in matching and in the sum.
+        focal_weight: of the mask focal loss, likewise.
+        dice_weight: of the dice loss, likewise.
+        no_object: weight of queries without object in the cross-entropy.
+        pixel_weight: of the auxiliary per-pixel cross-entropy.
+    """
+
+    class_weights: Tensor
+
+    def __init__(
+        self,
+        *,
+        prefix: str,
+        classes: int,
+        class_weight: float,
+        focal_weight: float,
+        dice_weight: float,
+        no_object: float,
+        pixel_weight: float,
+    ) -> None:
+        super().__init__()
+        self.prefix = prefix
+        self.classes = classes
+        self.class_weight = class_weight
+        self.focal_weight = focal_weight
+        self.dice_weight = dice_weight
+        self.pixel_weight = pixel_weight
+        weights = torch.ones(classes + 1)
+        weights[-1] = no_object
+        self.register_buffer("class_weights", weights, persistent=False)
+
+    def forward(
+        self, outputs: MaskOutputs, pixels: Tensor | None, label_maps: Sequence[Tensor | None]
+    ) -> dict[str, Tensor]:
+        """Sum over decoder layers of each term.
+
+        Args:
+            outputs: of the whole batch.
+            pixels: auxiliary per-pixel logits [B, K, h, w] or None.
+            label_maps: uint8 [H, W] per image; images with None contribute nothing.
+
+        Returns:
+            "<prefix>_class", "_focal", "_dice" and, with ``pixels``, "_pixel", weighted; empty without annotation.
+        """
+        keep = [index for index, label_map in enumerate(label_maps) if label_map is not None]
+        if not keep:
+            return {}
+        device = outputs.masks.device
+        stacked = torch.stack([label_map for label_map in label_maps if label_map is not None]).to(device)
+        masks, valid = class_masks(stacked, self.classes, outputs.masks.shape[-2:])  # (B, K, N), (B, N)
+        present = masks.mean(2) > MIN_SHARE  # (B, K)
+        counts = present.sum(1).tolist()
+        objects = present.float().sort(dim=1, descending=True, stable=True).indices  # present classes first
+        order = objects[:, : max(counts, default=0)]  # (B, T)
+        targets = masks.gather(1, order[:, :, None].expand(-1, -1, masks.shape[2]))  # (B, T, N)
+        area = valid.sum(1).clamp(min=1)  # (B)
+        coarse = _every_second(outputs.masks.shape[-2:], device)
+        totals: dict[str, list[Tensor]] = {"class": [], "focal": [], "dice": []}
+        for number in range(len(outputs.logits)):
+            logits = outputs.logits[number, keep].float()
+            predicted = outputs.masks[number, keep].float().flatten(2)  # (B, Q, N)
+            cost = self._cost(
+                logits.detach(), predicted.detach()[..., coarse], targets[..., coarse], order, valid[:, coarse]
+            )
+            image, query, truth = match(cost, counts)
+            classes = torch.full(logits.shape[:2], self.classes, device=device)
+            classes[image, query] = order[image, truth]
+            count = max(1, len(image))
+            chosen, goal, mask = predicted[image, query], targets[image, truth], valid[image]
+            focal = (_focal(chosen, goal) * mask).sum(1) / area[image]
+            probability = chosen.sigmoid() * mask
+            dice = 1 - (2 * (probability * goal).sum(1) + 1) / (probability.sum(1) + goal.sum(1) + 1)
+            totals["class"].append(
+                self.class_weight * functional.cross_entropy(logits.transpose(1, 2), classes, self.class_weights)
+            )
+            totals["focal"].append(self.focal_weight * focal.sum() / count)
+            totals["dice"].append(self.dice_weight * dice.sum() / count)
+        terms = {f"{self.prefix}_{name}": torch.stack(values).sum() for name, values in totals.items()}
+        if pixels is not None:
+            terms[f"{self.prefix}_pixel"] = self.pixel_weight * self._pixel_loss(pixels[keep].float(), masks, valid)
+        return terms
+
+    def _pixel_loss(self, pixels: Tensor, masks: Tensor, valid: Tensor) -> Tensor:
+        """Cross-entropy with the averaged label map, over annotated pixels."""
+        entropy = -(pixels.flatten(2).log_softmax(1) * masks).sum(1)  # (B, N)
+        return entropy.sum() / valid.sum().clamp(min=1)
+
+    @torch.no_grad()
+    def _cost(self, logits: Tensor, predicted: Tensor, targets: Tensor, order: Tensor, valid: Tensor) -> Tensor:
+        """Matching cost [B, Q, T], on a coarse grid of pixels."""
+        probability = logits.softmax(2)
+        class_cost = -probability.gather(2, order[:, None].expand(-1, logits.shape[1], -1))
+        area = valid.sum(1).clamp(min=1)
+        inside = predicted.sigmoid()
+        positive, negative = (part * valid[:, None] for part in _focal_parts(predicted, inside))
+        goal = targets.transpose(1, 2)  # (B, N, T)
+        focal_cost = ((positive - negative) @ goal + negative.sum(2, keepdim=True)) / area[:, None, None]
+        inside = inside * valid[:, None]
+        dice_cost = 1 - (2 * (inside @ goal) + 1) / (inside.sum(2, keepdim=True) + targets.sum(2)[:, None] + 1)
+        return self.class_weight * class_cost + self.focal_weight * focal_cost + self.dice_weight * dice_cost
+
+
+def class_masks(label_maps: Tensor, classes: int, size_hw: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Label maps averaged to another resolution.
+
+    Args:
+        label_maps: uint8 [B, H, W], ``UNLABELED`` where unknown.
+        classes: number of classes K.
+        size_hw: wanted size; must divide H and W.
+
+    Returns:
+        float32 [B, K, N], share of each class in each cell, and float32 [B, N], share of annotated pixels.
+    """
+    batch, height, width = label_maps.shape
+    rows, columns = height // size_hw[0], width // size_hw[1]
+    cells = label_maps.view(batch, size_hw[0], rows, size_hw[1], columns).permute(0, 1, 3, 2, 4)
+    cells = cells.reshape(batch, size_hw[0] * size_hw[1], rows * columns).long()  # (B, N, pixels of a cell)
+    cells = torch.where(cells == UNLABELED, classes, cells)
+    shares = torch.zeros((batch, cells.shape[1], classes + 1), device=cells.device)
+    shares.scatter_add_(2, cells, torch.full(cells.shape, 1 / cells.shape[2], device=cells.device))
+    masks = shares[:, :, :classes].transpose(1, 2).contiguous()  # (B, K, N)
+    return masks, masks.sum(1)
+
+
+def _focal(logits: Tensor, targets: Tensor) -> Tensor:
+    """Focal loss per element for targets in [0, 1]."""
+    positive, negative = _focal_parts(logits, logits.sigmoid())
+    return torch.lerp(negative, positive, targets)
+
+
+def _focal_parts(logits: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
+    """Focal loss per element if the target were 1, and if it were 0; ``inside`` is the sigmoid of the logits."""
+    surprise = functional.softplus(-logits)  # -log(inside); -log(1 - inside) is larger by the logit
+    return ALPHA * (1 - inside).square() * surprise, (1 - ALPHA) * inside.square() * (surprise + logits)
+
+
+def _every_second(size_hw: Sequence[int], device: torch.device) -> Tensor:
+    """Flat indices of every second pixel of every second row: matching needs no more."""
+    rows = torch.arange(0, size_hw[0], 2, device=device) * size_hw[1]
+    return (rows[:, None] + torch.arange(0, size_hw[1], 2, device=device)).flatten()

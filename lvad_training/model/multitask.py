@@ -1,0 +1,65 @@
+"""The network: one backbone and neck, one head per task."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from lvad_training.samples import DetectionOutputs, MaskOutputs, Outputs
+
+IMAGENET_MEAN = (123.675, 116.28, 103.53)
+IMAGENET_STD = (58.395, 57.12, 57.375)
+
+
+class MultiTaskNet(nn.Module):
+    """Images -> Outputs.
+
+    Args:
+        backbone: normalised images -> feature levels.
+        neck: feature levels -> pyramid.
+        detection: pyramid -> DetectionOutputs, or None.
+        semantic: pyramid -> MaskOutputs and auxiliary pixel logits, or None.
+        drivable: likewise.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        *,
+        backbone: nn.Module,
+        neck: nn.Module,
+        detection: nn.Module | None,
+        semantic: nn.Module | None,
+        drivable: nn.Module | None,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.neck = neck
+        self.detection = detection
+        self.semantic = semantic
+        self.drivable = drivable
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Outputs:
+        """Run every head.
+
+        Args:
+            images: uint8 [B, 3, H, W], RGB, H and W multiples of the coarsest stride.
+        """
+        normalised = (images.float() - self.mean) / self.std
+        laterals = self.neck.laterals(self.backbone(normalised))  # type: ignore[operator]
+        pyramid: Sequence[Tensor] = self.neck.merge(laterals)  # type: ignore[operator]
+        detection: DetectionOutputs | None = self.detection(pyramid) if self.detection is not None else None
+        semantic, semantic_pixels = _masks(self.semantic, pyramid)
+        drivable, drivable_pixels = _masks(self.drivable, pyramid)
+        return Outputs(detection, semantic, drivable, semantic_pixels, drivable_pixels)
+
+
+def _masks(head: nn.Module | None, pyramid: Sequence[Tensor]) -> tuple[MaskOutputs | None, Tensor | None]:
+    if head is None:
+        return None, None
+    outputs: tuple[MaskOutputs, Tensor | None] = head(pyramid)
+    return outputs

@@ -1,0 +1,47 @@
+"""Feature Pyramid Network (Lin et al., CVPR 2017), split in two so that an adapter can update the top level between."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class FeaturePyramid(nn.Module):
+    """1x1 laterals, top-down additions, 3x3 outputs, each normalised.
+
+    Args:
+        in_channels: channels of the backbone's levels, finest first.
+        strides: their strides.
+        width: channels of every output level.
+        norm: "group" or "batch".
+    """
+
+    def __init__(self, *, in_channels: Sequence[int], strides: Sequence[int], width: int, norm: str) -> None:
+        super().__init__()
+        self.width = width
+        self.strides = tuple(strides)
+        self.lateral = nn.ModuleList(_conv(channels, width, 1, norm) for channels in in_channels)
+        self.output = nn.ModuleList(_conv(width, width, 3, norm) for _ in in_channels)
+
+    def laterals(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """Backbone levels -> levels of one width, finest first, before the top-down path. The last one is z5."""
+        return [conv(level) for conv, level in zip(self.lateral, features, strict=True)]
+
+    def merge(self, laterals: Sequence[Tensor]) -> list[Tensor]:
+        """Top-down path: laterals -> pyramid levels [B, width, H / s, W / s], finest first."""
+        merged = [laterals[-1]]
+        for lateral in reversed(laterals[:-1]):
+            merged.append(lateral + functional.interpolate(merged[-1], size=lateral.shape[-2:], mode="nearest"))
+        return [conv(level) for conv, level in zip(self.output, reversed(merged), strict=True)]
+
+
+def _conv(channels: int, width: int, kernel: int, norm: str) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(channels, width, kernel, padding=kernel // 2, bias=False),
+        nn.GroupNorm(_group_count(width), width) if norm == "group" else nn.BatchNorm2d(width),
+    )
+
+
+def _group_count(width: int) -> int:
+    """Largest number of groups up to 32 that divides the width."""
+    return next(groups for groups in (32, 24, 16, 12, 8, 4, 2, 1) if width % groups == 0)
