@@ -507,7 +507,7 @@ def _add_foliage_grain(
 ) -> UInt8:
     """Contrast that no polygon has: leaves on vegetation, a little on terrain and facades; less where haze hides it."""
     strength = np.zeros(256, np.float32)
-    strength[street.VEGETATION], strength[street.BUILDING], strength[TERRAIN] = 0.22, 0.04, 0.05
+    strength[street.VEGETATION], strength[street.BUILDING], strength[TERRAIN] = 0.15, 0.04, 0.05
     height, width = semantic.shape
     grain = cv2.LUT(semantic, strength) * screen_noise((height, width), "fine", rng)
     grained = image + grain[:, :, None] * (image - np.asarray(haze, np.float32))
