@@ -56,7 +56,7 @@ class BenchmarkResult:
     @property
     def total_ms(self) -> npt.NDArray[np.float64]:
         """All stages of each frame, float64 [frames]."""
-        return np.stack([self.samples_ms[stage] for stage in STAGES]).sum(axis=0)
+        return np.asarray(np.sum([self.samples_ms[stage] for stage in STAGES], axis=0))
 
     @property
     def overhead_ms(self) -> npt.NDArray[np.float64]:

@@ -1,9 +1,11 @@
 """Fixtures shared by all rooms: a model file small enough to write in a test, whose outputs depend on the image."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pytest
 
 from lvad_perception.manifest import MANIFEST_KEY, Manifest
@@ -155,6 +157,80 @@ class FakeEngine:
         self.closed = True
 
 
+def paint(semantic, drivable, blue):
+    """An image from which the tiny model reads these masks and scores, uint8 [H, W, 3]."""
+    return np.stack([semantic * 13 + 6, drivable * 86 + 43, blue], axis=2).astype(np.uint8)
+
+
+def write_small_split(root, *, split="val", frames=8, suffixes=(".jpg", ".png")):
+    """Write a split in BDD100K's layout whose frames are annotated for different sets of tasks.
+
+    Frame i has boxes unless i % 4 == 3 (and none at all in frame 4), a semantic mask if i % 2, a drivable mask if
+    i % 3 == 0. The tiny model is often right, never always.
+    """
+    import cv2
+
+    random = np.random.default_rng(5)
+    height, width = 72, 96
+    folders = {name: root / place / split for name, place in _FOLDERS.items()}
+    for folder in folders.values():
+        folder.mkdir(parents=True, exist_ok=True)
+    entries = []
+    for index in range(frames):
+        name = f"frame-{index:03d}"
+        semantic = np.repeat(random.integers(0, 19, (9, 12), np.uint8), 8, axis=0).repeat(8, axis=1)
+        drivable = np.repeat(random.integers(0, 3, (9, 12), np.uint8), 8, axis=0).repeat(8, axis=1)
+        quarters = random.integers(0, 256, (2, 2), np.uint8)
+        blue = np.repeat(np.repeat(quarters, height // 2, axis=0), width // 2, axis=1)
+        image = cv2.cvtColor(paint(semantic, drivable, blue), cv2.COLOR_RGB2BGR)
+        suffix = suffixes[index % len(suffixes)]
+        cv2.imwrite(str(folders["images"] / f"{name}{suffix}"), image)
+        if index % 2:
+            cv2.imwrite(str(folders["semantic"] / f"{name}.png"), semantic)
+        if index % 3 == 0:
+            cv2.imwrite(str(folders["drivable"] / f"{name}.png"), drivable)
+        if index % 4 != 3:
+            labels = [] if index == 4 else _quarter_labels(quarters, random, height, width)
+            entries.append({"name": f"{name}{suffix}", "timestamp": 10000, "labels": labels})
+    (root / "labels/det_20").mkdir(parents=True, exist_ok=True)
+    (root / f"labels/det_20/det_{split}.json").write_text(json.dumps(entries))
+    return root
+
+
+_FOLDERS = {"images": "images/100k", "semantic": "labels/sem_seg/masks", "drivable": "labels/drivable/masks"}
+
+
+def _quarter_labels(quarters, random, height, width):
+    """A box about each bright quarter, of the class that the tiny model gives it; some are crowds, some are missed."""
+    labels = []
+    for index, blue in enumerate(quarters.ravel()):
+        if blue > 60:
+            row, column = divmod(index, 2)
+            x1, y1 = column * width / 2 + random.uniform(0, 9), row * height / 2 + random.uniform(0, 9)
+            box = {"x1": x1, "y1": y1, "x2": (column + 1) * width / 2, "y2": (row + 1) * height / 2}
+            category = "other vehicle" if blue > 230 else ("pedestrian", "rider", "car", "truck")[index]
+            labels.append({"id": str(index), "category": category, "box2d": box})
+    return labels
+
+
+@pytest.fixture(scope="session")
+def small_split(tmp_path_factory):
+    """Root of a BDD100K tree with the split "val"; not to be changed."""
+    return write_small_split(tmp_path_factory.mktemp("bdd"))
+
+
+@pytest.fixture
+def make_small_split():
+    """``write_small_split``, for trees to be spoilt."""
+    return write_small_split
+
+
+@pytest.fixture(autouse=True)
+def _label_cache(tmp_path_factory, monkeypatch):
+    """Parsed labels of tests stay out of the user's cache folder."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
 @pytest.fixture(scope="session")
 def tiny_model_file(tmp_path_factory):
     """Path of a valid model file with a batch size of 2."""
@@ -197,3 +273,72 @@ def reference():
 def manifest_facts():
     """A valid manifest as a dictionary, to be spoilt."""
     return json.loads(tiny_manifest().to_json())
+
+
+class Tree:
+    """Writes a tiny data set in BDD100K's layout: ``root`` and what is asked for below it."""
+
+    def __init__(self, root):
+        self.root = root
+
+    def image(self, name, *, split="train", image_set="100k", size_hw=(24, 32), suffix=".jpg"):
+        """A grey-ramp image; returns its path."""
+        ramp = np.linspace(0, 255, size_hw[1], dtype=np.uint8)
+        pixels = np.repeat(np.tile(ramp, (size_hw[0], 1))[..., None], 3, axis=2)
+        path = self.root / "images" / image_set / split / f"{name}{suffix}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        PIL.Image.fromarray(pixels).save(path)
+        return path
+
+    def mask(self, path, ids):
+        """An 8-bit grey mask of ids at ``path`` below the root; returns its path."""
+        path = self.root / path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        PIL.Image.fromarray(np.asarray(ids, np.uint8)).save(path)
+        return path
+
+    def json(self, path, content):
+        """A JSON file at ``path`` below the root; returns its path."""
+        path = self.root / path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content))
+        return path
+
+    def detections(self, frames, *, split="train"):
+        """A det_20 file: frame name -> list of (category, x1, y1, x2, y2) with Scalabel's inclusive corners."""
+        return self.json(f"labels/det_20/det_{split}.json", [det_20_entry(*item) for item in frames.items()])
+
+
+def det_20_entry(name, boxes):
+    labels = [
+        {"id": str(i), "category": box[0], "box2d": dict(zip(("x1", "y1", "x2", "y2"), box[1:], strict=True))}
+        for i, box in enumerate(boxes)
+    ]
+    return {"name": f"{name}.jpg", "attributes": {"weather": "clear"}, "timestamp": 10000, "labels": labels}
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A ``Tree`` in a fresh folder; its label cache is kept apart from the user's."""
+    return Tree(tmp_path / "bdd100k")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def private_cache(tmp_path_factory):
+    """Parsed labels of all tests go to a temporary cache directory, also in processes that tests start."""
+    before = os.environ.get("XDG_CACHE_HOME")
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    if before is None:
+        del os.environ["XDG_CACHE_HOME"]
+    else:
+        os.environ["XDG_CACHE_HOME"] = before
+
+
+@pytest.fixture(scope="session")
+def format_cases(shared_data):
+    """Folder of label files as found in the wild; the test is skipped where there is none."""
+    folder = shared_data / "bdd-samples" / "format-cases"
+    if not folder.is_dir():
+        pytest.skip(f"no label files at {folder}")
+    return folder

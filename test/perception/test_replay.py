@@ -1,0 +1,366 @@
+import shutil
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from lvad_perception.bags.convert import from_bdd100k
+from lvad_perception.bags.replay import replay
+from lvad_perception.bags.storage import create_bag, open_bag
+from lvad_perception.bags.topics import find_cameras
+from lvad_perception.errors import BagError
+from lvad_perception.messages import (
+    check_label_info,
+    detections_from_message,
+    image_from_compressed,
+    image_to_message,
+    make_header,
+    mask_from_message,
+    mask_to_message,
+    rosbags_types,
+    stamp_ns,
+)
+from lvad_perception.perceiver import Perceiver
+from lvad_perception.vocabulary import DRIVABLE, SEMANTIC
+
+TYPES = rosbags_types()
+START = 1_600_000_000_000_000_000
+
+
+def contents(bag):
+    """Topic -> [(bag stamp, raw bytes, message)]."""
+    found = {}
+    with open_bag(bag) as reader:
+        for connection, stamp, raw in reader.messages(reader.connections):
+            found.setdefault(connection.topic, []).append((stamp, bytes(raw), reader.deserialize(raw, connection)))
+    return found
+
+
+def write_images(path, topics, count=5, *, spoil=(), size_hw=(36, 48), storage="mcap"):
+    """A bag with raw images on each topic; those at the indices in ``spoil`` are cut short."""
+    random = np.random.default_rng(1)
+    with create_bag(path, storage=storage) as bag:
+        for index in range(count):
+            stamp = START + index * 100_000_000
+            for topic in topics:
+                header = make_header(stamp + 7, "lens", types=TYPES)
+                msg = image_to_message(random.integers(0, 256, (*size_hw, 3), np.uint8), header, types=TYPES)
+                if index in spoil:
+                    msg.data = msg.data[:30]
+                bag.write(topic, msg, stamp)
+    return path
+
+
+@pytest.fixture
+def perceiver(fake_engine):
+    return Perceiver(fake_engine, score_threshold=0.0)
+
+
+@pytest.fixture
+def told():
+    return []
+
+
+class TestResults:
+    @pytest.fixture(params=["mcap", "sqlite3"])
+    def bags(self, request, small_split, tmp_path):
+        from_bdd100k(small_split, "val", tmp_path / "in", storage=request.param)
+        return tmp_path / "in", tmp_path / "out", request.param
+
+    def test_they_are_the_perceivers_under_the_source_header(self, bags, perceiver, make_engine):
+        source, output, storage = bags
+        summary = replay(source, perceiver, output, storage=storage, confidence=True)
+        assert summary.cameras == {"/camera/image_raw/compressed": 8}
+        assert (summary.images, summary.detections) == (8, 32)
+        found = contents(output)
+        alone = Perceiver(make_engine(), score_threshold=0.0)
+        for index, (stamp, _, image_msg) in enumerate(found["/camera/image_raw/compressed"]):
+            (expected,) = alone([image_from_compressed(image_msg)])
+            results = {
+                topic: found[f"/camera/{topic}"][index]
+                for topic in ("detections", "segmentation", "drivable_area", "segmentation/confidence")
+            }
+            for bag_stamp, _, msg in results.values():
+                assert bag_stamp == stamp
+                assert stamp_ns(msg.header) == stamp_ns(image_msg.header)
+                assert msg.header.frame_id == image_msg.header.frame_id
+            detections = detections_from_message(results["detections"][2])
+            np.testing.assert_allclose(detections.boxes_xyxy, expected.detections.boxes_xyxy, atol=1e-9)
+            np.testing.assert_array_equal(detections.scores, expected.detections.scores)
+            np.testing.assert_array_equal(mask_from_message(results["segmentation"][2]), expected.semantic)
+            np.testing.assert_array_equal(mask_from_message(results["drivable_area"][2]), expected.drivable)
+            confidence = mask_from_message(results["segmentation/confidence"][2])
+            np.testing.assert_array_equal(confidence, expected.semantic_confidence)
+
+    def test_each_mask_is_explained_once(self, bags, perceiver):
+        source, output, _ = bags
+        replay(source, perceiver, output)
+        found = contents(output)
+        for vocabulary, topic in ((SEMANTIC, "segmentation"), (DRIVABLE, "drivable_area")):
+            ((stamp, _, info),) = found[f"/camera/{topic}/label_info"]
+            check_label_info(info, vocabulary, source="bag")
+            assert stamp == found[f"/camera/{topic}"][0][0]
+
+    def test_the_source_is_copied_byte_for_byte(self, bags, perceiver):
+        source, output, _ = bags
+        replay(source, perceiver, output)
+        before, after = contents(source), contents(output)
+        assert set(before) < set(after)
+        for topic, messages in before.items():
+            assert [item[:2] for item in after[topic]] == [item[:2] for item in messages]
+
+    def test_images_can_be_left_out(self, bags, perceiver):
+        source, output, _ = bags
+        replay(source, perceiver, output, images=False)
+        topics = contents(output).keys()
+        assert "/camera/image_raw/compressed" not in topics
+        assert {"/camera/name", "/camera/truth/detections", "/camera/detections"} <= topics
+        assert "/camera/segmentation/confidence" not in topics
+
+    def test_a_replayed_bag_can_be_replayed(self, bags, perceiver, make_engine):
+        source, output, _ = bags
+        replay(source, perceiver, output)
+        sure = Perceiver(make_engine(), score_threshold=1.0)
+        again = replay(output, sure, output.with_name("again"))
+        assert (again.images, again.detections) == (8, 0)
+        assert len(contents(output.with_name("again"))["/camera/detections"]) == 8
+
+    def test_where_the_predictions_come_from_is_recorded(self, bags, perceiver):
+        source, output, _ = bags
+        replay(source, perceiver, output)
+        with open_bag(output) as reader:
+            assert reader.custom_data == {
+                "lvad_source": "bdd100k",
+                "lvad_split": "val",
+                "lvad_weights_sha256": "0" * 64,
+                "lvad_score_threshold": "0.0",
+            }
+
+    def test_a_task_that_the_model_lacks_has_no_topic(self, tmp_path, make_engine, make_manifest):
+        manifest = make_manifest(classes={"drivable": DRIVABLE.names})
+        source = write_images(tmp_path / "in", ["/front/image_raw"])
+        replay(source, Perceiver(make_engine(manifest)), tmp_path / "out")
+        assert set(contents(tmp_path / "out")) == {
+            "/front/image_raw",
+            "/front/drivable_area",
+            "/front/drivable_area/label_info",
+        }
+
+
+class TestCameras:
+    def test_each_camera_has_its_own_namespace(self, tmp_path, perceiver):
+        source = write_images(tmp_path / "in", ["/front/image_raw", "/rear/image_raw"], count=3)
+        summary = replay(source, perceiver, tmp_path / "out")
+        assert summary.cameras == {"/front/image_raw": 3, "/rear/image_raw": 3}
+        found = contents(tmp_path / "out")
+        assert len(found["/front/detections"]) == len(found["/rear/detections"]) == 3
+
+    def test_two_cameras_in_one_namespace_do_not_mix(self, tmp_path, perceiver):
+        source = write_images(tmp_path / "in", ["/cam/left", "/cam/right"], count=2)
+        replay(source, perceiver, tmp_path / "out")
+        assert {"/cam/left/detections", "/cam/right/detections"} <= contents(tmp_path / "out").keys()
+
+    def test_topics_choose(self, tmp_path, perceiver):
+        source = write_images(tmp_path / "in", ["/front/image_raw", "/rear/image_raw"], count=2)
+        assert replay(source, perceiver, tmp_path / "out", topics=["/rear/image_raw"]).cameras == {"/rear/image_raw": 2}
+
+    def test_an_unknown_topic_lists_the_image_topics(self, tmp_path, perceiver):
+        source = write_images(tmp_path / "in", ["/front/image_raw"])
+        with pytest.raises(BagError, match=r"no image topic /left; its image topics are /front/image_raw$"):
+            replay(source, perceiver, tmp_path / "out", topics=["/left"])
+
+    def test_raw_and_compressed_of_one_camera_are_one_camera(self, tmp_path, small_split, perceiver):
+        source = tmp_path / "in"
+        with create_bag(source) as bag:
+            header = make_header(START, "c", types=TYPES)
+            raw = image_to_message(np.zeros((8, 8, 3), np.uint8), header, types=TYPES)
+            compressed = TYPES.CompressedImage(header=header, format="jpeg", data=np.zeros(9, np.uint8))
+            mask = mask_to_message(np.zeros((8, 8), np.uint8), header, types=TYPES)
+            for topic, msg in (
+                ("/c/image_raw", raw),
+                ("/c/image_raw/compressed", compressed),
+                ("/c/segmentation", mask),
+                ("/c/truth/segmentation", mask),
+                ("/c/depth/compressedDepth", compressed),
+            ):
+                bag.write(topic, msg, START)
+        with open_bag(source) as reader:
+            (camera,) = find_cameras(reader.connections, source="bag")
+            assert (camera.topic, camera.namespace, camera.compressed) == ("/c/image_raw", "/c", False)
+            with pytest.raises(BagError, match="are images of the same camera; name one of them"):
+                find_cameras(reader.connections, source="bag", topics=["/c/image_raw", "/c/image_raw/compressed"])
+
+    def test_a_bag_without_images(self, tmp_path, perceiver):
+        with create_bag(tmp_path / "in") as bag:
+            bag.write("/chatter", TYPES.String(data="hello"), START)
+        with pytest.raises(BagError, match=r"has no camera images; its topics are /chatter: record sensor_msgs/Image"):
+            replay(tmp_path / "in", perceiver, tmp_path / "out")
+
+
+class TestBadInput:
+    def test_malformed_images_are_told_counted_and_skipped(self, tmp_path, perceiver, told):
+        source = write_images(tmp_path / "in", ["/front/image_raw"], count=6, spoil=(1, 4))
+        summary = replay(source, perceiver, tmp_path / "out", tell=told.append)
+        assert summary.cameras == {"/front/image_raw": 4}
+        assert summary.skipped == {"/front/image_raw": 2}
+        assert [line.split(":")[0] for line in told] == [
+            "/front/image_raw message 1 at 1600000000.100000000",
+            "/front/image_raw message 4 at 1600000000.400000000",
+        ]
+        assert "needs 5184 bytes but carries 30" in told[0]
+        found = contents(tmp_path / "out")
+        assert len(found["/front/image_raw"]) == 6
+        assert [stamp - START for stamp, _, _ in found["/front/detections"]] == [0, 2e8, 3e8, 5e8]
+
+    def test_a_flood_of_problems_is_counted_not_printed(self, tmp_path, perceiver, told):
+        source = write_images(tmp_path / "in", ["/front/image_raw"], count=50, spoil=range(1, 50))
+        summary = replay(source, perceiver, tmp_path / "out", tell=told.append)
+        assert summary.skipped == {"/front/image_raw": 49}
+        assert len(told) == 21
+        assert told[-1] == "/front/image_raw: further problems are only counted"
+
+    def test_nothing_but_malformed_images(self, tmp_path, perceiver, told):
+        source = write_images(tmp_path / "in", ["/front/image_raw"], count=2, spoil=(0, 1))
+        with pytest.raises(BagError, match=r"none of the 2 images in .* can be decoded; record rgb8"):
+            replay(source, perceiver, tmp_path / "out", tell=told.append)
+        assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+    def test_bytes_that_are_no_message(self, tmp_path, perceiver, told):
+        source = tmp_path / "in"
+        write_images(source, ["/front/image_raw"], count=2, storage="sqlite3")
+        import sqlite3
+
+        with sqlite3.connect(source / "in.db3") as database:
+            database.execute("UPDATE messages SET data = x'0001000000' WHERE id = 1")
+        database.close()
+        assert replay(source, perceiver, tmp_path / "out", tell=told.append).images == 1
+        assert "message 0 at 1600000000.000000000: its 5 bytes are no sensor_msgs/msg/Image" in told[0]
+
+    def test_the_output_cannot_be_the_input(self, tmp_path, perceiver):
+        source = write_images(tmp_path / "in", ["/front/image_raw"])
+        for name in (source, source / "in.mcap"):
+            with pytest.raises(BagError, match="is the bag to be replayed; choose another name"):
+                replay(name, perceiver, source, overwrite=True)
+
+    def test_an_existing_output(self, tmp_path, perceiver):
+        source = write_images(tmp_path / "in", ["/front/image_raw"])
+        (tmp_path / "out").mkdir()
+        with pytest.raises(BagError, match="exists already"):
+            replay(source, perceiver, tmp_path / "out")
+
+    def test_a_failing_engine_leaves_no_output(self, tmp_path, fake_engine):
+        source = write_images(tmp_path / "in", ["/front/image_raw"])
+
+        def fail(images):
+            raise KeyboardInterrupt
+
+        fake_engine.infer = fail
+        with pytest.raises(KeyboardInterrupt):
+            replay(source, Perceiver(fake_engine), tmp_path / "out")
+        assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+    @pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+    def test_a_truncated_bag(self, tmp_path, perceiver, storage):
+        source = write_images(tmp_path / "in", ["/front/image_raw"], storage=storage)
+        file = source / ("in.mcap" if storage == "mcap" else "in.db3")
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+        with pytest.raises(BagError, match=r"(cannot be read as a bag|its storage is damaged) .*recover"):
+            replay(source, perceiver, tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+
+    @pytest.mark.parametrize(
+        ("name", "sentence"),
+        [
+            ("gone", "does not exist; name a bag folder"),
+            ("empty", "is no bag: it has neither metadata.yaml"),
+            ("notes.txt", "is no bag; name a bag folder"),
+            ("old.bag", "is a ROS 1 bag; convert it with: rosbags-convert"),
+            ("broken", "cannot be read as a bag"),
+            ("bare", r"has no metadata.yaml; name the storage file itself: .*bare/x\.mcap"),
+        ],
+    )
+    def test_what_is_no_bag(self, tmp_path, perceiver, name, sentence):
+        for folder in ("empty", "broken", "bare"):
+            (tmp_path / folder).mkdir()
+        (tmp_path / "notes.txt").write_text("x")
+        (tmp_path / "old.bag").write_text("#ROSBAG V2.0")
+        (tmp_path / "broken" / "metadata.yaml").write_text("a: [")
+        (tmp_path / "bare" / "x.mcap").write_text("")
+        with pytest.raises(BagError, match=sentence):
+            replay(tmp_path / name, perceiver, tmp_path / "out")
+
+    def test_an_empty_bag(self, tmp_path, perceiver):
+        write_images(tmp_path / "in", ["/front/image_raw"], count=0)
+        with pytest.raises(BagError, match="holds no messages; record it again"):
+            replay(tmp_path / "in", perceiver, tmp_path / "out")
+
+
+class TestMemory:
+    def test_it_does_not_grow_with_the_length(self, tmp_path, make_engine):
+        peaks = {}
+        for count in (60, 300):
+            source = write_images(tmp_path / f"in-{count}", ["/front/image_raw"], count, size_hw=(72, 96))
+            engine = make_engine()
+            engine.batches = _Forgetful()
+            tracemalloc.start()
+            replay(source, Perceiver(engine), tmp_path / f"out-{count}")
+            peaks[count] = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+        # The images of the longer bag are five megabytes more.
+        assert peaks[300] < peaks[60] + 500_000
+
+
+class _Forgetful(list):
+    def append(self, item):
+        pass
+
+
+class TestRealBags:
+    """Bags that others wrote, with the malformed messages that their README tells of."""
+
+    @pytest.mark.parametrize(
+        "name", ["rosbags-rs-mcap", "rosbags-rs-sqlite3", "rosbags-rs-sqlite3/test_bag_sqlite3.db3"]
+    )
+    def test_all_images_malformed(self, shared_data, tmp_path, perceiver, told, name):
+        with pytest.raises(BagError, match="none of the 4 images"):
+            replay(shared_data / "bags" / name, perceiver, tmp_path / "out", tell=told.append)
+        assert len(told) == 4
+        assert all(line.startswith("/test/sensor_msgs/") for line in told)
+
+    def test_forty_frames(self, shared_data, tmp_path, perceiver):
+        summary = replay(shared_data / "bags" / "own-driving-mcap", perceiver, tmp_path / "out")
+        assert summary.cameras == {"/camera/image_raw/compressed": 40}
+        assert len(contents(tmp_path / "out")["/camera/segmentation"]) == 40
+
+    def test_the_schema_of_2019(self, shared_data, tmp_path, perceiver):
+        folder = shared_data / "bags" / "legacy-2019-no-metadata"
+        with pytest.raises(BagError, match=r"has no metadata.yaml; name the storage file itself: .*sample\.db3"):
+            replay(folder, perceiver, tmp_path / "out")
+        summary = replay(folder / "sample.db3", perceiver, tmp_path / "out")
+        assert summary.cameras == {"/image": 1}
+        assert set(contents(tmp_path / "out")) >= {"/image", "/detections", "/segmentation", "/drivable_area"}
+
+    def test_missing_storage(self, shared_data, tmp_path, perceiver):
+        with pytest.raises(BagError, match=r"metadata-only-surround-vision cannot be read .*files are missing"):
+            replay(shared_data / "bags" / "metadata-only-surround-vision", perceiver, tmp_path / "out")
+
+
+class TestOverlayVideo:
+    def test_one_frame_an_image(self, tmp_path, perceiver):
+        video = pytest.importorskip("lvad_perception.video")
+        pytest.importorskip("lvad_perception.overlay")
+        source = write_images(tmp_path / "in", ["/front/image_raw", "/rear/image_raw"], count=5, spoil=(2,))
+        summary = replay(source, perceiver, tmp_path / "out", overlay_video=tmp_path / "overlay.mp4", tell=print)
+        assert summary.cameras == {"/front/image_raw": 4, "/rear/image_raw": 4}
+        stamps = [stamp for stamp, _ in video.read_video(tmp_path / "overlay.mp4")]
+        assert len(stamps) == 4
+        assert stamps[1] - stamps[0] == 100_000_000
+
+    def test_a_failed_replay_leaves_no_video(self, tmp_path, perceiver):
+        pytest.importorskip("lvad_perception.video")
+        pytest.importorskip("lvad_perception.overlay")
+        source = write_images(tmp_path / "in", ["/front/image_raw"], count=2, spoil=(0, 1))
+        with pytest.raises(BagError):
+            replay(source, perceiver, tmp_path / "out", overlay_video=tmp_path / "overlay.mp4", tell=lambda line: None)
+        shutil.rmtree(source)
+        assert list(tmp_path.iterdir()) == []
