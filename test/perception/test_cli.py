@@ -1,0 +1,233 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from lvad_perception import __version__
+from lvad_perception.cli import main
+
+pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+
+COMMANDS = (
+    [],
+    ["bag"],
+    ["bag", "from-bdd100k"],
+    ["bag", "from-video"],
+    ["replay"],
+    ["evaluate"],
+    ["bench"],
+    ["info"],
+)
+
+
+@pytest.fixture
+def run(capsys):
+    """Run the command line: (status, standard output, standard error)."""
+
+    def run(*argv):
+        try:
+            status = main([str(argument) for argument in argv])
+        except SystemExit as exit_:  # argparse
+            status = exit_.code
+        return (status, *capsys.readouterr())
+
+    return run
+
+
+def program(*argv, **options):
+    """Start the command line as a program of its own."""
+    command = [sys.executable, "-m", "lvad_perception.cli", *map(str, argv)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+
+class TestHelp:
+    @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+    def test_every_command_explains_each_of_its_arguments(self, run, command):
+        status, out, _ = run(*command, "--help")
+        assert status == 0
+        assert out.startswith(f"usage: {' '.join(['lvad-perception', *command])}")
+
+    def test_version(self, run):
+        assert run("--version")[:2] == (0, f"lvad-perception {__version__}\n")
+
+    def test_it_starts_without_the_heavy_libraries(self):
+        code = "import sys, lvad_perception.cli; print([m for m in ('cv2', 'rosbags', 'torch') if m in sys.modules])"
+        assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
+
+
+class TestWholeChain:
+    def test_from_files_to_the_same_metrics_both_ways(self, run, tmp_path, small_split, tiny_model_file):
+        bag, predicted = tmp_path / "bag", tmp_path / "predicted"
+        status, out, err = run("bag", "from-bdd100k", small_split, "--split", "val", "--output", bag)
+        assert (status, err) == (0, "")
+        assert out == f"{bag}: 8 images in 0.7 s; annotated: detection 6, semantic 4, drivable 3\n"
+
+        status, out, err = run("replay", bag, "--model", tiny_model_file, "--output", predicted, "--threads", "1")
+        assert (status, err) == (0, "")
+        assert out.startswith(f"{predicted}: 8 images, 32 detections; ")
+        assert out.endswith("  /camera/image_raw/compressed: 8 processed, 0 skipped\n")
+
+        status, bag_table, err = run("evaluate", predicted, "--json", tmp_path / "bag.json")
+        assert (status, err) == (0, "")
+        assert "detection, 6 images" in bag_table
+        arguments = (
+            "--model",
+            tiny_model_file,
+            "--data",
+            small_split,
+            "--split",
+            "val",
+            "--json",
+            tmp_path / "b/f.json",
+        )
+        status, table, err = run("evaluate", *arguments)
+        assert (status, table, err) == (0, bag_table, "")
+        assert json.loads((tmp_path / "bag.json").read_text()) == json.loads((tmp_path / "b/f.json").read_text())
+
+    def test_problems_go_to_standard_error_and_the_rest_is_done(self, run, tmp_path, make_small_split, tiny_model_file):
+        root = make_small_split(tmp_path / "bdd")
+        (root / "images/100k/val/frame-000.jpg").write_bytes(b"\xff\xd8\xff")
+        status, out, err = run("bag", "from-bdd100k", root, "--split", "val", "-o", tmp_path / "bag")
+        assert status == 0
+        assert "7 images" in out
+        assert "1 images or annotations left out" in out
+        assert "frame-000.jpg: it is a truncated image" in err
+
+    def test_bench(self, run, tmp_path, tiny_model_file):
+        status, out, err = run(
+            "bench", "--model", tiny_model_file, "--size", "64x48", "--frames", "6", "--json", tmp_path / "bench.json"
+        )
+        assert (status, err) == (0, "")
+        assert [line.split()[0] for line in out.splitlines()[4:]] == [
+            *("decode", "preprocess", "engine", "postprocess", "messages", "total", "beside")
+        ]
+        facts = json.loads((tmp_path / "bench.json").read_text())
+        assert (facts["frames"], facts["size_hw"], facts["batch_size"]) == (6, [48, 64], 2)
+
+    def test_info(self, run, tiny_model_file):
+        status, out, _ = run("info", tiny_model_file)
+        assert status == 0
+        assert "input            64x48, batch 2" in out
+        assert "drivable         direct, alternative, background" in out
+        status, out, _ = run("info", tiny_model_file, "--json")
+        assert json.loads(out)["network_hw"] == [48, 64]
+
+
+class TestBadInput:
+    """One sentence that names the thing and the remedy, status 2, never a traceback."""
+
+    def refused(self, run, *argv):
+        status, out, err = run(*argv)
+        assert (status, out) == (2, "")
+        assert err.startswith("lvad-perception: error: ")
+        assert err.count("\n") == 1
+        return err
+
+    @pytest.mark.parametrize(
+        ("name", "sentence"),
+        [
+            ("gone.onnx", "does not exist; write a model file with: lvad-train export"),
+            ("text.onnx", "is truncated or no ONNX file: copy it again or export the model again"),
+            ("model.engine", "use the .onnx model file instead"),
+            ("", "is a directory; name the .onnx file in it"),
+        ],
+    )
+    @pytest.mark.parametrize("command", ["info", "bench", "replay", "evaluate"])
+    def test_a_wrong_model(self, run, tmp_path, small_split, command, name, sentence):
+        (tmp_path / "text.onnx").write_text("no model")
+        (tmp_path / "model.engine").touch()
+        model = tmp_path / name
+        arguments = {
+            "info": [model],
+            "bench": ["--model", model],
+            "replay": [tmp_path / "bag", "--model", model, "--output", tmp_path / "out"],
+            "evaluate": ["--model", model, "--data", small_split, "--split", "val"],
+        }[command]
+        assert sentence in self.refused(run, command, *arguments)
+
+    def test_a_missing_bag(self, run, tmp_path, tiny_model_file):
+        err = self.refused(run, "replay", tmp_path / "gone", "--model", tiny_model_file, "-o", tmp_path / "out")
+        assert f"{tmp_path / 'gone'} does not exist; name a bag folder" in err
+        assert "does not exist; name a bag folder" in self.refused(run, "evaluate", tmp_path / "gone")
+        assert "does not exist" in self.refused(run, "bench", "--model", tiny_model_file, "--bag", tmp_path / "gone")
+
+    def test_a_missing_data_set_and_split(self, run, tmp_path, small_split, tiny_model_file):
+        arguments = ("--split", "val", "-o", tmp_path / "out")
+        assert "gone" in self.refused(run, "bag", "from-bdd100k", tmp_path / "gone", *arguments)
+        evaluate = ("evaluate", "--model", tiny_model_file, "--data", small_split, "--split")
+        assert "night" in self.refused(run, *evaluate, "night")
+
+    def test_a_missing_video(self, run, tmp_path):
+        pytest.importorskip("lvad_perception.video")
+        assert "gone.mp4" in self.refused(run, "bag", "from-video", tmp_path / "gone.mp4", "-o", tmp_path / "out")
+
+    def test_half_of_the_arguments(self, run, tmp_path, tiny_model_file):
+        err = self.refused(run, "evaluate", "--model", tiny_model_file)
+        assert "--data --split is missing; name a replayed bag, or --model, --data and --split" in err
+        err = self.refused(run, "evaluate", tmp_path / "bag", "--model", tiny_model_file)
+        assert "a bag needs no --model" in err
+
+    @pytest.mark.parametrize(
+        ("option", "value", "sentence"),
+        [
+            ("--score-threshold", "1.5", "score threshold 1.5 is outside [0, 1]"),
+            ("--threads", "0", "0 threads cannot run a model"),
+            ("--topic", "/other", "no image topic /other; its image topics are /camera/image_raw/compressed"),
+        ],
+    )
+    def test_impossible_values(self, run, tmp_path, small_split, tiny_model_file, option, value, sentence):
+        run("bag", "from-bdd100k", small_split, "--split", "val", "-o", tmp_path / "bag")
+        err = self.refused(
+            run, "replay", tmp_path / "bag", "--model", tiny_model_file, "-o", tmp_path / "out", option, value
+        )
+        assert sentence in err
+        assert not (tmp_path / "out").exists()
+
+    def test_the_output_exists(self, run, tmp_path, small_split):
+        arguments = ("bag", "from-bdd100k", small_split, "--split", "val", "-o", tmp_path / "bag")
+        run(*arguments)
+        assert "exists already; choose another name or replace it with --overwrite" in self.refused(run, *arguments)
+        assert run(*arguments, "--overwrite")[0] == 0
+
+    def test_json_that_cannot_be_written(self, run, tmp_path, tiny_model_file):
+        arguments = ("--size", "64x48", "--frames", "2", "--json", "/proc/none.json")
+        status, _, err = run("bench", "--model", tiny_model_file, *arguments)
+        assert status == 2
+        assert "/proc/none.json cannot be written" in err
+
+    @pytest.mark.parametrize("size", ["big", "0x10", "64x", "64x48x3"])
+    def test_a_size_that_is_none(self, run, tiny_model_file, size):
+        status, _, err = run("bench", "--model", tiny_model_file, "--size", size)
+        assert status == 2
+        assert "is no size; write it as 1280x720" in err
+
+
+class TestSignals:
+    @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+    def test_an_interrupted_replay_leaves_nothing(
+        self, run, tmp_path, make_small_split, tiny_model_file, number, status
+    ):
+        root = make_small_split(tmp_path / "bdd", frames=400)
+        assert run("bag", "from-bdd100k", root, "--split", "val", "-o", tmp_path / "bag")[0] == 0
+        place = tmp_path / "place"
+        process = program("replay", tmp_path / "bag", "--model", tiny_model_file, "--output", place / "out")
+        deadline = time.monotonic() + 60
+        while not place.exists() and time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.005)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == status, err
+        assert "Traceback" not in err
+        assert list(place.iterdir()) == []
+
+    def test_a_closed_pipe_is_no_error(self, tiny_model_file):
+        read, write = os.pipe()
+        os.close(read)
+        with os.fdopen(write, "w") as closed:
+            command = [sys.executable, "-m", "lvad_perception.cli", "info", str(tiny_model_file)]
+            done = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
