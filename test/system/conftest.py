@@ -1,0 +1,100 @@
+"""ROS for the tests that need it: a private domain, an executor in a thread, a node that plays camera and listener."""
+
+import os
+import threading
+import time
+from types import SimpleNamespace
+
+import pytest
+
+
+def pytest_collection_modifyitems(items):
+    """Tests that use ``ros`` or ``ros_environment`` carry the marker ``ros``, so that ``-m ros`` finds them all."""
+    for item in items:
+        if {"ros", "ros_environment"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.ros)
+
+
+@pytest.fixture(scope="session")
+def ros_environment():
+    """Environment of a private ROS domain that does not leave the machine; skipped where no ROS 2 is sourced."""
+    pytest.importorskip("rclpy", reason="no ROS 2 environment is sourced")
+    os.environ["ROS_DOMAIN_ID"] = str(1 + os.getpid() % 100)
+    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+    return os.environ
+
+
+@pytest.fixture(scope="session")
+def ros(ros_environment):
+    """rclpy, initialised for the whole session."""
+    import rclpy
+
+    rclpy.init()
+    yield rclpy
+    rclpy.shutdown()
+
+
+@pytest.fixture
+def spin(ros):
+    """A function that spins a node in the background until the test ends, then destroys it."""
+    from rclpy.executors import SingleThreadedExecutor
+
+    executor = SingleThreadedExecutor()
+    nodes = []
+    stop = threading.Event()
+
+    def run():
+        while not stop.is_set():
+            executor.spin_once(timeout_sec=0.1)
+
+    def add(node):
+        nodes.append(node)
+        executor.add_node(node)
+        return node
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    yield add
+    stop.set()
+    thread.join()
+    for node in nodes:
+        if hasattr(node, "close"):
+            node.close()
+        node.destroy_node()
+    executor.shutdown()
+
+
+@pytest.fixture
+def wait_until():
+    """A function that waits for a condition; fails the test when it does not come true."""
+
+    def wait(condition, *, seconds=10.0, what="the condition"):
+        end_s = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < end_s, f"{what} did not come true within {seconds} s"
+            time.sleep(0.005)
+
+    return wait
+
+
+@pytest.fixture
+def robot(ros, spin):
+    """A node beside the one under test: ``publish`` images, ``listen`` to topics."""
+    from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+
+    node = spin(ros.create_node("robot"))
+    publishers = {}
+
+    def publish(topic, message):
+        if topic not in publishers:
+            publishers[topic] = node.create_publisher(type(message), topic, 5)
+        publishers[topic].publish(message)
+
+    def listen(topic, kind, *, latched=False):
+        durability = DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE
+        received = []
+        qos = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE, durability=durability)
+        node.create_subscription(kind, topic, received.append, qos)
+        return received
+
+    return SimpleNamespace(node=node, publish=publish, listen=listen)

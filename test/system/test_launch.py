@@ -1,0 +1,130 @@
+"""camera.launch.py from outside, as a person starts and stops it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+END_TO_END = Path(__file__).with_name("camera_end_to_end.py")
+
+
+@pytest.fixture
+def package(ros_environment):
+    """The environment of a shell in which the package has been built and sourced."""
+    from ament_index_python.packages import PackageNotFoundError, get_package_prefix
+
+    try:
+        get_package_prefix("lvad_perception")
+    except PackageNotFoundError:
+        pytest.skip("lvad_perception is not built; run the ROS tests with: make ros-test")
+    # The node runs with the first python3 on PATH: the one of these tests, which has what it needs.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{ros_environment['PATH']}"
+    return {**ros_environment, "PATH": path, "RCUTILS_COLORIZED_OUTPUT": "0", "PYTHONUNBUFFERED": "1"}
+
+
+class Launch:
+    """``ros2 launch`` in a process group of its own, as a terminal starts it; what it says ends up in ``log``."""
+
+    def __init__(self, environment, log, *arguments):
+        self.log = log
+        command = ["ros2", "launch", "lvad_perception", "camera.launch.py", *arguments]
+        with log.open("wb") as output:
+            self.process = subprocess.Popen(
+                command, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            )
+
+    def wait_for(self, text, seconds=20.0):
+        end_s = time.monotonic() + seconds
+        while text not in self.log.read_text():
+            assert time.monotonic() < end_s, f"{text!r} did not come; the launch said:\n{self.log.read_text()}"
+            time.sleep(0.05)
+
+    def others_alive(self):
+        """Processes of the launch that outlived it."""
+        try:
+            os.killpg(self.process.pid, 0)
+        except ProcessLookupError:
+            return False
+        return True
+
+
+@pytest.fixture
+def launch(package, tmp_path):
+    """A function that starts camera.launch.py with arguments; whatever is left at the end is killed."""
+    started = []
+
+    def start(*arguments):
+        started.append(Launch(package, tmp_path / f"launch{len(started)}.log", *arguments))
+        return started[-1]
+
+    yield start
+    for one in started:
+        if one.others_alive():
+            os.killpg(one.process.pid, signal.SIGKILL)
+        one.process.wait()
+
+
+def test_end_to_end(package, tiny_model_file):
+    command = [sys.executable, "-m", "launch_testing.launch_test", str(END_TO_END), f"model:={tiny_model_file}"]
+    result = subprocess.run(command, env=package, capture_output=True, text=True, timeout=120, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("to_group", [True, False], ids=["as a terminal does", "launch alone"])
+def test_one_sigint_ends_the_launch_with_status_0_and_leaves_nothing(launch, tiny_model_file, to_group):
+    running = launch(f"model:={tiny_model_file}", "image:=/robot/image_raw")
+    running.wait_for("/robot/image_raw -> /camera/detections")
+    started_s = time.monotonic()
+    (os.killpg if to_group else os.kill)(running.process.pid, signal.SIGINT)
+    assert running.process.wait(timeout=10) == 0
+    assert time.monotonic() - started_s < 5.0
+    assert not running.others_alive()
+    text = running.log.read_text()
+    assert "process has finished cleanly" in text
+    assert "Traceback" not in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["model:=/nowhere/absent.onnx"], "cannot configure: /nowhere/absent.onnx does not exist; "),
+        ([], "cannot configure: parameter model is empty; set it to the .onnx file that lvad-train export wrote"),
+        (["model:=/x.onnx", "camera:=my camera"], "parameter camera is 'my camera', which is no ROS name; "),
+        (["params_file:=/nowhere.yaml"], "params_file /nowhere.yaml does not exist; give the path of a YAML file"),
+    ],
+)
+def test_what_cannot_work_ends_the_launch_with_one_sentence(launch, arguments, sentence):
+    running = launch(*arguments)
+    assert running.process.wait(timeout=20) == 1
+    assert not running.others_alive()
+    text = running.log.read_text()
+    assert sentence in text
+    assert "Traceback" not in text
+
+
+def test_parameters_come_from_a_file_and_arguments_win(launch, tiny_model_file, tmp_path):
+    parameters = tmp_path / "camera.yaml"
+    parameters.write_text(
+        f"/**:\n  ros__parameters:\n    model: {tiny_model_file}\n    camera: rear\n    image_topic: /rear/image_raw\n"
+    )
+    running = launch(f"params_file:={parameters}", "camera:=front", "namespace:=robot")
+    running.wait_for("/rear/image_raw -> /robot/front/detections, /robot/front/segmentation")
+    os.killpg(running.process.pid, signal.SIGINT)
+    assert running.process.wait(timeout=10) == 0
+
+
+def test_the_example_file_names_every_parameter_with_its_default():
+    yaml = pytest.importorskip("yaml")
+    from lvad_perception.node.parameters import TABLE
+
+    text = (END_TO_END.parents[2] / "config" / "camera.yaml").read_text()
+    values = yaml.safe_load(text)["/**"]["ros__parameters"]
+    shown = {"model", "camera", "image_topic"}  # a default would be no example
+    for row in TABLE:
+        assert row.name in values
+        if row.name not in shown:
+            assert values[row.name] == row.default
