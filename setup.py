@@ -38,7 +38,7 @@ EXTRAS = {
         "simplejpeg>=1.7",
     ],
     # Bags without ROS, and BDD100K labels into bags.
-    "bags": ["rosbags>=0.10.4", "msgspec>=0.18.6", "pillow>=9.0"],
+    "bags": ["rosbags>=0.11", "msgspec>=0.18.6", "pillow>=9.0"],
     # Average precision of boxes.
     "eval": ["faster-coco-eval>=1.6.5"],
     # Video files in and out.

@@ -34,7 +34,7 @@ def mask_to_source(mask: UInt8, box: Letterbox) -> UInt8:
     """A label map from network to source pixels: uint8 [h, w] -> uint8 [H, W], nearest pixel centre."""
     inside = mask[box.top : box.top + box.resized_hw[0], box.left : box.left + box.resized_hw[1]]
     if box.resized_hw == box.source_hw:
-        return inside.copy()  # the engine may write over its outputs in the next call
+        return np.array(inside)  # a copy: the engine may write over its outputs in the next call
     size_wh = (box.source_hw[1], box.source_hw[0])
     return np.asarray(cv2.resize(inside, size_wh, interpolation=cv2.INTER_NEAREST_EXACT), np.uint8)
 
