@@ -1,0 +1,151 @@
+"""Predictions and truth drawn on the image, in one look: what an engineer wants to see of a frame.
+
+Semantic classes tint the image in the Cityscapes palette. Where the drivable area is known its colours take the place
+of the semantic ones, which there say no more than "road". Boxes carry their class and score.
+"""
+
+from typing import Final
+
+import cv2
+import numpy as np
+
+from lvad_perception.errors import ImageError
+from lvad_perception.types import Bool, Float32, Int32, Predictions, Size, Truth, UInt8
+from lvad_perception.vocabulary import DETECTION, DRIVABLE, DRIVABLE_BACKGROUND, SEMANTIC, Rgb, Vocabulary
+
+_DRIVABLE_START: Final = 64  # drivable classes follow the semantic ones in the common palette
+_NOTHING: Final = 255
+_IGNORED_COLOR: Final[Rgb] = (170, 170, 170)
+_FONT: Final = cv2.FONT_HERSHEY_SIMPLEX
+
+
+def draw_predictions(
+    image: UInt8, predictions: Predictions, *, score_threshold: float = 0.3, alpha: float = 0.5
+) -> UInt8:
+    """Draw what the model says.
+
+    Args:
+        image: uint8 [H, W, 3], RGB; left as it is.
+        predictions: of this image; tasks that are None are not drawn.
+        score_threshold: boxes with a lower confidence are left out.
+        alpha: weight of the mask colours, 0 (invisible) to 1 (opaque).
+
+    Returns:
+        uint8 [H, W, 3], RGB.
+
+    Raises:
+        ImageError: the predictions are of another size than the image.
+    """
+    canvas = _tinted(image, predictions.size_hw, predictions.semantic, predictions.drivable, alpha)
+    if predictions.detections is not None:
+        found = predictions.detections
+        keep = np.flatnonzero(found.scores >= score_threshold)[::-1]  # the best are drawn last, on top
+        texts = [f"{DETECTION.names[found.labels[place]]} {found.scores[place]:.2f}" for place in keep]
+        _draw_boxes(canvas, found.boxes_xyxy[keep], found.labels[keep], texts)
+    return canvas
+
+
+def draw_truth(image: UInt8, truth: Truth, *, alpha: float = 0.5) -> UInt8:
+    """Draw the annotation in the look of ``draw_predictions``; crowds and ignored boxes are thin and grey.
+
+    Args:
+        image: uint8 [H, W, 3], RGB; left as it is.
+        truth: of this image; tasks that are None are not drawn.
+        alpha: weight of the mask colours, 0 (invisible) to 1 (opaque).
+
+    Returns:
+        uint8 [H, W, 3], RGB.
+
+    Raises:
+        ImageError: the truth is of another size than the image.
+    """
+    canvas = _tinted(image, truth.size_hw, truth.semantic, truth.drivable, alpha)
+    if truth.boxes is not None:
+        for x1, y1, x2, y2 in np.round(truth.boxes.boxes_xyxy[truth.boxes.crowd]).astype(int).tolist():
+            cv2.rectangle(canvas, (x1, y1), (x2 - 1, y2 - 1), _IGNORED_COLOR, 1)
+        real: Bool = ~truth.boxes.crowd
+        labels = truth.boxes.labels[real]
+        boxes_xyxy = truth.boxes.boxes_xyxy[real]
+        order = np.argsort(boxes_xyxy[:, 3], kind="stable")  # nearer objects reach lower and lie on top
+        _draw_boxes(canvas, boxes_xyxy[order], labels[order], [DETECTION.names[label] for label in labels[order]])
+    return canvas
+
+
+def colorize(mask: UInt8, vocabulary: Vocabulary) -> UInt8:
+    """A label map in the vocabulary's colours: uint8 [H, W] -> uint8 RGB [H, W, 3]; unknown ids are black."""
+    return np.asarray(_palette(vocabulary)[mask], np.uint8)
+
+
+def _palette(vocabulary: Vocabulary, start: int = 0) -> UInt8:
+    """uint8 [256, 3] with the vocabulary's colours from ``start`` on and black elsewhere."""
+    table = np.zeros((256, 3), np.uint8)
+    table[start : start + len(vocabulary.colors)] = vocabulary.colors
+    return table
+
+
+_COMMON_PALETTE: Final = np.maximum(_palette(SEMANTIC), _palette(DRIVABLE, _DRIVABLE_START))
+
+
+def _tinted(image: UInt8, size_hw: Size, semantic: UInt8 | None, drivable: UInt8 | None, alpha: float) -> UInt8:
+    """A copy of the image, blended with the colours of both masks where they say something."""
+    if image.shape != (*size_hw, 3) or any(mask is not None and mask.shape != size_hw for mask in (semantic, drivable)):
+        raise ImageError(
+            f"an image of shape {image.shape} cannot carry an overlay of size {size_hw}; "
+            "draw predictions and truth on the very image that they belong to"
+        )
+    if semantic is None and drivable is None:
+        return np.array(image)
+    classes: UInt8 = np.full(size_hw, _NOTHING, np.uint8) if semantic is None else semantic.copy()
+    classes[classes >= len(SEMANTIC.names)] = _NOTHING
+    if drivable is not None:
+        free = drivable < DRIVABLE_BACKGROUND
+        classes[free] = drivable[free] + _DRIVABLE_START
+    colors = cv2.applyColorMap(classes, _COMMON_PALETTE[:, None])
+    blended = cv2.addWeighted(image, 1 - alpha, colors, alpha, 0)
+    known = np.not_equal(classes, _NOTHING).view(np.uint8)
+    return np.asarray(cv2.copyTo(blended, known, image.copy()), np.uint8)
+
+
+def _draw_boxes(canvas: UInt8, boxes_xyxy: Float32, labels: Int32, texts: list[str]) -> None:
+    """Outlines, the last on top, and then names, which make way for the names of later boxes; in place."""
+    height, width = canvas.shape[:2]
+    thickness = max(1, round(min(height, width) / 320))
+    corners = np.round(boxes_xyxy).astype(int).tolist()
+    colors = [DETECTION.colors[label] for label in labels]
+    for (x1, y1, x2, y2), color in zip(corners, colors, strict=True):
+        cv2.rectangle(canvas, (x1, y1), (max(x1, x2 - 1), max(y1, y2 - 1)), color, thickness)
+    plates: list[tuple[int, int, int, int]] = []
+    for corner, color, text in reversed(list(zip(corners, colors, texts, strict=True))):
+        _draw_name(canvas, corner, color, text, thickness, plates)
+
+
+def _draw_name(
+    canvas: UInt8,
+    corner: list[int],
+    color: Rgb,
+    text: str,
+    thickness: int,
+    plates: list[tuple[int, int, int, int]],
+) -> None:
+    """The name on a plate above the box, or inside it at the upper edge of the image.
+
+    It is left out where it would cover another name or a whole small object: the outline's colour still says the class.
+    """
+    height, width = canvas.shape[:2]
+    x1, y1, _, y2 = corner
+    scale = max(0.32, min(height, width) / 1100)
+    weight = max(1, round(scale * 1.5))
+    (text_width, text_height), baseline = cv2.getTextSize(text, _FONT, scale, weight)
+    plate_height = text_height + baseline + 2
+    top = y1 - plate_height if y1 >= plate_height else y1 + thickness
+    left = min(max(0, x1 - thickness // 2), max(0, width - text_width - 4))
+    right, bottom = left + text_width + 4, top + plate_height
+    if y2 - y1 < text_height or any(
+        left < other[2] and other[0] < right and top < other[3] and other[1] < bottom for other in plates
+    ):
+        return
+    plates.append((left, top, right, bottom))
+    cv2.rectangle(canvas, (left, top), (right - 1, bottom - 1), color, cv2.FILLED)
+    luma = 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2]
+    ink = (0, 0, 0) if luma > 110 else (255, 255, 255)
+    cv2.putText(canvas, text, (left + 2, top + text_height + 1), _FONT, scale, ink, weight, cv2.LINE_AA)
