@@ -181,7 +181,7 @@ def _stat_files(source: Path) -> list[tuple[str, int, int]]:
 def _try_open(source: Path, folder: Path) -> LabelTable | None:
     try:
         return LabelTable(source, folder)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, EOFError, ValueError, KeyError, TypeError):
         return None  # absent, or damaged by a full disk or a clean-up: made anew
 
 

@@ -24,11 +24,10 @@ class Rle(msgspec.Struct):
 
 
 class Poly2d(msgspec.Struct):
-    """One polygon: vertices (x, y) in pixels, one letter each in ``types``: "L" vertex, "C" control point."""
+    """One closed polygon: vertices (x, y) in pixels, a letter for each in ``types``: "L" vertex, "C" control point."""
 
     vertices: list[tuple[float, float]]
     types: str | None = None
-    closed: bool = True
 
 
 _decode_rle: Final = msgspec.json.Decoder(Rle | None)

@@ -1,6 +1,5 @@
 """``lvad-train data check``: read a whole data set as training would, count what is annotated, report every problem."""
 
-import itertools
 import multiprocessing
 import os
 import sys
@@ -12,18 +11,15 @@ from pathlib import Path
 from typing import Final, TextIO
 
 import cv2
-import numpy as np
 from tqdm import tqdm
 
 from lvad_perception.bdd100k import Split, find_splits, open_split
-from lvad_perception.bdd100k.index import LabelTable
-from lvad_perception.bdd100k.tree import find_sources, unused_labels
 from lvad_perception.errors import DatasetError, LabelError
 from lvad_perception.vocabulary import DETECTION, DRIVABLE, SEMANTIC, TASKS
 from lvad_training.data.check_frames import Counts, Problem, check_frames
+from lvad_training.data.check_tree import check_tree, has_labels, plural
 
 _CHUNK: Final = 32
-_NAMES_SHOWN: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,17 +65,13 @@ def check_dataset(
             problems.append(Problem("error", str(root), f"split '{name}' cannot be opened: {err}"))
             continue
         splits.append(split)
-        problems += _compare_with_tree(root, split)
+    # A split that could not be opened may have labels: only then is their lack certain.
     if not problems and not any(split.annotated_for(task).any() for split in splits for task in TASKS):
-        raise DatasetError(
-            f"{root} has images but no labels for them; unpack det_20, sem_seg or drivable labels under {root}/labels"
-        )
-    problems += _repeated_names(splits)
-    for path in unused_labels(root):
-        message = "not used: its name fits no split of the images; rename it or the image folder"
-        problems.append(Problem("warning", str(path), message))
-    for table in {table.source: table for split in splits for table in split.tables}.values():
-        problems += _label_problems(table)
+        if not has_labels(root, splits):
+            raise DatasetError(f"{root} has images but no labels for them; unpack BDD100K's labels under {root}/labels")
+        message = "no image is annotated, so training has nothing to learn; bring labels of the same frames"
+        problems.append(Problem("error", str(root), message))
+    problems += check_tree(root, splits)
     counts = {split.name: Counts() for split in splits}
     for name, part, found in _read_all(splits, _worker_count(workers), progress):
         counts[name].add(part)
@@ -118,7 +110,7 @@ def print_report(report: Report, file: TextIO | None = None) -> None:
         verdict = "training would fail; repair or remove these files"
     else:
         verdict = "training can use this data set"
-    print(f"{_plural(errors, 'error')}, {_plural(warnings, 'warning')}: {verdict}", file=out)
+    print(f"{plural(errors, 'error')}, {plural(warnings, 'warning')}: {verdict}", file=out)
 
 
 def _print_table(out: TextIO, title: str, names: Sequence[str], rows: list[tuple[str, list[str]]]) -> None:
@@ -132,10 +124,6 @@ def _print_table(out: TextIO, title: str, names: Sequence[str], rows: list[tuple
 
 def _percent(part: int, whole: int) -> str:
     return f"{100 * part / whole:.2f}" if whole else "-"
-
-
-def _plural(count: int, word: str, words: str | None = None) -> str:
-    return f"{count:,} {word if count == 1 else words or word + 's'}"
 
 
 def _worker_count(workers: int | None) -> int:
@@ -187,53 +175,3 @@ def _start_worker(splits: list[Split]) -> None:
 
 def _check_in_worker(which: int, frames: range) -> tuple[Counts, list[Problem]]:
     return check_frames(_worker_splits[which], frames)
-
-
-def _compare_with_tree(root: Path, split: Split) -> Iterator[Problem]:
-    """Masks and label entries without image, and images without any annotation."""
-    sources = find_sources(root, split.name)
-    images = {name for folder in sources.images for name in folder.files}
-    for masks in sources.masks.values():
-        for folder in masks:
-            if missing := sorted(folder.names - images):
-                message = f"{_plural(len(missing), 'mask')} without image: {_listed(missing)}; not used"
-                yield Problem("warning", folder.path, message)
-    for table in split.tables:
-        if missing := sorted({bytes(name).decode() for name in table.names} - images):
-            message = f"{_plural(len(missing), 'entry', 'entries')} without image: {_listed(missing)}; not used"
-            yield Problem("warning", str(table.source), message)
-    bare = ~np.any([split.annotated_for(task) for task in TASKS], axis=0)
-    if bare.any():
-        names = [split.name_of(int(i)) for i in np.flatnonzero(bare)]
-        message = f"{_plural(len(names), 'image')} without annotation: {_listed(names)}; not trained on"
-        yield Problem("warning", sources.images[0].path, message)
-
-
-def _label_problems(table: LabelTable) -> Iterator[Problem]:
-    file, problems = str(table.source), table.problems
-    for category, count in sorted(problems.unknown_categories.items()):
-        yield Problem("warning", file, f"unknown category '{category}' of {_plural(count, 'label')}; skipped")
-    if problems.shapeless:
-        yield Problem("warning", file, f"{_plural(problems.shapeless, 'label')} without box or shape; skipped")
-    for name, count in problems.degenerate_boxes:
-        yield Problem("warning", file, f"entry {name}: {count} without area among its boxes; skipped")
-    if problems.duplicates:
-        names = sorted(set(problems.duplicates))
-        yield Problem("warning", file, f"listed more than once: {_listed(names)}; the first entry counts")
-
-
-def _repeated_names(splits: list[Split]) -> Iterator[Problem]:
-    """Frames in two splits: BDD100K's 10k set is divided otherwise than its 100k set, so truth can leak."""
-    names = {split.name: {split.name_of(i) for i in range(len(split))} for split in splits}
-    for one, other in itertools.combinations(names, 2):
-        if both := sorted(names[one] & names[other]):
-            message = (
-                f"{_plural(len(both), 'frame')} in both '{one}' and '{other}': {_listed(both)}; "
-                "scores on the one flatter when the other was trained on"
-            )
-            yield Problem("warning", str(splits[0].root), message)
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = len(names) - _NAMES_SHOWN
-    return ", ".join(names[:_NAMES_SHOWN]) + (f" and {more:,} more" if more > 0 else "")

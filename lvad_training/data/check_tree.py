@@ -1,0 +1,89 @@
+"""What is wrong with a data set as a whole: files without counterpart, names in two splits, skipped labels."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from lvad_perception.bdd100k import Split
+from lvad_perception.bdd100k.index import LabelTable
+from lvad_perception.bdd100k.tree import find_sources, unused_labels
+from lvad_perception.vocabulary import TASKS
+from lvad_training.data.check_frames import Problem
+
+_NAMES_SHOWN: Final = 5
+
+
+def has_labels(root: Path, splits: Sequence[Split]) -> bool:
+    """Whether the data set has any label file or mask, even one that fits no image."""
+    matched = any(split.tables or any(find_sources(root, split.name).masks.values()) for split in splits)
+    return matched or bool(unused_labels(root))
+
+
+def check_tree(root: Path, splits: Sequence[Split]) -> Iterator[Problem]:
+    """Problems that show without opening an image or a mask; all are tolerated by training."""
+    for path in unused_labels(root):
+        message = "not used: its name fits no split of the images; rename it or the image folder"
+        yield Problem("warning", str(path), message)
+    for split in splits:
+        yield from _compare_with_tree(root, split)
+    yield from _repeated_names(splits)
+    for table in {table.source: table for split in splits for table in split.tables}.values():
+        yield from _label_problems(table)
+
+
+def plural(count: int, word: str, words: str | None = None) -> str:
+    """The count with its word: "1 error", "1,200 errors"."""
+    return f"{count:,} {word if count == 1 else words or word + 's'}"
+
+
+def _compare_with_tree(root: Path, split: Split) -> Iterator[Problem]:
+    """Masks and label entries without image, and images without any annotation."""
+    sources = find_sources(root, split.name)
+    images = {name for folder in sources.images for name in folder.files}
+    for masks in sources.masks.values():
+        for folder in masks:
+            if missing := sorted(folder.names - images):
+                message = f"{plural(len(missing), 'mask')} without image: {_listed(missing)}; not used"
+                yield Problem("warning", folder.path, message)
+    for table in split.tables:
+        if missing := sorted({bytes(name).decode() for name in table.names} - images):
+            message = f"{plural(len(missing), 'entry', 'entries')} without image: {_listed(missing)}; not used"
+            yield Problem("warning", str(table.source), message)
+    bare = ~np.any([split.annotated_for(task) for task in TASKS], axis=0)
+    if bare.any():
+        names = [split.name_of(int(i)) for i in np.flatnonzero(bare)]
+        message = f"{plural(len(names), 'image')} without annotation: {_listed(names)}; not trained on"
+        yield Problem("warning", sources.images[0].path, message)
+
+
+def _label_problems(table: LabelTable) -> Iterator[Problem]:
+    file, problems = str(table.source), table.problems
+    for category, count in sorted(problems.unknown_categories.items()):
+        yield Problem("warning", file, f"unknown category '{category}' of {plural(count, 'label')}; skipped")
+    if problems.shapeless:
+        yield Problem("warning", file, f"{plural(problems.shapeless, 'label')} without box or shape; skipped")
+    for name, count in problems.degenerate_boxes:
+        yield Problem("warning", file, f"entry {name}: {count} without area among its boxes; skipped")
+    if problems.duplicates:
+        names = sorted(set(problems.duplicates))
+        yield Problem("warning", file, f"listed more than once: {_listed(names)}; the first entry counts")
+
+
+def _repeated_names(splits: Sequence[Split]) -> Iterator[Problem]:
+    """Frames in two splits: BDD100K's 10k set is divided otherwise than its 100k set, so truth can leak."""
+    names = {split.name: {split.name_of(i) for i in range(len(split))} for split in splits}
+    for one, other in itertools.combinations(names, 2):
+        if both := sorted(names[one] & names[other]):
+            message = (
+                f"{plural(len(both), 'frame')} in both '{one}' and '{other}': {_listed(both)}; "
+                "scores on the one flatter when the other was trained on"
+            )
+            yield Problem("warning", str(splits[0].root), message)
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - _NAMES_SHOWN
+    return ", ".join(names[:_NAMES_SHOWN]) + (f" and {more:,} more" if more > 0 else "")

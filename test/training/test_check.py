@@ -1,0 +1,179 @@
+import io
+
+import numpy as np
+import pytest
+
+from lvad_perception.errors import DatasetError
+from lvad_training.data.check import check_dataset, print_report
+
+
+def check(root, workers=1):
+    return check_dataset(root, workers=workers, progress=False)
+
+
+def text_of(report):
+    stream = io.StringIO()
+    print_report(report, stream)
+    return stream.getvalue()
+
+
+def found(report):
+    """(severity, file name, message) of every problem."""
+    return [(problem.severity, problem.file.rsplit("/", 1)[-1], problem.message) for problem in report.problems]
+
+
+@pytest.fixture
+def sound(tree):
+    """Three frames, two of them with boxes and one with masks."""
+    for name in "abc":
+        tree.image(name)
+    tree.detections({"a": [("car", 1, 2, 5, 6), ("trailer", 1, 1, 9, 9)], "b": []})
+    semantic = np.zeros((24, 32))
+    semantic[:6] = 255
+    tree.mask("labels/sem_seg/masks/train/c.png", semantic)
+    tree.mask("labels/drivable/masks/train/c.png", np.full((24, 32), 2))
+    return tree
+
+
+def test_a_sound_data_set_is_counted(sound):
+    report = check(sound.root)
+    assert found(report) == []
+    counts = report.splits["train"]
+    assert counts.images == 3
+    assert counts.annotated == {"detection": 2, "semantic": 1, "drivable": 1}
+    assert counts.boxes.tolist() == [0, 0, 1, 0, 0, 0, 0, 0, 0, 0]
+    assert counts.crowds == 1
+    assert counts.semantic_pixels[[0, -1]].tolist() == [18 * 32, 6 * 32]
+    assert counts.drivable_pixels.tolist() == [0, 0, 24 * 32, 0]
+    text = text_of(report)
+    assert "0 errors, 0 warnings: training can use this data set" in text
+    assert [line.split()[-1] for line in text.splitlines() if line.startswith("road")] == ["75.00"]
+
+
+def test_parallel_and_serial_reports_are_equal(sound):
+    for i in range(40):
+        sound.image(f"more-{i:02d}", split="val")
+    sound.detections({f"more-{i:02d}": [("bus", 1, 2, 99, 6)] for i in range(40)}, split="val")
+    serial, parallel = check(sound.root), check(sound.root, workers=2)
+    assert text_of(serial) == text_of(parallel)
+    assert len(serial.problems) == 40
+
+
+def test_files_that_stop_training_are_errors(sound):
+    image = sound.image("d")
+    image.write_bytes(image.read_bytes()[:-30])
+    sound.detections({"a": [("car", 1, 2, 5, 6)], "d": []})
+    sound.mask("labels/sem_seg/masks/train/a.png", np.full((24, 32), 77))
+    sound.mask("labels/sem_seg/masks/train/b.png", np.zeros((12, 16)))
+    sound.mask("labels/drivable/masks/train/b.png", np.zeros((24, 32))).write_bytes(b"not a mask")
+    report = check(sound.root)
+    assert sorted(file for _, file, _ in found(report)) == ["a.png", "b.png", "b.png", "d.jpg"]
+    assert report.errors == report.problems
+    text = text_of(report)
+    assert "a.png: holds the id 77, which no semantic class has" in text
+    assert "b.png: is 16x12 and its image 32x24" in text
+    assert "b.png: is not an image" in text
+    assert "d.jpg: is a truncated image" in text
+    assert "4 errors, 0 warnings: training would fail" in text
+
+
+def test_what_is_tolerated_is_a_warning(sound):
+    sound.image("bare")
+    sound.mask("labels/sem_seg/masks/train/ghost.png", np.zeros((24, 32)))
+    sound.mask("labels/sem_seg/masks/train/a.png", np.full((24, 32), 255))
+    sound.mask("labels/sem_seg/masks/elsewhere/a.png", np.zeros((24, 32)))
+    sound.json("labels/det_20/det_elsewhere.json", [])
+    sound.detections(
+        {
+            "a": [("car", -9, 2, 5, 6), ("car", 40, 2, 50, 6), ("spaceship", 1, 1, 2, 2), ("bus", 9, 9, 3, 9)],
+            "spirit": [],
+        }
+    )
+    sound.image("a", split="val")
+    warnings = {(file, message) for severity, file, message in found(check(sound.root)) if severity == "warning"}
+    assert warnings == {
+        ("train", "2 images without annotation: b, bare; not trained on"),
+        ("train", "1 mask without image: ghost; not used"),
+        ("a.png", "only 0.0 % of its pixels are labelled; is it a semantic mask, not one of lanes?"),
+        ("elsewhere", "not used: its name fits no split of the images; rename it or the image folder"),
+        ("det_elsewhere.json", "not used: its name fits no split of the images; rename it or the image folder"),
+        ("det_train.json", "1 entry without image: spirit; not used"),
+        ("det_train.json", "unknown category 'spaceship' of 1 label; skipped"),
+        ("det_train.json", "entry a: 1 without area among its boxes; skipped"),
+        (
+            "a.jpg",
+            "2 of 2 boxes leave the image (32x24) by up to 19.0 px; clipped, 1 left out as nothing of them is inside",
+        ),
+        ("bdd100k", "1 frame in both 'train' and 'val': a; scores on the one flatter when the other was trained on"),
+        ("val", "1 image without annotation: a; not trained on"),
+    }
+    assert check(sound.root).errors == []
+
+
+def test_repeated_and_shapeless_entries_are_warnings(sound):
+    entry = {"name": "a.jpg", "labels": [{"category": "car"}]}
+    sound.json("labels/det_20/det_train.json", [entry, entry])
+    messages = [message for _, _, message in found(check(sound.root))]
+    assert "listed more than once: a; the first entry counts" in messages
+    assert "1 label without box or shape; skipped" in messages
+
+
+def test_an_unreadable_image_that_training_never_opens_is_a_warning(sound):
+    sound.image("bare").write_bytes(b"no image")
+    assert ("warning", "bare.jpg", "cannot be decoded as an image; replace it or leave it out") in found(
+        check(sound.root)
+    )
+
+
+def test_damaged_jpeg_data_are_a_warning(sound):
+    pytest.importorskip("simplejpeg", reason="simplejpeg is not installed")
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    import cv2
+
+    data = bytearray(cv2.imencode(".jpg", noise)[1].tobytes())
+    middle = len(data) // 2
+    data[middle : middle + 100] = bytes(100)
+    path = sound.image("a")
+    path.write_bytes(data)
+    (problem,) = (problem for problem in check(sound.root).problems if "damaged" in problem.message)
+    assert problem.severity == "warning"
+    assert problem.file == str(path)
+
+
+def test_unreadable_label_file_is_an_error(sound):
+    sound.detections({}).write_text("[{")
+    report = check(sound.root)
+    assert [severity for severity, _, _ in found(report)] == ["error"]
+    assert "split 'train' cannot be opened: " in report.problems[0].message
+    assert "det_train.json is not valid JSON" in text_of(report)
+
+
+def test_without_any_label_there_is_nothing_to_check(tree, tmp_path):
+    tree.image("a")
+    with pytest.raises(DatasetError, match="has images but no labels for them; unpack BDD100K's labels under"):
+        check(tree.root)
+    with pytest.raises(DatasetError, match="nowhere is not a folder"):
+        check(tmp_path / "nowhere")
+
+
+def test_labels_that_fit_no_image_are_an_error(tree):
+    tree.image("a")
+    tree.detections({"ghost": [("car", 1, 2, 5, 6)]})
+    report = check(tree.root)
+    assert [problem.message for problem in report.errors] == [
+        "no image is annotated, so training has nothing to learn; bring labels of the same frames"
+    ]
+
+
+def test_real_sets_are_sound(shared_data):
+    camvid = check(shared_data / "camvid-bdd", workers=2)
+    assert camvid.problems == []
+    assert [counts.images for counts in camvid.splits.values()] == [367, 101]
+    assert int(camvid.splits["train"].boxes.sum()) == 4697
+    samples = check(shared_data / "bdd-samples", workers=2)
+    assert samples.errors == []
+    assert [message.split(":")[0] for _, _, message in found(samples)] == [
+        "7 images without annotation",
+        "10 images without annotation",
+        "7 images without annotation",
+    ]
