@@ -60,6 +60,10 @@ class CameraOutputs:
                 header = make_header(node.get_clock().now().nanoseconds, "", types=types)
                 latched.publish(label_info_to_message(vocabulary, header, types=types))
                 self._latched.append(latched)
+        if "semantic" in tasks:
+            self._publishers["segmentation/confidence"] = node.create_publisher(
+                Image, f"{camera}/segmentation/confidence", RESULTS_QOS
+            )
         self._publishers["overlay"] = node.create_publisher(Image, f"{camera}/overlay", RESULTS_QOS)
 
     @property
@@ -84,6 +88,9 @@ class CameraOutputs:
             self._send("detections", detections_to_message(predictions.detections, header, types=self._types))
         if predictions.semantic is not None and self._is_wanted("segmentation"):
             self._send("segmentation", mask_to_message(predictions.semantic, header, types=self._types))
+        if predictions.semantic_confidence is not None and self._is_wanted("segmentation/confidence"):
+            confidence = mask_to_message(predictions.semantic_confidence, header, types=self._types)
+            self._send("segmentation/confidence", confidence)
         if predictions.drivable is not None and self._is_wanted("drivable_area"):
             self._send("drivable_area", mask_to_message(predictions.drivable, header, types=self._types))
         if self._is_wanted("overlay"):

@@ -32,6 +32,8 @@ from lvad_perception.types import UInt8
 SILENT_AFTER_S = 2.0
 """An active camera that sends nothing for so long is an error in the diagnostics."""
 _REMIND_EVERY_S = 10.0
+_COMPARABLE_MS = 3_600_000
+"""Stamps further from now are those of a recording that is played without its clock; their age says nothing."""
 
 
 class PerceptionNode(LifecycleNode):  # type: ignore[misc]
@@ -268,5 +270,5 @@ def _add_values(status: DiagnosticStatusWrapper, report: Report) -> None:
         median, tail = report.latency_ms
         status.add("latency from reception, median [ms]", f"{median:.1f}")
         status.add("latency from reception, 99 % [ms]", f"{tail:.1f}")
-    if report.age_ms is not None:
+    if report.age_ms is not None and abs(report.age_ms) < _COMPARABLE_MS:
         status.add("age by header stamp, median [ms]", f"{report.age_ms:.1f}")

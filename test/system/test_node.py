@@ -75,6 +75,7 @@ def listen_to_all(robot):
     return {
         "detections": robot.listen("/camera/detections", Detection2DArray),
         "segmentation": robot.listen("/camera/segmentation", Image),
+        "segmentation/confidence": robot.listen("/camera/segmentation/confidence", Image),
         "drivable_area": robot.listen("/camera/drivable_area", Image),
         "overlay": robot.listen("/camera/overlay", Image),
     }
@@ -102,6 +103,7 @@ def test_image_comes_out_as_detections_and_masks(
         assert received[0].header == message.header
     np.testing.assert_array_equal(mask_of(results["segmentation"][0]), expected.semantic)
     np.testing.assert_array_equal(mask_of(results["drivable_area"][0]), expected.drivable)
+    np.testing.assert_array_equal(mask_of(results["segmentation/confidence"][0]), expected.semantic_confidence)
     assert {results[topic][0].encoding for topic in ("segmentation", "drivable_area")} == {"mono8"}
     assert results["overlay"][0].encoding == "rgb8"
     best = results["detections"][0].detections[0]
