@@ -186,30 +186,12 @@ def image_to_message(image: UInt8, header: Message, *, encoding: str = "rgb8", t
         encoding: rgb8 or bgr8.
         types: the family of message classes, the header's own.
     """
-    height, width, channels = image.shape
-    return types.Image(
-        header=header,
-        height=height,
-        width=width,
-        encoding=encoding,
-        is_bigendian=0,
-        step=width * channels,
-        data=types.pack(np.ascontiguousarray(image)),
-    )
+    return _image_message(image, header, encoding, types)
 
 
 def mask_to_message(mask: UInt8, header: Message, *, types: MessageTypes) -> Message:
     """Class ids (or a confidence map), uint8 [H, W], as mono8 ``sensor_msgs/Image`` without row padding."""
-    height, width = mask.shape
-    return types.Image(
-        header=header,
-        height=height,
-        width=width,
-        encoding="mono8",
-        is_bigendian=0,
-        step=width,
-        data=types.pack(np.ascontiguousarray(mask)),
-    )
+    return _image_message(mask, header, "mono8", types)
 
 
 def detections_to_message(detections: Detections, header: Message, *, types: MessageTypes) -> Message:
@@ -276,6 +258,23 @@ def check_label_info(msg: Message, vocabulary: Vocabulary, *, source: str) -> No
 def _bytes(data: Any) -> UInt8:
     """A ``uint8[]`` field of either family (numpy array, array.array or bytes) as uint8 [N], without a copy."""
     return data if isinstance(data, np.ndarray) else np.frombuffer(data, np.uint8)
+
+
+def _image_message(pixels: UInt8, header: Message, encoding: str, types: MessageTypes) -> Message:
+    """Pixels, uint8 [H, W] or [H, W, C], without row padding."""
+    height, width = pixels.shape[:2]
+    msg = types.Image(
+        header=header,
+        height=height,
+        width=width,
+        encoding=encoding,
+        is_bigendian=0,
+        step=pixels.size // height,
+        data=[],
+    )
+    # Not in the constructor: rclpy's copies its data element by element, its setter keeps an array.array as it is.
+    msg.data = types.pack(np.ascontiguousarray(pixels))
+    return msg
 
 
 def _pack_array(pixels: UInt8) -> "array.array[int]":
