@@ -41,7 +41,7 @@ class Label(msgspec.Struct):
     """One annotated thing. ``poly2d`` and ``rle`` stay undecoded: most readers never need them."""
 
     category: str | None = None
-    attributes: LabelAttributes | None = None
+    attributes: LabelAttributes | list[Any] | None = None  # some exports write [] for none
     box2d: Box2d | None = None
     poly2d: msgspec.Raw = _NULL
     rle: msgspec.Raw = _NULL
@@ -52,16 +52,21 @@ class Label(msgspec.Struct):
         return len(self.poly2d) > 4 or len(self.rle) > 4  # more than "null" or "[]"
 
     @property
+    def area_type(self) -> object:
+        """The type of a "drivable area" of 2018: "direct" or "alternative"; None when not stated."""
+        return self.attributes.areaType if isinstance(self.attributes, LabelAttributes) else None
+
+    @property
     def is_crowd(self) -> bool:
         """Whether the attributes say so, as bool, number or text."""
-        if self.attributes is None:
+        if not isinstance(self.attributes, LabelAttributes):
             return False
         values = (self.attributes.crowd, self.attributes.crowd_capitalised)
         return any(value is True or value == 1 or value in ("true", "True") for value in values)
 
 
 class _Objects(msgspec.Struct):
-    timestamp: float | None = None
+    timestamp: Any = None
     objects: list[Label] | None = None
 
 
@@ -71,7 +76,7 @@ class Frame(msgspec.Struct):
     name: str | None = None
     url: str | None = None
     attributes: Any = None
-    timestamp: float | None = None
+    timestamp: Any = None
     labels: list[Label] | None = None
     frames: list[_Objects] | None = None
 
@@ -95,7 +100,7 @@ class Frame(msgspec.Struct):
         value = self.timestamp
         if value is None and self.frames:
             value = self.frames[0].timestamp
-        return None if value is None else round(value)
+        return round(value) if isinstance(value, int | float) else None
 
     def attribute_texts(self) -> dict[str, str]:
         """Attributes ("weather", "scene", "timeofday", …), keys in lower case; what is unset is left out."""

@@ -94,8 +94,7 @@ def drivable_from_labels(labels: list[Label], size_hw: Size, *, source: str) -> 
     """
     mask = np.full(size_hw, DRIVABLE_BACKGROUND, np.uint8)
     for label in labels:
-        area_type = label.attributes.areaType if label.attributes else None
-        value = drivable_class(normalise(label.category), area_type)
+        value = drivable_class(normalise(label.category), label.area_type)
         if value is not None and (inside := _pixels_of(label, size_hw, source)) is not None:
             mask[inside] = value
     return mask

@@ -70,6 +70,7 @@ def test_labels_missing_null_or_empty_are_no_labels(labels):
     ("attributes", "crowd"),
     [
         (None, False),
+        ([], False),
         ({}, False),
         ({"crowd": True}, True),
         ({"crowd": False}, False),
@@ -90,6 +91,7 @@ def test_frame_attributes_and_time():
     assert entry.timestamp_ms == 10000
     assert frame({"attributes": None}).attribute_texts() == {}
     assert frame({}).timestamp_ms is None
+    assert frame({"timestamp": "noon"}).timestamp_ms is None
 
 
 def test_every_container_gives_the_same_frames(tmp_path):
