@@ -195,7 +195,7 @@ def _locate_frames(file: Path, data: mmap.mmap) -> list[msgspec.Raw]:
 
 
 def _is_objects(raw: msgspec.Raw) -> bool:
-    return _decode_has_objects.decode(raw).objects is not _NULL
+    return bytes(_decode_has_objects.decode(raw).objects) != bytes(_NULL)
 
 
 def _address(buffer: Any) -> int:

@@ -102,7 +102,8 @@ def find_sources(root: Path, split: str) -> SplitSources:
     if not folders:
         splits = find_splits(root)
         raise DatasetError(f"{root} has no split '{split}'; it has {', '.join(splits)}")
-    images = tuple(ImageFolder(str(folder), dict(_images_in(folder))) for folder in folders)
+    # Of two files with one name the first by suffix counts: .jpg before .png, whatever order the folder has.
+    images = tuple(ImageFolder(str(folder), dict(sorted(_images_in(folder), reverse=True))) for folder in folders)
     masks = {task: tuple(_mask_folders(root, split, task)) for task in _MASK_FOLDERS}
     labels = {task: tuple(_label_files(root, split, task)) for task in _LABEL_FOLDERS}
     frame_folders = [path for pattern in _FRAME_FOLDERS if (path := root / pattern.format(split=split)).is_dir()]

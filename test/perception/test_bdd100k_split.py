@@ -1,5 +1,7 @@
 import pickle
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -255,6 +257,21 @@ def test_splits_pickle_small_and_read_the_same(tree):
     copy = pickle.loads(data)
     np.testing.assert_array_equal(copy.boxes(7, SIZE_HW).boxes_xyxy, split.boxes(7, SIZE_HW).boxes_xyxy)
     assert copy.image_path(49) == split.image_path(49)
+
+
+def test_of_two_images_with_one_name_the_jpeg_counts(tree):
+    path = tree.image("a", suffix=".jpg")
+    tree.image("a", suffix=".png")
+    split = open_split(tree.root, "train")
+    assert len(split) == 1
+    assert split.image_path(0) == path
+
+
+@pytest.mark.parametrize("package", ["msgspec", "PIL"])
+def test_missing_package_is_named(package):
+    code = f"import sys; sys.modules[{package!r}] = None; import lvad_perception.bdd100k"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert f"MissingDependencyError: reading BDD100K needs the Python package '{package}'" in result.stderr
 
 
 REAL_DETECTIONS = {
