@@ -6,7 +6,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,11 +36,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = _parser().parse_args(argv)
     run: Callable[[argparse.Namespace], None] = arguments.run
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _stop)
     try:
-        run(arguments)
-        sys.stdout.flush()
+        with _terminable():
+            run(arguments)
+            sys.stdout.flush()
     except LvadError as err:
         print(f"lvad-perception: error: {err}", file=sys.stderr)
         return STATUS_BAD_INPUT
@@ -113,7 +113,7 @@ def _replay(arguments: argparse.Namespace) -> None:
     )
     for topic, count in summary.cameras.items():
         print(f"  {topic}: {count} processed, {summary.skipped[topic]} skipped")
-    if arguments.overlay_video:
+    if arguments.overlay_video is not None and arguments.overlay_video.exists():
         print(f"{arguments.overlay_video}: the predictions drawn in")
 
 
@@ -178,7 +178,7 @@ def _info(arguments: argparse.Namespace) -> None:
     for task, names in facts["classes"].items():
         print(f"  {task:<16} {', '.join(names)}")
     for key, value in facts["training"].items():
-        print(f"  training {key:<8}{value}")
+        print(f"  {'training ' + key:<16} {value if isinstance(value, str) else json.dumps(value)}")
     print(f"  runs here on     {engine.description}")
     engine.close()
 
@@ -324,9 +324,21 @@ def _size(text: str) -> tuple[int, int]:
     return int(width), int(height)
 
 
-def _stop(signum: int, _frame: object) -> None:
-    """Ends the process by an exception, so that unfinished output is removed on the way."""
-    raise SystemExit(128 + signum)
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends the block by an exception, as Ctrl-C does, so that unfinished output is removed on the way."""
+
+    def stop(signum: int, _frame: object) -> None:
+        raise SystemExit(128 + signum)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ JPEG_QUALITY: Final = 95
 
 _FORMATS: Final = {b"\xff\xd8\xff": "jpeg", b"\x89PNG\r\n\x1a\n": "png"}
 _NAMESPACE: Final = re.compile(r"(/[A-Za-z_][A-Za-z0-9_]*)+")
+_LONGEST_VIDEO_NS: Final = 30 * 24 * 3600 * 1_000_000_000
 _LAST_STAMP_NS: Final = (2**31 - 1) * 1_000_000_000
 
 
@@ -154,7 +155,7 @@ def from_video(
         frame_id: of every header.
         start_stamp_ns: stamp of the video's time 0.
         raw: write lossless rgb8 Image messages instead of JPEG (quality 95) CompressedImage.
-        every: keep each so-manieth frame.
+        every: keep the first of every so many frames.
         progress: show a counter on standard error.
 
     Raises:
@@ -164,8 +165,10 @@ def from_video(
     """
     from lvad_perception.video import read_video
 
-    if every < 1 or not 0 <= start_stamp_ns <= _LAST_STAMP_NS // 2:
-        raise ConfigError(f"every {every} and start {start_stamp_ns} ns must be at least 1 and 0; use the defaults")
+    if every < 1:
+        raise ConfigError(f"every {every}th frame is none; give 1 for all frames, 2 for every other")
+    if not 0 <= start_stamp_ns <= _LAST_STAMP_NS - _LONGEST_VIDEO_NS:
+        raise ConfigError(f"start stamp {start_stamp_ns} ns leaves ROS's time range; give nanoseconds since 1970")
     images = first_ns = last_ns = 0
     with create_bag(output, storage=storage, overwrite=overwrite, custom_data={"lvad_source": "video"}) as bag:
         camera_writer = _CameraWriter(bag, camera, frame_id)

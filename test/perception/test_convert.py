@@ -233,7 +233,7 @@ class TestFromVideo:
         assert list(tmp_path.iterdir()) == []
 
     def test_every_zero(self, clip, tmp_path):
-        with pytest.raises(ConfigError, match="every 0"):
+        with pytest.raises(ConfigError, match="every 0th frame is none; give 1 for all"):
             from_video(clip, tmp_path / "bag", every=0)
 
     @pytest.mark.parametrize(
