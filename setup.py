@@ -34,15 +34,15 @@ EXTRAS = {
         "tensorboard>=2.14",
         "pyyaml>=5.4",
         "msgspec>=0.18.6",
-        "pillow>=9.0",
+        "pillow>=10.3",
         "simplejpeg>=1.7",
     ],
     # Bags without ROS, and BDD100K labels into bags.
-    "bags": ["rosbags>=0.11", "msgspec>=0.18.6", "pillow>=9.0"],
+    "bags": ["rosbags>=0.11", "msgspec>=0.18.6", "pillow>=10.3"],
     # Average precision of boxes.
     "eval": ["faster-coco-eval>=1.6.5"],
     # Video files in and out.
-    "video": ["av>=12.0"],
+    "video": ["av>=17.0"],
     # TensorRT on a machine where it does not come with the system, as it does on Jetson.
     "tensorrt": ["tensorrt>=10.0,<11"],
     "test": [
@@ -80,13 +80,13 @@ setup(
         (f"share/{NAME}/launch", _files("launch/*.launch.py")),
         (f"share/{NAME}/config", _files("config/*.yaml")),
     ],
-    # Lower bounds are those of Ubuntu 22.04, so that a vehicle with ROS 2 Humble satisfies them from apt.
+    # The lowest versions that the tests pass with; numpy's is that of ROS 2 Humble.
     install_requires=[
         "numpy>=1.21",
         # On ROS apt's python3-opencv takes this place; pip cannot see that, but nobody runs pip there.
-        "opencv-python-headless>=4.5.4,<5",
+        "opencv-python-headless>=4.6,<5",
         "onnxruntime>=1.17",
-        "tqdm>=4.57",
+        "tqdm>=4.64",
     ],
     extras_require=EXTRAS,
     zip_safe=False,
