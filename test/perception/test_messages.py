@@ -1,4 +1,5 @@
 import array
+import sys
 
 import cv2
 import numpy as np
@@ -7,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lvad_perception import messages
-from lvad_perception.errors import ImageError, MessageError, VocabularyMismatchError
+from lvad_perception.errors import ImageError, MessageError, MissingDependencyError, VocabularyMismatchError
 from lvad_perception.types import Detections, TruthBoxes
 from lvad_perception.vocabulary import DETECTION, DRIVABLE, SEMANTIC
 
@@ -276,3 +277,10 @@ class TestRosFamily:
         assert back.crowd.tolist() == [True]
         info = messages.label_info_to_message(SEMANTIC, source, types=types)
         messages.check_label_info(info, SEMANTIC, source="ROS")
+
+
+class TestMissingRosbags:
+    def test_it_says_what_to_install(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "rosbags.typesys", None)
+        with pytest.raises(MissingDependencyError, match=r"install it with: pip install 'lvad_perception\[bags\]'"):
+            messages.rosbags_typestore.__wrapped__()
