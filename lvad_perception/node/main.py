@@ -24,12 +24,21 @@ def main(args: Sequence[str] | None = None) -> int:
         args: command line, ``sys.argv`` when None.
 
     Returns:
-        The exit status: 0 after a signal, 2 when a parameter is impossible, 1 after an unexpected failure.
+        The exit status: 0 after a signal, 2 when a parameter is impossible or a dependency is missing, 1 after an
+        unexpected failure.
     """
     stop = threading.Event()
     for number in _SIGNALS:
         signal.signal(number, lambda *_: stop.set())
-    status = _run(args, stop)
+    try:
+        status = _run(args, stop)
+    except ImportError as err:
+        print(
+            f"perception: {err.name} cannot be imported by {sys.executable} ({err}); source ROS 2 and activate the "
+            "environment in which the package's dependencies are installed",
+            file=sys.stderr,
+        )
+        status = 2
     # Python gives the handlers back while it ends; a second Ctrl-C then would still kill the process.
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)

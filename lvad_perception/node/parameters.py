@@ -47,7 +47,7 @@ TABLE: Final = (
     Parameter(
         "camera",
         "camera",
-        "Name of the camera: outputs are published as <camera>/detections, <camera>/segmentation and so on.",
+        "Name of the camera, the first part of its output topics: front gives front/detections and so on.",
     ),
     Parameter(
         "image_topic",

@@ -9,6 +9,7 @@ from lvad_perception.errors import ConfigError
 from lvad_perception.node.parameters import TABLE, NodeParameters, check_value
 
 MODEL = {"model": "model.onnx"}
+DOCUMENTATION = Path(__file__).resolve().parents[2] / "docs" / "ros.md"
 
 
 def test_every_default_passes_its_own_check():
@@ -18,6 +19,16 @@ def test_every_default_passes_its_own_check():
 
 def test_every_parameter_is_described():
     assert all(row.description.endswith(".") and len(row.description) > 20 for row in TABLE)
+
+
+def test_the_documentation_shows_the_table():
+    lines = DOCUMENTATION.read_text(encoding="utf-8").splitlines()
+    for row in TABLE:
+        bounds = f"{row.bounds[0]:g} to {row.bounds[1]:g}" if row.bounds else ""
+        default = f'"{row.default}"' if isinstance(row.default, str) else str(row.default)
+        values = ", ".join(row.choices) or bounds
+        cells = [f"`{row.name}`", f"`{default}`", values, row.description]
+        assert f"| {' | '.join(cells)} |".replace("|  |", "| |") in lines
 
 
 def test_defaults_mean_the_models_threshold_and_no_limits():
