@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lvad_perception.types import Int32, UInt8
+from lvad_perception.vocabulary import UNLABELED
 from lvad_training.data.sample_set.atmosphere import Atmosphere
 from lvad_training.data.sample_set.camera import NEAR_M, Camera, Points, clip_near
 
@@ -23,7 +24,7 @@ SUPERSAMPLING = 2
 MIN_BOX_SIDE_PX = 4
 """Objects of which less than this is visible on either side get no box: annotators leave out what they cannot see."""
 
-_FIRST_INSTANCE = 32  # instance numbers below are semantic classes without instances
+_FIRST_INSTANCE = UNLABELED + 1  # numbers below are semantic classes without instances
 _SUBPIXELS = 3  # fractional bits of the coordinates that OpenCV is handed
 
 
@@ -160,6 +161,10 @@ class Canvas:
         instance = self._instances[ident]
         instance.painted_px = int(np.count_nonzero(self._window(instance) == ident))
 
+    def hide(self, mask: npt.NDArray[np.bool_]) -> None:
+        """Say that the ego vehicle covers these pixels, bool [H, W]: they are unlabelled and hide what is behind."""
+        self._native_idents()[mask] = UNLABELED
+
     def image(self) -> UInt8:
         """The painted image, uint8 RGB [H, W, 3], with the glow of lamps."""
         height, width = self.camera.size_hw
@@ -173,11 +178,10 @@ class Canvas:
 
     def semantic(self) -> UInt8:
         """Class of every pixel, uint8 [H, W]."""
-        table = np.arange(_FIRST_INSTANCE + len(self._instances), dtype=np.uint8)
+        table = np.arange(_FIRST_INSTANCE + len(self._instances)).astype(np.uint8)
         for ident, instance in self._instances.items():
             table[ident] = instance.semantic
-        table = np.append(table, np.zeros(max(0, 256 - len(table)), np.uint8))
-        table[255] = 255
+        table[UNLABELED] = UNLABELED
         return np.asarray(table[self._native_idents()], np.uint8)
 
     def boxes(self) -> list[Box]:
@@ -225,6 +229,11 @@ class Canvas:
         _, _, right, bottom = instance.extent
         bottom, right = int(min(max(bottom + 3, 0), height)), int(min(max(right + 3, 0), width))
         return self._native_idents()[top:bottom, left:right]
+
+
+def scaled(color: Color, factor: float) -> Color:
+    """A lighter or darker shade of a colour."""
+    return (min(color[0] * factor, 255), min(color[1] * factor, 255), min(color[2] * factor, 255))
 
 
 def _fill_outline(image: Any, points: Int32, color: Any, line: int, shift: int) -> None:
