@@ -24,8 +24,8 @@ def main(args: Sequence[str] | None = None) -> int:
         args: command line, ``sys.argv`` when None.
 
     Returns:
-        The exit status: 0 after a signal, 2 when a parameter is impossible or a dependency is missing, 1 after an
-        unexpected failure.
+        The exit status: 0 after a signal, 2 when an argument or parameter is impossible or a dependency is missing,
+        1 after an unexpected failure.
     """
     stop = threading.Event()
     for number in _SIGNALS:
@@ -55,7 +55,12 @@ def _run(args: Sequence[str] | None, stop: threading.Event) -> int:
     from lvad_perception.errors import LvadError
     from lvad_perception.node.perception import PerceptionNode
 
-    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    except Exception as err:  # rclpy has no public class for it
+        reason = str(err).partition(", at ")[0]
+        print(f"perception: ROS refuses to start ({reason}); correct the arguments after --ros-args", file=sys.stderr)
+        return 2
     try:
         node = PerceptionNode()
     except LvadError as err:

@@ -340,6 +340,15 @@ def test_label_info_waits_for_late_subscribers(tiny_model_file, make_node, robot
         )
 
 
+def test_topics_are_named_as_in_bags(tiny_model_file, make_node):
+    from lvad_perception.bags import topics
+
+    node = make_node(model=str(tiny_model_file))
+    node.trigger_configure()
+    in_bags = {*topics.TASK_TOPICS.values(), topics.CONFIDENCE, topics.OVERLAY}
+    assert {f"/camera/{name}" for name in in_bags} == set(node._outputs["camera"].topics)
+
+
 def test_model_without_a_task_has_no_topic_for_it(make_tiny_model, make_manifest, tmp_path, make_active_node):
     classes = {"drivable": DRIVABLE.names}
     model = make_tiny_model(tmp_path / "drivable.onnx", manifest=make_manifest(classes=classes))
