@@ -52,7 +52,8 @@ class PerceptionNode(LifecycleNode):  # type: ignore[misc]
         self._settings: NodeParameters | None = None
         self._perceiver: Perceiver | None = None
         self._outputs: dict[str, CameraOutputs] = {}
-        self._inputs: dict[str, Subscription] = {}
+        self._topics: dict[str, str] = {}  # camera -> full name of its topic, after remapping
+        self._inputs: list[Subscription] = []
         self._health: dict[str, CameraHealth] = {}
         self._mailbox: Mailbox[Message] | None = None
         self._worker: threading.Thread | None = None
@@ -147,29 +148,28 @@ class PerceptionNode(LifecycleNode):  # type: ignore[misc]
         cameras = self._settings.cameras
         self._mailbox = Mailbox({camera.name: camera.min_interval_s for camera in cameras})
         self._health = {camera.name: CameraHealth() for camera in cameras}
+        self._topics = {camera.name: self.resolve_topic_name(camera.topic) for camera in cameras}
         for camera in cameras:
-            self._inputs[camera.name] = self.create_subscription(
+            reliability = ReliabilityPolicy.RELIABLE if camera.reliable else ReliabilityPolicy.BEST_EFFORT
+            subscription = self.create_subscription(
                 CompressedImage if camera.compressed else Image,
                 camera.topic,
                 lambda message, name=camera.name: self._receive(name, message),
-                QoSProfile(
-                    history=HistoryPolicy.KEEP_LAST,
-                    depth=1,
-                    reliability=ReliabilityPolicy.RELIABLE if camera.reliable else ReliabilityPolicy.BEST_EFFORT,
-                ),
+                QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=1, reliability=reliability),
             )
+            self._inputs.append(subscription)
         self._worker = threading.Thread(
             target=self._work, args=(self._mailbox, self._perceiver), name="perception worker"
         )
         self._worker.start()
         for camera in cameras:
             outputs = ", ".join(self._outputs[camera.name].topics)
-            self.get_logger().info(f"{self._inputs[camera.name].topic_name} -> {outputs}")
+            self.get_logger().info(f"{self._topics[camera.name]} -> {outputs}")
 
     def _stop(self) -> None:
-        for subscription in self._inputs.values():
+        for subscription in self._inputs:
             self.destroy_subscription(subscription)
-        self._inputs = {}
+        self._inputs = []
         if self._mailbox is not None:
             self._mailbox.close()
         if self._worker is not None:
@@ -214,11 +214,9 @@ class PerceptionNode(LifecycleNode):  # type: ignore[misc]
         sentence = str(err) if isinstance(err, LvadError) else f"unexpected {type(err).__name__}: {err}"
         skipped = self._health[frame.camera].count_skipped(sentence)
         if skipped:
-            subscription = self._inputs.get(frame.camera)
-            source = subscription.topic_name if subscription is not None else frame.camera
-            stamp = frame.message.header.stamp
+            topic, stamp = self._topics[frame.camera], frame.message.header.stamp
             self.get_logger().error(
-                f"{source}: frame stamped {stamp.sec}.{stamp.nanosec:09d} skipped ({skipped} so far): {sentence}"
+                f"{topic}: frame stamped {stamp.sec}.{stamp.nanosec:09d} skipped ({skipped} so far): {sentence}"
             )
 
     # Diagnostics, once a second in the executor's thread.
@@ -227,8 +225,10 @@ class PerceptionNode(LifecycleNode):  # type: ignore[misc]
         report = self._health[camera.name].report()
         if self._worker is None:
             status.summary(DiagnosticStatus.OK, "not active")
+        elif not self._worker.is_alive():
+            status.summary(DiagnosticStatus.ERROR, "the worker has stopped; deactivate and activate again")
         elif report.silent_s > SILENT_AFTER_S:
-            topic = self._inputs[camera.name].topic_name
+            topic = self._topics[camera.name]
             sentence = f"no image on {topic} for {report.silent_s:.0f} s: {self._explain_silence(camera)}"
             status.summary(DiagnosticStatus.ERROR, sentence)
             if time.monotonic() - self._reminded_s > _REMIND_EVERY_S:
@@ -245,7 +245,7 @@ class PerceptionNode(LifecycleNode):  # type: ignore[misc]
 
     def _explain_silence(self, camera: CameraParameters) -> str:
         """Why no image comes, as far as the graph tells."""
-        publishers = self.get_publishers_info_by_topic(self._inputs[camera.name].topic_name)
+        publishers = self.get_publishers_info_by_topic(self._topics[camera.name])
         if not publishers:
             return "nobody publishes it; start the camera or set image_topic"
         wanted = f"sensor_msgs/msg/{'CompressedImage' if camera.compressed else 'Image'}"
