@@ -23,16 +23,16 @@ def _files(pattern: str) -> list[str]:
 EXTRAS = {
     # Offline training, evaluation and export.
     "train": [
-        "torch>=2.4",
-        "torchvision>=0.19",
+        "torch>=2.8",
+        "torchvision>=0.23",
         "timm>=1.0.9",
         "accelerate>=1.0",
-        "onnx>=1.16",
-        "onnxscript>=0.2",
+        "onnx>=1.17",
+        "onnxscript>=0.3",
         "safetensors>=0.4",
         "scipy>=1.8",
         "tensorboard>=2.14",
-        "pyyaml>=5.4",
+        "pyyaml>=6.0.1",
         "msgspec>=0.18.6",
         "pillow>=10.3",
         "simplejpeg>=1.7",
@@ -60,7 +60,7 @@ EXTRAS = {
         "lark>=1.1",
         "packaging>=21",
         "psutil>=5.9",
-        "pyyaml>=5.4",
+        "pyyaml>=6.0.1",
     ],
 }
 
