@@ -155,7 +155,8 @@ class PerceptionNode(LifecycleNode):  # type: ignore[misc]
                 CompressedImage if camera.compressed else Image,
                 camera.topic,
                 lambda message, name=camera.name: self._receive(name, message),
-                QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=1, reliability=reliability),
+                # Deep enough that bursts reach the mailbox, where the newest wins and the others are counted.
+                QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=5, reliability=reliability),
             )
             self._inputs.append(subscription)
         self._worker = threading.Thread(
