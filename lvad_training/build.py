@@ -1,15 +1,17 @@
 """The only place where a recipe becomes objects."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from lvad_perception.bdd100k import Split, find_splits, open_split, read_image
-from lvad_perception.errors import DatasetError
+from lvad_perception.errors import DatasetError, LvadError
 from lvad_perception.preprocess import letterbox_image
 from lvad_perception.types import Size, Truth, UInt8
 from lvad_perception.vocabulary import DETECTION, DRIVABLE, SEMANTIC, Vocabulary
@@ -92,7 +94,7 @@ def training_batches(recipe: Recipe, *, first: int, last: int, process: int, pro
         process=process,
         processes=processes,
     )
-    return _loader(_EpochKeyed(samples), data.workers, batch_sampler=stream, collate_fn=collate)
+    return _loader(_EpochKeyed(samples), data.workers, collate, batch_sampler=stream)
 
 
 def evaluation_batches(
@@ -108,7 +110,7 @@ def evaluation_batches(
         return None
     split = open_split(root, split_name)
     samples = EvaluationSet(split, recipe.model.network_hw)
-    return _loader(_WithTruth(samples), recipe.data.workers, batch_size=recipe.train.batch_size, collate_fn=list)
+    return _loader(_WithTruth(samples), recipe.data.workers, list, batch_size=recipe.train.batch_size)
 
 
 def comparison_images(recipe: Recipe, folder: Path | None, network_hw: Size) -> list[UInt8]:
@@ -147,14 +149,58 @@ def _selected(split: Split, data: DataConfig, tasks: Sequence[str]) -> list[int]
     return chosen
 
 
-def _loader(dataset: Dataset[Any], workers: int, **options: Any) -> DataLoader[Any]:
-    return DataLoader(
-        dataset,
+def _loader(dataset: Dataset[Any], workers: int, merge: Callable[[list[Any]], Any], **options: Any) -> "_Batches":
+    loader = DataLoader(
+        _Guarded(dataset),
         num_workers=workers,
         prefetch_factor=4 if workers else None,
-        pin_memory=torch.cuda.is_available(),
+        collate_fn=partial(_merge_unless_failed, merge),
+        worker_init_fn=_one_thread,
+        generator=torch.Generator(),  # its draws must not disturb the global generator, which a resumed run restores
         **options,
     )
+    return _Batches(loader)
+
+
+class _Batches:
+    """A loader that raises what went wrong in its processes as it was raised there, without their traceback."""
+
+    def __init__(self, loader: DataLoader[Any]) -> None:
+        self.loader = loader
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self.loader:
+            if isinstance(batch, LvadError):
+                raise batch
+            yield batch
+
+
+class _Guarded(Dataset[Any]):
+    """Gives a bad file's error as the sample, so that it reaches the main process whole."""
+
+    def __init__(self, samples: Dataset[Any]) -> None:
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return len(self.samples)  # type: ignore[arg-type]
+
+    def __getitem__(self, key: Any) -> Any:
+        try:
+            return self.samples[key]
+        except LvadError as err:
+            return err
+
+
+def _one_thread(_: int) -> None:
+    """The processes are the parallelism: OpenCV's own threads would only fight over the cores."""
+    cv2.setNumThreads(0)
+
+
+def _merge_unless_failed(merge: Callable[[list[Any]], Any], samples: list[Any]) -> Any:
+    return next((sample for sample in samples if isinstance(sample, LvadError)), None) or merge(samples)
 
 
 class _EpochKeyed(Dataset[Sample]):

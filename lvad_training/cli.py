@@ -212,7 +212,7 @@ def _add_demo(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder to write (default: out)")
     parser.add_argument("--data", type=Path, help="data set in BDD100K's layout (default: render one)")
     parser.add_argument("--images", type=int, default=400, help="images to render (default: 400)")
-    parser.add_argument("--steps", type=int, help="training steps (default: what fits into a few minutes)")
+    parser.add_argument("--steps", type=int, default=200, help="training steps (default: 200)")
     parser.add_argument("--seed", type=int, default=0, help="of rendering and training (default: 0)")
     parser.add_argument("--from-scratch", action="store_true", help="do not start from the shipped checkpoint")
     parser.set_defaults(run=_demo)

@@ -7,6 +7,7 @@ line a step), ``metrics.json`` and ``tensorboard/``.
 import contextlib
 import json
 import math
+import shutil
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -58,9 +59,15 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, prog
     settings = recipe.train
     accelerator = _accelerator(settings)
     folder = Path(recipe.output)
-    state = _open_folder(folder, recipe, resume=resume, overwrite=overwrite)
+    state = _find_state(folder, recipe, resume=resume, overwrite=overwrite)
     first_step = state.step if state is not None else 0
-
+    batches = training_batches(
+        recipe,
+        first=first_step * settings.accumulate,
+        last=settings.steps * settings.accumulate,
+        process=accelerator.process_index,
+        processes=accelerator.num_processes,
+    )
     torch.manual_seed(settings.seed)
     net = build_model(recipe.model).to(memory_format=torch.channels_last)
     _load_start(net, recipe, state)
@@ -72,13 +79,6 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, prog
     if state is not None:
         _restore(state, accelerator, optimizer, scheduler)
 
-    batches = training_batches(
-        recipe,
-        first=first_step * settings.accumulate,
-        last=settings.steps * settings.accumulate,
-        process=accelerator.process_index,
-        processes=accelerator.num_processes,
-    )
     reports = loop.train_steps(
         accelerator=accelerator,
         model=model,
@@ -91,9 +91,11 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, prog
         gradient_clip=settings.gradient_clip,
     )
     main = accelerator.is_main_process
+    if main:
+        _prepare_folder(folder, recipe, first_step)
     writer = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step) if main else None
     bar = tqdm(reports, total=settings.steps, initial=first_step, disable=not (progress and main), unit="step")
-    with (folder / CURVE).open("a", encoding="utf-8") if main else contextlib.nullcontext() as curve:
+    with (folder / CURVE).open("a", buffering=1, encoding="utf-8") if main else contextlib.nullcontext() as curve:
         for report in bar:
             if writer is not None:
                 _log(report, writer, curve, bar)
@@ -185,21 +187,29 @@ def _accelerator(settings: TrainConfig) -> Accelerator:
     )
 
 
-def _open_folder(folder: Path, recipe: Recipe, *, resume: bool, overwrite: bool) -> Checkpoint | None:
-    """The run to continue, or None to start; the folder is then ready to be written to."""
-    folder.mkdir(parents=True, exist_ok=True)
-    state = None
+def _find_state(folder: Path, recipe: Recipe, *, resume: bool, overwrite: bool) -> Checkpoint | None:
+    """The run to continue, or None to start; writes nothing."""
     if resume and (folder / CHECKPOINT).is_file():
         state = load_checkpoint(folder / CHECKPOINT)
         _check_same(state.recipe, recipe, folder)
-    elif not overwrite and not resume and ((folder / CHECKPOINT).exists() or (folder / MODEL).exists()):
+        return state
+    if not overwrite and not resume and ((folder / CHECKPOINT).exists() or (folder / MODEL).exists()):
         raise ConfigError(f"{folder}: holds a run already; give --resume, --overwrite or another output")
-    _trim_curve(folder / CURVE, state.step if state is not None else 0)
-    if state is None:
-        for name in (CHECKPOINT, MODEL, "metrics.json"):
-            (folder / name).unlink(missing_ok=True)
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe_to_dict(recipe), sort_keys=False), encoding="utf-8")
-    return state
+    return None
+
+
+def _prepare_folder(folder: Path, recipe: Recipe, first_step: int) -> None:
+    """Make the run's folder; a new run leaves nothing of an old one in it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _trim_curve(folder / CURVE, first_step)
+        (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe_to_dict(recipe), sort_keys=False), encoding="utf-8")
+        if first_step == 0:
+            for name in (CHECKPOINT, MODEL, "metrics.json"):
+                (folder / name).unlink(missing_ok=True)
+            shutil.rmtree(folder / "tensorboard", ignore_errors=True)
+    except OSError as err:
+        raise ConfigError(f"{folder}: cannot be written to ({err.strerror}); choose another output") from err
 
 
 def _check_same(old: Recipe, new: Recipe, folder: Path) -> None:
@@ -313,7 +323,6 @@ def _finish(folder: Path, recipe: Recipe, net: nn.Module, metrics: Metrics | Non
 def _log(report: loop.StepReport, writer: SummaryWriter, curve: Any, bar: Any) -> None:
     curve.write(json.dumps({**asdict(report)}) + "\n")
     if report.step % 10 == 0 or report.step == 1:
-        curve.flush()
         for name, value in report.terms.items():
             writer.add_scalar(f"loss/{name}", value, report.step)
         writer.add_scalar("train/learning_rate", report.learning_rate, report.step)

@@ -114,7 +114,7 @@ class DynamicConv(nn.Module):
         pixels = self.norm_inner(pixels @ first).relu()
         pixels = self.norm_outer(pixels @ second).relu()
         summary = self.norm_out(self.out(pixels.flatten(1))).relu()  # (B * Q, C)
-        return summary.reshape(features.shape)
+        return torch.reshape(summary, features.shape)
 
 
 class Refinement(nn.Module):

@@ -1,0 +1,109 @@
+"""A network small enough to train in a test, and a data set to train it on."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from lvad_training.build import build_criterion, build_model
+from lvad_training.config import parse_recipe
+from lvad_training.samples import Batch, Targets
+
+SIZE_HW = (64, 96)
+SMALL_HEAD = {"width": 16, "heads": 2, "feedforward": 16}
+SMALL_MASKS = {**SMALL_HEAD, "queries": 12, "layers": 2, "mask_width": 16, "dropout": 0.1}
+
+
+def small_recipe(root="unused", **sections):
+    content = {
+        "preset": "tiny",
+        "data": {"root": str(root), "val_split": "val", "train_split": "val", "workers": 0},
+        "model": {
+            "network_hw": list(SIZE_HW),
+            "backbone": {"name": "resnet18", "options": {"channels": [8, 8, 16, 16], "stem_width": 8}},
+            "neck_width": 16,
+            "detection": {**SMALL_HEAD, "proposals": 20, "refinements": 2, "dynamic_width": 4, "pool_size": 3},
+            "semantic": SMALL_MASKS,
+            "drivable": {**SMALL_MASKS, "queries": 6},
+        },
+        "train": {"steps": 4, "batch_size": 2, "warmup_steps": 2, "checkpoint_every": 2, "learning_rate": 1e-3},
+    }
+    for section, changes in sections.items():
+        content[section] = {**content.get(section, {}), **changes} if isinstance(changes, dict) else changes
+    return parse_recipe(content, [], source="test")
+
+
+@pytest.fixture
+def make_recipe():
+    """``small_recipe(root, train={...}, ...)``."""
+    return small_recipe
+
+
+@pytest.fixture
+def net():
+    torch.manual_seed(0)
+    return build_model(small_recipe().model)
+
+
+@pytest.fixture
+def criterion():
+    recipe = small_recipe()
+    return build_criterion(recipe.model, recipe.loss)
+
+
+def make_targets(*, boxes=3, semantic=True, drivable=True, seed=0):
+    """Random annotation; ``boxes`` None means not annotated."""
+    random = np.random.default_rng(seed)
+
+    def mask(classes):
+        coarse = random.integers(0, classes, (SIZE_HW[0] // 16, SIZE_HW[1] // 16), np.uint8)
+        return torch.from_numpy(coarse.repeat(16, 0).repeat(16, 1))
+
+    xyxy = labels = None
+    if boxes is not None:
+        corner = torch.from_numpy(random.uniform(0, 40, (boxes, 2)).astype(np.float32))
+        side = torch.from_numpy(random.uniform(5, 20, (boxes, 2)).astype(np.float32))
+        xyxy, labels = torch.cat([corner, corner + side], 1), torch.from_numpy(random.integers(0, 10, boxes))
+    return Targets(xyxy, labels, mask(19) if semantic else None, mask(3) if drivable else None)
+
+
+@pytest.fixture
+def targets():
+    """``make_targets(boxes=3, semantic=True, drivable=True, seed=0)``."""
+    return make_targets
+
+
+@pytest.fixture
+def batch():
+    """Two images; the first has everything, the second drivable area only."""
+    images = torch.randint(0, 256, (2, 3, *SIZE_HW), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return Batch(["full", "drivable only"], images, [make_targets(), make_targets(boxes=None, semantic=False)])
+
+
+@pytest.fixture(scope="session")
+def blobs(tmp_path_factory):
+    """A data set of one easy picture: a bright car on a grey road under a blue sky, at different places."""
+    import json
+
+    root = tmp_path_factory.mktemp("blobs")
+    entries = []
+    for folder in ("images/100k/val", "labels/sem_seg/masks/val", "labels/drivable/masks/val", "labels/det_20"):
+        (root / folder).mkdir(parents=True)
+    for index in range(6):
+        height, width = SIZE_HW
+        x, y = 8 + 10 * index, 30
+        image = np.zeros((height, width, 3), np.uint8)
+        image[: height // 2], image[height // 2 :] = (230, 160, 60), (90, 90, 90)  # BGR
+        image[y : y + 18, x : x + 24] = (30, 30, 230)
+        semantic = np.full((height, width), 10, np.uint8)
+        semantic[height // 2 :] = 0
+        semantic[y : y + 18, x : x + 24] = 13
+        cv2.imwrite(str(root / f"images/100k/val/blob{index}.png"), image)
+        cv2.imwrite(str(root / f"labels/sem_seg/masks/val/blob{index}.png"), semantic)
+        cv2.imwrite(
+            str(root / f"labels/drivable/masks/val/blob{index}.png"), np.where(semantic == 0, 0, 2).astype(np.uint8)
+        )
+        box = {"x1": x, "y1": y, "x2": x + 23, "y2": y + 17}
+        entries.append({"name": f"blob{index}.png", "labels": [{"category": "car", "box2d": box}]})
+    (root / "labels/det_20/det_val.json").write_text(json.dumps(entries))
+    return root

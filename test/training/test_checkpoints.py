@@ -1,0 +1,84 @@
+import pytest
+import torch
+
+from lvad_perception.errors import CheckpointError
+from lvad_training.build import build_model
+from lvad_training.checkpoints import (
+    Checkpoint,
+    load_checkpoint,
+    load_weights,
+    resolve_start,
+    save_checkpoint,
+    slim,
+    weights_sha256,
+)
+
+
+@pytest.fixture
+def checkpoint(make_recipe, net):
+    return Checkpoint(make_recipe(), 3, net.state_dict(), {"detection": None}, {"step": torch.tensor(3)})
+
+
+def test_what_is_saved_is_loaded(tmp_path, checkpoint):
+    save_checkpoint(tmp_path / "a" / "model.pt", checkpoint)
+    found = load_checkpoint(tmp_path / "a" / "model.pt")
+    assert found.recipe == checkpoint.recipe
+    assert (found.step, found.metrics) == (3, {"detection": None})
+    assert weights_sha256(found.weights) == weights_sha256(checkpoint.weights)
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["model.pt"]
+
+
+def test_a_slim_checkpoint_is_half_as_large_and_still_loads(tmp_path, checkpoint):
+    save_checkpoint(tmp_path / "full.pt", checkpoint)
+    save_checkpoint(tmp_path / "slim.pt", slim(checkpoint))
+    assert (tmp_path / "slim.pt").stat().st_size < 0.75 * (tmp_path / "full.pt").stat().st_size
+    net = build_model(checkpoint.recipe.model)
+    load_weights(net, load_checkpoint(tmp_path / "slim.pt").weights, source="slim.pt")
+    name, value = next(iter(net.state_dict().items()))
+    torch.testing.assert_close(value, checkpoint.weights[name], atol=1e-3, rtol=1e-2)
+    assert value.dtype == torch.float32
+
+
+def test_the_hash_depends_on_every_value(checkpoint):
+    changed = {name: value.clone() for name, value in checkpoint.weights.items()}
+    changed["detection.boxes"][0, 0] += 1e-6
+    assert weights_sha256(changed) != weights_sha256(checkpoint.weights)
+
+
+def test_weights_of_another_model_are_refused(make_recipe, checkpoint):
+    other = build_model(make_recipe(model={"network_hw": [64, 96], "neck_width": 32}).model)
+    with pytest.raises(CheckpointError, match=r"do not fit the configured model \(\d+ tensors differ, first detection"):
+        load_weights(other, checkpoint.weights, source="model.pt")
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", None], ids=["empty", "text", "truncated"])
+def test_a_broken_file_is_named(tmp_path, checkpoint, content):
+    path = tmp_path / "model.pt"
+    save_checkpoint(path, checkpoint)
+    path.write_bytes(path.read_bytes()[:-4000] if content is None else content)
+    with pytest.raises(CheckpointError, match=r"model.pt: not a readable checkpoint .*train again or copy it again"):
+        load_checkpoint(path)
+
+
+def test_a_foreign_file_is_named(tmp_path):
+    torch.save({"state_dict": {}}, tmp_path / "other.pt")
+    with pytest.raises(CheckpointError, match=r"other.pt: not a checkpoint of this package"):
+        load_checkpoint(tmp_path / "other.pt")
+
+
+def test_a_file_with_code_in_it_is_not_run(tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "sprung"), "w"))
+
+    torch.save({"format": Trap()}, tmp_path / "trap.pt")
+    with pytest.raises(CheckpointError, match="not a readable checkpoint"):
+        load_checkpoint(tmp_path / "trap.pt")
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(CheckpointError, match="no such checkpoint; check the path"):
+        load_checkpoint(tmp_path / "model.pt")
+    with pytest.raises(CheckpointError, match="shipped/huge: no such starting checkpoint; the package ships"):
+        resolve_start("shipped/huge")

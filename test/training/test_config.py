@@ -1,0 +1,80 @@
+import pytest
+
+from lvad_perception.errors import ConfigError
+from lvad_training.config import PRESETS, load_recipe, parse_recipe, recipe_from_dict, recipe_to_dict
+
+MINIMAL = {"data": {"root": "somewhere"}}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_is_a_valid_recipe(preset):
+    recipe = parse_recipe({**MINIMAL, "preset": preset}, [], source="test")
+    assert recipe.model.detection is not None
+    assert recipe_from_dict(recipe_to_dict(recipe), source="test") == recipe
+
+
+def test_r50_is_the_papers_architecture():
+    model = parse_recipe({**MINIMAL, "preset": "r50"}, [], source="test").model
+    assert (model.backbone.name, model.neck_width) == ("resnet50", 256)
+    detection, masks = model.detection, model.semantic
+    assert (detection.proposals, detection.refinements, detection.width, detection.heads) == (100, 6, 256, 8)
+    assert (detection.feedforward, detection.dynamic_width, detection.matches_per_truth) == (2048, 64, 1)
+    assert (masks.queries, masks.layers, masks.pixel_loss) == (100, 6, False)
+
+
+def test_precedence_is_preset_then_file_then_option(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("preset: tiny\ndata: {root: here}\nmodel: {neck_width: 64, detection: {heads: 2}}\n")
+    recipe = load_recipe(path, ["model.neck_width=32", "train.learning_rate=6e-4", "data.only=[a, b]"])
+    assert recipe.model.neck_width == 32
+    assert recipe.model.detection.heads == 2
+    assert recipe.model.detection.proposals == PRESETS["tiny"]["detection"]["proposals"]
+    assert recipe.train.learning_rate == 6e-4
+    assert recipe.data.only == ("a", "b")
+
+
+def test_a_task_can_be_left_out():
+    recipe = parse_recipe({**MINIMAL, "preset": "tiny"}, ["model.detection=null"], source="test")
+    assert recipe.model.detection is None
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.stesp=3", r"unknown field `stesp` - at `\$.train`; did you mean 'steps'\?"),
+        ("train.steps=many", r"Expected `int`, got `str` - at `\$.train.steps`"),
+        ("train.steps=0", "train.steps must be at least 1"),
+        ("train.precision=fp8", "Invalid enum value 'fp8'"),
+        ("model.network_hw=[100, 200]", "multiples of 32"),
+        ("model.detection.heads=7", "must be divisible by its 7 heads"),
+        ("preset=r51", "preset 'r51' is unknown; choose one of r50, r18, tiny"),
+        ("model={detection: null, semantic: null, drivable: null}", "needs one of detection, semantic, drivable"),
+        ("data.augment.scale=[2, 1]", r"must be \[low, high\]"),
+        ("train.steps", "not of the form section.key=value"),
+        ("train.steps=[1", "not valid YAML"),
+        ("model=7", "model is not a mapping"),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_remedy(override, message):
+    with pytest.raises(ConfigError, match=message):
+        parse_recipe(MINIMAL, [override], source="recipe.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [1", "not valid YAML"),
+        ("- 1", "not a mapping of sections"),
+        ("preset: tiny", "missing required field `data`"),
+    ],
+)
+def test_a_file_that_is_no_recipe(tmp_path, text, message):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load_recipe(path)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"nothing.yaml: the recipe cannot be read"):
+        load_recipe(tmp_path / "nothing.yaml")
