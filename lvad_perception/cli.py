@@ -23,6 +23,7 @@ examples:
   lvad-perception replay val_bag --model model.onnx --output predicted_bag --overlay-video overlay.mp4
   lvad-perception evaluate predicted_bag
   lvad-perception evaluate --model model.onnx --data bdd100k --split val --json metrics.json
+  lvad-perception report predicted_bag --output report.html
   lvad-perception bench --model model.onnx --frames 200
 """
 _CACHE_HELP: Final = "folder for parsed labels (default: the user's cache folder)"
@@ -141,6 +142,23 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             )
     print(metrics.to_text())
     _write_json(arguments.json, metrics.to_dict())
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    from lvad_perception.bags.report import report_bag
+
+    if arguments.examples < 1:
+        raise ConfigError(f"--examples {arguments.examples} shows nothing; give at least 1")
+    report_bag(
+        arguments.bag,
+        arguments.output,
+        training=arguments.training,
+        examples=arguments.examples,
+        score_threshold=arguments.score_threshold,
+        commands=tuple(arguments.command or ()),
+        progress=True,
+    )
+    print(f"{arguments.output}: open it in a browser")
 
 
 def _bench(arguments: argparse.Namespace) -> None:
@@ -267,6 +285,16 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--limit", type=int, metavar="N", help="only the first N images by name")
     command.add_argument("--cache-dir", type=Path, metavar="DIR", help=_CACHE_HELP)
     command.add_argument("--json", type=Path, metavar="FILE", help="also write the metrics as JSON")
+
+    command = _command(commands, "report", _report, "show a replayed bag, and its model's training, as an HTML page")
+    command.add_argument("bag", type=Path, metavar="BAG", help="what replay wrote, with annotation")
+    command.add_argument("--output", type=Path, required=True, metavar="FILE.html", help="page to write")
+    command.add_argument("--training", type=Path, metavar="RUN", help="folder of the training run, for its curves")
+    command.add_argument("--examples", type=int, default=8, metavar="N", help="images to show (default: 8)")
+    command.add_argument(
+        "--score-threshold", type=float, default=0.3, metavar="S", help="draw boxes from this score on (default: 0.3)"
+    )
+    command.add_argument("--command", action="append", help="a command line to show as one that made the results")
 
     command = _command(commands, "bench", _bench, "time each stage of a frame: median and 99th percentile")
     _add_model(command, required=True)

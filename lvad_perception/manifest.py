@@ -97,7 +97,7 @@ class Manifest:
                 found = ", ".join(names)
                 wanted = ", ".join(expected.names if expected else vocabulary.TASKS)
                 raise VocabularyMismatchError(
-                    f"{source}: its {task} classes are [{found}] but this package {'has' if expected else 'only knows'} "
-                    f"[{wanted}]; "
+                    f"{source}: its {task} classes are [{found}] but this package "
+                    f"{'has' if expected else 'only knows'} [{wanted}]; "
                     "export the model with this version of the package"
                 )

@@ -52,27 +52,22 @@ def demo(out: Path, *, data: Path | None, images: int, steps: int, seed: int, fr
         encoding="utf-8",
     )
     model, bag, predicted = out / "model.onnx", out / "bag", out / "predicted"
-    checkpoint = out / "run" / "model.pt"
-    _run("lvad-train", "run", recipe, "--overwrite")
-    _run("lvad-train", "export", checkpoint, model)
-    source = ("from-bdd100k", data, "--split", val_split, "--limit", BAG_FRAMES)
-    _run("lvad-perception", "bag", *source, "--output", bag, "--overwrite")
-    video = out / "overlay.mp4"
-    _run(
-        "lvad-perception",
-        "replay",
-        bag,
-        "--model",
-        model,
-        "--output",
-        predicted,
-        "--overwrite",
-        "--overlay-video",
-        video,
-    )
-    _run("lvad-perception", "evaluate", predicted, "--json", out / "bag_metrics.json")
-    report = out / "report.html"
-    _run("lvad-perception", "report", predicted, "--training", out / "run", "--output", report)
+    video, report = out / "overlay.mp4", out / "report.html"
+    commands = [
+        _run("lvad-train", "run", recipe, "--overwrite"),
+        _run("lvad-train", "export", out / "run" / "model.pt", model),
+        _run(
+            *("lvad-perception", "bag", "from-bdd100k", data, "--split", val_split),
+            *("--limit", BAG_FRAMES, "--output", bag, "--overwrite"),
+        ),
+        _run(
+            *("lvad-perception", "replay", bag, "--model", model),
+            *("--output", predicted, "--overwrite", "--overlay-video", video),
+        ),
+        _run("lvad-perception", "evaluate", predicted, "--json", out / "bag_metrics.json"),
+    ]
+    shown = [word for line in commands for word in ("--command", line)]
+    _run("lvad-perception", "report", predicted, "--training", out / "run", "--output", report, *shown, quiet=True)
     minutes = (time.monotonic() - started) / 60
     print(f"\nDone in {minutes:.1f} minutes. Look at:")
     for path, what in (
@@ -130,11 +125,13 @@ def _recipe(
     }
 
 
-def _run(program: str, *arguments: object) -> None:
-    """Run a command of this package in a process of its own, as a person would."""
+def _run(program: str, *arguments: object, quiet: bool = False) -> str:
+    """Run a command of this package in a process of its own, as a person would; returns its command line."""
     words = [str(argument) for argument in arguments]
-    print(f"\n$ {program} {shlex.join(words)}", flush=True)
+    line = shlex.join([program, *words])
+    print(f"\n$ {shlex.join([program, *words[:6]]) + ' …' if quiet else line}", flush=True)
     module = {"lvad-train": "lvad_training.cli", "lvad-perception": "lvad_perception.cli"}[program]
     status = subprocess.run([sys.executable, "-m", module, *words], check=False).returncode
     if status != 0:
         raise DemoError(f"{program} {words[0]} ended with status {status}; its message above says why")
+    return line
