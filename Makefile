@@ -37,6 +37,7 @@ setup: $(STAMP) ## Make .venv with every dependency at its tested version.
 $(STAMP): setup.py requirements/tested.txt
 	@test -n "$(PYTHON)" || { echo "No Python >= 3.10 with venv found; install one (Ubuntu: apt install python3-venv)" \
 	  "or name it: make PYTHON=/path/to/python3" >&2; exit 2; }
+	@echo "Installing into $(VENV); with torch for CUDA this is about 6 GB and takes some minutes"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip setuptools -c requirements/tested.txt $(PIP_ARGS)
 	$(BIN)/python -m pip install -e '.[train,bags,eval,video,test]' -c requirements/tested.txt $(PIP_ARGS)

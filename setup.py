@@ -21,14 +21,14 @@ def _files(pattern: str) -> list[str]:
 
 
 EXTRAS = {
-    # Offline training, evaluation and export.
+    # Offline training, evaluation and export. torch and onnxscript: the lowest pair that exports the model.
     "train": [
-        "torch>=2.8",
-        "torchvision>=0.23",
+        "torch>=2.14",
+        "torchvision>=0.29",
         "timm>=1.0.9",
         "accelerate>=1.0",
         "onnx>=1.17",
-        "onnxscript>=0.3",
+        "onnxscript>=0.7",
         "safetensors>=0.4",
         "scipy>=1.8",
         "tensorboard>=2.14",
