@@ -46,8 +46,8 @@ class Manifest:
 
     @property
     def output_names(self) -> tuple[str, ...]:
-        """Names of the graph's outputs, in order."""
-        return tuple(name for task in self.classes for name in OUTPUT_NAMES[task])
+        """Names of the graph's outputs, in the order of ``OUTPUT_NAMES``."""
+        return tuple(name for task, names in OUTPUT_NAMES.items() if task in self.classes for name in names)
 
     def to_json(self) -> str:
         """The manifest as JSON text; ``from_json`` reads it back."""

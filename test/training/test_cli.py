@@ -1,0 +1,103 @@
+import json
+import shutil
+
+import pytest
+import yaml
+
+from lvad_training.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
+from lvad_training.cli import main
+from lvad_training.config import recipe_to_dict
+
+
+@pytest.fixture
+def recipe_file(blobs, make_recipe, tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe_to_dict(make_recipe(blobs, output=str(tmp_path / "run")))))
+    return path
+
+
+@pytest.fixture
+def checkpoint_file(blobs, make_recipe, net, tmp_path):
+    save_checkpoint(tmp_path / "model.pt", Checkpoint(make_recipe(blobs), 1, net.state_dict()))
+    return tmp_path / "model.pt"
+
+
+def test_run_trains_and_prints_the_metrics(recipe_file, tmp_path, capsys):
+    assert main(["run", str(recipe_file), "--quiet", "--set", "train.steps=2"]) == 0
+    out = capsys.readouterr().out
+    assert f"model: {tmp_path}/run/model.pt" in out
+    assert "drivable, 6 images" in out
+    assert load_checkpoint(tmp_path / "run" / "model.pt").step == 2
+
+
+def test_run_without_a_validation_split_says_so(recipe_file, capsys):
+    assert main(["run", str(recipe_file), "--quiet", "--set", "data.val_split=none", "--set", "train.steps=1"]) == 0
+    assert "not evaluated" in capsys.readouterr().out
+
+
+def test_evaluate_measures_another_data_set(checkpoint_file, small_split, tmp_path, capsys):
+    arguments = ["evaluate", str(checkpoint_file), "--data", str(small_split), "--json", str(tmp_path / "m.json")]
+    assert main(arguments) == 0
+    assert json.loads((tmp_path / "m.json").read_text())["detection"]["images"] == 6
+    assert "semantic, 4 images" in capsys.readouterr().out
+
+
+def test_slim_writes_half_precision(checkpoint_file, tmp_path):
+    assert main(["slim", str(checkpoint_file), str(tmp_path / "slim.pt")]) == 0
+    assert load_checkpoint(tmp_path / "slim.pt").weights["neck.lateral.0.0.weight"].element_size() == 2
+
+
+def test_data_sample_then_check(tmp_path, capsys):
+    assert main(["data", "sample", str(tmp_path / "set"), "--images", "5", "--workers", "1"]) == 0
+    assert main(["data", "check", str(tmp_path / "set"), "--workers", "1"]) == 0
+    assert "train" in capsys.readouterr().out
+
+
+def test_data_check_fails_where_training_would(small_split, tmp_path, capsys):
+    root = shutil.copytree(small_split, tmp_path / "data")
+    image = next((root / "images/100k/val").glob("*.jpg"))
+    image.write_bytes(image.read_bytes()[:100])
+    assert main(["data", "check", str(root), "--workers", "1"]) == 1
+    assert image.name in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "nothing.yaml"], "nothing.yaml: the recipe cannot be read"),
+        (["run", "RECIPE", "--set", "data.root=nowhere"], "nowhere is not a folder"),
+        (["run", "RECIPE", "--set", "train.speed=1"], "unknown field `speed`"),
+        (["run", "RECIPE", "--set", "train.start_from=no.pt"], "no.pt: no such checkpoint"),
+        (["run", "RECIPE", "--set", "data.train_split=dusk"], "dusk"),
+        (["evaluate", "nothing.pt"], "nothing.pt: no such checkpoint"),
+        (["evaluate", "CHECKPOINT", "--split", "dusk"], "dusk"),
+        (["export", "nothing.pt", "model.onnx"], "nothing.pt: no such checkpoint"),
+        (["export", "CHECKPOINT", "model.engine"], "a model file ends in .onnx"),
+        (["export", "CHECKPOINT", "model.onnx", "--size", "100", "200"], "two multiples of 32"),
+        (["export", "CHECKPOINT", "model.onnx", "--images", "EMPTY"], "no .jpg or .png image to compare on"),
+        (["data", "check", "nowhere"], "nowhere"),
+        (["data", "check", "EMPTY"], "EMPTY"),
+        (["demo", "--data", "nowhere", "--out", "EMPTY"], "nowhere"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_status_2(
+    arguments, message, recipe_file, checkpoint_file, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "EMPTY").mkdir()
+    names = {"RECIPE": str(recipe_file), "CHECKPOINT": str(checkpoint_file)}
+    assert main([names.get(word, word) for word in arguments]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("lvad-train: error: ")
+    assert message in err
+    assert err.count("\n") == 1
+    assert "Traceback" not in err
+
+
+def test_interrupting_tells_how_to_go_on(recipe_file, monkeypatch, capsys):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lvad_training.stages.train", interrupt)
+    assert main(["run", str(recipe_file)]) == 130
+    assert "--resume" in capsys.readouterr().err

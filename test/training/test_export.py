@@ -1,0 +1,147 @@
+import dataclasses
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from lvad_perception.engines import open_engine
+from lvad_perception.errors import ExportError
+from lvad_training import export as export_module
+from lvad_training.build import comparison_images
+from lvad_training.checkpoints import Checkpoint, weights_sha256
+from lvad_training.export import Parity, compare, export
+
+from .conftest import SIZE_HW, small_recipe
+
+
+@pytest.fixture(scope="module")
+def checkpoint():
+    from lvad_training.build import build_model
+
+    torch.manual_seed(3)
+    recipe = small_recipe()
+    net = build_model(recipe.model)
+    net.train()
+    for _ in range(3):  # batch statistics of real use, not those of initialisation
+        net(torch.randint(0, 256, (2, 3, *SIZE_HW), dtype=torch.uint8))
+    return Checkpoint(recipe, 7, net.state_dict())
+
+
+@pytest.fixture(scope="module")
+def images():
+    random = np.random.default_rng(0)
+    coarse = random.integers(0, 256, (3, SIZE_HW[0] // 8, SIZE_HW[1] // 8, 3), np.uint8)
+    return list(coarse.repeat(8, axis=1).repeat(8, axis=2))
+
+
+@pytest.fixture(scope="module")
+def model_file(checkpoint, images, tmp_path_factory):
+    path = tmp_path_factory.mktemp("export") / "model.onnx"
+    return path, export(checkpoint, path, images=images, batch_size=2)
+
+
+@pytest.mark.slow
+def test_the_model_file_agrees_with_torch(model_file):
+    path, parity = model_file
+    assert parity.holds
+    assert parity.boxes_px < 1e-2
+    assert [found.name for found in path.parent.iterdir()] == ["model.onnx"]
+
+
+def onnx_outputs(path):
+    import onnx
+
+    return onnx.load(str(path)).graph.output
+
+
+@pytest.mark.slow
+def test_the_manifest_tells_what_the_vehicle_needs(model_file, checkpoint):
+    engine = open_engine(model_file[0])
+    manifest = engine.manifest
+    assert (manifest.network_hw, manifest.batch_size) == (SIZE_HW, 2)
+    assert manifest.max_detections == 100
+    names = ("boxes", "scores", "labels", "semantic", "semantic_confidence", "drivable")
+    assert manifest.output_names == names
+    assert tuple(output.name for output in onnx_outputs(model_file[0])) == names
+    assert manifest.training == {"steps": 7, "seed": 0}
+    assert manifest.weights_sha256 == weights_sha256(checkpoint.weights)
+    outputs = engine.infer(np.zeros((2, *SIZE_HW, 3), np.uint8))
+    assert outputs.boxes.shape == (2, 100, 4)
+    assert outputs.semantic.dtype == np.uint8
+
+
+@pytest.mark.slow
+def test_the_graph_keeps_to_operators_for_the_target(model_file):
+    import onnx
+
+    model = onnx.load(str(model_file[0]))
+    counts = Counter(node.op_type for node in model.graph.node)
+    assert counts["RoiAlign"] == 4 * 2  # every level, every refinement
+    assert not counts.keys() & {"GridSample", "NonMaxSuppression", "NonZero", "Loop", "If", "Scan", "ScatterND"}
+    assert {opset.version for opset in model.opset_import if opset.domain == ""} == {export_module.OPSET}
+    shapes = [*model.graph.input, *model.graph.output]
+    assert all(dim.dim_value > 0 for value in shapes for dim in value.type.tensor_type.shape.dim)
+    for node in model.graph.node:
+        if node.op_type == "RoiAlign":
+            attributes = {item.name: item for item in node.attribute}
+            assert attributes["coordinate_transformation_mode"].s == b"half_pixel"
+
+
+@pytest.mark.slow
+def test_other_weights_are_noticed(model_file, checkpoint, images):
+    from lvad_training.build import build_model
+    from lvad_training.export import ModelFileGraph
+
+    net = build_model(checkpoint.recipe.model)
+    weights = {name: value * 1.01 if "classify" in name else value for name, value in checkpoint.weights.items()}
+    net.load_state_dict(weights)
+    parity = compare(ModelFileGraph(net, 100).eval(), model_file[0], images, 2)
+    assert not parity.holds
+    assert parity.scores > 1e-4
+
+
+def test_a_disagreement_writes_nothing(checkpoint, images, tmp_path, monkeypatch):
+    monkeypatch.setattr(export_module, "write_onnx", lambda graph, path, manifest: path.write_bytes(b""))
+    monkeypatch.setattr(export_module, "compare", lambda *_: Parity(0.5, 0.0, 1.0))
+    (tmp_path / "model.onnx").write_bytes(b"an older model")
+    with pytest.raises(ExportError, match=r"model.onnx: not written, since ONNX Runtime differs from torch by 0.5 px"):
+        export(checkpoint, tmp_path / "model.onnx", images=images)
+    assert (tmp_path / "model.onnx").read_bytes() == b"an older model"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("parity", "holds"),
+    [
+        (Parity(0.009, 0.00009, 0.9991), True),
+        (Parity(0.011, 0.0, 1.0), False),
+        (Parity(0.0, 0.00011, 1.0), False),
+        (Parity(0.0, 0.0, 0.998), False),
+        (Parity(float("inf"), 0.0, 1.0), False),
+    ],
+)
+def test_the_tolerances_are_those_of_the_contract(parity, holds):
+    assert parity.holds is holds
+
+
+def test_images_to_compare_on_come_from_the_data_set_or_a_folder(blobs):
+    recipe = small_recipe(blobs)
+    images = comparison_images(recipe, None, (32, 32))
+    assert len(images) == 6
+    assert {image.shape for image in images} == {(32, 32, 3)}
+    folder = comparison_images(recipe, blobs / "images/100k/val", (32, 32))
+    assert all(np.array_equal(a, b) for a, b in zip(images, folder, strict=True))
+
+
+def test_a_checkpoint_without_a_task_exports_without_it(tmp_path, images):
+    recipe = small_recipe()
+    model = {"network_hw": list(SIZE_HW), "detection": None, "semantic": None}
+    recipe = small_recipe(model={**model, "backbone": {"name": "resnet18", "options": {"channels": [8, 8, 8, 8]}}})
+    from lvad_training.build import build_model
+
+    path = tmp_path / "drivable.onnx"
+    checkpoint = Checkpoint(recipe, 1, build_model(recipe.model).state_dict())
+    parity = export(dataclasses.replace(checkpoint), path, images=images)
+    assert parity.masks == 1.0
+    assert open_engine(path).manifest.output_names == ("drivable",)
