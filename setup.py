@@ -73,7 +73,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["lvad_perception*", "lvad_training*"]),
-    package_data={"": ["py.typed", "*.yaml", "*.pt", "*.onnx", "*.txt"]},
+    package_data={"": ["py.typed"], "lvad_training": ["weights/*.pt"]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml"]),

@@ -82,16 +82,9 @@ def demo(out: Path, *, data: Path | None, images: int, steps: int, seed: int, fr
 
 def fit_network_size(source_hw: Size, pixels: int) -> Size:
     """The network size, multiples of 32, of about ``pixels`` pixels whose aspect ratio is closest to the source's."""
-    best: tuple[float, Size] | None = None
-    for height in range(64, 2048, 32):
-        width = max(64, round(pixels / height / 32) * 32)
-        if not 0.8 * pixels <= height * width <= 1.1 * pixels:
-            continue
-        difference = abs(math.log(width / height * source_hw[0] / source_hw[1]))
-        if best is None or difference < best[0]:
-            best = (difference, (height, width))
-    assert best is not None  # 1.1 / 0.8 of a size of this order always holds a multiple of 32
-    return best[1]
+    sides = range(32, 4096, 32)
+    fitting = [(h, w) for h in sides for w in sides if 0.8 * pixels <= h * w <= 1.1 * pixels]
+    return min(fitting, key=lambda size: abs(math.log(size[1] / size[0] * source_hw[0] / source_hw[1])))
 
 
 def _splits(data: Path) -> tuple[str, str]:

@@ -80,7 +80,7 @@ def train_steps(
             with accelerator.autocast():
                 outputs = model(batch.images)
             terms = criterion(outputs, batch)
-            total = torch.stack(list(terms.values())).sum() if terms else _zero(outputs)
+            total = torch.stack([*terms.values(), _zero(outputs)]).sum()
             values = check_finite(terms, batch, step)
             accelerator.backward(total)
             norm = 0.0
@@ -164,8 +164,11 @@ def to_raw(decoded: Decoded) -> RawOutputs:
 
 
 def _zero(outputs: Outputs) -> Tensor:
-    """A zero that depends on the network, so that a batch without any annotation is a step of zero gradient."""
-    parts = []
+    """A zero that depends on the whole network: a task without annotation in the batch has gradients of zero.
+
+    Processes that train together must agree on which parameters have gradients, whatever their batches hold.
+    """
+    parts = [pixels for pixels in (outputs.semantic_pixels, outputs.drivable_pixels) if pixels is not None]
     if outputs.detection is not None:
         parts += [outputs.detection.logits, outputs.detection.boxes_xyxy]
     for masks in (outputs.semantic, outputs.drivable):

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import yaml
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
@@ -274,22 +275,16 @@ def _save_resumable(
     optimizer: torch.optim.Optimizer,
     scheduler: LambdaLR,
 ) -> None:
-    """Everything that the next step depends on. Random states are kept per process, the rest by the main one."""
+    """Everything that the next step depends on, in one file: optimiser, schedule and every process's random state."""
     random = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         random["cuda"] = torch.cuda.get_rng_state()
-    if accelerator.num_processes > 1:
-        rank = accelerator.process_index
-        save = path.with_name(f"random-{rank}.pt")
-        partial = save.with_suffix(".partial")
-        torch.save({"step": step, **random}, partial)
-        partial.replace(save)
-        accelerator.wait_for_everyone()
+    every = gather_object([random])
     if accelerator.is_main_process:
         resume = {
             "optimizer": optimizer.state_dict(),
             "scheduler": scheduler.state_dict(),
-            "random": random,
+            "random": every,
             "scaler": accelerator.scaler.state_dict() if accelerator.scaler is not None else None,
         }
         save_checkpoint(path, Checkpoint(recipe, step, net.state_dict(), resume=resume))
@@ -305,10 +300,8 @@ def _restore(
     scheduler.load_state_dict(state.resume["scheduler"])
     if accelerator.scaler is not None and state.resume["scaler"] is not None:
         accelerator.scaler.load_state_dict(state.resume["scaler"])
-    random = state.resume["random"]
-    own = Path(state.recipe.output) / f"random-{accelerator.process_index}.pt"
-    if accelerator.num_processes > 1 and own.is_file():
-        random = torch.load(own, map_location="cpu", weights_only=True)
+    every = state.resume["random"]
+    random = every[accelerator.process_index % len(every)]  # with other processes than before, chance differs
     torch.set_rng_state(random["cpu"])
     if "cuda" in random and torch.cuda.is_available():
         torch.cuda.set_rng_state(random["cuda"])

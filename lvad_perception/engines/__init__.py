@@ -36,7 +36,7 @@ def open_engine(path: Path, *, threads: int | None = None) -> Engine:
         raise ModelFileError(f"{path} is a directory; name the .onnx file in it")
     if not path.exists():
         raise ModelFileError(
-            f"{path} does not exist; write a model file with: lvad-train export CHECKPOINT --output {path}"
+            f"{path} does not exist; write a model file with: lvad-train export CHECKPOINT {path}"
         )
     if path.suffix == ".onnx":
         from lvad_perception.engines.onnx import OnnxEngine

@@ -63,7 +63,7 @@ def pool_proposals(
     """
     batch, proposals, _ = boxes_xyxy.shape
     flat = boxes_xyxy.flatten(0, 1).float()  # (B * Q, 4)
-    owner = torch.arange(batch, device=flat.device, dtype=flat.dtype).repeat_interleave(proposals)[:, None]
+    owner = torch.arange(batch, device=flat.device, dtype=flat.dtype)[:, None].expand(-1, proposals).reshape(-1, 1)
     rois = torch.cat([owner, flat], dim=1)
     area = (flat[:, 2] - flat[:, 0]).clamp(min=MIN_SIDE) * (flat[:, 3] - flat[:, 1]).clamp(min=MIN_SIDE)
     wanted = 4 + torch.log2(area.sqrt() / canonical_px + 1e-6)  # FPN's k

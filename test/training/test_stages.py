@@ -215,3 +215,23 @@ def test_a_final_file_cannot_be_resumed(run, tmp_path):
 
 def _fields(checkpoint):
     return {field.name: getattr(checkpoint, field.name) for field in dataclasses.fields(checkpoint)}
+
+
+@pytest.mark.slow
+def test_two_processes_train_together_and_resume(blobs, make_recipe, tmp_path):
+    def launch(steps, *arguments):
+        train_changes = {"steps": steps, "batch_size": 1, "schedule": "step", "drop_at": 1.0}
+        recipe = make_recipe(blobs, train=train_changes, output=str(tmp_path / "run"))
+        path = tmp_path / "recipe.yaml"
+        path.write_text(yaml.safe_dump(recipe_to_dict(recipe)))
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+        command = [*launcher, "-m", "lvad_training.cli", "run", str(path), "--quiet", *arguments]
+        subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"})
+        return losses(tmp_path / "run")
+
+    assert len(launch(4)) == 4
+    whole = losses(tmp_path / "run")
+    assert len(load_checkpoint(tmp_path / "run" / CHECKPOINT).resume["random"]) == 2
+    (tmp_path / "run" / "model.pt").unlink()
+    assert launch(4, "--resume") == whole
+    assert (tmp_path / "run" / "model.pt").is_file()
