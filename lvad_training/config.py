@@ -14,6 +14,7 @@ import yaml
 
 from lvad_perception.errors import ConfigError
 from lvad_perception.vocabulary import TASKS
+from lvad_training.presets import PRESETS
 
 Preset = Literal["r50", "r18", "tiny"]
 
@@ -169,60 +170,6 @@ class Recipe(Section, frozen=True):
     loss: LossConfig = LossConfig()
     train: TrainConfig = TrainConfig()
     output: str = "runs/latest"
-
-
-_SMALL_MASK = {
-    "layers": 3,
-    "width": 96,
-    "heads": 4,
-    "feedforward": 256,
-    "dropout": 0.0,
-    "mask_width": 96,
-    "mask_kernel": 1,
-    "memory_stride": 16,
-    "pixel_loss": True,
-}
-
-PRESETS: dict[str, dict[str, Any]] = {
-    # The paper: ResNet-50, 1280 x 720 (736 is the next multiple of the largest stride).
-    "r50": {"network_hw": [736, 1280]},
-    # A ResNet-18 for one ordinary GPU.
-    "r18": {
-        "network_hw": [384, 640],
-        "backbone": {"name": "resnet18"},
-        "neck_width": 128,
-        "detection": {
-            "refinements": 4,
-            "width": 128,
-            "feedforward": 512,
-            "dynamic_width": 32,
-            "proposal_boxes": "grid",
-        },
-        "semantic": {"layers": 3, "width": 128, "feedforward": 512, "mask_width": 128, "memory_stride": 16},
-        "drivable": {"layers": 3, "width": 128, "feedforward": 512, "mask_width": 128, "memory_stride": 16},
-    },
-    # For images of 16:9. Trains on a CPU in minutes; a ResNet-18 of half the width, under 5 M parameters in all.
-    "tiny": {
-        "network_hw": [256, 448],
-        "backbone": {"name": "resnet18d", "options": {"channels": [32, 64, 128, 160], "stem_width": 16}},
-        "neck_width": 96,
-        "neck_norm": "batch",
-        "detection": {
-            "proposals": 100,
-            "refinements": 3,
-            "width": 96,
-            "heads": 4,
-            "feedforward": 256,
-            "dynamic_width": 16,
-            "pool_size": 5,
-            "pool_samples": 1,
-            "proposal_boxes": "grid",
-            "matches_per_truth": 4,
-        },
-        "semantic": {**_SMALL_MASK, "queries": 40},
-        "drivable": {**_SMALL_MASK, "layers": 2, "queries": 10},
-    },
-}
 
 
 def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:

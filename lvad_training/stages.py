@@ -6,15 +6,9 @@ line a step), ``metrics.json`` and ``tensorboard/``.
 
 import contextlib
 import json
-import math
-import shutil
-from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
-import yaml
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
@@ -34,9 +28,9 @@ from lvad_training.checkpoints import (
     resolve_start,
     save_checkpoint,
 )
-from lvad_training.config import Recipe, TrainConfig, recipe_to_dict
-
-CHECKPOINT, MODEL, CURVE = "checkpoint.pt", "model.pt", "losses.jsonl"
+from lvad_training.config import Recipe, TrainConfig
+from lvad_training.runs import CHECKPOINT, CURVE, METRICS, MODEL, find_state, log_metrics, log_step, prepare_folder
+from lvad_training.schedule import learning_rate_factor, parameter_groups
 
 
 def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, progress: bool = True) -> Path:
@@ -60,7 +54,7 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, prog
     settings = recipe.train
     accelerator = _accelerator(settings)
     folder = Path(recipe.output)
-    state = _find_state(folder, recipe, resume=resume, overwrite=overwrite)
+    state = find_state(folder, recipe, resume=resume, overwrite=overwrite)
     first_step = state.step if state is not None else 0
     batches = training_batches(
         recipe,
@@ -93,13 +87,13 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, prog
     )
     main = accelerator.is_main_process
     if main:
-        _prepare_folder(folder, recipe, first_step)
+        prepare_folder(folder, recipe, first_step)
     writer = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step) if main else None
     bar = tqdm(reports, total=settings.steps, initial=first_step, disable=not (progress and main), unit="step")
     with (folder / CURVE).open("a", buffering=1, encoding="utf-8") if main else contextlib.nullcontext() as curve:
         for report in bar:
             if writer is not None:
-                _log(report, writer, curve, bar)
+                log_step(report, writer, curve, bar)
             if report.step % settings.checkpoint_every == 0 or report.step == settings.steps:
                 _save_resumable(folder / CHECKPOINT, recipe, report.step, net, accelerator, optimizer, scheduler)
             if (
@@ -108,11 +102,11 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, prog
                 and report.step % settings.evaluate_every == 0 < settings.steps - report.step
             ):
                 metrics = evaluate_weights(recipe, net.state_dict(), accelerator.device)
-                _log_metrics(metrics, report.step, writer)
+                log_metrics(metrics, report.step, writer)
     accelerator.wait_for_everyone()
     if main:
         metrics = evaluate_weights(recipe, net.state_dict(), accelerator.device, progress=progress)
-        _log_metrics(metrics, settings.steps, writer)
+        log_metrics(metrics, settings.steps, writer)
         _finish(folder, recipe, net, metrics)
     if writer is not None:
         writer.close()
@@ -150,34 +144,6 @@ def evaluate_weights(
     )
 
 
-def parameter_groups(net: nn.Module, settings: TrainConfig) -> list[dict[str, Any]]:
-    """Parameters by learning rate (backbone or not) and weight decay (matrices and kernels only)."""
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    learned_inputs = ("query_positions", "query_content", "detection.boxes", "detection.features")
-    for name, parameter in net.named_parameters():
-        if parameter.requires_grad:
-            decays = parameter.ndim > 1 and not name.endswith(learned_inputs)
-            groups.setdefault((name.startswith("backbone."), decays), []).append(parameter)
-    return [
-        {
-            "params": parameters,
-            "lr": settings.learning_rate * (settings.backbone_multiplier if in_backbone else 1.0),
-            "weight_decay": settings.weight_decay if decays else 0.0,
-        }
-        for (in_backbone, decays), parameters in sorted(groups.items(), key=lambda item: item[0])
-    ]
-
-
-def learning_rate_factor(step: int, settings: TrainConfig) -> float:
-    """Multiplier of the learning rate for the step after ``step`` done ones."""
-    if step < settings.warmup_steps:
-        return (step + 1) / (settings.warmup_steps + 1)
-    if settings.schedule == "step":
-        return 1.0 if step < settings.drop_at * settings.steps else 0.1
-    done = (step - settings.warmup_steps) / max(1, settings.steps - settings.warmup_steps)
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-
-
 def _accelerator(settings: TrainConfig) -> Accelerator:
     if settings.precision == "fp16" and not torch.cuda.is_available():
         raise ConfigError("train.precision: fp16 needs a CUDA GPU; use bf16 or no")
@@ -186,49 +152,6 @@ def _accelerator(settings: TrainConfig) -> Accelerator:
         gradient_accumulation_steps=settings.accumulate,
         step_scheduler_with_optimizer=False,
     )
-
-
-def _find_state(folder: Path, recipe: Recipe, *, resume: bool, overwrite: bool) -> Checkpoint | None:
-    """The run to continue, or None to start; writes nothing."""
-    if resume and (folder / CHECKPOINT).is_file():
-        state = load_checkpoint(folder / CHECKPOINT)
-        _check_same(state.recipe, recipe, folder)
-        return state
-    if not overwrite and not resume and ((folder / CHECKPOINT).exists() or (folder / MODEL).exists()):
-        raise ConfigError(f"{folder}: holds a run already; give --resume, --overwrite or another output")
-    return None
-
-
-def _prepare_folder(folder: Path, recipe: Recipe, first_step: int) -> None:
-    """Make the run's folder; a new run leaves nothing of an old one in it."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _trim_curve(folder / CURVE, first_step)
-        (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe_to_dict(recipe), sort_keys=False), encoding="utf-8")
-        if first_step == 0:
-            for name in (CHECKPOINT, MODEL, "metrics.json"):
-                (folder / name).unlink(missing_ok=True)
-            shutil.rmtree(folder / "tensorboard", ignore_errors=True)
-    except OSError as err:
-        raise ConfigError(f"{folder}: cannot be written to ({err.strerror}); choose another output") from err
-
-
-def _check_same(old: Recipe, new: Recipe, folder: Path) -> None:
-    """Refuse to resume with a recipe that would change the run; where it runs and how it is fed may differ."""
-
-    def essence(recipe: Recipe) -> dict[str, Any]:
-        plain = recipe_to_dict(recipe)
-        plain.pop("output")
-        plain["data"].pop("workers")
-        plain["data"].pop("root")
-        for key in ("checkpoint_every", "evaluate_every", "start_from"):
-            plain["train"].pop(key)
-        return plain
-
-    before, after = essence(old), essence(new)
-    if before != after:
-        changed = ", ".join(section for section in before if before[section] != after[section])
-        raise ConfigError(f"{folder}: the recipe changed since this run began (in {changed}); undo that or start anew")
 
 
 def _load_start(net: nn.Module, recipe: Recipe, state: Checkpoint | None) -> None:
@@ -309,46 +232,5 @@ def _restore(
 
 def _finish(folder: Path, recipe: Recipe, net: nn.Module, metrics: Metrics | None) -> None:
     plain = metrics.to_dict() if metrics is not None else None
-    (folder / "metrics.json").write_text(json.dumps(plain, indent=1), encoding="utf-8")
+    (folder / METRICS).write_text(json.dumps(plain, indent=1), encoding="utf-8")
     save_checkpoint(folder / MODEL, Checkpoint(recipe, recipe.train.steps, net.state_dict(), plain))
-
-
-def _log(report: loop.StepReport, writer: SummaryWriter, curve: Any, bar: Any) -> None:
-    curve.write(json.dumps({**asdict(report)}) + "\n")
-    if report.step % 10 == 0 or report.step == 1:
-        for name, value in report.terms.items():
-            writer.add_scalar(f"loss/{name}", value, report.step)
-        writer.add_scalar("train/learning_rate", report.learning_rate, report.step)
-        writer.add_scalar("train/gradient_norm", report.gradient_norm, report.step)
-        writer.add_scalar("train/step_s", report.step_s, report.step)
-        bar.set_postfix(loss=f"{report.terms['total']:.3f}", lr=f"{report.learning_rate:.1e}")
-
-
-def _log_metrics(metrics: Metrics | None, step: int, writer: SummaryWriter | None) -> None:
-    if metrics is None or writer is None:
-        return
-    for name, value in flatten(metrics.to_dict()):
-        writer.add_scalar(f"val/{name}", value, step)
-
-
-def flatten(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    """The numbers of a nested mapping with their paths, "detection/AP50" and so on; per-class numbers are left out."""
-    for key, value in content.items():
-        if isinstance(value, dict) and not key.startswith("per_class"):
-            yield from flatten(value, f"{prefix}{key}/")
-        elif isinstance(value, float):
-            yield f"{prefix}{key}", value
-
-
-def _trim_curve(path: Path, step: int) -> None:
-    """Drop logged steps after ``step``: a resumed run writes them again."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-        except (ValueError, KeyError):
-            continue  # a line that a kill cut off
-    path.write_text("".join(kept), encoding="utf-8")

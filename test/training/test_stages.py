@@ -15,7 +15,9 @@ from lvad_perception.errors import CheckpointError, ConfigError, DatasetError, I
 from lvad_training.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from lvad_training.config import recipe_to_dict
 from lvad_training.loop import check_finite
-from lvad_training.stages import CHECKPOINT, learning_rate_factor, parameter_groups, train
+from lvad_training.runs import CHECKPOINT
+from lvad_training.schedule import learning_rate_factor, parameter_groups
+from lvad_training.stages import train
 
 
 def losses(folder):
@@ -85,7 +87,7 @@ class _Stop(Exception):
 def _interrupt_after(run, tmp_path, name, step, **changes):
     from lvad_training import stages
 
-    original = stages._log
+    original = stages.log_step
 
     def log(report, writer, curve, bar):
         original(report, writer, curve, bar)
@@ -93,7 +95,7 @@ def _interrupt_after(run, tmp_path, name, step, **changes):
             raise _Stop
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stages, "_log", log)
+        patch.setattr(stages, "log_step", log)
         with pytest.raises(_Stop):
             run(name, **changes)
     return losses(tmp_path / name)

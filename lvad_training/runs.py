@@ -1,0 +1,105 @@
+"""A run's folder: what is in it, whether it can be continued, and what is logged into it."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch.utils.tensorboard import SummaryWriter
+
+from lvad_perception.errors import ConfigError
+from lvad_perception.metrics import Metrics
+from lvad_training.checkpoints import Checkpoint, load_checkpoint
+from lvad_training.config import Recipe, recipe_to_dict
+from lvad_training.loop import StepReport
+
+CHECKPOINT, MODEL, CURVE, METRICS = "checkpoint.pt", "model.pt", "losses.jsonl", "metrics.json"
+
+
+def find_state(folder: Path, recipe: Recipe, *, resume: bool, overwrite: bool) -> Checkpoint | None:
+    """The run to continue, or None to start; writes nothing."""
+    if resume and (folder / CHECKPOINT).is_file():
+        state = load_checkpoint(folder / CHECKPOINT)
+        _check_same(state.recipe, recipe, folder)
+        return state
+    if not overwrite and not resume and ((folder / CHECKPOINT).exists() or (folder / MODEL).exists()):
+        raise ConfigError(f"{folder}: holds a run already; give --resume, --overwrite or another output")
+    return None
+
+
+def prepare_folder(folder: Path, recipe: Recipe, first_step: int) -> None:
+    """Make the run's folder; a new run leaves nothing of an old one in it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _trim_curve(folder / CURVE, first_step)
+        (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe_to_dict(recipe), sort_keys=False), encoding="utf-8")
+        if first_step == 0:
+            for name in (CHECKPOINT, MODEL, METRICS):
+                (folder / name).unlink(missing_ok=True)
+            shutil.rmtree(folder / "tensorboard", ignore_errors=True)
+    except OSError as err:
+        raise ConfigError(f"{folder}: cannot be written to ({err.strerror}); choose another output") from err
+
+
+def _check_same(old: Recipe, new: Recipe, folder: Path) -> None:
+    """Refuse to resume with a recipe that would change the run; where it runs and how it is fed may differ."""
+
+    def essence(recipe: Recipe) -> dict[str, Any]:
+        plain = recipe_to_dict(recipe)
+        plain.pop("output")
+        plain["data"].pop("workers")
+        plain["data"].pop("root")
+        for key in ("checkpoint_every", "evaluate_every", "start_from"):
+            plain["train"].pop(key)
+        return plain
+
+    before, after = essence(old), essence(new)
+    if before != after:
+        changed = ", ".join(section for section in before if before[section] != after[section])
+        raise ConfigError(f"{folder}: the recipe changed since this run began (in {changed}); undo that or start anew")
+
+
+def log_step(report: StepReport, writer: SummaryWriter, curve: Any, bar: Any) -> None:
+    """Write a step to the curve file, every tenth also to TensorBoard and the progress bar."""
+    curve.write(json.dumps(asdict(report)) + "\n")
+    if report.step % 10 == 0 or report.step == 1:
+        for name, value in report.terms.items():
+            writer.add_scalar(f"loss/{name}", value, report.step)
+        writer.add_scalar("train/learning_rate", report.learning_rate, report.step)
+        writer.add_scalar("train/gradient_norm", report.gradient_norm, report.step)
+        writer.add_scalar("train/step_s", report.step_s, report.step)
+        bar.set_postfix(loss=f"{report.terms['total']:.3f}", lr=f"{report.learning_rate:.1e}")
+
+
+def log_metrics(metrics: Metrics | None, step: int, writer: SummaryWriter | None) -> None:
+    """Write metrics to TensorBoard; nothing when there are none or in a process that does not write."""
+    if metrics is None or writer is None:
+        return
+    for name, value in flatten(metrics.to_dict()):
+        writer.add_scalar(f"val/{name}", value, step)
+
+
+def flatten(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """The numbers of a nested mapping with their paths, "detection/AP50" and so on; per-class numbers are left out."""
+    for key, value in content.items():
+        if isinstance(value, dict) and not key.startswith("per_class"):
+            yield from flatten(value, f"{prefix}{key}/")
+        elif isinstance(value, float):
+            yield f"{prefix}{key}", value
+
+
+def _trim_curve(path: Path, step: int) -> None:
+    """Drop logged steps after ``step``: a resumed run writes them again."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except (ValueError, KeyError):
+            continue  # a line that a kill cut off
+    path.write_text("".join(kept), encoding="utf-8")
