@@ -35,9 +35,7 @@ def open_engine(path: Path, *, threads: int | None = None) -> Engine:
     if path.is_dir():
         raise ModelFileError(f"{path} is a directory; name the .onnx file in it")
     if not path.exists():
-        raise ModelFileError(
-            f"{path} does not exist; write a model file with: lvad-train export CHECKPOINT {path}"
-        )
+        raise ModelFileError(f"{path} does not exist; write a model file with: lvad-train export CHECKPOINT {path}")
     if path.suffix == ".onnx":
         from lvad_perception.engines.onnx import OnnxEngine
 
