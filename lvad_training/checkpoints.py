@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor, nn
 
@@ -107,9 +108,15 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], *, source: str) -
 
 
 def slim(checkpoint: Checkpoint) -> Checkpoint:
-    """Without resume state, floating-point weights in half precision: for shipping."""
+    """For shipping: no resume state, weights in half precision, no folders of the machine that made it."""
+    recipe = checkpoint.recipe
+    recipe = msgspec.structs.replace(
+        recipe,
+        data=msgspec.structs.replace(recipe.data, root=Path(recipe.data.root).name),
+        output=Path(recipe.output).name,
+    )
     weights = {name: value.half() if value.is_floating_point() else value for name, value in checkpoint.weights.items()}
-    return Checkpoint(checkpoint.recipe, checkpoint.step, weights, checkpoint.metrics, None, checkpoint.version)
+    return Checkpoint(recipe, checkpoint.step, weights, checkpoint.metrics, None, checkpoint.version)
 
 
 def resolve_start(name: str) -> Path:

@@ -132,7 +132,8 @@ def evaluate(
 
 def check_finite(terms: dict[str, Tensor], batch: Batch, step: int) -> dict[str, float]:
     """Loss terms as numbers, or NonFiniteLossError that names the first bad one and the images of the batch."""
-    values = {name: value.item() for name, value in terms.items()}
+    numbers = torch.stack(list(terms.values())).tolist() if terms else []  # one transfer for all
+    values = dict(zip(terms, numbers, strict=True))
     for name, value in values.items():
         if value != value or abs(value) == float("inf"):
             raise NonFiniteLossError(

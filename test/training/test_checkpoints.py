@@ -12,6 +12,7 @@ from lvad_training.checkpoints import (
     slim,
     weights_sha256,
 )
+from lvad_training.config import parse_recipe
 
 
 @pytest.fixture
@@ -37,6 +38,21 @@ def test_a_slim_checkpoint_is_half_as_large_and_still_loads(tmp_path, checkpoint
     name, value = next(iter(net.state_dict().items()))
     torch.testing.assert_close(value, checkpoint.weights[name], atol=1e-3, rtol=1e-2)
     assert value.dtype == torch.float32
+
+
+def test_a_slim_checkpoint_names_no_folder_of_the_machine(make_recipe, net):
+    made = Checkpoint(make_recipe("/home/someone/bdd100k", output="/home/someone/runs/best"), 1, net.state_dict())
+    recipe = slim(made).recipe
+    assert (recipe.data.root, recipe.output) == ("bdd100k", "best")
+
+
+def test_the_shipped_checkpoint_fits_its_preset_and_is_small():
+    path = resolve_start("shipped/tiny")
+    found = load_checkpoint(path)
+    assert path.stat().st_size <= 10e6
+    assert found.recipe.model == parse_recipe({"preset": "tiny", "data": {"root": "x"}}, [], source="test").model
+    load_weights(build_model(found.recipe.model), found.weights, source=str(path))
+    assert found.metrics["drivable"]["three_class"]["mean_iou"] > 90
 
 
 def test_the_hash_depends_on_every_value(checkpoint):
