@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -195,7 +196,7 @@ def _data_sample(options: argparse.Namespace) -> int:
         options.output,
         images=options.images,
         seed=options.seed,
-        workers=options.workers,
+        workers=options.workers or os.cpu_count() or 1,
         progress=sys.stderr.isatty(),
     )
     print(f"{options.output}: {options.images} images; look at it with lvad-train data check {options.output}")

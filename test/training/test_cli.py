@@ -48,7 +48,7 @@ def test_slim_writes_half_precision(checkpoint_file, tmp_path):
 
 
 def test_data_sample_then_check(tmp_path, capsys):
-    assert main(["data", "sample", str(tmp_path / "set"), "--images", "5", "--workers", "1"]) == 0
+    assert main(["data", "sample", str(tmp_path / "set"), "--images", "5"]) == 0
     assert main(["data", "check", str(tmp_path / "set"), "--workers", "1"]) == 0
     assert "train" in capsys.readouterr().out
 
