@@ -132,7 +132,8 @@ def evaluate_weights(
     batches = evaluation_batches(recipe, split or recipe.data.val_split, optional=split is None)
     if batches is None:
         return None
-    net = build_model(recipe.model)
+    with torch.random.fork_rng():  # the weights that are drawn here are replaced; training's chance is not to notice
+        net = build_model(recipe.model)
     load_weights(net, weights, source="the checkpoint")
     net.to(device)
     return loop.evaluate(

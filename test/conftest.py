@@ -229,12 +229,6 @@ def make_small_split():
     return write_small_split
 
 
-@pytest.fixture(autouse=True)
-def _label_cache(tmp_path_factory, monkeypatch):
-    """Parsed labels of tests stay out of the user's cache folder."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
-
-
 @pytest.fixture(scope="session")
 def tiny_model_file(tmp_path_factory):
     """Path of a valid model file with a batch size of 2."""
