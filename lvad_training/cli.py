@@ -60,7 +60,7 @@ def _add_run(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 
 def _run(options: argparse.Namespace) -> int:
     from lvad_training.config import load_recipe
-    from lvad_training.stages import train
+    from lvad_training.training import train
 
     recipe = load_recipe(options.recipe, options.set)
     path = train(recipe, resume=options.resume, overwrite=options.overwrite, progress=not options.quiet)
@@ -90,7 +90,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     import torch
 
     from lvad_training.checkpoints import load_checkpoint
-    from lvad_training.stages import evaluate_weights
+    from lvad_training.training import evaluate_weights
 
     checkpoint = load_checkpoint(options.checkpoint)
     data = checkpoint.recipe.data
@@ -126,7 +126,7 @@ def _add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 
 def _export(options: argparse.Namespace) -> int:
     from lvad_perception.errors import ConfigError
-    from lvad_training.build import comparison_images
+    from lvad_training.batches import comparison_images
     from lvad_training.checkpoints import load_checkpoint
     from lvad_training.export import export
 

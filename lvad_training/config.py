@@ -6,8 +6,9 @@ relative to the directory in which the command runs.
 
 import difflib
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import yaml
@@ -15,8 +16,7 @@ import yaml
 from lvad_perception.errors import ConfigError
 from lvad_perception.vocabulary import TASKS
 from lvad_training.presets import PRESETS
-
-Preset = Literal["r50", "r18", "tiny"]
+from lvad_training.recipe import Recipe, Section
 
 
 class _Loader(yaml.SafeLoader):
@@ -26,150 +26,6 @@ class _Loader(yaml.SafeLoader):
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
 )
-
-
-class Section(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
-    """Base of every part of a recipe: immutable, keyword-only, strict about keys."""
-
-
-class BackboneConfig(Section, frozen=True):
-    """A timm backbone: name, constructor options, and a local file with its weights or None for random ones."""
-
-    name: str = "resnet50"
-    options: dict[str, Any] = {}
-    weights: str | None = None
-
-
-class DetectionConfig(Section, frozen=True):
-    """Sparse R-CNN, defaults of its paper (projects/SparseRCNN/configs, 100 proposals).
-
-    ``proposal_boxes``: "image" starts every proposal as the whole image, as the paper does; "grid" spreads them over
-    positions and sizes, which learns faster from random weights. ``matches_per_truth``: how many proposals each truth
-    box is matched to in every refinement but the last, which is always one to one; 1 is the paper.
-    ``pool_samples``: points per side of a bin at which RoIAlign samples.
-    """
-
-    proposals: int = 100
-    refinements: int = 6
-    width: int = 256
-    heads: int = 8
-    feedforward: int = 2048
-    dynamic_width: int = 64
-    pool_size: int = 7
-    pool_samples: int = 2
-    proposal_boxes: Literal["image", "grid"] = "image"
-    matches_per_truth: int = 1
-
-
-class MaskConfig(Section, frozen=True):
-    """A MaskFormer head, defaults of its paper (configs/cityscapes-19).
-
-    ``memory_stride``: which pyramid level the queries attend to. ``mask_kernel``: of the convolution that makes the
-    mask features. ``pixel_loss``: an auxiliary per-pixel classifier on the mask features, in training only.
-    """
-
-    queries: int = 100
-    layers: int = 6
-    width: int = 256
-    heads: int = 8
-    feedforward: int = 2048
-    dropout: float = 0.1
-    mask_width: int = 256
-    mask_kernel: Literal[1, 3] = 3
-    memory_stride: Literal[4, 8, 16, 32] = 32
-    pixel_loss: bool = False
-
-
-class ModelConfig(Section, frozen=True):
-    """The network. A task whose section is null has no head. ``neck_norm``: "group" as MaskFormer, or "batch", which
-    costs nothing once folded into the convolutions of the model file.
-    """
-
-    network_hw: tuple[int, int] = (720, 1280)
-    backbone: BackboneConfig = BackboneConfig()
-    neck_width: int = 256
-    neck_norm: Literal["group", "batch"] = "group"
-    detection: DetectionConfig | None = DetectionConfig()
-    semantic: MaskConfig | None = MaskConfig()
-    drivable: MaskConfig | None = MaskConfig()
-    score_threshold: float = 0.3
-    max_detections: int = 100
-
-
-class LossConfig(Section, frozen=True):
-    """Loss weights, defaults of Sparse R-CNN and MaskFormer; the first three are the tasks' alphas."""
-
-    detection: float = 1.0
-    semantic: float = 1.0
-    drivable: float = 1.0
-    box_class: float = 2.0
-    box_l1: float = 5.0
-    box_giou: float = 2.0
-    mask_class: float = 1.0
-    mask_focal: float = 20.0
-    mask_dice: float = 1.0
-    no_object: float = 0.1
-    pixel: float = 1.0
-
-
-class AugmentConfig(Section, frozen=True):
-    """Training augmentation: chance of a flip, range of the scale jitter, random crop, strength of colour changes."""
-
-    flip: float = 0.5
-    scale: tuple[float, float] = (0.75, 1.5)
-    crop: bool = True
-    color: float = 0.4
-
-
-class DataConfig(Section, frozen=True):
-    """A data set in BDD100K's layout, the splits to train and evaluate on, and how it is fed.
-
-    ``exclude`` and ``only`` select training images by name prefix, for instance to hold out a sequence.
-    """
-
-    root: str
-    train_split: str = "train"
-    val_split: str = "val"
-    exclude: tuple[str, ...] = ()
-    only: tuple[str, ...] = ()
-    workers: int = 2
-    augment: AugmentConfig = AugmentConfig()
-
-
-class TrainConfig(Section, frozen=True):
-    """Optimisation. ``batch_size`` is images per process and micro-step; ``accumulate`` micro-steps make one step.
-
-    The learning rate warms up linearly, then follows ``schedule``: "cosine" to zero, or "step", dropped tenfold at
-    ``drop_at`` of the steps. ``precision``: "no", "bf16" or "fp16" (CUDA). Validation runs every ``evaluate_every``
-    steps when above 0, and always at the end.
-    """
-
-    steps: int = 1000
-    batch_size: int = 8
-    accumulate: int = 1
-    learning_rate: float = 1e-4
-    backbone_multiplier: float = 1.0
-    weight_decay: float = 1e-4
-    warmup_steps: int = 100
-    schedule: Literal["cosine", "step"] = "cosine"
-    drop_at: float = 0.7
-    gradient_clip: float = 1.0
-    precision: Literal["no", "bf16", "fp16"] = "no"
-    seed: int = 0
-    checkpoint_every: int = 200
-    evaluate_every: int = 0
-    start_from: str | None = None
-
-
-class Recipe(Section, frozen=True):
-    """Everything that ``lvad-train run`` needs."""
-
-    data: DataConfig
-    preset: Preset = "r50"
-    model: ModelConfig = ModelConfig()
-    loss: LossConfig = LossConfig()
-    train: TrainConfig = TrainConfig()
-    output: str = "runs/latest"
 
 
 def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
@@ -278,6 +134,10 @@ def _check(recipe: Recipe, source: str) -> None:
         (train.batch_size < 1 or train.accumulate < 1, "train.batch_size and train.accumulate must be at least 1"),
         (train.learning_rate <= 0, "train.learning_rate must be above 0"),
         (train.checkpoint_every < 1, "train.checkpoint_every must be at least 1"),
+        (
+            train.freeze == "backbone" and recipe.stages is not None,
+            "train.freeze belongs to the adapt stage: set stages.adapt",
+        ),
         (recipe.data.workers < 0, "data.workers must be 0 or more"),
         (not 0 < augment.scale[0] <= augment.scale[1], "data.augment.scale must be [low, high]"),
     ]
@@ -290,6 +150,42 @@ def _check(recipe: Recipe, source: str) -> None:
         wrong.append(
             (min(counts) < 1, "model.detection proposals, refinements and matches_per_truth must be at least 1")
         )
+    wrong += list(_language_faults(recipe)) + list(_stages_faults(recipe))
     for is_wrong, sentence in wrong:
         if is_wrong:
             raise ConfigError(f"{source}: {sentence}; correct it in the recipe or with --set")
+
+
+def _language_faults(recipe: Recipe) -> Iterator[tuple[bool, str]]:
+    language = recipe.model.language
+    if language is None:
+        return
+    yield language.context < 1, "model.language.context must be at least 1"
+    yield language.layers < 1, "model.language.layers must be at least 1"
+    yield language.width % language.heads != 0, "model.language.width must be divisible by its heads"
+    yield (
+        not (language.l2v or language.score_map),
+        "model.language reaches the image by l2v or score_map; switch one on, or set language to null",
+    )
+
+
+def _stages_faults(recipe: Recipe) -> Iterator[tuple[bool, str]]:
+    stages, data = recipe.stages, recipe.data
+    if stages is None:
+        return
+    yield any(task not in TASKS for task in stages.sizes), f"stages.sizes takes the tasks {', '.join(TASKS)}"
+    yield any(size <= 0 for size in stages.sizes.values()), "stages.sizes must be above 0"
+    yield bool(stages.sizes) and stages.setting == "full", "stages.sizes needs a disjoint setting"
+    for name, stage in (("teach", stages.teach), ("adapt", stages.adapt)):
+        yield stage is not None and stage.steps < 1, f"stages.{name}.steps must be at least 1"
+    yield (
+        stages.teach is not None and data.sampler != "shuffle",
+        "stages.teach gives every image labels of every task, so data.sampler must be shuffle",
+    )
+    yield data.pseudo is not None and stages.teach is not None, "stages.teach makes its own data.pseudo; leave it out"
+    shares = (
+        stages.pseudo.mask_confidence,
+        *stages.pseudo.mask_confidences.values(),
+        *stages.pseudo.box_scores.values(),
+    )
+    yield any(not 0 <= share <= 1 for share in shares), "thresholds of stages.pseudo must be between 0 and 1"

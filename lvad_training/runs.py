@@ -13,8 +13,9 @@ from torch.utils.tensorboard import SummaryWriter
 from lvad_perception.errors import ConfigError
 from lvad_perception.metrics import Metrics
 from lvad_training.checkpoints import Checkpoint, load_checkpoint
-from lvad_training.config import Recipe, recipe_to_dict
+from lvad_training.config import recipe_to_dict
 from lvad_training.loop import StepReport
+from lvad_training.recipe import Recipe
 
 CHECKPOINT, MODEL, CURVE, METRICS = "checkpoint.pt", "model.pt", "losses.jsonl", "metrics.json"
 

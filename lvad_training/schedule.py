@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from lvad_training.config import TrainConfig
+from lvad_training.recipe import TrainConfig
 
 
 def parameter_groups(net: nn.Module, settings: TrainConfig) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ import torch
 from lvad_perception.engines import open_engine
 from lvad_perception.errors import ExportError
 from lvad_training import export as export_module
-from lvad_training.build import comparison_images
+from lvad_training.batches import comparison_images
 from lvad_training.checkpoints import Checkpoint, weights_sha256
 from lvad_training.export import Parity, compare, export
 

@@ -1,4 +1,4 @@
-"""The stages of a recipe. Each writes its recipe, curve and metrics beside its checkpoint and can be resumed.
+"""One training: fit, save, resume, evaluate. It writes its recipe, curve and metrics beside its checkpoint.
 
 A run's folder holds ``checkpoint.pt`` (to resume), ``model.pt`` (the result), ``recipe.yaml``, ``losses.jsonl`` (one
 line a step), ``metrics.json`` and ``tensorboard/``.
@@ -20,7 +20,8 @@ from tqdm import tqdm
 from lvad_perception.errors import CheckpointError, ConfigError
 from lvad_perception.metrics import Evaluator, Metrics
 from lvad_training import loop
-from lvad_training.build import build_criterion, build_model, evaluation_batches, task_classes, training_batches
+from lvad_training.batches import evaluation_batches, training_batches
+from lvad_training.build import build_criterion, build_model
 from lvad_training.checkpoints import (
     Checkpoint,
     load_checkpoint,
@@ -28,7 +29,7 @@ from lvad_training.checkpoints import (
     resolve_start,
     save_checkpoint,
 )
-from lvad_training.config import Recipe, TrainConfig
+from lvad_training.recipe import Recipe, TrainConfig
 from lvad_training.runs import CHECKPOINT, CURVE, METRICS, MODEL, find_state, log_metrics, log_step, prepare_folder
 from lvad_training.schedule import learning_rate_factor, parameter_groups
 
@@ -139,7 +140,7 @@ def evaluate_weights(
     return loop.evaluate(
         model=net,
         samples=tqdm(batches, desc="evaluate", unit="batch", disable=not progress),
-        evaluator=Evaluator(tasks=tuple(task_classes(recipe.model))),
+        evaluator=Evaluator(tasks=recipe.model.tasks),
         device=device,
         max_detections=recipe.model.max_detections,
     )

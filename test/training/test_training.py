@@ -17,7 +17,7 @@ from lvad_training.config import recipe_to_dict
 from lvad_training.loop import check_finite
 from lvad_training.runs import CHECKPOINT
 from lvad_training.schedule import learning_rate_factor, parameter_groups
-from lvad_training.stages import train
+from lvad_training.training import train
 
 
 def losses(folder):
@@ -84,9 +84,9 @@ class _Stop(Exception):
 
 
 def _interrupt_after(run, tmp_path, name, step, **changes):
-    from lvad_training import stages
+    from lvad_training import training
 
-    original = stages.log_step
+    original = training.log_step
 
     def log(report, writer, curve, bar):
         original(report, writer, curve, bar)
@@ -94,7 +94,7 @@ def _interrupt_after(run, tmp_path, name, step, **changes):
             raise _Stop
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stages, "log_step", log)
+        patch.setattr(training, "log_step", log)
         with pytest.raises(_Stop):
             run(name, **changes)
     return losses(tmp_path / name)
@@ -138,7 +138,7 @@ def test_training_starts_from_given_weights(run, tmp_path):
 def test_backbone_weights_are_loaded_by_timms_names(run, tmp_path, net):
     weights = {name: value * 0 + 0.01 for name, value in net.backbone.features.state_dict().items()}
     torch.save({**weights, "fc.weight": torch.zeros(3)}, tmp_path / "backbone.pth")
-    from lvad_training.stages import _load_backbone
+    from lvad_training.training import _load_backbone
 
     _load_backbone(net, tmp_path / "backbone.pth")
     assert net.backbone.features.conv1.weight.unique().tolist() == pytest.approx([0.01])
