@@ -238,7 +238,8 @@ class StagesConfig(Section, frozen=True):
     where they differ from the paper's; numbers up to 1 are shares of the images. ``teach``: one single-task teacher per
     task, each on the images annotated for it; with it, ``pseudo`` labels the rest and the finetuned model learns from
     both (self-training). ``adapt``: training with frozen backbone before finetuning, which the section ``train``
-    describes.
+    describes. ``shared``: folder of the lists, teachers and pseudo labels, by default ``output``; recipes that name the
+    same one share them.
     """
 
     setting: Literal["full", "disjoint_normal", "disjoint_balance"] = "full"
@@ -246,6 +247,7 @@ class StagesConfig(Section, frozen=True):
     teach: StageConfig | None = None
     pseudo: PseudoConfig = PseudoConfig()
     adapt: StageConfig | None = None
+    shared: str | None = None
 
 
 class Recipe(Section, frozen=True):
