@@ -8,17 +8,20 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from lvad_perception.bdd100k import Split, find_splits, open_split, read_image
 from lvad_perception.errors import DatasetError, LvadError
 from lvad_perception.preprocess import letterbox_image
 from lvad_perception.types import Size, Truth, UInt8
+from lvad_perception.vocabulary import TASKS
+from lvad_training.data.annotation import Annotation, Frames
 from lvad_training.data.bdd100k import EvaluationSet, TrainingSet
-from lvad_training.data.sampling import Key, TrainingStream
+from lvad_training.data.sampling import Key, OneTaskStream, TrainingStream
+from lvad_training.data.settings import read_lists
 from lvad_training.data.transforms import TrainingTransform
 from lvad_training.recipe import DataConfig, Recipe
-from lvad_training.samples import Batch, EvaluationSample, Sample, collate
+from lvad_training.samples import Batch, EvaluationSample, collate
 
 COMPARISON_IMAGES = 6
 
@@ -26,27 +29,34 @@ COMPARISON_IMAGES = 6
 def training_batches(recipe: Recipe, *, first: int, last: int, process: int, processes: int) -> Iterable[Batch]:
     """The training images of one process, augmented, from micro-step ``first`` to before ``last``.
 
+    What counts as annotation is the recipe's: its lists, its pseudo labels, the tasks of its model. With a sampler
+    other than "shuffle", the targets of a batch are of one task.
+
     Raises:
-        DatasetError: the data set has no such split, or no image that is annotated for a task of the model.
+        DatasetError: the data set has no such split, no image that is selected and annotated for a task of the model,
+            or for the samplers of one task per step, none for one of its tasks; lists or pseudo labels do not fit it.
     """
-    data, model = recipe.data, recipe.model
-    split = open_split(Path(data.root), data.train_split)
-    indices = _selected(split, data, model.tasks)
+    data, model, train = recipe.data, recipe.model, recipe.train
+    annotation = _annotation(recipe, model.tasks)
+    frames = _useful(annotation, recipe)
     augment = data.augment
     transform = TrainingTransform(
         network_hw=model.network_hw, flip=augment.flip, scale=augment.scale, crop=augment.crop, color=augment.color
     )
-    samples = TrainingSet(split, transform, indices=indices, seed=recipe.train.seed)
-    stream = TrainingStream(
-        count=len(samples),
-        batch_size=recipe.train.batch_size,
-        seed=recipe.train.seed,
-        first=first,
-        last=last,
-        process=process,
-        processes=processes,
-    )
-    return _loader(_EpochKeyed(samples), data.workers, collate, batch_sampler=stream)
+    samples = TrainingSet(annotation, transform, frames, seed=train.seed)
+    steps = {"first": first, "last": last, "process": process, "processes": processes}
+    stream: Sampler[list[Key]]
+    if data.sampler == "shuffle":
+        stream = TrainingStream(count=len(samples), batch_size=train.batch_size, seed=train.seed, **steps)
+    else:
+        images = {task: np.flatnonzero(annotation.labelled_for(task)[frames]) for task in model.tasks}
+        if bare := [task for task, found in images.items() if not len(found)]:
+            raise DatasetError(
+                f"{data.root}: no training image is annotated for {', '.join(bare)}, and data.sampler {data.sampler} "
+                "learns one task per step; remove that head from the model or set data.sampler to shuffle"
+            )
+        stream = OneTaskStream(images=images, order=data.sampler, batch_size=train.batch_size, seed=train.seed, **steps)
+    return _loader(samples, data.workers, collate, batch_sampler=stream)
 
 
 def evaluation_batches(
@@ -54,15 +64,65 @@ def evaluation_batches(
 ) -> Iterable[list[tuple[EvaluationSample, Truth]]] | None:
     """The images of a split with their annotation, letterboxed; None when ``optional`` and there is no such split.
 
+    Of the recipe's validation split only what ``data.val_only`` selects; the annotation is all that the data set has,
+    whatever the recipe's lists say.
+
     Raises:
-        DatasetError: there is no such split and it is not optional.
+        DatasetError: there is no such split and it is not optional, or nothing of it is selected.
     """
-    root = Path(recipe.data.root)
+    data = recipe.data
+    root = Path(data.root)
     if optional and split_name not in find_splits(root):
         return None
     split = open_split(root, split_name)
-    samples = EvaluationSet(split, recipe.model.network_hw)
-    return _loader(_WithTruth(samples), recipe.data.workers, list, batch_size=recipe.train.batch_size)
+    frames = np.arange(len(split), dtype=np.int64)
+    if data.val_only and split_name == data.val_split:
+        frames = frames[[split.name_of(int(frame)).startswith(data.val_only) for frame in frames]]
+        if not len(frames):
+            raise DatasetError(
+                f"{root}: no image of split {split_name!r} has a name that starts with {' or '.join(data.val_only)}; "
+                "correct data.val_only"
+            )
+    samples = EvaluationSet(split, recipe.model.network_hw, frames)
+    return _loader(_WithTruth(samples), data.workers, list, batch_size=recipe.train.batch_size)
+
+
+def selected_images(recipe: Recipe) -> Frames:
+    """Training images by name: those that ``data.only`` and ``data.exclude`` leave, annotated or not.
+
+    Returns:
+        int64 [N], indices into the training split, ascending.
+
+    Raises:
+        DatasetError: the data set has no such split.
+    """
+    return _selected(open_split(Path(recipe.data.root), recipe.data.train_split), recipe.data)
+
+
+def unlabelled_images(recipe: Recipe, task: str) -> tuple[Split, Frames]:
+    """The training images that a teacher of ``task`` has to label, and their split.
+
+    These are the images that some task is learned from, of the model or not, but not this one: selected by name, not
+    annotated for ``task`` under the recipe's lists, and annotated for another. ``data.pseudo`` is not looked at.
+
+    Returns:
+        The training split, and int64 [N], indices into it, ascending; there may be none.
+
+    Raises:
+        DatasetError: the data set has no such split, or lists do not fit it.
+    """
+    return _images(recipe, task, labelled=False)
+
+
+def labelled_images(recipe: Recipe, task: str) -> tuple[Split, Frames]:
+    """The training images that a teacher of ``task`` learns from, as ``unlabelled_images``: to choose thresholds on."""
+    return _images(recipe, task, labelled=True)
+
+
+def teacher_images(recipe: Recipe, split: Split, frames: Sequence[int] | Frames) -> Iterable[list[EvaluationSample]]:
+    """Frames of a split in the given order, letterboxed, in batches of the recipe's size: what a teacher looks at."""
+    samples = EvaluationSet(split, recipe.model.network_hw, frames)
+    return _loader(samples, recipe.data.workers, list, batch_size=recipe.train.batch_size)
 
 
 def comparison_images(recipe: Recipe, folder: Path | None, network_hw: Size) -> list[UInt8]:
@@ -85,20 +145,46 @@ def comparison_images(recipe: Recipe, folder: Path | None, network_hw: Size) -> 
     return [letterbox_image(read_image(path), network_hw)[0] for path in paths[:COMPARISON_IMAGES]]
 
 
-def _selected(split: Split, data: DataConfig, tasks: Sequence[str]) -> list[int]:
-    """Training images by name prefix that are annotated for at least one of the tasks."""
-    useful = np.any([split.annotated_for(task) for task in tasks], axis=0)
-    chosen = []
-    for index in np.flatnonzero(useful):
-        name = split.name_of(int(index))
-        if not name.startswith(data.exclude or ("/",)) and (not data.only or name.startswith(data.only)):
-            chosen.append(int(index))
-    if not chosen:
+def _annotation(recipe: Recipe, tasks: Sequence[str], *, pseudo: bool = True) -> Annotation:
+    """What the training images are annotated for: truth under the recipe's lists, and pseudo labels if wanted."""
+    data = recipe.data
+    split = open_split(Path(data.root), data.train_split)
+    return Annotation(
+        split,
+        lists=read_lists(Path(data.lists), split) if data.lists is not None else None,
+        pseudo=open_split(Path(data.pseudo), data.train_split) if pseudo and data.pseudo is not None else None,
+        tasks=tasks,
+    )
+
+
+def _images(recipe: Recipe, task: str, *, labelled: bool) -> tuple[Split, Frames]:
+    annotation = _annotation(recipe, tuple(TASKS), pseudo=False)
+    frames = _selected(annotation.split, recipe.data)
+    used = np.any([annotation.true_for(any_task)[frames] for any_task in TASKS], axis=0)
+    return annotation.split, frames[used & (annotation.true_for(task)[frames] == labelled)]
+
+
+def _useful(annotation: Annotation, recipe: Recipe) -> Frames:
+    """The selected training images with a label for at least one task of the model."""
+    frames = _selected(annotation.split, recipe.data)
+    frames = frames[np.any([annotation.labelled_for(task)[frames] for task in annotation.tasks], axis=0)]
+    if not len(frames):
+        lists = f" under {recipe.data.lists}" if recipe.data.lists is not None else ""
         raise DatasetError(
-            f"{split.root}: no image of split {split.name!r} is annotated for {', '.join(tasks)} "
-            "and selected by data.only and data.exclude; check the labels with lvad-train data check"
+            f"{annotation.split.root}: no image of split {annotation.split.name!r} is annotated for "
+            f"{', '.join(annotation.tasks)}{lists} and selected by data.only and data.exclude; "
+            "check the labels with lvad-train data check"
         )
-    return chosen
+    return frames
+
+
+def _selected(split: Split, data: DataConfig) -> Frames:
+    names = [split.name_of(frame) for frame in range(len(split))]
+    wanted = [
+        not (data.exclude and name.startswith(data.exclude)) and (not data.only or name.startswith(data.only))
+        for name in names
+    ]
+    return np.flatnonzero(wanted)
 
 
 def _loader(dataset: Dataset[Any], workers: int, merge: Callable[[list[Any]], Any], **options: Any) -> "_Batches":
@@ -153,18 +239,6 @@ def _one_thread(_: int) -> None:
 
 def _merge_unless_failed(merge: Callable[[list[Any]], Any], samples: list[Any]) -> Any:
     return next((sample for sample in samples if isinstance(sample, LvadError)), None) or merge(samples)
-
-
-class _EpochKeyed(Dataset[Sample]):
-    """A training set addressed by (epoch, index), so that one loader runs through all epochs."""
-
-    def __init__(self, samples: TrainingSet) -> None:
-        self.samples = samples
-
-    def __getitem__(self, key: Key) -> Sample:
-        epoch, index = key
-        self.samples.set_epoch(epoch)
-        return self.samples[index]
 
 
 class _WithTruth(Dataset[tuple[EvaluationSample, Truth]]):

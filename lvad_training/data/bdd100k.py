@@ -10,6 +10,8 @@ from torch.utils.data import Dataset
 from lvad_perception.bdd100k import Split, read_image
 from lvad_perception.preprocess import letterbox_image
 from lvad_perception.types import Size, Truth, UInt8
+from lvad_training.data.annotation import Annotation, Frames
+from lvad_training.data.sampling import Key
 from lvad_training.samples import EvaluationSample, Sample, Targets
 
 Transform = Callable[[UInt8, Truth, np.random.Generator], tuple[Tensor, Targets]]
@@ -17,47 +19,52 @@ Transform = Callable[[UInt8, Truth, np.random.Generator], tuple[Tensor, Targets]
 
 
 class TrainingSet(Dataset[Sample]):
-    """Training samples of a split.
+    """Training samples of a split, addressed by epoch, index and task.
 
     A sample's augmentation depends on seed, epoch and frame alone: neither the number of workers nor a resume nor the
-    order of reading changes it. The epoch belongs to this object, so a loader's worker must set it in its own copy.
+    order of reading nor the task changes it.
 
     Args:
-        split: where images and annotations come from.
+        annotation: where images come from and what they are annotated for.
         transform: what turns them into network input and targets.
         indices: frames of the split to use, in this order; all when None.
         seed: of the augmentation, >= 0.
     """
 
     def __init__(
-        self, split: Split, transform: Transform, indices: Sequence[int] | None = None, *, seed: int = 0
+        self,
+        annotation: Annotation,
+        transform: Transform,
+        indices: Sequence[int] | Frames | None = None,
+        *,
+        seed: int = 0,
     ) -> None:
-        self.split = split
+        self.annotation = annotation
         self.transform = transform
-        self.indices = _chosen(split, indices)
+        self.indices = _chosen(annotation.split, indices)
         self.seed = seed
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch, >= 0, whose augmentations the next samples get."""
-        self.epoch = epoch
 
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, index: int) -> Sample:
+    def __getitem__(self, key: Key) -> Sample:
         """Read and transform one frame.
+
+        Args:
+            key: epoch >= 0, index, and the only task to have targets, or None for all.
 
         Raises:
             ImageError: its image cannot be read.
             LabelError: its mask cannot be read, has another size than the image or holds unknown ids.
         """
+        epoch, index, task = key
         frame = int(self.indices[index])
-        image = read_image(self.split.image_path(frame))
-        truth = self.split.truth(frame, (image.shape[0], image.shape[1]))
-        rng = np.random.default_rng([self.seed, self.epoch, frame])
+        split = self.annotation.split
+        image = read_image(split.image_path(frame))
+        truth = self.annotation.truth(frame, (image.shape[0], image.shape[1]), task)
+        rng = np.random.default_rng([self.seed, epoch, frame])
         pixels, targets = self.transform(image, truth, rng)
-        return Sample(self.split.name_of(frame), pixels, targets)
+        return Sample(split.name_of(frame), pixels, targets)
 
 
 class EvaluationSet(Dataset[EvaluationSample]):
@@ -69,7 +76,7 @@ class EvaluationSet(Dataset[EvaluationSample]):
         indices: frames of the split to use, in this order; all when None.
     """
 
-    def __init__(self, split: Split, network_hw: Size, indices: Sequence[int] | None = None) -> None:
+    def __init__(self, split: Split, network_hw: Size, indices: Sequence[int] | Frames | None = None) -> None:
         self.split = split
         self.network_hw = network_hw
         self.indices = _chosen(split, indices)
@@ -89,7 +96,7 @@ class EvaluationSet(Dataset[EvaluationSample]):
         return self.split.truth(int(self.indices[index]), source_hw)
 
 
-def _chosen(split: Split, indices: Sequence[int] | None) -> np.ndarray:
+def _chosen(split: Split, indices: Sequence[int] | Frames | None) -> np.ndarray:
     """int64 [N]; an array instead of a list, so that worker processes share its memory."""
     if indices is None:
         return np.arange(len(split), dtype=np.int64)

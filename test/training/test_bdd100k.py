@@ -7,6 +7,7 @@ from torch.utils.data import DataLoader
 from lvad_perception.bdd100k import open_split, read_image
 from lvad_perception.errors import ImageError, LabelError
 from lvad_perception.preprocess import letterbox_image
+from lvad_training.data.annotation import Annotation
 from lvad_training.data.bdd100k import EvaluationSet, TrainingSet
 from lvad_training.data.transforms import TrainingTransform
 from lvad_training.samples import collate
@@ -25,7 +26,7 @@ def split(tree):
 
 @pytest.fixture
 def samples(split):
-    return TrainingSet(split, TrainingTransform(network_hw=NETWORK_HW), seed=3)
+    return TrainingSet(Annotation(split), TrainingTransform(network_hw=NETWORK_HW), seed=3)
 
 
 def same(one, other):
@@ -36,7 +37,7 @@ def same(one, other):
 
 def test_samples_have_network_size_and_the_tasks_of_their_frame(samples):
     assert len(samples) == 6
-    boxed, masked = samples[0], samples[5]
+    boxed, masked = samples[0, 0, None], samples[0, 5, None]
     assert boxed.name == "frame-0"
     assert boxed.image.shape == (3, *NETWORK_HW)
     assert boxed.image.dtype == torch.uint8
@@ -48,24 +49,29 @@ def test_samples_have_network_size_and_the_tasks_of_their_frame(samples):
 
 
 def test_augmentation_depends_on_seed_epoch_and_frame_alone(split, samples):
-    first = [samples[i] for i in range(6)]
-    backwards = [samples[i] for i in reversed(range(6))][::-1]
+    first = [samples[0, i, None] for i in range(6)]
+    backwards = [samples[0, i, None] for i in reversed(range(6))][::-1]
     assert all(same(a, b) for a, b in zip(first, backwards, strict=True))
-    samples.set_epoch(1)
-    assert not all(same(a, samples[i]) for i, a in enumerate(first))
-    samples.set_epoch(0)
-    assert same(first[2], samples[2])
-    part = TrainingSet(split, samples.transform, indices=[4, 2], seed=3)
+    assert not all(same(a, samples[1, i, None]) for i, a in enumerate(first))
+    part = TrainingSet(Annotation(split), samples.transform, indices=[4, 2], seed=3)
     assert len(part) == 2
-    assert same(part[1], first[2])
-    assert not same(TrainingSet(split, samples.transform, seed=4)[2], first[2])
+    assert same(part[0, 1, None], first[2])
+    assert not same(TrainingSet(Annotation(split), samples.transform, seed=4)[0, 2, None], first[2])
+
+
+def test_a_task_alone_has_the_same_image_and_no_other_targets(samples):
+    everything, alone, other = samples[2, 1, None], samples[2, 1, "detection"], samples[2, 1, "semantic"]
+    assert same(alone, everything)
+    assert torch.equal(other.image, everything.image)
+    assert other.targets.boxes_xyxy is other.targets.semantic is other.targets.drivable is None
 
 
 @pytest.mark.parametrize(("context", "workers"), [("fork", 2), ("spawn", 1)])
 def test_workers_give_the_same_samples(samples, context, workers):
-    here = [sample for i in range(0, 6, 2) for sample in [collate([samples[i], samples[i + 1]])]]
-    loader = DataLoader(samples, batch_size=2, num_workers=workers, collate_fn=collate, multiprocessing_context=context)
-    there = list(loader)
+    keys = [(1, i, None) for i in range(6)]
+    here = [collate([samples[one], samples[other]]) for one, other in zip(keys[::2], keys[1::2], strict=True)]
+    options = {"num_workers": workers, "collate_fn": collate, "multiprocessing_context": context}
+    there = list(DataLoader(samples, sampler=keys, batch_size=2, **options))
     assert [batch.names for batch in there] == [batch.names for batch in here]
     assert all(torch.equal(a.images, b.images) for a, b in zip(there, here, strict=True))
 
@@ -92,8 +98,8 @@ def test_broken_files_are_named(split, samples):
     path = split.image_path(1)
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(ImageError, match=r"frame-1\.jpg is a truncated image"):
-        samples[1]
+        samples[0, 1, None]
     mask = split.mask_path(5, "semantic")
     cv2.imwrite(str(mask), np.zeros((12, 32), np.uint8))
     with pytest.raises(LabelError, match=r"frame-5\.png is 32x12 and its image 32x24"):
-        samples[5]
+        samples[0, 5, None]

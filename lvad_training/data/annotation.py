@@ -1,0 +1,100 @@
+"""What each image of a split counts as annotated for: truth where lists allow it, pseudo labels elsewhere."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from lvad_perception.bdd100k import Split
+from lvad_perception.types import Bool, Int32, Size, Truth
+from lvad_perception.vocabulary import TASKS
+from lvad_training.data.settings import Lists
+
+Frames = npt.NDArray[np.int64]
+"""Indices into a split."""
+
+
+class Annotation:
+    """The annotation of a split's images as a training sees it.
+
+    Instances hold the splits and small arrays; they pickle cheaply, as loaders' workers need.
+
+    Args:
+        split: images and their truth.
+        lists: truth of an image counts for a task only if these name it; all truth when None.
+        pseudo: a split with the same image names, whose annotation fills what an image is not annotated for; nothing
+            is filled when None.
+        tasks: what to look at; annotation of other tasks is not read.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        *,
+        lists: Lists | None = None,
+        pseudo: Split | None = None,
+        tasks: Sequence[str] = tuple(TASKS),
+    ) -> None:
+        self.split = split
+        self.pseudo = pseudo
+        self.tasks = tuple(tasks)
+        self._true = {task: _listed(split, lists, task) for task in tasks}
+        self._pseudo_at = _indices_in(pseudo, split) if pseudo is not None else None
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def true_for(self, task: str) -> Bool:
+        """bool [F]: which images have truth for ``task`` that counts."""
+        return self._true[task]
+
+    def labelled_for(self, task: str) -> Bool:
+        """bool [F]: which images have truth or pseudo labels for ``task``."""
+        true = self._true[task]
+        if self.pseudo is None or self._pseudo_at is None:
+            return true
+        filled = self._pseudo_at >= 0
+        filled[filled] = self.pseudo.annotated_for(task)[self._pseudo_at[filled]]
+        return np.asarray(true | filled)
+
+    def truth(self, frame: int, size_hw: Size, task: str | None = None) -> Truth:
+        """Truth and pseudo labels of an image; None where it has neither.
+
+        Args:
+            frame: index in the split.
+            size_hw: size of the image.
+            task: the only task to read; all when None.
+
+        Raises:
+            LabelError: as :meth:`Split.truth`.
+        """
+        sources = {name: self._source(frame, name) for name in self.tasks if task in (None, name)}
+        boxes, semantic, drivable = (sources.get(name) for name in ("detection", "semantic", "drivable"))
+        return Truth(
+            size_hw,
+            boxes[0].boxes(boxes[1], size_hw) if boxes else None,
+            semantic[0].semantic(semantic[1], size_hw) if semantic else None,
+            drivable[0].drivable(drivable[1], size_hw) if drivable else None,
+        )
+
+    def _source(self, frame: int, task: str) -> tuple[Split, int] | None:
+        """The split that says what an image holds, and the image's index in it; what is not annotated there is None."""
+        if self._true[task][frame]:
+            return self.split, frame
+        if self.pseudo is None or self._pseudo_at is None or self._pseudo_at[frame] < 0:
+            return None
+        return self.pseudo, int(self._pseudo_at[frame])
+
+
+def _listed(split: Split, lists: Lists | None, task: str) -> Bool:
+    annotated = split.annotated_for(task)
+    if lists is None:
+        return annotated
+    names = frozenset(lists.images.get(task, ()))
+    return annotated & np.fromiter((split.name_of(i) in names for i in range(len(split))), np.bool_, len(split))
+
+
+def _indices_in(pseudo: Split, split: Split) -> Int32:
+    """int32 [F]: where each image of ``split`` is in ``pseudo``, -1 where it is not."""
+    at = {pseudo.name_of(i): i for i in range(len(pseudo))}
+    return np.fromiter((at.get(split.name_of(i), -1) for i in range(len(split))), np.int32, len(split))
