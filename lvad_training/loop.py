@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from accelerate import Accelerator
@@ -12,10 +12,10 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lvad_perception.errors import NonFiniteLossError
 from lvad_perception.metrics import Evaluator, Metrics
-from lvad_perception.postprocess import to_predictions
+from lvad_perception.postprocess import mask_to_source, to_predictions
 from lvad_perception.types import RawOutputs, Truth
-from lvad_training.decode import Decoded, decode
-from lvad_training.samples import Batch, EvaluationSample, Outputs
+from lvad_training.decode import Decoded, decode, decode_masks
+from lvad_training.samples import Batch, ConfidentPredictions, EvaluationSample, Outputs
 
 Criterion = Callable[[Outputs, Batch], dict[str, Tensor]]
 
@@ -128,6 +128,45 @@ def evaluate(
         for index, (sample, truth) in enumerate(batch):
             evaluator.add(to_predictions(raw, index, sample.letterbox), truth)
     return evaluator.compute()
+
+
+@torch.no_grad()
+def predict(
+    *,
+    model: nn.Module,
+    samples: Iterable[list[EvaluationSample]],
+    device: torch.device,
+    max_detections: int,
+) -> Iterator[ConfidentPredictions]:
+    """Say what the network sees, with its confidence, one image at a time in the order of ``samples``.
+
+    Args:
+        model: the network, on ``device``.
+        samples: batches of letterboxed images.
+        device: where the network is.
+        max_detections: boxes per image.
+    """
+    model.eval()
+    for batch in samples:
+        images = torch.stack([sample.image for sample in batch]).to(device)
+        size_hw = (images.shape[2], images.shape[3])
+        outputs: Outputs = model(images)
+        drivable = confidence = None
+        if outputs.drivable is not None:  # apart, as decode gives no confidence of drivable area
+            found = decode_masks(outputs.drivable, size_hw)
+            drivable, confidence = found[0].cpu().numpy(), found[1].cpu().numpy()
+        raw = to_raw(decode(replace(outputs, drivable=None), size_hw, max_detections))
+        for index, sample in enumerate(batch):
+            said = to_predictions(raw, index, sample.letterbox)
+            yield ConfidentPredictions(
+                sample.name,
+                said.size_hw,
+                said.detections,
+                said.semantic,
+                said.semantic_confidence,
+                None if drivable is None else mask_to_source(drivable[index], sample.letterbox),
+                None if confidence is None else mask_to_source(confidence[index], sample.letterbox),
+            )
 
 
 def check_finite(terms: dict[str, Tensor], batch: Batch, step: int) -> dict[str, float]:

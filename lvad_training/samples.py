@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lvad_perception.types import Letterbox
+from lvad_perception.types import Detections, Letterbox, Size, UInt8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,6 +68,29 @@ class EvaluationSample:
     name: str
     image: Tensor
     letterbox: Letterbox
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ConfidentPredictions:
+    """What a network says of one image and how sure it is, in source pixels. A task without a head is None.
+
+    Attributes:
+        name: the image's name as the data set knows it.
+        size_hw: size of the source image.
+        detections: boxes, best score first.
+        semantic: uint8 [H, W], train ids.
+        semantic_confidence: uint8 [H, W], share of the winning class times 255; None exactly when ``semantic`` is.
+        drivable: uint8 [H, W], drivable ids.
+        drivable_confidence: uint8 [H, W], likewise; None exactly when ``drivable`` is.
+    """
+
+    name: str
+    size_hw: Size
+    detections: Detections | None
+    semantic: UInt8 | None
+    semantic_confidence: UInt8 | None
+    drivable: UInt8 | None
+    drivable_confidence: UInt8 | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
