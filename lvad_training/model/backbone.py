@@ -17,6 +17,7 @@ class Backbone(nn.Module):
     Attributes:
         channels: channels of each level, finest first.
         strides: stride of each level in pixels, finest first.
+        frozen: whether ``freeze`` was called.
     """
 
     def __init__(self, features: nn.Module) -> None:
@@ -24,11 +25,26 @@ class Backbone(nn.Module):
         self.features = features
         self.channels: tuple[int, ...] = tuple(features.feature_info.channels())  # type: ignore[operator, union-attr]
         self.strides: tuple[int, ...] = tuple(features.feature_info.reduction())  # type: ignore[operator, union-attr]
+        self.frozen = False
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Normalised images [B, 3, H, W] -> one [B, C, H / s, W / s] per level, finest first."""
         levels: list[Tensor] = self.features(images)
         return levels
+
+    def freeze(self) -> None:
+        """Keep the network as it is, bit for bit: no gradients, and evaluation mode whatever ``train`` says.
+
+        In evaluation mode BatchNorm neither moves its statistics nor counts batches. Parameters without gradient are in
+        no parameter group of ``schedule.parameter_groups``, so weight decay does not reach them either.
+        """
+        self.frozen = True
+        self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> "Backbone":
+        """As ``nn.Module.train``, which also reaches this as a child; a frozen backbone stays in evaluation mode."""
+        return super().train(mode and not self.frozen)
 
 
 def timm_backbone(name: str, options: dict[str, Any]) -> Backbone:
