@@ -2,30 +2,67 @@
 
 import torch
 
+from lvad_perception.errors import ConfigError
 from lvad_perception.vocabulary import DETECTION, DRIVABLE, SEMANTIC, TASKS, Vocabulary
 from lvad_training.losses.detection import DetectionCriterion
 from lvad_training.losses.multitask import MultiTaskCriterion
 from lvad_training.losses.segmentation import MaskCriterion
+from lvad_training.model.adapter import (
+    LanguageToVision,
+    LanguageVisionAdapter,
+    ScoreMap,
+    TransDecoder,
+    VisionToLanguage,
+)
 from lvad_training.model.backbone import Backbone, timm_backbone
 from lvad_training.model.maskformer import MaskFormerHead
 from lvad_training.model.multitask import MultiTaskNet
 from lvad_training.model.neck import FeaturePyramid
+from lvad_training.model.prompts import Prompts
 from lvad_training.model.sparse_rcnn import SparseRcnnHead, grid_boxes
+from lvad_training.model.text_encoders import TextEncoder, TextFacts, huggingface_encoder, open_clip_encoder
 from lvad_training.recipe import LossConfig, MaskConfig, ModelConfig
 
 
-def build_model(config: ModelConfig) -> MultiTaskNet:
-    """The network with random weights, drawn from torch's global generator."""
+def build_text_encoder(config: ModelConfig) -> TextEncoder | None:
+    """The frozen text tower that training needs, or None for a model without language."""
+    if config.language is None:
+        return None
+    wanted = config.language.text_encoder
+    if wanted.kind == "huggingface":
+        return huggingface_encoder(wanted.name)
+    return open_clip_encoder(wanted.name, wanted.weights)
+
+
+def build_model(
+    config: ModelConfig, *, encoder: TextEncoder | None = None, facts: TextFacts | None = None
+) -> MultiTaskNet:
+    """The network with random weights, drawn from torch's global generator; language last, so that the rest is equal.
+
+    Args:
+        config: the recipe's section.
+        encoder: for training a model with language.
+        facts: of the encoder, from a checkpoint, for everything else.
+
+    Raises:
+        ConfigError: the model has language, and neither encoder nor facts are given.
+    """
     backbone = timm_backbone(config.backbone.name, config.backbone.options)
     neck = FeaturePyramid(
         in_channels=backbone.channels, strides=backbone.strides, width=config.neck_width, norm=config.neck_norm
     )
+    detection = _detection_head(config, backbone)
+    semantic = _mask_head(config.semantic, SEMANTIC, config.neck_width, backbone)
+    drivable = _mask_head(config.drivable, DRIVABLE, config.neck_width, backbone)
+    prompts = _prompts(config, encoder, facts)
     return MultiTaskNet(
         backbone=backbone,
         neck=neck,
-        detection=_detection_head(config, backbone),
-        semantic=_mask_head(config.semantic, SEMANTIC, config.neck_width, backbone),
-        drivable=_mask_head(config.drivable, DRIVABLE, config.neck_width, backbone),
+        detection=detection,
+        semantic=semantic,
+        drivable=drivable,
+        prompts=prompts,
+        adapter=_adapter(config, prompts),
     )
 
 
@@ -50,6 +87,53 @@ def build_criterion(model: ModelConfig, loss: LossConfig) -> MultiTaskCriterion:
 def task_classes(model: ModelConfig) -> dict[str, tuple[str, ...]]:
     """Task name -> class names of the tasks that the model has, in the order of the model file's outputs."""
     return {task: TASKS[task].names for task in model.tasks}
+
+
+def _prompts(config: ModelConfig, encoder: TextEncoder | None, facts: TextFacts | None) -> Prompts | None:
+    language = config.language
+    if language is None:
+        return None
+    if encoder is not None:
+        facts = encoder.facts
+    if facts is None:
+        raise ConfigError(
+            "model.language: neither text encoder nor a checkpoint that names one is at hand; "
+            "train the model first, or set model.language to null"
+        )
+    return Prompts(
+        classes=task_classes(config), mode=language.prompts, context=language.context, facts=facts, encoder=encoder
+    )
+
+
+def _adapter(config: ModelConfig, prompts: Prompts | None) -> LanguageVisionAdapter | None:
+    language = config.language
+    if language is None or prompts is None:
+        return None
+    width, text_width = config.neck_width, prompts.embeddings.shape[1]
+    classes = len(prompts.embeddings)
+    rows = prompts.slices if language.per_task else {"joint": slice(0, classes)}
+
+    def decoders(query_width: int, memory_width: int) -> dict[str, TransDecoder]:
+        return {
+            part: TransDecoder(
+                query_width=query_width,
+                memory_width=memory_width,
+                width=language.width,
+                heads=language.heads,
+                layers=language.layers,
+                dropout=language.dropout,
+            )
+            for part in rows
+        }
+
+    v2l = l2v = score_map = None
+    if language.v2l:
+        v2l = VisionToLanguage(decoders=decoders(text_width, width), rows=rows, width=text_width, gamma=language.gamma)
+    if language.l2v:
+        l2v = LanguageToVision(decoders=decoders(width, text_width), rows=rows, width=width, gamma=language.gamma)
+    if language.score_map:
+        score_map = ScoreMap(width=width, text_width=text_width, classes=classes)
+    return LanguageVisionAdapter(v2l=v2l, l2v=l2v, score_map=score_map)
 
 
 def _detection_head(config: ModelConfig, backbone: Backbone) -> SparseRcnnHead | None:

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ class Checkpoint:
         metrics: last measured metrics as plain values, or None.
         resume: optimiser, scheduler and random states by process, or None in a final file.
         version: of the package that wrote it.
+        text_encoder: what is known of the text encoder of the prompts (``TextFacts`` as plain values; the encoder
+            itself is not in the file), or None for a model without language.
     """
 
     recipe: Recipe
@@ -38,6 +40,7 @@ class Checkpoint:
     metrics: dict[str, Any] | None = None
     resume: dict[str, Any] | None = None
     version: str = lvad_perception.__version__
+    text_encoder: dict[str, Any] | None = None
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -50,6 +53,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "metrics": checkpoint.metrics,
         "resume": checkpoint.resume,
         "version": checkpoint.version,
+        "text_encoder": checkpoint.text_encoder,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
@@ -88,6 +92,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         metrics=content["metrics"],
         resume=content["resume"],
         version=content["version"],
+        text_encoder=content.get("text_encoder"),  # not in files of older versions
     )
 
 
@@ -117,7 +122,7 @@ def slim(checkpoint: Checkpoint) -> Checkpoint:
         output=Path(recipe.output).name,
     )
     weights = {name: value.half() if value.is_floating_point() else value for name, value in checkpoint.weights.items()}
-    return Checkpoint(recipe, checkpoint.step, weights, checkpoint.metrics, None, checkpoint.version)
+    return replace(checkpoint, recipe=recipe, weights=weights, resume=None)
 
 
 def resolve_start(name: str) -> Path:

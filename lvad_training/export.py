@@ -18,6 +18,7 @@ from lvad_perception.types import Size, UInt8
 from lvad_training.build import build_model, task_classes
 from lvad_training.checkpoints import Checkpoint, load_weights, weights_sha256
 from lvad_training.decode import Decoded, decode
+from lvad_training.model.text_encoders import TextFacts
 
 OPSET = 18
 BOX_TOLERANCE_PX = 1e-2
@@ -82,7 +83,7 @@ def export(
         CheckpointError: the weights do not fit their recipe.
     """
     size_hw = network_hw or checkpoint.recipe.model.network_hw
-    net = build_model(checkpoint.recipe.model)
+    net = build_model(checkpoint.recipe.model, facts=TextFacts.from_dict(checkpoint.text_encoder))
     load_weights(net, checkpoint.weights, source="the checkpoint")
     graph = ModelFileGraph(net, checkpoint.recipe.model.max_detections).eval()
     manifest = _manifest(checkpoint, graph, size_hw, batch_size)

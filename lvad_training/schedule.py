@@ -9,20 +9,27 @@ from lvad_training.recipe import TrainConfig
 
 
 def parameter_groups(net: nn.Module, settings: TrainConfig) -> list[dict[str, Any]]:
-    """Parameters by learning rate (backbone or not) and weight decay (matrices and kernels only)."""
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    """Parameters by learning rate (rest, backbone, prompts) and weight decay (matrices and kernels only).
+
+    What is learned as an input (queries, proposals, contexts) and what is a vector (biases, norms, gammas) does not
+    decay. Parameters that need no gradient are left out.
+    """
+    multipliers = (1.0, settings.backbone_multiplier, settings.prompt_multiplier)
     learned_inputs = ("query_positions", "query_content", "detection.boxes", "detection.features")
+    groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
     for name, parameter in net.named_parameters():
         if parameter.requires_grad:
-            decays = parameter.ndim > 1 and not name.endswith(learned_inputs)
-            groups.setdefault((name.startswith("backbone."), decays), []).append(parameter)
+            is_context = name.startswith("prompts.contexts.")
+            part = 1 if name.startswith("backbone.") else 2 if is_context else 0
+            decays = parameter.ndim > 1 and not is_context and not name.endswith(learned_inputs)
+            groups.setdefault((part, decays), []).append(parameter)
     return [
         {
             "params": parameters,
-            "lr": settings.learning_rate * (settings.backbone_multiplier if in_backbone else 1.0),
+            "lr": settings.learning_rate * multipliers[part],
             "weight_decay": settings.weight_decay if decays else 0.0,
         }
-        for (in_backbone, decays), parameters in sorted(groups.items(), key=lambda item: item[0])
+        for (part, decays), parameters in sorted(groups.items(), key=lambda item: item[0])
     ]
 
 

@@ -1,10 +1,11 @@
-"""The network: one backbone and neck, one head per task."""
+"""The network: one backbone and neck, one head per task, and language between if asked for."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
+from lvad_training.model.prompts import Prompts
 from lvad_training.samples import DetectionOutputs, MaskOutputs, Outputs
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
@@ -20,6 +21,8 @@ class MultiTaskNet(nn.Module):
         detection: pyramid -> DetectionOutputs, or None.
         semantic: pyramid -> MaskOutputs and auxiliary pixel logits, or None.
         drivable: likewise.
+        prompts: nothing -> text embeddings [T, D], or None.
+        adapter: the neck's top lateral and text -> the lateral that the neck merges instead, or None.
     """
 
     mean: Tensor
@@ -33,6 +36,8 @@ class MultiTaskNet(nn.Module):
         detection: nn.Module | None,
         semantic: nn.Module | None,
         drivable: nn.Module | None,
+        prompts: Prompts | None = None,
+        adapter: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -40,6 +45,8 @@ class MultiTaskNet(nn.Module):
         self.detection = detection
         self.semantic = semantic
         self.drivable = drivable
+        self.prompts = prompts
+        self.adapter = adapter
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
 
@@ -50,12 +57,19 @@ class MultiTaskNet(nn.Module):
             images: uint8 [B, 3, H, W], RGB, H and W multiples of the coarsest stride.
         """
         normalised = (images.float() - self.mean) / self.std
-        laterals = self.neck.laterals(self.backbone(normalised))  # type: ignore[operator]
+        laterals: list[Tensor] = self.neck.laterals(self.backbone(normalised))  # type: ignore[operator]
+        if self.adapter is not None and self.prompts is not None:
+            laterals[-1] = self.adapter(laterals[-1], self.prompts())  # text is encoded once for all images
         pyramid: Sequence[Tensor] = self.neck.merge(laterals)  # type: ignore[operator]
         detection: DetectionOutputs | None = self.detection(pyramid) if self.detection is not None else None
         semantic, semantic_pixels = _masks(self.semantic, pyramid)
         drivable, drivable_pixels = _masks(self.drivable, pyramid)
         return Outputs(detection, semantic, drivable, semantic_pixels, drivable_pixels)
+
+    def fold_prompts(self) -> None:
+        """Encode the prompts as they are now for evaluation: before weights are saved or evaluated, else a no-op."""
+        if self.prompts is not None and self.prompts.encoder is not None:
+            self.prompts.fold()
 
 
 def _masks(head: nn.Module | None, pyramid: Sequence[Tensor]) -> tuple[MaskOutputs | None, Tensor | None]:

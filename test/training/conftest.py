@@ -4,9 +4,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from lvad_training.build import build_criterion, build_model
 from lvad_training.config import parse_recipe
+from lvad_training.model.text_encoders import TextEncoder
 from lvad_training.samples import Batch, Targets
 
 SIZE_HW = (64, 96)
@@ -107,3 +109,22 @@ def blobs(tmp_path_factory):
         entries.append({"name": f"blob{index}.png", "labels": [{"category": "car", "box2d": box}]})
     (root / "labels/det_20/det_val.json").write_text(json.dumps(entries))
     return root
+
+
+class StubEncoder(TextEncoder):
+    """A frozen text tower of a few letters; ``calls`` remembers how many contexts and which texts it was given."""
+
+    def __init__(self, width=12, token_width=6, seed=0):
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.letters = nn.Embedding(128, token_width)
+            self.mix = nn.Linear(token_width, width)
+        self.calls = []
+        self.freeze("stub", width, token_width)
+
+    def _encode(self, contexts, texts):
+        self.calls.append((0 if contexts is None else len(contexts), tuple(texts)))
+        letters = [torch.tensor([ord(letter) for letter in text]) for text in texts]
+        rows = torch.stack([self.letters(ids).cumsum(0).tanh().mean(0) for ids in letters])
+        return self.mix((rows + (0 if contexts is None else contexts.mean(0))).tanh())

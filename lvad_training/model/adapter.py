@@ -1,0 +1,175 @@
+"""LV-Adapter's language-to-vision adapter: the top pyramid level looks at the class names of the tasks.
+
+L2V: z5 <- z5 + gamma * TransDecoder(queries = z5, keys and values = text). V2L, before it: text <- text + gamma *
+TransDecoder(queries = text, keys and values = z5). The decoder is DenseCLIP's ContextDecoder (Rao et al., CVPR 2022),
+written from the paper; so is the score map: the cosine of every position with every class.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lvad_training.model.attention import Attention
+
+
+class PreNormLayer(nn.Module):
+    """Self-attention, cross-attention and a GELU MLP of four times the width, each normalised before and added."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.self_attention = Attention(width, heads)
+        self.cross_attention = Attention(width, heads)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(), nn.Dropout(dropout), nn.Linear(4 * width, width)
+        )
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, queries: Tensor, memory: Tensor) -> Tensor:
+        """Queries [B, Q, C] and memory [B, N, C] -> [B, Q, C]."""
+        normed = self.norms[0](queries)
+        queries = queries + self.dropout(self.self_attention(normed, normed, normed))
+        queries = queries + self.dropout(self.cross_attention(self.norms[1](queries), memory, memory))
+        updated: Tensor = queries + self.dropout(self.mlp(self.norms[2](queries)))
+        return updated
+
+
+class TransDecoder(nn.Module):
+    """Queries look at a memory of other width; both are brought to the decoder's width, the result back.
+
+    Args:
+        query_width: channels of the queries and of the result.
+        memory_width: channels of the memory.
+        width: channels of the layers.
+        heads: attention heads.
+        layers: number of layers.
+        dropout: in the layers.
+    """
+
+    def __init__(
+        self, *, query_width: int, memory_width: int, width: int, heads: int, layers: int, dropout: float
+    ) -> None:
+        super().__init__()
+        self.query_in = nn.Sequential(nn.LayerNorm(query_width), nn.Linear(query_width, width))
+        self.memory_in = nn.Sequential(nn.LayerNorm(memory_width), nn.Linear(memory_width, width), nn.LayerNorm(width))
+        self.layers = nn.ModuleList(PreNormLayer(width, heads, dropout) for _ in range(layers))
+        self.out = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, query_width))
+
+    def forward(self, queries: Tensor, memory: Tensor) -> Tensor:
+        """Queries [B, Q, query_width] and memory [1 or B, N, memory_width] -> [B, Q, query_width]."""
+        hidden = self.query_in(queries)
+        seen = self.memory_in(memory).expand(len(queries), -1, -1)
+        for layer in self.layers:
+            hidden = layer(hidden, seen)
+        update: Tensor = self.out(hidden)
+        return update
+
+
+class LanguageToVision(nn.Module):
+    """L2V: every position of z5 looks at the text.
+
+    Args:
+        decoders: part of the text -> its decoder, z5 -> text; their updates are summed.
+        rows: part of the text -> its rows.
+        width: channels C of z5.
+        gamma: initial weight of the update, per channel.
+    """
+
+    def __init__(
+        self, *, decoders: Mapping[str, TransDecoder], rows: Mapping[str, slice], width: int, gamma: float
+    ) -> None:
+        super().__init__()
+        self.decoders = nn.ModuleDict(decoders)
+        self.rows = dict(rows)
+        self.gamma = nn.Parameter(torch.full((width,), gamma))
+
+    def forward(self, tokens: Tensor, text: Tensor) -> Tensor:
+        """Tokens of z5 [B, N, C] and text [1 or B, T, D] -> updated tokens [B, N, C]."""
+        updates = [decoder(tokens, text[:, self.rows[part]]) for part, decoder in self.decoders.items()]
+        return tokens + self.gamma * torch.stack(updates).sum(0)
+
+
+class VisionToLanguage(nn.Module):
+    """V2L: every class looks at z5; the text becomes the image's own.
+
+    Args:
+        decoders: part of the text -> its decoder, text -> z5.
+        rows: part of the text -> its rows, one after the other.
+        width: channels D of the text.
+        gamma: initial weight of the update, per channel.
+    """
+
+    def __init__(
+        self, *, decoders: Mapping[str, TransDecoder], rows: Mapping[str, slice], width: int, gamma: float
+    ) -> None:
+        super().__init__()
+        self.decoders = nn.ModuleDict(decoders)
+        self.rows = dict(rows)
+        self.gamma = nn.Parameter(torch.full((width,), gamma))
+
+    def forward(self, text: Tensor, tokens: Tensor) -> Tensor:
+        """Text [1, T, D] and tokens of z5 [B, N, C] -> updated text [B, T, D]."""
+        own = text.expand(len(tokens), -1, -1)
+        updates = [decoder(own[:, self.rows[part]], tokens) for part, decoder in self.decoders.items()]
+        return own + self.gamma * torch.cat(updates, dim=1)
+
+
+class ScoreMap(nn.Module):
+    """How much every position looks like every class, handed on through a convolution that starts at zero.
+
+    Args:
+        width: channels C of z5.
+        text_width: channels D of the text.
+        classes: rows T of the text.
+    """
+
+    def __init__(self, *, width: int, text_width: int, classes: int) -> None:
+        super().__init__()
+        self.align = nn.Linear(width, text_width)
+        self.out = nn.Linear(classes, width)  # a 1x1 convolution, on tokens
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, tokens: Tensor, text: Tensor) -> Tensor:
+        """Tokens of z5 [B, N, C] and text [1 or B, T, D] -> what to add to the tokens, [B, N, C]."""
+        aligned = functional.normalize(self.align(tokens).float(), dim=2)  # (B, N, D)
+        scores = aligned @ functional.normalize(text.float(), dim=2).transpose(1, 2)  # (B, N, T), cosines
+        handed: Tensor = self.out(scores)
+        return handed
+
+
+class LanguageVisionAdapter(nn.Module):
+    """z5 and text -> z5 that knows of the text. With gammas of zero and a fresh score map it changes nothing.
+
+    Args:
+        v2l: text and tokens -> text, first, or None.
+        l2v: tokens and text -> tokens, or None.
+        score_map: tokens and text -> what to add to the tokens, or None.
+    """
+
+    def __init__(self, *, v2l: nn.Module | None, l2v: nn.Module | None, score_map: nn.Module | None) -> None:
+        super().__init__()
+        self.v2l = v2l
+        self.l2v = l2v
+        self.score_map = score_map
+
+    def forward(self, z5: Tensor, text: Tensor) -> Tensor:
+        """Update the top level.
+
+        Args:
+            z5: [B, C, h, w].
+            text: [T, D], rows of length one.
+
+        Returns:
+            [B, C, h, w].
+        """
+        tokens = z5.flatten(2).transpose(1, 2)  # (B, h * w, C)
+        text = text[None]  # (1, T, D)
+        if self.v2l is not None:
+            text = self.v2l(text, tokens)  # (B, T, D)
+        updated = tokens if self.l2v is None else self.l2v(tokens, text)
+        if self.score_map is not None:
+            updated = updated + self.score_map(tokens, text)
+        return torch.reshape(updated.transpose(1, 2), z5.shape)
