@@ -46,26 +46,46 @@ def _parser() -> argparse.ArgumentParser:
 def _add_run(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser(
         "run",
-        help="train a recipe",
-        description="Train a recipe and evaluate it. With several GPUs: accelerate launch -m lvad_training.cli run …",
+        help="train a recipe, in one or several stages",
+        description="Train a recipe and evaluate it: one training, or with a section stages teach, pseudo-label, adapt "
+        "and finetune in turn. Stages that are up to date are skipped. "
+        "With several GPUs: accelerate launch -m lvad_training.cli run …",
         epilog="example: lvad-train run config/train_tiny.yaml --set data.root=/data/bdd100k --set train.steps=2000",
     )
     parser.add_argument("recipe", type=Path, help="recipe file (YAML)")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override one key of the recipe")
+    parser.add_argument(
+        "--stage", metavar="NAME", help="only teach-TASK, pseudo, adapt, finetune or evaluate"
+    )
     parser.add_argument("--resume", action="store_true", help="continue the run in the output folder")
-    parser.add_argument("--overwrite", action="store_true", help="start again although the output folder holds a run")
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="start again although the output folder holds a run; of several stages, those whose inputs changed",
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     parser.set_defaults(run=_run)
 
 
 def _run(options: argparse.Namespace) -> int:
+    from lvad_training import stages
     from lvad_training.config import load_recipe
-    from lvad_training.training import train
+    from lvad_training.runs import METRICS, MODEL
 
     recipe = load_recipe(options.recipe, options.set)
-    path = train(recipe, resume=options.resume, overwrite=options.overwrite, progress=not options.quiet)
-    print(f"model: {path}")
-    metrics = json.loads((path.parent / "metrics.json").read_text(encoding="utf-8"))
+    folder = stages.run(
+        recipe,
+        resume=options.resume,
+        overwrite=options.overwrite,
+        only=options.stage,
+        progress=not options.quiet,
+    )
+    stages.close()
+    if not (folder / MODEL).is_file():  # pseudo labels
+        print(f"written: {folder}")
+        return 0
+    print(f"model: {folder / MODEL}")
+    metrics = json.loads((folder / METRICS).read_text(encoding="utf-8"))
     if metrics is None:
         print(f"not evaluated: {recipe.data.root} has no split {recipe.data.val_split!r}")
     else:
@@ -101,7 +121,12 @@ def _evaluate(options: argparse.Namespace) -> int:
     recipe = msgspec.structs.replace(checkpoint.recipe, data=data)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     metrics = evaluate_weights(
-        recipe, checkpoint.weights, device, split=options.split or data.val_split, progress=sys.stderr.isatty()
+        recipe,
+        checkpoint.weights,
+        device,
+        text=checkpoint.text_encoder,
+        split=options.split or data.val_split,
+        progress=sys.stderr.isatty(),
     )
     assert metrics is not None  # a missing split raised
     print(metrics.to_text())
@@ -173,6 +198,20 @@ def _add_data(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     check.add_argument("root", type=Path, help="data set in BDD100K's layout")
     check.add_argument("--workers", type=int, help="processes (default: one per core)")
     check.set_defaults(run=_data_check)
+    lists = data.add_parser("lists", help="choose which images are annotated for which task, as a file to share")
+    lists.add_argument("root", type=Path, help="data set in BDD100K's layout")
+    lists.add_argument("output", type=Path, help="file to write (.json), for data.lists of a recipe")
+    lists.add_argument("--setting", required=True, choices=("full", "disjoint_normal", "disjoint_balance"))
+    lists.add_argument("--split", default="train", help="split to choose from (default: train)")
+    lists.add_argument("--seed", type=int, default=0, help="the same seed chooses the same images (default: 0)")
+    lists.add_argument(
+        "--size",
+        action="append",
+        default=[],
+        metavar="TASK=N",
+        help="images of a task, or their share up to 1 (default: the paper's, or its proportions)",
+    )
+    lists.set_defaults(run=_data_lists)
     sample = data.add_parser("sample", help="render a small driving set in BDD100K's layout")
     sample.add_argument("output", type=Path, help="folder to write")
     sample.add_argument("--images", type=int, default=400, help="number of images, a fifth for val (default: 400)")
@@ -187,6 +226,24 @@ def _data_check(options: argparse.Namespace) -> int:
     report = check_dataset(options.root, workers=options.workers, progress=sys.stderr.isatty())
     print_report(report)
     return 1 if report.errors else 0
+
+
+def _data_lists(options: argparse.Namespace) -> int:
+    from lvad_perception.bdd100k import open_split
+    from lvad_perception.errors import ConfigError
+    from lvad_training.data.settings import make_lists, write_lists
+
+    sizes = {}
+    for text in options.size:
+        task, _, number = text.partition("=")
+        try:
+            sizes[task] = float(number)
+        except ValueError as err:
+            raise ConfigError(f"--size {text}: not of the form TASK=N, for instance semantic=7000") from err
+    lists = make_lists(open_split(options.root, options.split), setting=options.setting, seed=options.seed, sizes=sizes)
+    write_lists(lists, options.output)
+    print(f"{options.output}: {lists.describe()}")
+    return 0
 
 
 def _data_sample(options: argparse.Namespace) -> int:

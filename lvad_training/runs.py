@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import yaml
 from torch.utils.tensorboard import SummaryWriter
 
+import lvad_perception
 from lvad_perception.errors import ConfigError
 from lvad_perception.metrics import Metrics
 from lvad_training.checkpoints import Checkpoint, load_checkpoint
@@ -45,18 +47,34 @@ def prepare_folder(folder: Path, recipe: Recipe, first_step: int) -> None:
         raise ConfigError(f"{folder}: cannot be written to ({err.strerror}); choose another output") from err
 
 
+def essence(recipe: Recipe) -> dict[str, Any]:
+    """What of a recipe the result of a training depends on: not where files are, nor how often it saves."""
+    plain = recipe_to_dict(recipe)
+    for key in ("output", "stages"):
+        plain.pop(key)
+    for key in ("root", "workers", "lists", "pseudo"):
+        plain["data"].pop(key)
+    for key in ("checkpoint_every", "evaluate_every", "start_from"):
+        plain["train"].pop(key)
+    return plain
+
+
+def code_version() -> str:
+    """The package's version, and in a git checkout the commit: "0.1.0 (v0.1.0-4-gabc1234-dirty)"."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():  # installed, perhaps inside somebody else's checkout
+        return lvad_perception.__version__
+    command = ["git", "-C", str(root), "describe", "--always", "--tags", "--dirty"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return lvad_perception.__version__
+    commit = found.stdout.strip() if found.returncode == 0 else ""
+    return f"{lvad_perception.__version__} ({commit})" if commit else lvad_perception.__version__
+
+
 def _check_same(old: Recipe, new: Recipe, folder: Path) -> None:
     """Refuse to resume with a recipe that would change the run; where it runs and how it is fed may differ."""
-
-    def essence(recipe: Recipe) -> dict[str, Any]:
-        plain = recipe_to_dict(recipe)
-        plain.pop("output")
-        plain["data"].pop("workers")
-        plain["data"].pop("root")
-        for key in ("checkpoint_every", "evaluate_every", "start_from"):
-            plain["train"].pop(key)
-        return plain
-
     before, after = essence(old), essence(new)
     if before != after:
         changed = ", ".join(section for section in before if before[section] != after[section])

@@ -6,10 +6,13 @@ line a step), ``metrics.json`` and ``tensorboard/``.
 
 import contextlib
 import json
+import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.optim import AdamW
@@ -21,7 +24,7 @@ from lvad_perception.errors import CheckpointError, ConfigError
 from lvad_perception.metrics import Evaluator, Metrics
 from lvad_training import loop
 from lvad_training.batches import evaluation_batches, training_batches
-from lvad_training.build import build_criterion, build_model
+from lvad_training.build import build_criterion, build_model, build_text_encoder
 from lvad_training.checkpoints import (
     Checkpoint,
     load_checkpoint,
@@ -29,8 +32,22 @@ from lvad_training.checkpoints import (
     resolve_start,
     save_checkpoint,
 )
-from lvad_training.recipe import Recipe, TrainConfig
-from lvad_training.runs import CHECKPOINT, CURVE, METRICS, MODEL, find_state, log_metrics, log_step, prepare_folder
+from lvad_training.model.backbone import Backbone
+from lvad_training.model.multitask import MultiTaskNet
+from lvad_training.model.published import MatchReport, load_published, load_timm
+from lvad_training.model.text_encoders import TextEncoder, TextFacts
+from lvad_training.recipe import BackboneConfig, Recipe, TrainConfig
+from lvad_training.runs import (
+    CHECKPOINT,
+    CURVE,
+    METRICS,
+    MODEL,
+    code_version,
+    find_state,
+    log_metrics,
+    log_step,
+    prepare_folder,
+)
 from lvad_training.schedule import learning_rate_factor, parameter_groups
 
 
@@ -64,9 +81,13 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, prog
         process=accelerator.process_index,
         processes=accelerator.num_processes,
     )
+    encoder = build_text_encoder(recipe.model)
     torch.manual_seed(settings.seed)
-    net = build_model(recipe.model).to(memory_format=torch.channels_last)
-    _load_start(net, recipe, state)
+    net = build_model(recipe.model, encoder=encoder).to(memory_format=torch.channels_last)
+    _load_start(net, recipe, state, encoder)
+    if settings.freeze == "backbone":
+        net.backbone.freeze()
+    text = encoder.facts.to_dict() if encoder is not None else None
     criterion = build_criterion(recipe.model, recipe.loss).to(accelerator.device)
     optimizer = AdamW(parameter_groups(net, settings), lr=settings.learning_rate)
     scheduler = LambdaLR(optimizer, lambda step: learning_rate_factor(step, settings))
@@ -96,23 +117,25 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, prog
             if writer is not None:
                 log_step(report, writer, curve, bar)
             if report.step % settings.checkpoint_every == 0 or report.step == settings.steps:
-                _save_resumable(folder / CHECKPOINT, recipe, report.step, net, accelerator, optimizer, scheduler)
+                net.fold_prompts()
+                _save_resumable(folder / CHECKPOINT, recipe, report.step, net, text, accelerator, optimizer, scheduler)
             if (
                 main
                 and settings.evaluate_every
                 and report.step % settings.evaluate_every == 0 < settings.steps - report.step
             ):
-                metrics = evaluate_weights(recipe, net.state_dict(), accelerator.device)
+                net.fold_prompts()
+                metrics = evaluate_weights(recipe, net.state_dict(), accelerator.device, text=text)
                 log_metrics(metrics, report.step, writer)
     accelerator.wait_for_everyone()
     if main:
-        metrics = evaluate_weights(recipe, net.state_dict(), accelerator.device, progress=progress)
+        net.fold_prompts()
+        metrics = evaluate_weights(recipe, net.state_dict(), accelerator.device, text=text, progress=progress)
         log_metrics(metrics, settings.steps, writer)
-        _finish(folder, recipe, net, metrics)
+        _finish(folder, Checkpoint(recipe, settings.steps, net.state_dict(), text_encoder=text), metrics)
     if writer is not None:
         writer.close()
     accelerator.wait_for_everyone()
-    accelerator.end_training()
     return folder / MODEL
 
 
@@ -121,10 +144,13 @@ def evaluate_weights(
     weights: dict[str, Tensor],
     device: torch.device,
     *,
+    text: dict[str, Any] | None = None,
     split: str | None = None,
     progress: bool = False,
 ) -> Metrics | None:
     """Measure weights in float32 on the recipe's validation split (None when there is no such split) or another.
+
+    ``text`` is what the checkpoint says of its text encoder.
 
     Raises:
         CheckpointError: the weights do not fit the recipe's model.
@@ -133,17 +159,37 @@ def evaluate_weights(
     batches = evaluation_batches(recipe, split or recipe.data.val_split, optional=split is None)
     if batches is None:
         return None
-    with torch.random.fork_rng():  # the weights that are drawn here are replaced; training's chance is not to notice
-        net = build_model(recipe.model)
-    load_weights(net, weights, source="the checkpoint")
-    net.to(device)
     return loop.evaluate(
-        model=net,
+        model=network_of(recipe, weights, text, device, source="the checkpoint"),
         samples=tqdm(batches, desc="evaluate", unit="batch", disable=not progress),
         evaluator=Evaluator(tasks=recipe.model.tasks),
         device=device,
         max_detections=recipe.model.max_detections,
     )
+
+
+def evaluate_folder(folder: Path, *, progress: bool = False) -> Metrics | None:
+    """Measure a finished run's model again, and write the metrics beside it and into it.
+
+    Raises:
+        CheckpointError: the folder holds no finished model.
+        ConfigError: the metrics cannot be written.
+    """
+    found = load_checkpoint(folder / MODEL)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    metrics = evaluate_weights(found.recipe, found.weights, device, text=found.text_encoder, progress=progress)
+    _finish(folder, found, metrics)
+    return metrics
+
+
+def network_of(
+    recipe: Recipe, weights: dict[str, Tensor], text: dict[str, Any] | None, device: torch.device, *, source: str
+) -> nn.Module:
+    """The network of a checkpoint's parts, on a device, without text encoder. Raises CheckpointError."""
+    with torch.random.fork_rng():  # the weights that are drawn here are replaced; training's chance is not to notice
+        net = build_model(recipe.model, facts=TextFacts.from_dict(text))
+    load_weights(net, weights, source=source)
+    return net.to(device)
 
 
 def _accelerator(settings: TrainConfig) -> Accelerator:
@@ -156,39 +202,47 @@ def _accelerator(settings: TrainConfig) -> Accelerator:
     )
 
 
-def _load_start(net: nn.Module, recipe: Recipe, state: Checkpoint | None) -> None:
+def _load_start(net: MultiTaskNet, recipe: Recipe, state: Checkpoint | None, encoder: TextEncoder | None) -> None:
+    """Weights to begin with: of the run to resume, else of ``train.start_from``, else of the backbone's file.
+
+    A start may have been trained with other heads, which are left out, and without language, which then starts anew.
+    """
     if state is not None:
+        _check_encoder(encoder, state, f"{recipe.output}/{CHECKPOINT}")
         load_weights(net, state.weights, source=f"{recipe.output}/{CHECKPOINT}")
-    elif recipe.train.start_from is not None:
+        return
+    if recipe.train.start_from is not None:
         path = resolve_start(recipe.train.start_from)
-        load_weights(net, load_checkpoint(path).weights, source=str(path))
-    if state is None and recipe.model.backbone.weights is not None:
-        _load_backbone(net, Path(recipe.model.backbone.weights))
+        start = load_checkpoint(path)
+        _check_encoder(encoder, start, str(path))
+        own = net.state_dict()
+        parts = {name.partition(".")[0] for name in own}
+        weights = {name: value for name, value in start.weights.items() if name.partition(".")[0] in parts}
+        if start.text_encoder is None:
+            weights |= {name: value for name, value in own.items() if name.startswith(("prompts.", "adapter."))}
+        load_weights(net, weights, source=str(path))
+    if recipe.model.backbone.weights is not None:
+        report = load_backbone(net.backbone, recipe.model.backbone)
+        if PartialState().is_main_process:
+            tqdm.write(report.to_text(), file=sys.stderr)
 
 
-def _load_backbone(net: nn.Module, path: Path) -> None:
-    """Backbone weights in timm's own key layout (``state_dict`` of the timm model; the classifier is left out)."""
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such backbone file; correct model.backbone.weights")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
+def load_backbone(backbone: Backbone, config: BackboneConfig) -> MatchReport:
+    """Load ``config.weights``: "timm", "timm:TAG", "shipped/NAME" or a file in any layout that is known.
 
-            found = load_file(str(path))
-        else:
-            found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as err:
-        raise CheckpointError(f"{path}: not a readable weights file ({type(err).__name__}); copy it again") from err
-    tensors: dict[str, Tensor] = found.get("state_dict", found)  # type: ignore[assignment]
-    features: nn.Module = net.backbone.features  # type: ignore[union-attr, assignment]
-    own = features.state_dict()
-    matched = {name: value for name, value in tensors.items() if name in own and own[name].shape == value.shape}
-    if len(matched) < 0.9 * len(own):
-        raise CheckpointError(
-            f"{path}: only {len(matched)} of the backbone's {len(own)} tensors are in it; "
-            "give weights of the same timm model"
-        )
-    features.load_state_dict(matched, strict=False)
+    Raises:
+        CheckpointError: the weights cannot be had or do not fit the backbone.
+        ConfigError: timm has no such weights.
+    """
+    where = str(config.weights)
+    if where == "timm" or where.startswith("timm:"):
+        return load_timm(backbone, config.name, where.partition(":")[2] or None)
+    return load_published(backbone, resolve_start(where))
+
+
+def _check_encoder(encoder: TextEncoder | None, found: Checkpoint, source: str) -> None:
+    if encoder is not None:
+        encoder.facts.check_same(TextFacts.from_dict(found.text_encoder), source=source)
 
 
 def _save_resumable(
@@ -196,6 +250,7 @@ def _save_resumable(
     recipe: Recipe,
     step: int,
     net: nn.Module,
+    text: dict[str, Any] | None,
     accelerator: Accelerator,
     optimizer: torch.optim.Optimizer,
     scheduler: LambdaLR,
@@ -212,7 +267,7 @@ def _save_resumable(
             "random": every,
             "scaler": accelerator.scaler.state_dict() if accelerator.scaler is not None else None,
         }
-        save_checkpoint(path, Checkpoint(recipe, step, net.state_dict(), resume=resume))
+        save_checkpoint(path, Checkpoint(recipe, step, net.state_dict(), resume=resume, text_encoder=text))
     accelerator.wait_for_everyone()
 
 
@@ -232,7 +287,10 @@ def _restore(
         torch.cuda.set_rng_state(random["cuda"])
 
 
-def _finish(folder: Path, recipe: Recipe, net: nn.Module, metrics: Metrics | None) -> None:
+def _finish(folder: Path, final: Checkpoint, metrics: Metrics | None) -> None:
     plain = metrics.to_dict() if metrics is not None else None
-    (folder / METRICS).write_text(json.dumps(plain, indent=1), encoding="utf-8")
-    save_checkpoint(folder / MODEL, Checkpoint(recipe, recipe.train.steps, net.state_dict(), plain))
+    try:
+        (folder / METRICS).write_text(json.dumps(plain, indent=1), encoding="utf-8")
+    except OSError as err:
+        raise ConfigError(f"{folder}: metrics cannot be written ({err.strerror}); free disk space") from err
+    save_checkpoint(folder / MODEL, replace(final, metrics=plain, version=code_version()))

@@ -30,7 +30,7 @@ LAYERS = {
         {"decode", "checkpoints", "schedule"},
         {"data", "model", "losses", "pseudo", "loop"},
         {"build", "batches", "runs"},
-        {"training", "export"},
+        {"training", "export", "records"},
         {"stages"},
         {"reproduce"},
         {"demo"},

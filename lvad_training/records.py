@@ -1,0 +1,51 @@
+"""What a stage says of itself in ``stage.json``: what its result depends on, how far it is, and which code made it."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from lvad_perception.errors import ConfigError
+from lvad_training.runs import code_version
+
+RECORD = "stage.json"
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """ "inputs", "state" and "seconds" of the stage in a folder; None when no stage began there. Raises ConfigError."""
+    try:
+        record: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        return {"inputs": record["inputs"], "state": record["state"], "seconds": record["seconds"]}
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as err:
+        raise ConfigError(f"{folder / RECORD}: cannot be read ({type(err).__name__}); delete the folder") from err
+
+
+def write_record(folder: Path, inputs: dict[str, str], state: str, seconds: float) -> None:
+    """Note whole or not at all what a stage depends on, and whether it is "running" or "done". Raises ConfigError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = folder / f".{RECORD}.partial"
+        content = {"state": state, "seconds": round(seconds, 1), "version": code_version(), "inputs": inputs}
+        partial.write_text(json.dumps(content, indent=1), encoding="utf-8")
+        partial.replace(folder / RECORD)
+    except OSError as err:
+        raise ConfigError(f"{folder}: cannot be written to ({err.strerror}); choose another output") from err
+
+
+def file_digest(path: Path) -> str:
+    """Of a file's content; of another stage's record, of what that stage was made from, not of when."""
+    if path.name == RECORD:
+        record = read_record(path.parent)
+        return text_digest(json.dumps(record["inputs"] if record else None, sort_keys=True))
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()[:16]
+
+
+def text_digest(text: str) -> str:
+    """The first 16 hexadecimal digits of a text's SHA-256."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

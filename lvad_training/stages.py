@@ -1,0 +1,304 @@
+"""The recipe in stages: teach, pseudo-label, adapt, finetune; each also alone, and skipped when it is up to date.
+
+A recipe with a section ``stages`` becomes an ordered list of stages, each with a folder of its own. Beside what the
+stage makes, its folder holds ``stage.json``: a digest of everything that the result depends on, the state, and the
+version of the code. A finished stage whose inputs are as they were is skipped; one that was interrupted continues.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from accelerate import PartialState
+from torch import nn
+
+from lvad_perception.bdd100k import Split, open_split
+from lvad_perception.errors import ConfigError
+from lvad_training import loop
+from lvad_training.batches import labelled_images, selected_images, teacher_images, unlabelled_images
+from lvad_training.checkpoints import load_checkpoint, weights_sha256
+from lvad_training.config import recipe_to_dict
+from lvad_training.data.settings import make_lists, read_lists, write_lists
+from lvad_training.pseudo.labels import Teacher, write_pseudo_labels
+from lvad_training.recipe import Recipe, StageConfig, StagesConfig
+from lvad_training.records import RECORD, file_digest, read_record, text_digest, write_record
+from lvad_training.runs import MODEL, essence
+from lvad_training.samples import ConfidentPredictions
+from lvad_training.training import evaluate_folder, network_of, train
+
+LISTS = "lists.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One stage of a recipe.
+
+    Attributes:
+        name: "teach-detection", …, "pseudo", "adapt" or "finetune".
+        folder: where its result and its ``stage.json`` are.
+        recipe: the training that it is; for "pseudo", the data set whose images are labelled.
+        teachers: for "pseudo", the checkpoint of each task's teacher.
+    """
+
+    name: str
+    folder: Path
+    recipe: Recipe
+    teachers: tuple[tuple[str, Path], ...] = ()
+
+
+def plan(recipe: Recipe) -> list[Stage]:
+    """The stages of a recipe in their order; a recipe without ``stages`` is "finetune" alone, in its output folder.
+
+    Reads and writes nothing.
+    """
+    stages = recipe.stages
+    if stages is None:
+        return [Stage("finetune", Path(recipe.output), recipe)]
+    output = Path(recipe.output)
+    shared = Path(stages.shared) if stages.shared is not None else output
+    lists = recipe.data.lists if stages.setting == "full" else str(shared / LISTS)
+    base = _replace(recipe, stages=None, data=_replace(recipe.data, lists=lists))
+    found: list[Stage] = []
+    if stages.teach is not None:
+        for task in recipe.model.tasks:
+            folder = shared / f"teach-{task}"
+            found.append(Stage(folder.name, folder, _teacher_recipe(base, task, stages.teach, folder)))
+        teachers = tuple((task, shared / f"teach-{task}" / MODEL) for task in recipe.model.tasks)
+        found.append(Stage("pseudo", shared / "pseudo", _replace(base, stages=stages), teachers))
+        base = _replace(base, data=_replace(base.data, pseudo=str(shared / "pseudo")))
+    if stages.adapt is not None:
+        folder = output / "adapt"
+        settings = _replace(_stage_settings(base, stages.adapt), freeze="backbone")
+        found.append(Stage("adapt", folder, _replace(base, train=settings, output=str(folder))))
+        base = _replace(
+            base,
+            train=_replace(base.train, start_from=str(folder / MODEL)),
+            model=_replace(base.model, backbone=_replace(base.model.backbone, weights=None)),
+        )
+    folder = output / "finetune"
+    return [*found, Stage("finetune", folder, _replace(base, output=str(folder)))]
+
+
+def run(
+    recipe: Recipe,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    only: str | None = None,
+    progress: bool = True,
+    log: Callable[[str], None] = print,
+) -> Path:
+    """Run the stages of a recipe, or one of them, and skip those that are up to date.
+
+    Args:
+        recipe: what to do.
+        resume: go on with a stage that was interrupted.
+        overwrite: do again stages whose inputs changed or that were interrupted, and the one named by ``only``.
+        only: name of the one stage to run; what it needs must be there. "evaluate" measures the final model again.
+        progress: show progress bars.
+        log: told in one line what each stage does.
+
+    Returns:
+        Folder of the last stage that ran or was up to date.
+
+    Raises:
+        ConfigError: there is no such stage, a stage was interrupted or its inputs changed and neither ``resume`` nor
+            ``overwrite`` is given, or an input is missing.
+        CheckpointError, DatasetError, LabelError, ImageError, NonFiniteLossError: as their names say.
+    """
+    stages = plan(recipe)
+    last = stages[-1]
+    if only == "evaluate":
+        _require(last.folder / MODEL, "run the recipe without --stage first")
+        evaluate_folder(last.folder, progress=progress)
+        return last.folder
+    chosen = [stage for stage in stages if only in (None, stage.name)]
+    if not chosen:
+        names = ", ".join([*(stage.name for stage in stages), "evaluate"])
+        raise ConfigError(f"--stage {only}: this recipe has no such stage; it has {names}")
+    if recipe.stages is None:
+        train(recipe, resume=resume, overwrite=overwrite, progress=progress)
+        return last.folder
+    _make_lists(recipe, stages, log)
+    for number, stage in enumerate(chosen, start=1):
+        title = f"[{number}/{len(chosen)}] {stage.name}"
+        _run_stage(stage, title, resume=resume, overwrite=overwrite, again=only is not None, progress=progress, log=log)
+    return chosen[-1].folder
+
+
+def close() -> None:
+    """Let the processes that trained together part; to be called once nothing more is to run."""
+    PartialState().destroy_process_group()
+
+
+def _run_stage(
+    stage: Stage,
+    title: str,
+    *,
+    resume: bool,
+    overwrite: bool,
+    again: bool,
+    progress: bool,
+    log: Callable[[str], None],
+) -> None:
+    processes = PartialState()
+    inputs = _inputs(stage)
+    record = read_record(stage.folder)
+    same = record is not None and record["inputs"] == inputs
+    done = record is not None and record["state"] == "done"
+    processes.wait_for_everyone()  # all have read the record before one of them writes it
+    say = log if processes.is_main_process else lambda _: None
+    if same and done and not (again and overwrite):
+        say(f"{title}: up to date in {stage.folder}")
+        return
+    if record is not None and not same and not overwrite:
+        changed = ", ".join(sorted(key for key in inputs if record["inputs"].get(key) != inputs[key]))
+        raise ConfigError(
+            f"{stage.folder}: what stage {stage.name} depends on changed since it ran ({changed}); "
+            "give --overwrite to do it and what follows again, or another output"
+        )
+    if record is not None and same and not done and not (resume or overwrite):
+        raise ConfigError(f"{stage.folder}: stage {stage.name} was interrupted; give --resume to go on with it")
+    going_on = record is not None and same and not done and resume
+    say(f"{title}: {'goes on' if going_on else 'starts'} in {stage.folder}")
+    started = time.time()
+    before = record["seconds"] if going_on and record is not None else 0.0
+    if processes.is_main_process:
+        write_record(stage.folder, inputs, "running", before)
+    if stage.teachers:
+        _write_pseudo(stage, going_on=going_on, progress=progress)
+    else:
+        train(stage.recipe, resume=going_on, overwrite=not going_on, progress=progress)
+    processes.wait_for_everyone()
+    if processes.is_main_process:
+        write_record(stage.folder, inputs, "done", before + time.time() - started)
+    processes.wait_for_everyone()
+
+
+def _write_pseudo(stage: Stage, *, going_on: bool, progress: bool) -> None:
+    recipe, processes = stage.recipe, PartialState()
+    device = processes.device
+    split = open_split(Path(recipe.data.root), recipe.data.train_split)
+    teachers = []
+    for task, path in stage.teachers:
+        found = load_checkpoint(path)
+        net = network_of(found.recipe, found.weights, found.text_encoder, device, source=str(path))
+        teachers.append(
+            Teacher(
+                task=task,
+                identity=weights_sha256(found.weights),
+                predict=partial(_predict, net, recipe, split, device),
+                frames=unlabelled_images(recipe, task)[1].tolist(),
+                trained_on=labelled_images(recipe, task)[1].tolist(),
+            )
+        )
+    assert recipe.stages is not None
+    report = write_pseudo_labels(
+        split=split,
+        folder=stage.folder,
+        teachers=teachers,
+        config=recipe.stages.pseudo,
+        resume=going_on,
+        process=processes.process_index,
+        processes=processes.num_processes,
+        wait=processes.wait_for_everyone,
+        progress=progress,
+    )
+    if progress and processes.is_main_process:
+        print(report.to_text())
+
+
+def _predict(
+    net: nn.Module, recipe: Recipe, split: Split, device: torch.device, frames: Sequence[int]
+) -> Iterable[ConfidentPredictions]:
+    samples = teacher_images(recipe, split, frames)
+    return loop.predict(model=net, samples=samples, device=device, max_detections=recipe.model.max_detections)
+
+
+def _make_lists(recipe: Recipe, stages: list[Stage], log: Callable[[str], None]) -> None:
+    """Write the setting's lists once; lists that are there must be those of this recipe."""
+    settings = recipe.stages
+    if settings is None or settings.setting == "full":
+        return
+    processes = PartialState()
+    path = Path(str(stages[-1].recipe.data.lists))
+    wanted = make_lists(
+        open_split(Path(recipe.data.root), recipe.data.train_split),
+        selected_images(recipe),
+        setting=settings.setting,
+        seed=recipe.train.seed,
+        sizes=settings.sizes,
+    )
+    if path.is_file():
+        if read_lists(path) != wanted:
+            raise ConfigError(
+                f"{path}: holds other lists than setting {settings.setting} with seed {recipe.train.seed} gives; "
+                "choose another output, or delete it and give --overwrite"
+            )
+    elif processes.is_main_process:
+        write_lists(wanted, path)
+        log(f"{path}: {wanted.describe()}")
+    processes.wait_for_everyone()
+
+
+def _teacher_recipe(base: Recipe, task: str, stage: StageConfig, folder: Path) -> Recipe:
+    others = {other: None for other in base.model.tasks if other != task}
+    return _replace(
+        base,
+        model=_replace(base.model, language=None, **others),
+        train=_stage_settings(base, stage),
+        output=str(folder),
+    )
+
+
+def _stage_settings(recipe: Recipe, stage: StageConfig) -> Any:
+    changes = {key: value for key in ("learning_rate", "warmup_steps") if (value := getattr(stage, key)) is not None}
+    return _replace(recipe.train, steps=stage.steps, **changes)
+
+
+def _inputs(stage: Stage) -> dict[str, str]:
+    """A digest per part of everything that the stage's result depends on, files by their content."""
+    plain = essence(stage.recipe)
+    stages: StagesConfig | None = stage.recipe.stages
+    if stage.teachers and stages is not None:
+        plain = {"data": plain["data"], "pseudo": recipe_to_dict(stage.recipe)["stages"]["pseudo"]}
+    digests = {section: text_digest(json.dumps(value, sort_keys=True)) for section, value in plain.items()}
+    recipe = stage.recipe
+    digests["images"] = _split_digest(recipe)
+    files = {"data.lists": recipe.data.lists}
+    if recipe.data.pseudo is not None:
+        files["data.pseudo"] = str(Path(recipe.data.pseudo) / RECORD)
+    files |= {f"teacher of {task}": str(path) for task, path in stage.teachers}
+    if not stage.teachers:
+        files["train.start_from"] = recipe.train.start_from
+    for name, file in files.items():
+        if file is not None and not file.startswith("shipped/"):
+            path = Path(file)
+            _require(path, f"run the stage that writes it, or correct {name}")
+            digests[name] = file_digest(path)
+    return digests
+
+
+def _split_digest(recipe: Recipe) -> str:
+    """Of the names of the training images and of what each is annotated for."""
+    split = open_split(Path(recipe.data.root), recipe.data.train_split)
+    digest = hashlib.sha256()
+    for index in range(len(split)):
+        digest.update(f"{split.name_of(index)} {sorted(split.annotated(index))}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _require(path: Path, remedy: str) -> None:
+    if not path.is_file():
+        raise ConfigError(f"{path}: is not there; {remedy}")
+
+
+def _replace(section: Any, **changes: Any) -> Any:
+    return msgspec.structs.replace(section, **changes)

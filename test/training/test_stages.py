@@ -1,0 +1,183 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+import yaml
+
+from lvad_perception.errors import ConfigError
+from lvad_training import stages
+from lvad_training.checkpoints import load_checkpoint
+from lvad_training.config import recipe_to_dict
+from lvad_training.stages import plan
+
+STAGES = {
+    "setting": "disjoint_balance",
+    "teach": {"steps": 3},
+    "pseudo": {"box_score": 0.05, "mask_confidence": 0.0},
+    "adapt": {"steps": 3},
+}
+EVERY = ["teach-detection", "teach-semantic", "teach-drivable", "pseudo", "adapt", "finetune"]
+
+
+@pytest.fixture
+def recipe_of(blobs, make_recipe, tmp_path, tiny_text_encoder):
+    """A recipe of all stages with language, in a folder of its own."""
+
+    def make(name="run", **sections):
+        language = {"text_encoder": {"kind": "huggingface", "name": str(tiny_text_encoder)}, "context": 2}
+        small = {"layers": 1, "width": 16, "heads": 2}
+        base = {"model": {"language": {**language, **small}}, "stages": STAGES, "output": str(tmp_path / name)}
+        for section, changes in sections.items():
+            base[section] = {**base[section], **changes} if isinstance(base.get(section), dict) else changes
+        return make_recipe(blobs, **base)
+
+    return make
+
+
+@pytest.fixture
+def run(recipe_of):
+    """Run a recipe; returns what was said and the folder of the last stage."""
+
+    def start(name="run", *, only=None, resume=False, overwrite=False, **sections):
+        said = []
+        folder = stages.run(
+            recipe_of(name, **sections),
+            resume=resume,
+            overwrite=overwrite,
+            only=only,
+            progress=False,
+            log=said.append,
+        )
+        return said, folder
+
+    return start
+
+
+def weights(folder):
+    return load_checkpoint(folder / "model.pt").weights
+
+
+def test_a_recipe_without_stages_is_one_training(make_recipe, tmp_path):
+    recipe = make_recipe(tmp_path, output=str(tmp_path / "run"))
+    (stage,) = plan(recipe)
+    assert (stage.name, stage.folder, stage.recipe) == ("finetune", tmp_path / "run", recipe)
+
+
+def test_the_plan_is_the_recipe_in_order(recipe_of, tmp_path):
+    found = plan(recipe_of())
+    assert [stage.name for stage in found] == EVERY
+    by_name = {stage.name: stage.recipe for stage in found}
+    assert by_name["teach-semantic"].model.tasks == ("semantic",)
+    assert by_name["teach-semantic"].model.language is None
+    assert by_name["teach-semantic"].data.pseudo is None
+    assert by_name["adapt"].train.freeze == "backbone"
+    assert by_name["finetune"].train.freeze == "nothing"
+    assert by_name["finetune"].train.start_from == str(tmp_path / "run" / "adapt" / "model.pt")
+    assert by_name["finetune"].data.pseudo == str(tmp_path / "run" / "pseudo")
+    assert {recipe.data.lists for recipe in by_name.values()} == {str(tmp_path / "run" / "lists.json")}
+
+
+def test_teachers_and_pseudo_labels_can_be_shared(recipe_of, tmp_path):
+    found = {stage.name: stage.folder for stage in plan(recipe_of(stages={"shared": str(tmp_path / "shared")}))}
+    assert found["teach-detection"] == tmp_path / "shared" / "teach-detection"
+    assert found["pseudo"] == tmp_path / "shared" / "pseudo"
+    assert found["finetune"] == tmp_path / "run" / "finetune"
+
+
+def test_all_stages_run_and_are_skipped_when_up_to_date(run, tmp_path):
+    said, folder = run()
+    assert [line.split()[1] for line in said if line.startswith("[")] == [*(f"{name}:" for name in EVERY)]
+    assert all("starts in" in line for line in said if line.startswith("["))
+    assert folder == tmp_path / "run" / "finetune"
+    first = weights(folder)
+    for name in EVERY:
+        record = json.loads((tmp_path / "run" / name / "stage.json").read_text())
+        assert record["state"] == "done"
+        assert record["version"]
+    for name in ("adapt", "finetune", "teach-detection"):
+        assert {"recipe.yaml", "metrics.json", "model.pt", "losses.jsonl"} <= {
+            path.name for path in (tmp_path / "run" / name).iterdir()
+        }
+    said, _ = run()
+    assert [line for line in said if "up to date" not in line] == []
+    assert all(torch.equal(value, first[name]) for name, value in weights(folder).items())
+    assert all(torch.equal(value, first[name]) for name, value in weights(run("again")[1]).items())
+
+
+def test_adapting_leaves_the_backbone_bit_for_bit(run, tmp_path):
+    run(train={"weight_decay": 0.1})
+    teacher_start = weights(tmp_path / "run" / "teach-semantic")
+    adapted, finetuned = weights(tmp_path / "run" / "adapt"), weights(tmp_path / "run" / "finetune")
+    torch.manual_seed(0)
+    from lvad_training.build import build_model
+
+    untrained = build_model(load_checkpoint(tmp_path / "run" / "teach-semantic" / "model.pt").recipe.model).state_dict()
+    backbone = [name for name in adapted if name.startswith("backbone.")]
+    assert backbone
+    assert all(torch.equal(adapted[name], untrained[name]) for name in backbone)
+    assert not all(torch.equal(finetuned[name], untrained[name]) for name in backbone)
+    assert not all(torch.equal(teacher_start[name], untrained[name]) for name in backbone)
+
+
+def test_a_changed_stage_is_done_again_only_when_allowed(run, tmp_path):
+    run()
+    with pytest.raises(ConfigError, match=r"adapt: what stage adapt depends on changed since it ran \(train\); give --ov"):
+        run(stages={"adapt": {"steps": 2}})
+    said, _ = run(stages={"adapt": {"steps": 2}}, overwrite=True)
+    did = [line.split()[1].rstrip(":") for line in said if "starts in" in line]
+    assert did == ["adapt", "finetune"]
+
+
+def test_one_stage_runs_alone(run, tmp_path):
+    with pytest.raises(ConfigError, match=r"model.pt: is not there; run the stage that writes it"):
+        run(only="pseudo")
+    with pytest.raises(ConfigError, match=r"--stage teach: this recipe has no such stage; it has teach-detection, "):
+        run(only="teach")
+    said, folder = run(only="teach-drivable")
+    assert folder == tmp_path / "run" / "teach-drivable"
+    assert not (tmp_path / "run" / "finetune").exists()
+
+
+def test_the_final_model_is_measured_again(run, tmp_path):
+    with pytest.raises(ConfigError, match="run the recipe without --stage first"):
+        run(only="evaluate")
+    run(stages={"adapt": None, "teach": None})
+    path = tmp_path / "run" / "finetune" / "metrics.json"
+    before = json.loads(path.read_text())
+    path.unlink()
+    run(only="evaluate", stages={"adapt": None, "teach": None})
+    assert json.loads(path.read_text()) == before
+
+
+def test_other_lists_are_not_overwritten(run):
+    run(stages={"adapt": None, "teach": None})
+    with pytest.raises(ConfigError, match=r"lists.json: holds other lists than setting disjoint_balance with seed 1"):
+        run(stages={"adapt": None, "teach": None}, train={"seed": 1}, overwrite=True)
+
+
+@pytest.mark.slow
+def test_killed_in_the_middle_of_each_stage_it_ends_the_same(run, recipe_of, tmp_path):
+    changes = {"train": {"steps": 12, "checkpoint_every": 2}, "stages": {"teach": {"steps": 12}, "adapt": {"steps": 12}}}
+    _, whole = run("whole", **changes)
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe_to_dict(recipe_of("killed", **changes))))
+    command = [sys.executable, "-m", "lvad_training.cli", "run", str(path), "--quiet", "--resume"]
+    for name in EVERY:
+        process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
+        folder = tmp_path / "killed" / name
+        marks = ("checkpoint.pt",) if name != "pseudo" else ("stage.json",)
+        deadline = time.monotonic() + 120
+        while not all((folder / mark).is_file() for mark in marks) and time.monotonic() < deadline:
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+        assert json.loads((folder / "stage.json").read_text())["state"] == "running"
+    subprocess.run(command, check=True)
+    goal = weights(whole)
+    assert all(torch.equal(value, goal[name]) for name, value in weights(tmp_path / "killed" / "finetune").items())
