@@ -26,7 +26,7 @@ from lvad_training.batches import labelled_images, selected_images, teacher_imag
 from lvad_training.checkpoints import load_checkpoint, weights_sha256
 from lvad_training.config import recipe_to_dict
 from lvad_training.data.settings import make_lists, read_lists, write_lists
-from lvad_training.pseudo.labels import Teacher, write_pseudo_labels
+from lvad_training.pseudo import Teacher, write_pseudo_labels
 from lvad_training.recipe import Recipe, StageConfig, StagesConfig
 from lvad_training.records import RECORD, file_digest, read_record, text_digest, write_record
 from lvad_training.runs import MODEL, essence

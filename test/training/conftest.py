@@ -128,3 +128,24 @@ class StubEncoder(TextEncoder):
         letters = [torch.tensor([ord(letter) for letter in text]) for text in texts]
         rows = torch.stack([self.letters(ids).cumsum(0).tanh().mean(0) for ids in letters])
         return self.mix((rows + (0 if contexts is None else contexts.mean(0))).tanh())
+
+
+@pytest.fixture(scope="session")
+def tiny_text_encoder(tmp_path_factory):
+    """The folder of a Hugging Face text encoder: a BERT of 16 channels and its WordPiece vocabulary."""
+    transformers = pytest.importorskip("transformers")
+    folder = tmp_path_factory.mktemp("bert")
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "road", "car", "traffic", "light", "##s", "."]
+    (folder / "vocab.txt").write_text("\n".join(vocabulary))
+    transformers.BertTokenizer(str(folder / "vocab.txt")).save_pretrained(folder)
+    config = transformers.BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=32,
+    )
+    torch.manual_seed(7)
+    transformers.BertModel(config).save_pretrained(folder)
+    return folder

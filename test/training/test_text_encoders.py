@@ -46,27 +46,6 @@ def full_model(open_clip, name, **options):
     return open_clip.create_model(name, **options).eval()
 
 
-@pytest.fixture(scope="module")
-def bert(tmp_path_factory):
-    """A folder with a BERT of 16 channels and its WordPiece vocabulary."""
-    transformers = pytest.importorskip("transformers")
-    folder = tmp_path_factory.mktemp("bert")
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "road", "car", "traffic", "light", "##s", "."]
-    (folder / "vocab.txt").write_text("\n".join(vocabulary))
-    transformers.BertTokenizer(str(folder / "vocab.txt")).save_pretrained(folder)
-    config = transformers.BertConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=16,
-        max_position_embeddings=32,
-    )
-    torch.manual_seed(7)
-    transformers.BertModel(config).save_pretrained(folder)
-    return folder
-
-
 @pytest.mark.parametrize("name", ["tiny-RN", "tiny-ViT", "tiny-custom"])
 def test_shortened_text_gives_what_open_clip_gives_for_all_77_tokens(open_clip, name, tmp_path):
     model = full_model(open_clip, name)
@@ -118,8 +97,8 @@ def test_the_archive_that_openai_published_is_recognised_and_gets_its_own_gelu(o
     assert encoder.facts.name == "open_clip tiny-ViT (ViT.pt)"
 
 
-def test_a_tower_is_frozen_and_only_contexts_get_gradients(open_clip, bert):
-    for encoder in (open_clip_encoder("tiny-RN", None), huggingface_encoder(str(bert))):
+def test_a_tower_is_frozen_and_only_contexts_get_gradients(open_clip, tiny_text_encoder):
+    for encoder in (open_clip_encoder("tiny-RN", None), huggingface_encoder(str(tiny_text_encoder))):
         assert not encoder.train().training
         assert not any(module.training for module in encoder.modules())
         contexts = torch.randn(3, encoder.facts.token_width, requires_grad=True)
@@ -148,22 +127,22 @@ def test_autocast_does_not_change_the_embeddings(open_clip):
         assert torch.equal(encoder.encode(contexts, WORDS), plain)
 
 
-def test_a_hugging_face_encoder_averages_over_its_own_tokens_whatever_else_is_in_the_batch(bert):
+def test_a_hugging_face_encoder_averages_over_its_own_tokens_whatever_else_is_in_the_batch(tiny_text_encoder):
     transformers = pytest.importorskip("transformers")
-    encoder = huggingface_encoder(str(bert))
-    model = transformers.AutoModel.from_pretrained(bert).eval()
-    tokenizer = transformers.AutoTokenizer.from_pretrained(bert)
+    encoder = huggingface_encoder(str(tiny_text_encoder))
+    model = transformers.AutoModel.from_pretrained(tiny_text_encoder).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_text_encoder)
     together = encoder.encode(None, ["car", "traffic lights ."])
     for row, text in zip(together, ["car", "traffic lights ."], strict=True):
         with torch.no_grad():
             hidden = model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0]
         torch.testing.assert_close(row, hidden.mean(0), atol=1e-5, rtol=0)
-    assert encoder.facts == huggingface_encoder(str(bert)).facts
+    assert encoder.facts == huggingface_encoder(str(tiny_text_encoder)).facts
     assert (encoder.facts.width, encoder.facts.token_width) == (16, 16)
 
 
-def test_hugging_face_contexts_that_are_words_give_what_the_words_give(bert):
-    encoder = huggingface_encoder(str(bert))
+def test_hugging_face_contexts_that_are_words_give_what_the_words_give(tiny_text_encoder):
+    encoder = huggingface_encoder(str(tiny_text_encoder))
     contexts = encoder.model.get_input_embeddings()(torch.tensor([7, 8]))  # traffic light
     torch.testing.assert_close(
         encoder.encode(contexts, ["car", "road ."]),
@@ -198,8 +177,8 @@ def test_a_clip_text_model_of_hugging_face_gives_its_own_projection(tmp_path):
     assert encoder.facts.width == 8
 
 
-def test_too_long_a_prompt_is_refused(open_clip, bert):
-    for encoder, limit in ((open_clip_encoder("tiny-RN", None), 77), (huggingface_encoder(str(bert)), 32)):
+def test_too_long_a_prompt_is_refused(open_clip, tiny_text_encoder):
+    for encoder, limit in ((open_clip_encoder("tiny-RN", None), 77), (huggingface_encoder(str(tiny_text_encoder)), 32)):
         contexts = torch.zeros(limit - 2, encoder.facts.token_width)
         message = f"{limit - 2} contexts and the longest class name make {limit + 1} tokens, .* takes {limit}"
         with pytest.raises(ConfigError, match=message):
@@ -253,7 +232,7 @@ def test_a_missing_library_is_named_with_its_remedy(library, opener, monkeypatch
         opener()
 
 
-def test_wrong_hugging_face_folders_are_named(bert, tmp_path):
+def test_wrong_hugging_face_folders_are_named(tiny_text_encoder, tmp_path):
     pytest.importorskip("transformers")
     with pytest.raises(CheckpointError, match=r"missing: no such folder; give model.language.text_encoder.name"):
         huggingface_encoder(str(tmp_path / "missing"))
@@ -263,7 +242,7 @@ def test_wrong_hugging_face_folders_are_named(bert, tmp_path):
 
     broken = tmp_path / "broken"
     broken.mkdir()
-    for file in bert.iterdir():
+    for file in tiny_text_encoder.iterdir():
         (broken / file.name).write_bytes(file.read_bytes())
     weights = load_file(broken / "model.safetensors")
     save_file(
