@@ -1,5 +1,5 @@
-"""One self-contained HTML page about a training run and its evaluation: no scripts, no external files."""
+"""Self-contained HTML pages about training and evaluation: no scripts, no external files."""
 
-from lvad_perception.report.page import Overlay, write_report
+from lvad_perception.report.page import Overlay, curve_charts, provenance, write_page, write_report
 
-__all__ = ["Overlay", "write_report"]
+__all__ = ["Overlay", "curve_charts", "provenance", "write_page", "write_report"]

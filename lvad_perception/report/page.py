@@ -76,10 +76,25 @@ def write_report(
     sections = [
         ("Results", _results(metrics or {})),
         ("Examples", _examples(overlays)),
-        ("Training", _training(curves or {})),
+        ("Training", curve_charts(curves or {})),
         ("Per class", detection_table(metrics or {}) + segmentation_tables(metrics or {})),
-        ("How it was made", _provenance(facts or {}, commands)),
+        ("How it was made", provenance(facts or {}, commands)),
     ]
+    write_page(path, title=title, summary=summary, sections=sections)
+
+
+def write_page(path: Path, *, title: str, summary: str, sections: Sequence[tuple[str, str]]) -> None:
+    """Write a page of sections, each a heading and HTML; those without content are left out.
+
+    Args:
+        path: HTML file to write; its folder is created.
+        title: heading of the page.
+        summary: one or two sentences below it.
+        sections: headings and their HTML, in the order of the page.
+
+    Raises:
+        ImageError: the file cannot be written.
+    """
     shown = [(name, name.lower().replace(" ", "-"), content) for name, content in sections if content]
     links = "".join(f'<a href="#{anchor}">{escape(name)}</a>' for name, anchor, _ in shown)
     body = "".join(
@@ -127,19 +142,26 @@ def _examples(overlays: Sequence[Overlay]) -> str:
     return f'{"".join(figures)}<details class="legends"><summary>Colours</summary>{keys}</details>'
 
 
-def _training(curves: Mapping[str, Sequence[Point]]) -> str:
+def curve_charts(curves: Mapping[str, Sequence[Point]], *, first_wide: bool = True) -> str:
+    """Curves as HTML, each with a linear and a logarithmic axis to switch between; one such group a page.
+
+    Args:
+        curves: name -> (step, value) points.
+        first_wide: the first curve is the total and shown large.
+    """
     if not curves:
         return ""
     charts = []
     for place, (name, points) in enumerate(curves.items()):
-        size_wh = (960, 300) if place == 0 else (380, 200)
+        wide = first_wide and place == 0
+        size_wh = (960, 300) if wide else (380, 200)
         both = "".join(
             f'<div class="{kind}">{line_chart(points, name=name, log=kind == "log", size_wh=size_wh)}</div>'
             for kind in ("linear", "log")
         )
         last = f" <span>last {points[-1][1]:.4g}</span>" if len(points) else ""
         charts.append(
-            f'<figure class="chart{" wide" if place == 0 else ""}"><figcaption>{escape(name)}{last}</figcaption>'
+            f'<figure class="chart{" wide" if wide else ""}"><figcaption>{escape(name)}{last}</figcaption>'
             f"{both}</figure>"
         )
     # Two radio buttons and the style sheet switch the axis; the page has no script.
@@ -151,7 +173,8 @@ def _training(curves: Mapping[str, Sequence[Point]]) -> str:
     return f'{note}{switch}<div class="charts">{"".join(charts)}</div>'
 
 
-def _provenance(facts: Mapping[str, object], commands: Sequence[str]) -> str:
+def provenance(facts: Mapping[str, object], commands: Sequence[str]) -> str:
+    """Names with their values, then command lines, as HTML."""
     listed = f"<pre>{escape(chr(10).join(commands))}</pre>" if commands else ""
     return (facts_table(facts) if facts else "") + (f"<h3>Commands</h3>{listed}" if listed else "")
 

@@ -1,0 +1,1 @@
+"""The paper's tables on any data set: ``lvad-train reproduce TABLE`` runs their rows, beside the paper's figures."""

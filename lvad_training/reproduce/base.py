@@ -1,0 +1,124 @@
+"""The base recipe: what all rows of a table have in common, budget included."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lvad_perception.bdd100k import find_splits, open_split
+from lvad_perception.errors import ConfigError, DatasetError
+from lvad_perception.vocabulary import TASKS
+from lvad_training.batches import selected_images
+from lvad_training.config import load_recipe, parse_recipe
+from lvad_training.recipe import Recipe
+
+PAPER_EPOCHS = 36
+"""Length of the paper's finetuning without adapt: its pairs of epochs are 12 + 24, 6 + 30 and 1 + 35."""
+
+_SMOKE_HEAD = {"width": 16, "heads": 2, "feedforward": 16}
+_SMOKE_MASKS = {**_SMOKE_HEAD, "queries": 8, "layers": 1, "mask_width": 16}
+SMOKE: dict[str, Any] = {
+    "preset": "tiny",
+    "data": {"workers": 0},
+    "model": {
+        "network_hw": [64, 128],
+        "backbone": {"name": "resnet18", "options": {"channels": [8, 8, 16, 16], "stem_width": 8}},
+        "neck_width": 16,
+        "detection": {**_SMOKE_HEAD, "proposals": 12, "refinements": 2, "dynamic_width": 4, "pool_size": 3},
+        "semantic": _SMOKE_MASKS,
+        "drivable": _SMOKE_MASKS,
+        "language": {
+            "text_encoder": {"kind": "open_clip", "name": "ViT-S-32-alt", "weights": None},
+            "context": 2,
+            "layers": 1,
+            "width": 16,
+            "heads": 2,
+        },
+    },
+    "train": {"steps": 6, "batch_size": 2, "warmup_steps": 1, "learning_rate": 1e-3, "checkpoint_every": 2},
+}
+"""A network and a budget that prove that every row runs; its figures mean nothing."""
+
+SMOKE_IMAGES = 30
+
+
+def base_recipe(
+    *,
+    recipe: Path | None,
+    preset: str | None,
+    data: Path | None,
+    smoke: bool,
+    overrides: list[str],
+) -> Recipe:
+    """The recipe that every row starts from.
+
+    Weakest first: the recipe file (or, for ``smoke``, the smallest network), the preset, the data set, ``overrides``.
+    Its student's steps, ``train.steps`` and ``stages.adapt.steps`` together, are what every row gets. Without a recipe
+    file, smoke and ``train.steps`` among the overrides, these are the paper's 36 epochs of this data set.
+
+    Args:
+        recipe: recipe file.
+        preset: architecture to start from.
+        data: the data set, instead of the recipe's ``data.root``.
+        smoke: the smallest network and budget.
+        overrides: ``a.b=value`` texts, each value parsed as YAML.
+
+    Raises:
+        ConfigError: a key is unknown, a value impossible, or one is given that each row sets for itself.
+        DatasetError: there is no data set, or it has no split to train or to measure on.
+    """
+    given = [] if preset is None else [f"preset={preset}"]
+    given += [] if data is None else [f"data.root={json.dumps(str(data))}"]
+    given += overrides
+    if recipe is not None:
+        found = load_recipe(recipe, given)
+    else:
+        content: dict[str, Any] = SMOKE if smoke else {}
+        if not smoke and not any(text.partition("=")[0].strip() == "train.steps" for text in overrides):
+            first = parse_recipe(content, given, source="reproduce")
+            _check_data(first)
+            content = {"train": {"steps": _epochs_in_steps(first)}}
+        found = parse_recipe(content, given, source="reproduce")
+    _check_rows_decide(found)
+    _check_data(found)
+    return found
+
+
+def images_of(recipe: Recipe) -> dict[str, int]:
+    """Training images by task that they are annotated for, "all" for how many there are, "val" for validation."""
+    split = open_split(Path(recipe.data.root), recipe.data.train_split)
+    chosen = selected_images(recipe)
+    counts = {task: int(np.count_nonzero(split.annotated_for(task)[chosen])) for task in recipe.model.tasks}
+    return {"all": len(chosen), **counts, "val": len(open_split(Path(recipe.data.root), recipe.data.val_split))}
+
+
+def _epochs_in_steps(recipe: Recipe) -> int:
+    per_step = recipe.train.batch_size * recipe.train.accumulate
+    return max(1, math.ceil(PAPER_EPOCHS * images_of(recipe)["all"] / per_step))
+
+
+def _check_rows_decide(recipe: Recipe) -> None:
+    data, train = recipe.data, recipe.train
+    missing = [task for task in TASKS if task not in recipe.model.tasks]
+    wrong = [
+        (data.lists is not None, "data.lists"),
+        (data.pseudo is not None, "data.pseudo"),
+        (data.sampler != "shuffle", "data.sampler"),
+        (train.freeze != "nothing", "train.freeze"),
+        (train.seed != 0, "train.seed (give --seeds)"),
+        (bool(missing), f"the heads of {', '.join(missing)}"),
+    ]
+    for is_wrong, key in wrong:
+        if is_wrong:
+            raise ConfigError(f"reproduce: each row decides about {key} itself; leave it as it is by default")
+
+
+def _check_data(recipe: Recipe) -> None:
+    root, data = Path(recipe.data.root), recipe.data
+    splits = find_splits(root)
+    for split, purpose in ((data.train_split, "train"), (data.val_split, "measure")):
+        if split not in splits:
+            listed = f"it has {', '.join(splits)}" if splits else "give a folder in BDD100K's layout"
+            raise DatasetError(f"{root}: no split {split!r} to {purpose} on; {listed}")

@@ -1,0 +1,109 @@
+"""``lvad-train reproduce``: its options, and the list of tables."""
+
+import argparse
+import dataclasses
+import os
+import shlex
+import sys
+from pathlib import Path
+
+from lvad_perception.errors import ConfigError
+from lvad_training.presets import PRESETS
+
+
+def add_reproduce(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the command to the parser of ``lvad-train``."""
+    parser = commands.add_parser(
+        "reproduce",
+        help="run the rows of one of the paper's tables",
+        description="Run what is missing of a table's rows, teachers and pseudo labels shared between them, and write "
+        "Markdown and HTML with ours beside the paper's figures. Run it again after an interruption and it goes on.",
+        epilog="example: lvad-train reproduce table1 --recipe config/reproduce_tiny.yaml --data ROOT --seeds 3",
+    )
+    parser.add_argument("table", nargs="?", help="table1, table3, table4, table5, table6 or table10")
+    parser.add_argument("--list", action="store_true", help="print the tables and their rows")
+    parser.add_argument("--data", type=Path, help="data set in BDD100K's layout")
+    parser.add_argument("--recipe", type=Path, help="base recipe (YAML); without it the preset's defaults, 36 epochs")
+    parser.add_argument("--preset", choices=sorted(PRESETS), help="architecture (default: the recipe's, else r50)")
+    parser.add_argument("--seeds", type=int, default=1, metavar="N", help="train with seeds 0 to N - 1 (default: 1)")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="A.B=C", help="override one key of the base recipe"
+    )
+    parser.add_argument("--adapt", action="store_true", help="table1: also its first five methods with the adapt stage")
+    parser.add_argument("--smoke", action="store_true", help="the smallest size; without --data it renders images")
+    parser.add_argument("--out", type=Path, help="folder to write (default: runs/reproduce, or runs/smoke)")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    parser.set_defaults(run=_reproduce)
+
+
+def _reproduce(options: argparse.Namespace) -> int:
+    from lvad_training import stages
+    from lvad_training.reproduce.base import SMOKE_IMAGES, base_recipe
+    from lvad_training.reproduce.run import reproduce
+    from lvad_training.reproduce.tables import ADAPTED_ROWS, TABLES
+
+    if options.list:
+        print(list_of_tables())
+        return 0
+    if options.table not in TABLES:
+        asked = f"there is no {options.table!r}" if options.table else "no table was named"
+        raise ConfigError(f"reproduce: {asked}; choose one of {', '.join(TABLES)}, or look at them with --list")
+    if options.seeds < 1:
+        raise ConfigError("--seeds must be at least 1")
+    if options.adapt and options.table != "table1":
+        raise ConfigError(f"--adapt: {options.table} has its rows with adapt already; leave it out")
+    if options.smoke and (options.recipe or options.preset):
+        raise ConfigError("--smoke is a recipe of its own; leave out --recipe and --preset, and change it with --set")
+    table = TABLES[options.table]
+    if options.adapt:
+        table = dataclasses.replace(table, rows=(*table.rows, *ADAPTED_ROWS))
+    out = options.out or Path("runs/smoke" if options.smoke else "runs/reproduce")
+    data = options.data
+    if options.smoke and data is None:
+        from lvad_training.data.sample_set import render_sample_set
+
+        data = out / "data"
+        size_hw, workers = (90, 160), os.cpu_count() or 1
+        render_sample_set(data, images=SMOKE_IMAGES, seed=0, size_hw=size_hw, workers=workers, progress=False)
+    if data is None and options.recipe is None:
+        raise ConfigError("reproduce: give --data, a data set in BDD100K's layout, or --recipe, or try it with --smoke")
+    base = base_recipe(
+        recipe=options.recipe, preset=options.preset, data=data, smoke=options.smoke, overrides=options.set
+    )
+    page = reproduce(
+        table,
+        base,
+        out=out,
+        seeds=options.seeds,
+        runner=stages,
+        command=command_line(options),
+        smoke=options.smoke,
+        progress=not options.quiet and sys.stderr.isatty(),
+    )
+    stages.close()
+    print(f"\n{page.with_suffix('.md').read_text(encoding='utf-8')}\npage: {page}")
+    return 0
+
+
+def list_of_tables() -> str:
+    """Tables, their rows, and in which setting each is trained, as text."""
+    from lvad_training.reproduce.render import heading
+    from lvad_training.reproduce.tables import TABLES
+
+    lines = []
+    for table in TABLES.values():
+        lines += ["", f"{table.name:<9} {heading(table).partition(': ')[2]}"]
+        lines += [f"    {row.key:<34} {row.title:<36} {row.setting}" for row in table.rows]
+    return "\n".join(lines[1:])
+
+
+def command_line(options: argparse.Namespace) -> str:
+    """The command as one would type it."""
+    words: list[object] = ["lvad-train", "reproduce", options.table]
+    for name in ("recipe", "preset", "data"):
+        words += [f"--{name}", getattr(options, name)] if getattr(options, name) is not None else []
+    words += ["--seeds", options.seeds] if options.seeds != 1 else []
+    words += [f"--{name}" for name in ("smoke", "adapt") if getattr(options, name)]
+    words += [word for text in options.set for word in ("--set", text)]
+    words += ["--out", options.out] if options.out is not None else []
+    return shlex.join(map(str, words))

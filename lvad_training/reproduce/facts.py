@@ -1,0 +1,165 @@
+"""Under what conditions the rows were measured: data set, budget, network, hardware, versions, time."""
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import timm
+import torch
+
+from lvad_perception.errors import DatasetError
+from lvad_training.data.settings import read_lists
+from lvad_training.recipe import LanguageConfig, Recipe
+from lvad_training.records import read_record
+from lvad_training.reproduce.base import images_of
+from lvad_training.reproduce.tables import Table
+from lvad_training.reproduce.trainings import Training, budget, total_steps
+from lvad_training.runs import code_version
+from lvad_training.stages import LISTS, Stage
+
+MADE = "made.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """How a training came about; it lies beside its metrics.
+
+    Attributes:
+        command: the command line.
+        hardware: processor and accelerator.
+        versions: of this package, Python and the libraries that decide about the figures.
+    """
+
+    command: str
+    hardware: str
+    versions: str
+
+
+def made_now(command: str) -> Made:
+    """The conditions of this process."""
+    versions = f"lvad {code_version()}, Python {platform.python_version()}, torch {torch.__version__}, timm "
+    return Made(command, f"{_accelerator()}{_processor()}, {platform.system()}", versions + timm.__version__)
+
+
+def write_made(folder: Path, made: Made) -> None:
+    """Leave the conditions beside the metrics."""
+    (folder / MADE).write_text(json.dumps(asdict(made), indent=1), encoding="utf-8")
+
+
+def read_made(folder: Path) -> Made | None:
+    """What ``write_made`` left; None when there is nothing of the kind."""
+    try:
+        return Made(**json.loads((folder / MADE).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def table_facts(
+    table: Table, base: Recipe, *, out: Path, seeds: int, trained: Sequence[tuple[Training, Sequence[Stage]]]
+) -> dict[str, object]:
+    """Names and values for the page, in its order.
+
+    Args:
+        table: what was run.
+        base: the base recipe.
+        out: folder of all rows.
+        seeds: how many.
+        trained: the trainings that are finished, and all their stages.
+    """
+    folders = {stage.folder: None for _, stages in trained for stage in stages}
+    made = [found for folder in folders if (found := read_made(folder)) is not None]
+    facts: dict[str, object] = {
+        "data set": _data_set(base),
+        **_lists(table, out, seeds),
+        "seeds": ", ".join(map(str, range(seeds))),
+        "budget": _budget(table, base),
+        "network": _network(base),
+        "hardware": _distinct([each.hardware for each in made]),
+        "versions": _distinct([each.versions for each in made]),
+    }
+    records = [record for folder in folders if (record := read_record(folder)) is not None]
+    seconds = sum(record["seconds"] for record in records)
+    if seconds:
+        facts["time"] = f"{seconds / 3600:.1f} hours for these rows, teachers and pseudo labels included"
+    facts["commands"] = _distinct([each.command for each in made])
+    return {name: value for name, value in facts.items() if value}
+
+
+def _data_set(base: Recipe) -> str:
+    data, counts = base.data, images_of(base)
+    annotated = ", ".join(f"{counts[task]:,} {task}" for task in base.model.tasks)
+    chosen = [f"{key} {', '.join(names)}" for key in ("only", "exclude", "val_only") if (names := getattr(data, key))]
+    return (
+        f"{data.root}: {counts['all']:,} images in {data.train_split!r} (annotated: {annotated}), measured on "
+        f"{counts['val']:,} in {data.val_split!r}" + "".join(f"; {text}" for text in chosen)
+    )
+
+
+def _lists(table: Table, out: Path, seeds: int) -> dict[str, object]:
+    """What the lists of each setting say, of the seeds that have them."""
+    found: dict[str, object] = {}
+    for setting in dict.fromkeys(row.setting for row in table.rows):
+        for seed in range(seeds):
+            path = out / setting / f"seed{seed}" / LISTS
+            if path.is_file():
+                try:
+                    found[f"lists of {setting}"] = read_lists(path).describe()
+                except DatasetError:
+                    continue
+                break
+    return found
+
+
+def _budget(table: Table, base: Recipe) -> str:
+    train, stages = base.train, base.stages
+    total = total_steps(base)
+    teach = stages.teach.steps if stages is not None and stages.teach is not None else total
+    pairs = {
+        budget(method, total if method.task is None else teach, stages.adapt if stages is not None else None)
+        for row in table.rows
+        for method in row.methods
+        if method.adapt
+    }
+    split = " or ".join(f"{adapt:,} + {finetune:,}" for adapt, finetune in sorted(pairs))
+    return (
+        f"{total:,} steps of {train.batch_size * train.accumulate} images per process"
+        + (f" (with adapt: {split})" if pairs else "")
+        + f", teachers {teach:,}; learning rate {train.learning_rate:g}, {train.schedule}, precision {train.precision}"
+    )
+
+
+def _network(base: Recipe) -> str:
+    model = base.model
+    text = (model.language or LanguageConfig()).text_encoder
+    height, width = model.network_hw
+    return (
+        f"preset {base.preset}, {width} x {height}; backbone {model.backbone.name}, weights "
+        f"{model.backbone.weights or 'random'}; text encoder {text.kind} {text.name}, weights "
+        f"{text.weights or ('random' if text.kind == 'open_clip' else 'its own')}"
+    )
+
+
+def _processor() -> str:
+    name = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    usable = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
+    return f"{usable} cores of {name}"
+
+
+def _accelerator() -> str:
+    if not torch.cuda.is_available():
+        return ""
+    count = torch.cuda.device_count()
+    return f"{count} x {torch.cuda.get_device_name(0)}, "
+
+
+def _distinct(values: Sequence[str]) -> str:
+    return "\n".join(dict.fromkeys(values))

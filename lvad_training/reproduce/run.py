@@ -1,0 +1,182 @@
+"""Run the rows of a table, as far as they are not there already, and write the page after each."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import yaml
+
+from lvad_perception.errors import ConfigError, LvadError, NonFiniteLossError
+from lvad_perception.report import write_page
+from lvad_training.config import recipe_to_dict
+from lvad_training.recipe import Recipe
+from lvad_training.reproduce.facts import made_now, read_made, table_facts, write_made
+from lvad_training.reproduce.render import heading, summary, to_markdown, to_sections
+from lvad_training.reproduce.results import StageRunner, collect, read_metrics, result_folder, results_to_dict
+from lvad_training.reproduce.tables import Table
+from lvad_training.reproduce.trainings import Training, trainings
+
+BASE = "base.yaml"
+
+
+class ReproduceError(LvadError):
+    """Some rows have no result; the page says which and why."""
+
+
+def reproduce(
+    table: Table,
+    base: Recipe,
+    *,
+    out: Path,
+    seeds: int,
+    runner: StageRunner,
+    command: str,
+    smoke: bool = False,
+    progress: bool = True,
+    say: Callable[[str], None] = print,
+) -> Path:
+    """Run what is missing of a table and write ``TABLE.md``, ``TABLE.html`` and ``TABLE.json`` into ``out``.
+
+    The first seed of all rows comes first. After an interruption the same call goes on where it was. A row whose
+    training diverges is reported and the others go on.
+
+    Args:
+        table: which rows.
+        base: what they have in common.
+        out: folder of everything; tables with the same base recipe share it, and the rows that they have in common.
+        seeds: train with seeds 0 to ``seeds`` - 1.
+        runner: runs the stages of a recipe.
+        command: the command line, for the page.
+        smoke: the page says that its figures mean nothing.
+        progress: show progress bars.
+        say: is told in one line what each training is.
+
+    Returns:
+        Path of the page.
+
+    Raises:
+        ConfigError: ``out`` holds rows of another base recipe, or cannot be written to.
+        ReproduceError: some rows diverged; the page is written.
+        CheckpointError, DatasetError, LabelError, ImageError: as their names say.
+    """
+    planned = [
+        (row, seed, training)
+        for seed in range(seeds)
+        for row in table.rows
+        for training in trainings(base, row, seed=seed, out=out)
+    ]
+    main = int(os.environ.get("RANK", "0")) == 0  # several processes train together; one of them writes
+    if main:
+        _claim(out, base)
+    else:
+        say = _say_nothing
+    made = made_now(command)
+    failures: dict[tuple[str, int], str] = {}
+
+    def write() -> Path:
+        return _write(table, base, out, seeds, runner, smoke, failures, [part for _, _, part in planned])
+
+    for number, (row, seed, training) in enumerate(planned, start=1):
+        say(f"\n[{number}/{len(planned)}] {row.title}, seed {seed}{f', {training.only}' if training.only else ''}")
+        try:
+            runner.run(training.recipe, resume=True, only=training.only, progress=progress)
+        except NonFiniteLossError as err:
+            say(f"diverged: {err}")
+            failures[row.key, seed] = str(err)
+        if main:
+            folder = result_folder(training, runner)
+            if read_metrics(folder) is not None and read_made(folder) is None:
+                write_made(folder, made)
+            write()
+    if failures:
+        raise ReproduceError(
+            f"{len(failures)} of {len(planned)} trainings diverged; {out / table.name}.html says where; lower "
+            "train.learning_rate for all rows with another --out, or run again to go on from their last checkpoints"
+        )
+    return write() if main else _page(out, table)
+
+
+def _say_nothing(_: str) -> None:
+    """For processes whose neighbour speaks."""
+
+
+def _write(
+    table: Table,
+    base: Recipe,
+    out: Path,
+    seeds: int,
+    runner: StageRunner,
+    smoke: bool,
+    failures: dict[tuple[str, int], str],
+    planned: list[Training],
+) -> Path:
+    results = collect(table, base, out=out, seeds=seeds, runner=runner, failures=failures)
+    done = [part for part in planned if read_metrics(result_folder(part, runner)) is not None]
+    trained = [(part, runner.plan(part.recipe)) for part in done]
+    facts = table_facts(table, base, out=out, seeds=seeds, trained=trained)
+    texts = {
+        ".md": to_markdown(table, results, facts=facts, seeds=seeds, smoke=smoke),
+        ".json": json.dumps(results_to_dict(table, results, facts), indent=1),
+    }
+    for suffix, text in texts.items():
+        _replace_file(out / f"{table.name}{suffix}", text)
+    page = _page(out, table)
+    sections = to_sections(table, results, facts=facts, seeds=seeds)
+    write_page(page, title=heading(table), summary=summary(seeds, smoke=smoke), sections=sections)
+    return page
+
+
+def _page(out: Path, table: Table) -> Path:
+    return out / f"{table.name}.html"
+
+
+def _claim(out: Path, base: Recipe) -> None:
+    """Leave the base recipe in the folder, or make sure that the one in there is the same."""
+    path = out / BASE
+    wanted = _essence(base)
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        _replace_file(path, yaml.safe_dump(wanted, sort_keys=False))
+        return
+    except (OSError, yaml.YAMLError) as err:
+        raise ConfigError(f"{path}: cannot be read ({type(err).__name__}); choose another --out") from err
+    changed = sorted(_differences(found, wanted))
+    if changed:
+        raise ConfigError(
+            f"{out}: holds rows of another base recipe ({', '.join(changed)} changed), which would not compare; "
+            "undo that or choose another --out"
+        )
+
+
+def _essence(base: Recipe) -> dict[str, Any]:
+    """The base recipe without what may differ between calls: folders, loader processes, how often it saves."""
+    plain = recipe_to_dict(base)
+    plain.pop("output")
+    plain["data"].pop("workers")
+    for key in ("seed", "checkpoint_every", "evaluate_every"):
+        plain["train"].pop(key)
+    result: dict[str, Any] = msgspec.to_builtins(json.loads(json.dumps(plain)))
+    return result
+
+
+def _differences(old: Any, new: Any, path: str = "") -> list[str]:
+    """Dotted keys whose values differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = sorted({*old, *new})
+        return [found for key in keys for found in _differences(old.get(key), new.get(key), f"{path}.{key}".strip("."))]
+    return [] if old == new else [path or "all of it"]
+
+
+def _replace_file(path: Path, text: str) -> None:
+    """Write beside the target, then rename over it: a kill leaves the old file or the new one."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as err:
+        raise ConfigError(f"{path}: cannot be written ({err.strerror}); choose another --out") from err

@@ -1,0 +1,119 @@
+"""Row -> recipes: the base recipe with what makes the row, its folders, and its share of the budget."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from lvad_perception.errors import ConfigError
+from lvad_perception.vocabulary import TASKS
+from lvad_training.config import parse_recipe, recipe_to_dict
+from lvad_training.recipe import LanguageConfig, Recipe, StageConfig, StagesConfig
+from lvad_training.reproduce.base import PAPER_EPOCHS
+from lvad_training.reproduce.tables import Method, Row
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """One training of a row with one seed.
+
+    Attributes:
+        recipe: complete, in several stages.
+        only: the one stage to run, or None for all.
+        tasks: what its metrics count for.
+    """
+
+    recipe: Recipe
+    only: str | None
+    tasks: tuple[str, ...]
+
+
+def trainings(base: Recipe, row: Row, *, seed: int, out: Path) -> Iterator[Training]:
+    """What to run for a row with a seed.
+
+    Trainings of the same setting and seed share lists, teachers and pseudo labels in ``out/SETTING/seedN``; each has a
+    folder of its own in there.
+
+    Raises:
+        ConfigError: the budget is too small for the stages.
+    """
+    shared = out / row.setting / f"seed{seed}"
+    for method in row.methods:
+        recipe = _recipe(base, row, method, seed, shared)
+        if method.teacher:
+            yield Training(recipe, f"teach-{method.task}", (str(method.task),))
+        else:
+            yield Training(recipe, None, recipe.model.tasks)
+
+
+def _recipe(base: Recipe, row: Row, method: Method, seed: int, shared: Path) -> Recipe:
+    stages = base.stages or StagesConfig()
+    total = total_steps(base)
+    teach = stages.teach or StageConfig(steps=total)
+    if method.task is not None:
+        total = teach.steps  # a single-task network gets what its teacher gets
+    adapt, finetune = budget(method, total, stages.adapt)
+    name = f"{method.name}-{adapt}+{finetune}" if method.adapt else method.name
+    recipe = _replace(
+        base,
+        data=_replace(base.data, sampler=method.sampler),
+        model=_model(base, method),
+        train=_replace(base.train, steps=finetune, seed=seed),
+        stages=StagesConfig(
+            setting=row.setting,
+            sizes=stages.sizes if stages.setting == row.setting else {},
+            teach=teach if method.self_training or method.teacher else None,
+            pseudo=stages.pseudo,
+            adapt=_replace(stages.adapt or StageConfig(steps=1), steps=adapt) if method.adapt else None,
+            shared=str(shared),
+        ),
+        output=str(shared / name),
+    )
+    return parse_recipe(recipe_to_dict(recipe), [], source=f"reproduce, row {row.key}")
+
+
+def total_steps(base: Recipe) -> int:
+    """Steps of the student in every row: adapt and finetune of the base recipe together."""
+    adapt = base.stages.adapt if base.stages is not None else None
+    return base.train.steps + (adapt.steps if adapt is not None else 0)
+
+
+def budget(method: Method, total: int, adapt: StageConfig | None) -> tuple[int, int]:
+    """Steps of adapt and of finetune; together ``total`` unless the method's own epochs say otherwise.
+
+    Args:
+        method: what is trained.
+        total: steps of a finetuning without adapt, 36 epochs in the paper.
+        adapt: the base recipe's stage; without it adapt takes one epoch of the 36.
+
+    Raises:
+        ConfigError: nothing is left for one of the two.
+    """
+    if not method.adapt:
+        return 0, total
+    if method.epochs is not None:
+        steps = max(1, round(method.epochs[0] * total / PAPER_EPOCHS))
+        finetune = round(sum(method.epochs) * total / PAPER_EPOCHS) - steps
+    else:
+        steps = adapt.steps if adapt is not None else max(1, round(total / PAPER_EPOCHS))
+        finetune = total - steps
+    if finetune < 1:
+        raise ConfigError(
+            f"reproduce: adapt takes {steps} of {total} steps, which leaves none to finetune; "
+            "give more train.steps or fewer stages.adapt.steps"
+        )
+    return steps, finetune
+
+
+def _model(base: Recipe, method: Method) -> Any:
+    heads = {task: None for task in TASKS if method.task not in (None, task) and not method.teacher}
+    language = None
+    if method.language is not None:
+        language = _replace(base.model.language or LanguageConfig(), **method.language)
+    return _replace(base.model, language=language, **heads)
+
+
+def _replace(section: Any, **changes: Any) -> Any:
+    return msgspec.structs.replace(section, **changes)
