@@ -6,18 +6,16 @@ teacher says the same of an image whatever images it sees together with it.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 import numpy as np
-from tqdm import tqdm
 
 from lvad_perception.bdd100k import Split
-from lvad_perception.errors import CheckpointError, ConfigError, DatasetError
+from lvad_perception.errors import ConfigError, DatasetError
 from lvad_perception.vocabulary import DETECTION, TASKS
 from lvad_training.pseudo.folder import LabelFolder, detection_entry
 from lvad_training.pseudo.journal import Journal, Record
@@ -32,33 +30,11 @@ from lvad_training.pseudo.selection import (
     select_boxes,
     select_pixels,
 )
+from lvad_training.pseudo.teachers import Processes, Teacher, ask
 from lvad_training.recipe import PseudoConfig
 from lvad_training.samples import ConfidentPredictions
 
 _FORMAT: Final = 1
-
-Predict = Callable[[Sequence[int]], Iterable[ConfidentPredictions]]
-"""Frames of a split, by index -> what a teacher says of each, in the same order."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Teacher:
-    """Who labels what.
-
-    Attributes:
-        task: "detection", "semantic" or "drivable".
-        identity: what tells this teacher from others, such as the digest of its weights; labels of another teacher are
-            not continued.
-        predict: what it says of frames of the split.
-        frames: those to label, by index.
-        trained_on: frames that it learned the task from; box scores that are "auto" are chosen on them.
-    """
-
-    task: str
-    identity: str
-    predict: Predict
-    frames: Sequence[int]
-    trained_on: Sequence[int] = ()
 
 
 class _Labelled(Record, frozen=True):
@@ -73,14 +49,6 @@ class _Matched(Record, frozen=True):
 
     boxes: list[tuple[int, float, bool]]
     truth: list[int]
-
-
-@dataclass(frozen=True, slots=True)
-class _Processes:
-    index: int
-    count: int
-    wait: Callable[[], None]
-    progress: bool
 
 
 def write_pseudo_labels(
@@ -131,11 +99,11 @@ def write_pseudo_labels(
     report = place.finished()
     wait()  # nobody finishes before all have looked
     if report is None:
-        us = _Processes(process, processes, wait, progress and process == 0)
+        us = Processes(process, processes, wait, progress and process == 0)
         thresholds = {teacher.task: _thresholds(teacher, config, place, us) for teacher in teachers}
         for teacher in teachers:
             if thresholds[teacher.task]:
-                _share_out(
+                ask(
                     teacher,
                     teacher.frames,
                     _label_journal(place, teacher),
@@ -201,46 +169,15 @@ def _settings(split: Split, teachers: Sequence[Teacher], config: PseudoConfig) -
     }
 
 
-def _thresholds(teacher: Teacher, config: PseudoConfig, place: LabelFolder, us: _Processes) -> dict[str, float]:
+def _thresholds(teacher: Teacher, config: PseudoConfig, place: LabelFolder, us: Processes) -> dict[str, float]:
     if teacher.task != "detection":
         return mask_thresholds(config, teacher.task)
     if not needs_auto(config):
         return box_thresholds(config, {})
     journal = Journal(place.unfinished, "thresholds", _Matched)
     match = partial(_match, place.split)
-    _share_out(teacher, teacher.trained_on, journal, match, "thresholds of boxes", us, place.split)
+    ask(teacher, teacher.trained_on, journal, match, "thresholds of boxes", us, place.split)
     return box_thresholds(config, auto_thresholds(_matches(record) for record in journal.read().values()))
-
-
-def _share_out(
-    teacher: Teacher,
-    frames: Sequence[int],
-    journal: Journal[Any],
-    work: Callable[[int, ConfidentPredictions], Record],
-    title: str,
-    us: _Processes,
-    split: Split,
-) -> None:
-    """Do this process's part of the frames that the journal lacks; returns when all processes are done."""
-    done = journal.read()
-    us.wait()  # all have read before one writes
-    left = [frame for frame in sorted(set(frames)) if split.name_of(frame) not in done]
-    part = left[us.index :: us.count]
-    title += f" ({us.count} processes)" if us.count > 1 else ""
-    with (
-        journal.writer(us.index) as writer,
-        tqdm(total=len(part), desc=title, unit="image", disable=not us.progress, mininterval=0.5) as bar,
-    ):
-        for frame, found in zip(part, teacher.predict(part) if part else (), strict=True):
-            if found.name != split.name_of(frame):
-                raise ValueError(f"asked for {split.name_of(frame)}, the teacher predicted {found.name}")
-            if getattr(found, "detections" if teacher.task == "detection" else teacher.task) is None:
-                raise CheckpointError(
-                    f"the teacher of {teacher.task} has no head for it; give a checkpoint that was trained for the task"
-                )
-            writer.append(work(frame, found))
-            bar.update()
-    us.wait()
 
 
 def _match(split: Split, frame: int, found: ConfidentPredictions) -> _Matched:

@@ -180,7 +180,7 @@ _UNITS: Final = {"detection": "boxes", "semantic": "% pixels", "drivable": "% pi
 
 def _table(task: str, quality: TaskQuality) -> str:
     boxes = task == "detection"
-    title = f"{task}, {quality.frames:,} images"
+    title = f"{task}, {quality.frames:,} image{'' if quality.frames == 1 else 's'}"
     head = (title, "threshold", _UNITS[task], "precision", "recall", "F1") + (() if boxes else ("IoU",))
     total = quality.labels
     rows = [head]
