@@ -1,0 +1,187 @@
+"""How published ResNets name their tensors: each layout is recognised by a name that only it has.
+
+What is written here was read in the code with which each project saves or loads its files; ``docs/backbones.md`` names
+the files.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from lvad_training.checkpoints import FORMAT
+
+Normalisation = tuple[tuple[float, float, float], tuple[float, float, float]]
+
+# Mean and standard deviation of red, green and blue, for pixels of 0 to 1.
+IMAGENET: Normalisation = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+CLIP: Normalisation = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+NONE: Normalisation = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+
+NESTED = (
+    "state_dict",  # MoCo, OpenSelfSup, mmselfsup, Lightning, DetCo, DenseCL, simclr-converter
+    "model_state_dict",
+    "model",  # timm's training script, BYOL-PyTorch
+    "classy_state_dict",  # VISSL: these three and "model"
+    "base_model",
+    "trunk",
+    "resnet",  # SimCLRv2-Pytorch, beside "head"
+    "online_backbone",  # the file that BYOL-PyTorch publishes
+    "online_network_state_dict",  # PyTorch-BYOL
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where one project's files keep the backbone.
+
+    Attributes:
+        name: of the project or method, for messages.
+        marker: a tensor whose name starts so is in every such file, and in no file of a layout further down.
+        prefix: of the backbone's tensors; everything else is left out.
+        rename: from the name after the prefix to torchvision's or timm's, or None where they are the same.
+        normalisation: of the images that the weights expect.
+    """
+
+    name: str
+    marker: str
+    prefix: str = ""
+    rename: Callable[[str], str] | None = None
+    normalisation: Normalisation = IMAGENET
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Recognised:
+    """The tensors of a file under torchvision's (CLIP: timm's) names, and the names of those outside the backbone."""
+
+    layout: str
+    tensors: dict[str, Tensor]
+    outside: tuple[str, ...]
+    normalisation: Normalisation
+
+
+def _from_clip(name: str) -> str:
+    """CLIP's ``ModifiedResNet`` -> timm's ``resnet50_clip`` (timm.models.byobnet)."""
+    name = re.sub(r"^conv(\d)\.", r"stem.conv\1.conv.", name)
+    name = re.sub(r"^bn(\d)\.", r"stem.conv\1.bn.", name)
+    name = re.sub(r"^layer(\d)", lambda match: f"stages.{int(match[1]) - 1}", name)
+    name = name.replace(".downsample.0.", ".shortcut.conv.conv.").replace(".downsample.1.", ".shortcut.conv.bn.")
+    for number, kernel in ((1, "1x1"), (2, "kxk"), (3, "1x1")):
+        name = re.sub(rf"(\d\.\d+)\.conv{number}\.", rf"\1.conv{number}_{kernel}.conv.", name)
+        name = re.sub(rf"(\d\.\d+)\.bn{number}\.", rf"\1.conv{number}_{kernel}.bn.", name)
+    return name
+
+
+def _from_children(name: str) -> str:
+    """``nn.Sequential(*resnet.children())``: 0 and 1 are the stem, 4 to 7 the stages -> torchvision."""
+    child, dot, rest = name.partition(".")
+    names = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
+    return names.get(child, child) + dot + rest
+
+
+def _from_simclr_v2(name: str) -> str:
+    """SimCLRv2-Pytorch's ``net`` without selective kernels -> torchvision."""
+    name = re.sub(r"^net\.0\.0\.", "conv1.", name)
+    name = re.sub(r"^net\.0\.1\.0\.", "bn1.", name)
+    name = re.sub(r"^net\.(\d)\.blocks\.", r"layer\1.", name)
+    name = name.replace(".projection.shortcut.", ".downsample.0.").replace(".projection.bn.0.", ".downsample.1.")
+    for number in (1, 2, 3):
+        name = name.replace(f".net.{2 * number - 2}.", f".conv{number}.")
+        name = name.replace(f".net.{2 * number - 1}.0.", f".bn{number}.")
+    return name
+
+
+LAYOUTS = (
+    Layout("a checkpoint of this package", "backbone.features.", "backbone.features."),
+    Layout("CLIP", "visual.layer1.0.conv1.weight", "visual.", _from_clip, CLIP),
+    Layout("MoCo or DenseCL of OpenSelfSup and mmselfsup", "encoder_q.0.conv1.weight", "encoder_q.0."),
+    Layout("MoCo", "encoder_q.conv1.weight", "encoder_q."),
+    Layout("BYOL of OpenSelfSup", "online_net.0.conv1.weight", "online_net.0."),
+    Layout("BYOL-PyTorch", "online_network.encoder.0.weight", "online_network.encoder.", _from_children),
+    Layout("PyTorch-BYOL", "encoder.0.weight", "encoder.", _from_children),
+    Layout("OpenSelfSup, mmselfsup or lightly", "backbone.conv1.weight", "backbone."),
+    Layout("lightly with numbered children", "backbone.0.weight", "backbone.", _from_children),
+    Layout("VISSL", "_feature_blocks.conv1.weight", "_feature_blocks."),
+    Layout("SimCLRv2-Pytorch", "net.0.0.weight", "", _from_simclr_v2, NONE),
+    Layout("SwAV", "prototypes"),
+)
+PLAIN = Layout("torchvision's or timm's names", "")
+SIMCLR_V1 = Layout("simclr-converter", "", normalisation=NONE)
+BYOL_ORDERED = Layout("BYOL-PyTorch, by order", "")
+
+
+def recognise(content: Mapping[str, Any], expected: list[str]) -> Recognised:
+    """Find the backbone in what a file holds.
+
+    Args:
+        content: a state dict, or dicts around it.
+        expected: the backbone's own names in its order, for the one file that is read by order.
+    """
+    if content.get("format") == FORMAT:
+        content = content["weights"]
+    path = []
+    while nested := next((key for key in NESTED if isinstance(content.get(key), Mapping)), None):
+        content = content[nested]
+        path.append(nested)
+    tensors = {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)}
+    while tensors and all(name.startswith("module.") for name in tensors):  # DistributedDataParallel
+        tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
+
+    layout = next((each for each in LAYOUTS if any(name.startswith(each.marker) for name in tensors)), PLAIN)
+    if path[-1:] == ["online_backbone"] and len(tensors) == len(expected):
+        # Its names differ from torchvision's in ways that the project does not state; its own loader goes by order too.
+        layout = BYOL_ORDERED
+        tensors = dict(zip(expected, tensors.values(), strict=True))
+    elif layout is PLAIN and _is_simclr_v1(list(tensors), path):
+        layout = SIMCLR_V1
+    inside = [name for name in tensors if name.startswith(layout.prefix)]
+    short = {name: name.removeprefix(layout.prefix) for name in inside}
+    if layout.rename is not None:
+        short = {name: layout.rename(value) for name, value in short.items()}
+    return Recognised(
+        layout=layout.name,
+        tensors={short[name]: tensors[name] for name in inside},
+        outside=tuple(name for name in tensors if name not in short),
+        normalisation=layout.normalisation,
+    )
+
+
+def _is_simclr_v1(names: list[str], path: list[str]) -> bool:
+    """Torchvision's names, but simclr-converter creates the shortcut before the block's first convolution."""
+    first, shortcut = "layer1.0.conv1.weight", "layer1.0.downsample.0.weight"
+    if path != ["state_dict"] or first not in names or shortcut not in names:
+        return False
+    return names.index(shortcut) < names.index(first) and "layer1.0.bn1.num_batches_tracked" in names
+
+
+def architecture_name(tensors: Mapping[str, Tensor]) -> str | None:
+    """Which timm ResNet has tensors of these names and shapes, or None when it is none of the usual ones."""
+    stages = [
+        len({match[1] for name in tensors if (match := re.match(rf"{stage}\.(\d+)\.", name))})
+        for stage in (
+            r"(?:layer1|stages\.0)",
+            r"(?:layer2|stages\.1)",
+            r"(?:layer3|stages\.2)",
+            r"(?:layer4|stages\.3)",
+        )
+    ]
+    clip = {
+        (3, 4, 6, 3): "resnet50_clip",
+        (3, 4, 23, 3): "resnet101_clip",
+        (4, 6, 10, 6): "resnet50x4_clip",
+        (6, 8, 18, 8): "resnet50x16_clip",
+        (3, 15, 36, 10): "resnet50x64_clip",
+    }
+    basic = {(2, 2, 2, 2): "resnet18", (3, 4, 6, 3): "resnet34"}
+    bottleneck = {(3, 4, 6, 3): "resnet50", (3, 4, 23, 3): "resnet101", (3, 8, 36, 3): "resnet152"}
+    depths = (stages[0], stages[1], stages[2], stages[3])
+    if "stem.conv3.conv.weight" in tensors:
+        return clip.get(depths)
+    shapes = {name: tuple(value.shape) for name, value in tensors.items()}
+    if shapes.get("conv1.weight") != (64, 3, 7, 7) or shapes.get("layer1.0.conv1.weight", (0,))[0] != 64:
+        return None  # wider or narrower than any, or another stem
+    if "layer1.0.conv3.weight" in tensors:
+        return bottleneck.get(depths)
+    return basic.get(depths)

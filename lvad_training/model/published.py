@@ -1,0 +1,280 @@
+"""Pretrained backbones: read a published file, recognise its layout, match each tensor and say what was done."""
+
+import pickle
+import warnings
+import zipfile
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from lvad_perception.errors import CheckpointError, ConfigError
+from lvad_training.model.backbone import Backbone
+from lvad_training.model.layouts import IMAGENET, Normalisation, Recognised, architecture_name, recognise
+
+ENOUGH = 0.9  # share of the backbone's tensors that a file has to have
+COUNTER = "num_batches_tracked"  # of BatchNorm: older and converted files lack it, and nothing here reads it
+FIRST_LAYERS = (
+    ("conv1.weight", "bn1.running_mean"),  # torchvision, timm's ResNets
+    ("stem.conv1.conv.weight", "stem.conv1.bn.running_mean"),  # timm's CLIP ResNets
+)
+WHY_LEFT_OUT = {
+    "fc": "classifier or projection head",
+    "classifier": "classifier",
+    "head": "head",
+    "neck": "projection head or feature pyramid",
+    "projection_head": "projection head",
+    "prediction_head": "prediction head",
+    "predictor": "prediction head",
+    "prototypes": "cluster centres",
+    "queue": "negatives",
+    "queue2": "negatives",
+    "encoder_k": "momentum encoder",
+    "encoder_q": "projection head",
+    "target_net": "momentum encoder",
+    "target_network": "momentum encoder",
+    "teacher_backbone": "momentum encoder",
+    "teacher_projection_head": "momentum encoder",
+    "attnpool": "CLIP's attention pool",
+    "transformer": "text tower",
+    "token_embedding": "text tower",
+    "positional_embedding": "text tower",
+    "ln_final": "text tower",
+    "text_projection": "text tower",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class MatchReport:
+    """What became of a file's tensors. BatchNorm's counters of batches are not counted.
+
+    Attributes:
+        source: the file, or timm's name of the weights.
+        layout: whose names the file uses.
+        matched: how many tensors of the backbone were loaded.
+        missing: the backbone's tensors that the file does not have; they keep their values.
+        left_out: first part of the names that were not used -> number of tensors.
+        normalisation: mean and standard deviation that the weights were trained with, pixels of 0 to 1.
+        folded: whether a normalisation other than ImageNet's was folded into the first layer, see ``load_published``.
+    """
+
+    source: str
+    layout: str
+    matched: int
+    missing: tuple[str, ...]
+    left_out: dict[str, int]
+    normalisation: Normalisation = IMAGENET
+    folded: bool = False
+
+    def to_text(self) -> str:
+        """One to three lines for people."""
+        total = self.matched + len(self.missing)
+        text = f"{self.source}: {self.layout}, {self.matched} of the backbone's {total} tensors loaded"
+        if self.missing:
+            text += f" (not in the file: {', '.join(self.missing[:3])}{', …' if len(self.missing) > 3 else ''})"
+        if self.left_out:
+            parts = [
+                f"{name} ({WHY_LEFT_OUT[name]}, {count})" if name in WHY_LEFT_OUT else f"{name} ({count})"
+                for name, count in self.left_out.items()
+            ]
+            text += f"\n  left out: {', '.join(parts)}"
+        if self.normalisation != IMAGENET:
+            mean, std = self.normalisation
+            done = "folded into the first convolution" if self.folded else "which this package does not give them"
+            text += f"\n  made for images normalised with mean {mean} and deviation {std}: {done}"
+        return text
+
+
+def load_published(backbone: Backbone, path: Path) -> MatchReport:
+    """Load a published file into a backbone, whatever project wrote it; see ``layouts.py`` for those that are known.
+
+    Nothing in the file is called: ``.safetensors`` holds numbers alone, ``torch.load`` runs with ``weights_only``, and
+    OpenAI's CLIP archives (TorchScript, told by what is in the zip) go through ``torch.jit.load``, of whose result only
+    the state dict is taken.
+
+    This package normalises images with ImageNet's mean and deviation. Weights that expect others (CLIP; SimCLR's
+    conversions, which take pixels of 0 to 1) get the difference folded into the first convolution's kernel and its
+    BatchNorm's mean. Features then equal the published network's everywhere but at the image's border, where padding
+    is ImageNet's mean colour instead of the other's.
+
+    Args:
+        backbone: changed in place; unchanged when this raises.
+        path: the file.
+
+    Raises:
+        CheckpointError: missing, unreadable, of another architecture, or with under 90 % of the backbone's tensors.
+    """
+    found = recognise(_read(path), expected=list(backbone.features.state_dict()))
+    return _load(backbone, found, source=str(path))
+
+
+def load_timm(backbone: Backbone, name: str, tag: str | None = None) -> MatchReport:
+    """Load the weights that timm publishes under ``model.backbone.name``; see ``timm_weights``."""
+    tensors, normalisation = timm_weights(name, tag)
+    found = Recognised("timm", tensors, outside=(), normalisation=normalisation)
+    return _load(backbone, found, source=f"{name}.{tag}" if tag else name)
+
+
+def timm_weights(name: str, tag: str | None = None) -> tuple[dict[str, Tensor], Normalisation]:
+    """The weights that timm publishes for a model, downloaded or from its cache, and the normalisation they expect.
+
+    Args:
+        name: a timm model name, such as "resnet50".
+        tag: which of its weights, such as "a1_in1k"; None for timm's default.
+
+    Raises:
+        ConfigError: timm has no such weights.
+        CheckpointError: they cannot be downloaded.
+    """
+    tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{name}.*")]
+    if not tags or (tag is not None and tag not in tags):
+        names = ", ".join(f"timm:{each}" for each in tags) or "none"
+        raise ConfigError(
+            f"model.backbone.weights: timm publishes no weights {tag or 'at all'} for {name}; it has {names}"
+        )
+    try:
+        model = timm.create_model(f"{name}.{tag}" if tag else name, pretrained=True)
+    except Exception as err:  # whatever the download raises: of huggingface_hub, httpx, urllib or the disk
+        raise CheckpointError(
+            f"model.backbone.weights: timm cannot download the weights of {name} ({type(err).__name__}); connect to "
+            "the internet once, or give a local file"
+        ) from err
+    config: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
+    return dict(model.state_dict()), (tuple(config["mean"]), tuple(config["std"]))
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    """What a weights file holds, on the CPU."""
+    if ".ckpt-" in path.name or path.suffix in {".index", ".meta", ".h5", ".npz", ".npy"}:
+        raise CheckpointError(
+            f"{path}: TensorFlow and numpy checkpoints are not read; convert SimCLR's with "
+            "github.com/tonylins/simclr-converter (v1) or github.com/Separius/SimCLRv2-Pytorch (v2) and give the .pth"
+        )
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such backbone file; correct model.backbone.weights")
+    _refuse_pages(path)
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(str(path))
+        if _is_torchscript(path):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # TorchScript is deprecated; these archives stay what they are
+                archive: nn.Module = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
+                return archive.state_dict()
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as err:  # torch raises many kinds here: RuntimeError, EOFError, SafetensorError, ...
+        raise CheckpointError(f"{path}: {_why_unreadable(path, err)}") from err
+    if not isinstance(content, Mapping):
+        raise CheckpointError(
+            f"{path}: it holds a {type(content).__name__}, not a state dict; save one with torch.save"
+        )
+    return content
+
+
+def _refuse_pages(path: Path) -> None:
+    """Tell by the first bytes what went wrong with a download; torch would only call it unreadable."""
+    with path.open("rb") as file:
+        start = file.read(64).lstrip().lower()
+    if start.startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise CheckpointError(f"{path}: it is a web page, not weights; the download went wrong, fetch the file itself")
+    if start.startswith(b"version https://git-lfs"):
+        raise CheckpointError(f"{path}: it is Git LFS's pointer to the weights; fetch them with git lfs pull")
+
+
+def _why_unreadable(path: Path, err: Exception) -> str:
+    if path.suffix == ".pkl":
+        return (
+            "a pickle, which is not loaded because that can run any code; convert BYOL's of JAX with "
+            "github.com/chigur/byol-convert, and in place of detectron2's give the file that it was made from"
+        )
+    if isinstance(err, pickle.UnpicklingError):
+        return (
+            "no PyTorch file, or one with Python objects besides tensors, which are not loaded because that can run "
+            "any code; if you trust it, save its state dict alone with torch.save"
+        )
+    return f"not a readable weights file ({type(err).__name__}); it is truncated or of another kind, copy it again"
+
+
+def _is_torchscript(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+def _load(backbone: Backbone, found: Recognised, source: str) -> MatchReport:
+    own = backbone.features.state_dict()
+    own_names = _names_in_backbone(own)
+    wanted = [name for name in own if not name.endswith(COUNTER)]
+    tensors, folded = _fold(found.tensors, found.normalisation)
+    loaded = {own_names[name]: value for name, value in tensors.items() if name in own_names}
+    unused = [name for name in tensors if name not in own_names and not name.endswith(COUNTER)]
+    missing = [name for name in wanted if name not in loaded]
+    modules = {name.partition(".")[0] for name in own_names}
+
+    matched = len(wanted) - len(missing)
+    mismatches = [
+        f"{name} is {tuple(loaded[name].shape)} and not {tuple(own[name].shape)}"
+        for name in loaded
+        if loaded[name].shape != own[name].shape
+    ]
+    if matched >= ENOUGH * len(wanted):  # else the missing ones tell more
+        mismatches += [f"{name} has no place" for name in unused if "." in name and name.partition(".")[0] in modules]
+    if matched < ENOUGH * len(wanted):
+        mismatches += [f"{name} is not in the file" for name in missing]
+    if mismatches:
+        fitting = architecture_name(found.tensors)
+        remedy = f"set model.backbone.name to {fitting}" if fitting else "give weights of the configured backbone"
+        raise CheckpointError(
+            f"{source}: {found.layout}, {matched} of the backbone's {len(wanted)} tensors are in it "
+            f"({'; '.join(mismatches[:3])}); {remedy}"
+        )
+    backbone.features.load_state_dict(loaded, strict=False)
+    return MatchReport(
+        source=source,
+        layout=found.layout,
+        matched=matched,
+        missing=tuple(missing),
+        left_out=_groups([*unused, *(name for name in found.outside if not name.endswith(COUNTER))]),
+        normalisation=found.normalisation,
+        folded=folded,
+    )
+
+
+def _names_in_backbone(own: Iterable[str]) -> dict[str, str]:
+    """Published name -> the backbone's own; timm flattens ``stem.conv1`` to ``stem_conv1`` when it takes features."""
+    names = {}
+    for name in own:
+        module, _, rest = name.partition(".")
+        names[f"{module.replace('_', '.', 1)}.{rest}"] = name
+        names[name] = name
+    return names
+
+
+def _groups(names: Iterable[str]) -> dict[str, int]:
+    return dict(Counter(name.partition(".")[0] for name in names))
+
+
+def _fold(tensors: Mapping[str, Tensor], normalisation: Normalisation) -> tuple[dict[str, Tensor], bool]:
+    """Make a first layer that expects another normalisation do the same on ImageNet's; False where it is unknown.
+
+    With x the image as this package gives it and y as the weights expect it, y = a x + b for each colour; the kernel
+    takes a, and b adds the same to each position, which BatchNorm's mean takes.
+    """
+    first = next((names for names in FIRST_LAYERS if all(name in tensors for name in names)), None)
+    if normalisation == IMAGENET or first is None:
+        return dict(tensors), False
+    kernel, mean = (tensors[name].float() for name in first)
+    (our_mean, our_std), (their_mean, their_std) = (
+        [torch.tensor(values).view(1, 3, 1, 1) for values in each] for each in (IMAGENET, normalisation)
+    )
+    scale, offset = our_std / their_std, (our_mean - their_mean) / their_std
+    added = (kernel * offset).sum(dim=(1, 2, 3))
+    return {**tensors, first[0]: kernel * scale, first[1]: mean - added}, True
