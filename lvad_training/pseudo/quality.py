@@ -189,7 +189,8 @@ def _table(task: str, quality: TaskQuality) -> str:
         rows.append(("all classes", "", f"{total:,}", *map(_number, rates)))
     else:
         labelled = None if quality.unlabelled is None else 100 - quality.unlabelled
-        rows.append(("labelled; mean IoU", "", _number(labelled), "", "", "", _number(quality.mean_iou)))
+        rows.append(("labelled, of all", "", _number(labelled), "", "", "", ""))
+        rows.append(("mean IoU", "", "", "", "", "", _number(quality.mean_iou)))
         rows.append(("pixel accuracy", "", "", "", "", "", _number(quality.pixel_accuracy)))
     for name, one in quality.classes.items():
         amount = f"{one.labels:,}" if boxes else _number(_percent(one.labels, total))
