@@ -179,7 +179,7 @@ def _in_images(sizes: Mapping[str, float], count: int) -> dict[str, int]:
     for task, size in sizes.items():
         if task not in TASKS:
             raise ConfigError(f"sizes: task {task!r} is unknown; the tasks are {', '.join(TASKS)}")
-        if not size > 0 or (size > 1 and size != int(size)):
+        if not (0 < size <= 1 or (math.isfinite(size) and size > 1 and size == int(size))):
             raise ConfigError(f"sizes: {task} is {size}; give a whole number of images, or a share above 0 and up to 1")
         found[task] = int(size) if size > 1 else math.floor(size * count + 1e-9)
         if found[task] < 1:

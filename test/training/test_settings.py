@@ -153,6 +153,7 @@ def test_sizes_are_images_above_one_and_shares_up_to_it():
         ({"sizes": {"semantic": 2.5}}, ConfigError, "semantic is 2.5; give a whole number of images, or a share"),
         ({"sizes": {"semantic": 0}}, ConfigError, "semantic is 0; give a whole number"),
         ({"sizes": {"semantic": float("nan")}}, ConfigError, "semantic is nan; give a whole number"),
+        ({"sizes": {"semantic": float("inf")}}, ConfigError, "semantic is inf; give a whole number"),
         ({"sizes": {"semantic": 0.01}}, ConfigError, "semantic is 0.01 of 8 images, less than one; give a larger sh"),
         (
             {"sizes": {"detection": 4, "semantic": 4, "drivable": 2}},
