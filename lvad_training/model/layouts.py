@@ -19,6 +19,9 @@ Normalisation = tuple[tuple[float, float, float], tuple[float, float, float]]
 IMAGENET: Normalisation = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CLIP: Normalisation = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 NONE: Normalisation = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+HALF: Normalisation = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+COUNTER = "num_batches_tracked"  # of BatchNorm: older and converted files lack it, and nothing here reads it
 
 NESTED = (
     "state_dict",  # MoCo, OpenSelfSup, mmselfsup, Lightning, DetCo, DenseCL, simclr-converter
@@ -110,6 +113,8 @@ LAYOUTS = (
 PLAIN = Layout("torchvision's or timm's names", "")
 SIMCLR_V1 = Layout("simclr-converter", "", normalisation=NONE)
 BYOL_ORDERED = Layout("BYOL-PyTorch, by order", "")
+EFFICIENTNET = Layout("EfficientNet-PyTorch, by order", "")
+EFFICIENTNET_LITE = Layout("EfficientNet-PyTorch, by order", "", normalisation=HALF)
 
 
 def recognise(content: Mapping[str, Any], expected: list[str]) -> Recognised:
@@ -117,7 +122,7 @@ def recognise(content: Mapping[str, Any], expected: list[str]) -> Recognised:
 
     Args:
         content: a state dict, or dicts around it.
-        expected: the backbone's own names in its order, for the one file that is read by order.
+        expected: the backbone's own names in its order, for the layouts that are read by order.
     """
     if content.get("format") == FORMAT:
         content = content["weights"]
@@ -129,13 +134,12 @@ def recognise(content: Mapping[str, Any], expected: list[str]) -> Recognised:
     while tensors and all(name.startswith("module.") for name in tensors):  # DistributedDataParallel
         tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
 
-    layout = next((each for each in LAYOUTS if any(name.startswith(each.marker) for name in tensors)), PLAIN)
-    if path[-1:] == ["online_backbone"] and len(tensors) == len(expected):
-        # Its names differ from torchvision's in ways that the project does not state; its own loader goes by order too.
-        layout = BYOL_ORDERED
-        tensors = dict(zip(expected, tensors.values(), strict=True))
-    elif layout is PLAIN and _is_simclr_v1(list(tensors), path):
-        layout = SIMCLR_V1
+    layout, by_order = _layout(tensors, path)
+    if by_order is not None:
+        wanted = [name for name in expected if not name.endswith(COUNTER)]
+        if len(by_order) == len(wanted):
+            left = {name: value for name, value in tensors.items() if name not in by_order}
+            tensors = {**dict(zip(wanted, by_order.values(), strict=True)), **left}
     inside = [name for name in tensors if name.startswith(layout.prefix)]
     short = {name: name.removeprefix(layout.prefix) for name in inside}
     if layout.rename is not None:
@@ -148,12 +152,29 @@ def recognise(content: Mapping[str, Any], expected: list[str]) -> Recognised:
     )
 
 
+def _layout(tensors: Mapping[str, Tensor], path: list[str]) -> tuple[Layout, dict[str, Tensor] | None]:
+    """The layout and, where the backbone's tensors have to be taken by their order, those tensors."""
+    counted = {name: value for name, value in tensors.items() if not name.endswith(COUNTER)}
+    if path[-1:] == ["online_backbone"]:
+        # Its names differ from torchvision's in ways that the project does not state; its own loader goes by order too.
+        return BYOL_ORDERED, counted
+    if "_conv_stem.weight" in tensors:
+        # It numbers blocks through and timm stage by stage; both create the same layers in the same order.
+        body = {k: v for k, v in counted.items() if not k.startswith(("_conv_head.", "_bn1.", "_fc."))}
+        lite = not any("._se_reduce." in name for name in body)
+        return (EFFICIENTNET_LITE if lite else EFFICIENTNET), body
+    for layout in LAYOUTS:
+        if any(name.startswith(layout.marker) for name in tensors):
+            return layout, None
+    return (SIMCLR_V1 if _is_simclr_v1(list(tensors), path) else PLAIN), None
+
+
 def _is_simclr_v1(names: list[str], path: list[str]) -> bool:
     """Torchvision's names, but simclr-converter creates the shortcut before the block's first convolution."""
     first, shortcut = "layer1.0.conv1.weight", "layer1.0.downsample.0.weight"
     if path != ["state_dict"] or first not in names or shortcut not in names:
         return False
-    return names.index(shortcut) < names.index(first) and "layer1.0.bn1.num_batches_tracked" in names
+    return names.index(shortcut) < names.index(first) and f"layer1.0.bn1.{COUNTER}" in names
 
 
 def architecture_name(tensors: Mapping[str, Tensor]) -> str | None:

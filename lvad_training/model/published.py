@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from lvad_perception.errors import CheckpointError, ConfigError
 from lvad_training.model.backbone import Backbone
-from lvad_training.model.layouts import IMAGENET, Normalisation, Recognised, architecture_name, recognise
+from lvad_training.model.layouts import COUNTER, IMAGENET, Normalisation, Recognised, architecture_name, recognise
 
 ENOUGH = 0.9  # share of the backbone's tensors that a file has to have
-COUNTER = "num_batches_tracked"  # of BatchNorm: older and converted files lack it, and nothing here reads it
 FIRST_LAYERS = (
     ("conv1.weight", "bn1.running_mean"),  # torchvision, timm's ResNets
     ("stem.conv1.conv.weight", "stem.conv1.bn.running_mean"),  # timm's CLIP ResNets
+    ("conv_stem.weight", "bn1.running_mean"),  # timm's EfficientNets and MobileNets
 )
 WHY_LEFT_OUT = {
     "fc": "classifier or projection head",
@@ -40,6 +40,9 @@ WHY_LEFT_OUT = {
     "target_network": "momentum encoder",
     "teacher_backbone": "momentum encoder",
     "teacher_projection_head": "momentum encoder",
+    "_fc": "classifier",
+    "_conv_head": "head",
+    "_bn1": "head",
     "attnpool": "CLIP's attention pool",
     "transformer": "text tower",
     "token_embedding": "text tower",

@@ -117,6 +117,11 @@ def without_counters(tensors):
     return {name: value for name, value in tensors.items() if not name.endswith("num_batches_tracked")}
 
 
+def by_other_names(tensors):
+    """Names that nothing states, but for what every layer calls its own tensors."""
+    return {f"layers.{index}.{name.split('.')[-1]}": value for index, (name, value) in enumerate(tensors.items())}
+
+
 FC = {"fc.weight": torch.zeros(128, 8), "fc.bias": torch.zeros(128)}
 QUEUE = {"queue": torch.zeros(128, 16), "queue_ptr": torch.zeros(1, dtype=torch.long)}
 
@@ -225,7 +230,7 @@ LAYOUTS = {
         {"online_network": 1, "target_network": 265},
     ),
     "BYOL-PyTorch's published file": (
-        lambda t: {"online_backbone": {f"layers.{index}": value for index, value in enumerate(t.values())}},
+        lambda t: {"online_backbone": by_other_names(t)},
         "BYOL-PyTorch, by order",
         {},
     ),
@@ -295,8 +300,10 @@ def test_the_names_are_torchvisions_in_torchvisions_order():
 
 
 def test_the_published_file_of_byol_pytorch_must_have_its_number_of_tensors(tmp_path):
-    tensors = list(resnet().features.state_dict().values())
-    torch.save({"online_backbone": {f"layers.{i}": value for i, value in enumerate(tensors[:-1])}}, tmp_path / "a.pth")
+    tensors = by_other_names(resnet().features.state_dict())
+    tensors.popitem()
+    tensors.popitem()
+    torch.save({"online_backbone": tensors}, tmp_path / "a.pth")
     with pytest.raises(CheckpointError, match="0 of the backbone's 265 tensors"):
         load_published(resnet(), tmp_path / "a.pth")
 
@@ -423,6 +430,42 @@ def test_converted_simclr_gives_its_own_features(method, tmp_path):
         theirs = published(padded(images, published.features.conv1, NONE))
     for level, expected in zip(ours, theirs, strict=True):
         torch.testing.assert_close(level, expected, rtol=1e-3, atol=1e-3)
+
+
+def efficientnet_pytorch(tensors):
+    """EfficientNet-PyTorch's names: blocks numbered through, BatchNorms from 0 where the expansion has one."""
+    renamed, blocks = {}, {}
+    for name, value in tensors.items():
+        head, _, rest = name.partition(".")
+        if head == "blocks":
+            stage, block, layer = rest.split(".", 2)
+            number = blocks.setdefault((stage, block), len(blocks))
+            layer = f"_bn{int(layer[2]) - (stage != '0')}.{layer[4:]}" if layer.startswith("bn") else layer
+            expands = {"conv_pw": "_expand_conv", "conv_dw": "_depthwise_conv", "conv_pwl": "_project_conv"}
+            for ours, theirs in {**expands, "conv_pw": "_project_conv" if stage == "0" else "_expand_conv"}.items():
+                layer = layer.replace(f"{ours}.", f"{theirs}.")
+            renamed[f"_blocks.{number}.{layer}"] = value
+        else:
+            renamed[{"conv_stem": "_conv_stem", "bn1": "_bn0"}[head] + f".{rest}"] = value
+    return renamed
+
+
+def test_efficientnet_pytorch_is_loaded_by_order(tmp_path):
+    source, target = (resnet("tf_efficientnet_lite0", {}) for _ in range(2))
+    tensors = source.features.state_dict()
+    head = {"_conv_head.weight": torch.zeros(2, 2), "_bn1.weight": torch.zeros(2), "_fc.weight": torch.zeros(2, 2)}
+    renamed = efficientnet_pytorch(tensors)
+    assert "_blocks.15._expand_conv.weight" in renamed
+    assert "_blocks.0._bn1.bias" in renamed
+    torch.save({**renamed, **head}, tmp_path / "lite0.pth")
+    report = load_published(target, tmp_path / "lite0.pth")
+    assert (report.layout, report.missing) == ("EfficientNet-PyTorch, by order", ())
+    assert report.left_out == {"_conv_head": 1, "_bn1": 1, "_fc": 1}
+    assert report.folded
+    first = {"conv_stem.weight", "bn1.running_mean"}
+    assert_same(target, {name: value for name, value in without_counters(tensors).items() if name not in first})
+    with pytest.raises(CheckpointError, match="EfficientNet-PyTorch, by order, 0 of the backbone's 265"):
+        load_published(resnet(), tmp_path / "lite0.pth")
 
 
 # What does not fit
