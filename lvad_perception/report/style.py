@@ -34,6 +34,7 @@ tbody th { font-weight: 400; white-space: nowrap; }
 td.num { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
 td.num b { display: inline-block; min-width: 3em; font-weight: inherit; }
 td.none { color: var(--soft); }
+.compact th, .compact td { padding-left: 0.4rem; padding-right: 0.4rem; }
 .bar { display: inline-block; vertical-align: middle; width: clamp(40px, 9vw, 130px); height: 0.6rem;
   margin-right: 0.6rem; border-radius: 2px; background: var(--line); overflow: hidden; }
 .bar i { display: block; height: 100%; background: var(--accent); }

@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import os
 import shlex
 import sys
 from pathlib import Path
@@ -63,8 +62,7 @@ def _reproduce(options: argparse.Namespace) -> int:
         from lvad_training.data.sample_set import render_sample_set
 
         data = out / "data"
-        size_hw, workers = (90, 160), os.cpu_count() or 1
-        render_sample_set(data, images=SMOKE_IMAGES, seed=0, size_hw=size_hw, workers=workers, progress=False)
+        render_sample_set(data, images=SMOKE_IMAGES, seed=0, size_hw=(90, 160))
     if data is None and options.recipe is None:
         raise ConfigError("reproduce: give --data, a data set in BDD100K's layout, or --recipe, or try it with --smoke")
     base = base_recipe(

@@ -84,7 +84,8 @@ def table_facts(
     records = [record for folder in folders if (record := read_record(folder)) is not None]
     seconds = sum(record["seconds"] for record in records)
     if seconds:
-        facts["time"] = f"{seconds / 3600:.1f} hours for these rows, teachers and pseudo labels included"
+        length = f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{seconds / 60:.1f} minutes"
+        facts["time"] = f"{length} for these rows, teachers and pseudo labels included"
     facts["commands"] = _distinct([each.command for each in made])
     return {name: value for name, value in facts.items() if value}
 
@@ -136,11 +137,9 @@ def _network(base: Recipe) -> str:
     model = base.model
     text = (model.language or LanguageConfig()).text_encoder
     height, width = model.network_hw
-    return (
-        f"preset {base.preset}, {width} x {height}; backbone {model.backbone.name}, weights "
-        f"{model.backbone.weights or 'random'}; text encoder {text.kind} {text.name}, weights "
-        f"{text.weights or ('random' if text.kind == 'open_clip' else 'its own')}"
-    )
+    found = f"preset {base.preset}, {width} x {height}; backbone {model.backbone.name}, weights "
+    found += f"{model.backbone.weights or 'random'}; text encoder {text.kind} {text.name}"
+    return found if text.kind == "huggingface" else f"{found}, weights {text.weights or 'random'}"
 
 
 def _processor() -> str:

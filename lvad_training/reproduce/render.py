@@ -51,7 +51,10 @@ def to_sections(
     )
     plain = {name: value for name, value in facts.items() if name != "commands"}
     return [
-        ("Results", _html_table(heading(table), *headline(table, results, seeds)) + f"<ul>{listed}</ul>"),
+        (
+            "Results",
+            _html_table("Ours beside the paper's, in percent", *headline(table, results, seeds)) + f"<ul>{listed}</ul>",
+        ),
         ("Everything measured", _html_table("All columns, in percent", *everything(results))),
         ("Training", remark + charts if charts else ""),
         ("How it was made", provenance(plain, str(facts.get("commands", "")).splitlines())),
@@ -152,6 +155,6 @@ def _html_table(caption: str, heads: Sequence[str], rows: Sequence[Sequence[str]
         for row in rows
     )
     return (
-        f'<div class="scroll"><table><caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead>'
+        f'<div class="scroll"><table class="compact"><caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>"
     )
