@@ -121,6 +121,13 @@ def slim(checkpoint: Checkpoint) -> Checkpoint:
         data=msgspec.structs.replace(recipe.data, root=Path(recipe.data.root).name),
         output=Path(recipe.output).name,
     )
+    if recipe.model.language is not None:
+        text = recipe.model.language.text_encoder
+        text = msgspec.structs.replace(
+            text, name=Path(text.name).name, weights=text.weights and Path(text.weights).name
+        )
+        language = msgspec.structs.replace(recipe.model.language, text_encoder=text)
+        recipe = msgspec.structs.replace(recipe, model=msgspec.structs.replace(recipe.model, language=language))
     weights = {name: value.half() if value.is_floating_point() else value for name, value in checkpoint.weights.items()}
     return replace(checkpoint, recipe=recipe, weights=weights, resume=None)
 

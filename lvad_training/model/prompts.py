@@ -93,8 +93,10 @@ class Prompts(nn.Module):
         self.contexts = nn.ParameterDict(learned if mode == "learned" else {})
         self.register_buffer("embeddings", torch.zeros(total, facts.width))
         self._encoder = (encoder,)  # in a tuple, where nn.Module does not register it
+        self._hand_made: Tensor | None = None
         if encoder is not None:
             self.fold()
+            self.register_load_state_dict_post_hook(_fold_loaded)  # type: ignore[no-untyped-call]
 
     @property
     def encoder(self) -> TextEncoder | None:
@@ -115,7 +117,11 @@ class Prompts(nn.Module):
 
     @torch.no_grad()
     def fold(self) -> None:
-        """Encode the text as it is now into ``embeddings``: before the weights are saved or evaluated."""
+        """Encode the text as it is now into ``embeddings``: before the weights are saved or evaluated.
+
+        Raises:
+            ConfigError: there is no encoder.
+        """
         self.embeddings.copy_(self._encode())
 
     def _encode(self) -> Tensor:
@@ -127,10 +133,15 @@ class Prompts(nn.Module):
             )
         if self.contexts:
             rows = [
-                encoder.encode(self.contexts[task], [f"{text}." for text in self.texts[task]]) for task in self.texts
+                encoder.encode(self.contexts[task], [f"{text}." for text in own]) for task, own in self.texts.items()
             ]
             return functional.normalize(torch.cat(rows), dim=1)
-        texts = [text for task_texts in self.texts.values() for text in task_texts]
+        if self._hand_made is None:
+            self._hand_made = self._mean_of_templates(encoder)  # hundreds of texts that never change
+        return self._hand_made
+
+    def _mean_of_templates(self, encoder: TextEncoder) -> Tensor:
+        texts = [text for own in self.texts.values() for text in own]
         templates = [ENGINEERING] if self.mode == "engineering" else ENSEMBLE
         each = [encoder.encode(None, [template.format(text) for text in texts]) for template in templates]
         mean = torch.stack([functional.normalize(rows, dim=1) for rows in each]).mean(0)
@@ -140,6 +151,11 @@ class Prompts(nn.Module):
         if self.encoder is not None:
             self.encoder._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+
+
+def _fold_loaded(prompts: Prompts, _keys: Any) -> None:
+    """After loading: the text is what this recipe's prompts say, though the weights may have had other templates."""
+    prompts.fold()
 
 
 def phrase(task: str, name: str) -> str:

@@ -163,7 +163,11 @@ class ClipTextEncoder(TextEncoder):
 
 
 class HuggingFaceTextEncoder(TextEncoder):
-    """A text encoder of transformers: mean over its tokens, or what it pools itself if it is a CLIP text model.
+    """A text encoder of transformers: mean over the tokens of the text, or a CLIP text model's own projection.
+
+    Contexts work on the text through attention and do not count in the mean (so do prompts in sentence-transformers
+    with ``include_prompt=False``): they are the same for all classes, and sixteen of them among twenty tokens would
+    make all classes look alike. With all-MiniLM-L6-v2 the mean cosine of two classes would be 0.92 instead of 0.72.
 
     Args:
         model: with ``get_input_embeddings``; called with ``input_ids`` and ``attention_mask``.
@@ -199,7 +203,9 @@ class HuggingFaceTextEncoder(TextEncoder):
             if self.model.config.model_type.startswith("clip") and getattr(outputs, own, None) is not None:
                 pooled: Tensor = getattr(outputs, own)  # (K, D)
                 return pooled
-        weights = mask[:, :, None].to(outputs.last_hidden_state.dtype)
+        counted = mask.clone()
+        counted[:, begin : begin + inserted] = 0
+        weights = counted[:, :, None].to(outputs.last_hidden_state.dtype)
         mean: Tensor = (outputs.last_hidden_state * weights).sum(1) / weights.sum(1)
         return mean
 
@@ -266,6 +272,7 @@ def huggingface_encoder(folder: str) -> HuggingFaceTextEncoder:
     """
     try:
         from transformers import AutoConfig, AutoModel, AutoTokenizer, CLIPTextModelWithProjection
+        from transformers.utils import logging
     except ImportError as err:
         raise MissingDependencyError("the text encoder needs transformers; pip install transformers") from err
     if not Path(folder).is_dir():
@@ -273,6 +280,7 @@ def huggingface_encoder(folder: str) -> HuggingFaceTextEncoder:
             f"text encoder {folder}: no such folder; give model.language.text_encoder.name the local folder of a "
             "Hugging Face model"
         )
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
         projected = config.model_type == "clip" or "CLIPTextModelWithProjection" in (config.architectures or ())
@@ -292,7 +300,8 @@ def huggingface_encoder(folder: str) -> HuggingFaceTextEncoder:
         )
     if config.is_encoder_decoder:
         model = model.get_encoder()
-    return HuggingFaceTextEncoder(model=model, tokenizer=tokenizer, name=f"huggingface {Path(folder).resolve().name}")
+    label = "/".join(Path(folder).resolve().parts[-2:])
+    return HuggingFaceTextEncoder(model=model, tokenizer=tokenizer, name=f"huggingface {label}")
 
 
 def _is_torchscript(name: str, weights: str, open_clip: Any) -> bool:

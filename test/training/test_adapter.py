@@ -169,6 +169,16 @@ def test_a_saved_network_needs_no_encoder(batch):
         assert torch.equal(found, wanted)
 
 
+def test_mixed_precision_trains_contexts_in_full_precision(batch):
+    net = language_net(gamma=0.1, **EVERYTHING).train()
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = net(batch.images)
+    sum(leaf.float().square().mean() for leaf in leaves(outputs)).backward()
+    for contexts in net.prompts.contexts.values():
+        assert contexts.grad.dtype == torch.float32
+        assert contexts.grad.isfinite().all()
+
+
 def test_language_without_encoder_or_facts_is_refused():
     with pytest.raises(ConfigError, match="neither text encoder nor a checkpoint that names one is at hand"):
         build_model(language_recipe().model)

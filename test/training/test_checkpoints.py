@@ -46,6 +46,16 @@ def test_a_slim_checkpoint_names_no_folder_of_the_machine(make_recipe, net):
     assert (recipe.data.root, recipe.output) == ("bdd100k", "best")
 
 
+def test_a_checkpoint_names_its_text_encoder_but_not_where_it_lay(tmp_path, net, make_recipe):
+    text_encoder = {"kind": "huggingface", "name": "/home/someone/minilm", "weights": None}
+    recipe = make_recipe(model={"language": {"text_encoder": text_encoder}, "network_hw": [64, 96]})
+    facts = {"name": "huggingface minilm", "sha256": "0" * 64, "width": 12, "token_width": 6}
+    save_checkpoint(tmp_path / "slim.pt", slim(Checkpoint(recipe, 1, net.state_dict(), text_encoder=facts)))
+    found = load_checkpoint(tmp_path / "slim.pt")
+    assert found.text_encoder == facts
+    assert found.recipe.model.language.text_encoder.name == "minilm"
+
+
 def test_the_shipped_checkpoint_fits_its_preset_and_is_small():
     path = resolve_start("shipped/tiny")
     found = load_checkpoint(path)
@@ -53,6 +63,7 @@ def test_the_shipped_checkpoint_fits_its_preset_and_is_small():
     assert found.recipe.model == parse_recipe({"preset": "tiny", "data": {"root": "x"}}, [], source="test").model
     load_weights(build_model(found.recipe.model), found.weights, source=str(path))
     assert found.metrics["drivable"]["three_class"]["mean_iou"] > 90
+    assert found.text_encoder is None  # written before checkpoints named one
 
 
 def test_the_hash_depends_on_every_value(checkpoint):

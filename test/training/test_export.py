@@ -9,16 +9,16 @@ from lvad_perception.engines import open_engine
 from lvad_perception.errors import ExportError
 from lvad_training import export as export_module
 from lvad_training.batches import comparison_images
+from lvad_training.build import build_model
 from lvad_training.checkpoints import Checkpoint, weights_sha256
-from lvad_training.export import Parity, compare, export
+from lvad_training.export import ModelFileGraph, Parity, compare, export
+from lvad_training.model.text_encoders import TextFacts
 
-from .conftest import SIZE_HW, small_recipe
+from .conftest import SIZE_HW, SMALL_HEAD, SMALL_MASKS, StubEncoder, small_recipe
 
 
 @pytest.fixture(scope="module")
 def checkpoint():
-    from lvad_training.build import build_model
-
     torch.manual_seed(3)
     recipe = small_recipe()
     net = build_model(recipe.model)
@@ -90,9 +90,6 @@ def test_the_graph_keeps_to_operators_for_the_target(model_file):
 
 @pytest.mark.slow
 def test_other_weights_are_noticed(model_file, checkpoint, images):
-    from lvad_training.build import build_model
-    from lvad_training.export import ModelFileGraph
-
     net = build_model(checkpoint.recipe.model)
     weights = {name: value * 1.01 if "classify" in name else value for name, value in checkpoint.weights.items()}
     net.load_state_dict(weights)
@@ -138,10 +135,78 @@ def test_a_checkpoint_without_a_task_exports_without_it(tmp_path, images):
     recipe = small_recipe()
     model = {"network_hw": list(SIZE_HW), "detection": None, "semantic": None}
     recipe = small_recipe(model={**model, "backbone": {"name": "resnet18", "options": {"channels": [8, 8, 8, 8]}}})
-    from lvad_training.build import build_model
-
     path = tmp_path / "drivable.onnx"
     checkpoint = Checkpoint(recipe, 1, build_model(recipe.model).state_dict())
     parity = export(dataclasses.replace(checkpoint), path, images=images)
     assert parity.masks == 1.0
     assert open_engine(path).manifest.output_names == ("drivable",)
+
+
+@pytest.fixture(scope="module")
+def language_checkpoint():
+    """Two tasks and everything that language can be, with gammas and contexts that make a difference."""
+    torch.manual_seed(4)
+    encoder = StubEncoder(width=20, token_width=7)
+    recipe = small_recipe(
+        model={
+            "network_hw": list(SIZE_HW),
+            "backbone": {"name": "resnet18", "options": {"channels": [8, 8, 16, 16], "stem_width": 8}},
+            "neck_width": 16,
+            "detection": {**SMALL_HEAD, "proposals": 20, "refinements": 1, "dynamic_width": 4, "pool_size": 3},
+            "semantic": None,
+            "drivable": {**SMALL_MASKS, "layers": 1},
+            "language": {
+                "context": 5,
+                "width": 16,
+                "heads": 2,
+                "layers": 1,
+                "gamma": 0.5,
+                "v2l": True,
+                "score_map": True,
+                "per_task": True,
+            },
+        }
+    )
+    net = build_model(recipe.model, encoder=encoder)
+    torch.nn.init.normal_(net.adapter.score_map.out.weight)
+    with torch.no_grad():
+        for contexts in net.prompts.contexts.values():
+            contexts.add_(0.3)
+    net.fold_prompts()
+    return Checkpoint(recipe, 7, net.state_dict(), text_encoder=encoder.facts.to_dict())
+
+
+@pytest.fixture(scope="module")
+def language_file(language_checkpoint, images, tmp_path_factory):
+    path = tmp_path_factory.mktemp("language") / "model.onnx"
+    return path, export(language_checkpoint, path, images=images[:2])
+
+
+@pytest.mark.slow
+def test_language_is_folded_into_the_model_file(language_file, language_checkpoint):
+    import onnx
+
+    path, parity = language_file
+    assert parity.holds
+    model = onnx.load(str(path))
+    shapes = {tuple(tensor.dims) for tensor in model.graph.initializer}
+    weights = language_checkpoint.weights
+    tower = {tuple(parameter.shape) for parameter in StubEncoder(width=20, token_width=7).parameters()}
+    assert weights["prompts.contexts.detection"].shape == (5, 7)
+    assert not {(5, 7), *(shape for shape in tower if len(shape) > 1)} & shapes
+    assert {(1, 10, 20), (1, 3, 20)} <= shapes  # the text itself, of 10 and 3 classes, cut at export
+    assert path.stat().st_size < sum(value.numel() for value in weights.values()) * 4 + 500_000  # and the graph
+    counts = Counter(node.op_type for node in model.graph.node)
+    assert not counts.keys() & {"NonZero", "Loop", "If", "Scan", "ScatterND", "Shape", "GatherND"}
+    manifest = open_engine(path).manifest
+    assert manifest.weights_sha256 == weights_sha256(weights)
+    assert manifest.output_names == ("boxes", "scores", "labels", "drivable")
+
+
+@pytest.mark.slow
+def test_the_text_in_the_model_file_matters(language_file, language_checkpoint, images):
+    """Parity would also hold if neither torch nor the file looked at the text."""
+    net = build_model(language_checkpoint.recipe.model, facts=TextFacts.from_dict(language_checkpoint.text_encoder))
+    weights = language_checkpoint.weights
+    net.load_state_dict({**weights, "prompts.embeddings": weights["prompts.embeddings"].roll(1, dims=0)})
+    assert not compare(ModelFileGraph(net, 100).eval(), language_file[0], images, 1).holds

@@ -49,6 +49,7 @@ def test_hand_made_prompts_have_nothing_to_learn(encoder):
         assert [texts[0] for _, texts in encoder.calls] == [template.format("car") for template in templates]
         encoder.calls.clear()
         prompts.train()()
+        prompts.fold()
         assert not encoder.calls  # encoded once, when it was built
 
 
@@ -107,6 +108,22 @@ def test_without_the_encoder_the_saved_prompts_give_the_same(encoder, mode):
     assert not torch.equal(again(), trained())
     again.load_state_dict(trained.state_dict())
     assert torch.equal(again(), trained())
+
+
+def test_weights_with_other_templates_do_not_bring_their_text_along(encoder):
+    ensemble = make_prompts("ensembling", encoder)
+    wanted = ensemble().clone()
+    ensemble.load_state_dict(make_prompts("engineering", encoder).state_dict())
+    assert torch.equal(ensemble(), wanted)
+
+
+def test_loaded_contexts_are_folded_at_once(encoder):
+    trained = make_prompts("learned", encoder)
+    with torch.no_grad():
+        trained.contexts["drivable"].add_(1.0)
+    again = make_prompts("learned", encoder).eval()
+    again.load_state_dict(trained.state_dict())  # trained was not folded since
+    torch.testing.assert_close(again(), trained.train()())
 
 
 def test_learning_without_an_encoder_says_so(encoder):

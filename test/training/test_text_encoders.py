@@ -141,15 +141,18 @@ def test_a_hugging_face_encoder_averages_over_its_own_tokens_whatever_else_is_in
     assert (encoder.facts.width, encoder.facts.token_width) == (16, 16)
 
 
-def test_hugging_face_contexts_that_are_words_give_what_the_words_give(tiny_text_encoder):
+def test_hugging_face_contexts_act_as_the_words_that_they_are_but_do_not_count_in_the_mean(tiny_text_encoder):
+    transformers = pytest.importorskip("transformers")
     encoder = huggingface_encoder(str(tiny_text_encoder))
-    contexts = encoder.model.get_input_embeddings()(torch.tensor([7, 8]))  # traffic light
-    torch.testing.assert_close(
-        encoder.encode(contexts, ["car", "road ."]),
-        encoder.encode(None, ["traffic light car", "traffic light road ."]),
-        atol=1e-5,
-        rtol=0,
-    )
+    words = torch.tensor([7, 8])  # traffic light
+    found = encoder.encode(encoder.model.get_input_embeddings()(words), ["car", "road ."])
+    model = transformers.AutoModel.from_pretrained(tiny_text_encoder).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_text_encoder)
+    for row, text in zip(found, ["traffic light car", "traffic light road ."], strict=True):
+        with torch.no_grad():
+            hidden = model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0]
+        torch.testing.assert_close(row, torch.cat([hidden[:1], hidden[3:]]).mean(0), atol=1e-5, rtol=0)
+    assert (found - encoder.encode(None, ["car", "road ."])).abs().max() > 1e-3
 
 
 def test_a_clip_text_model_of_hugging_face_gives_its_own_projection(tmp_path):
