@@ -15,9 +15,10 @@ from lvad_perception.errors import CheckpointError, ConfigError, DatasetError, I
 from lvad_training.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from lvad_training.config import recipe_to_dict
 from lvad_training.loop import check_finite
+from lvad_training.recipe import BackboneConfig
 from lvad_training.runs import CHECKPOINT
 from lvad_training.schedule import learning_rate_factor, parameter_groups
-from lvad_training.training import train
+from lvad_training.training import load_backbone, train
 
 
 def losses(folder):
@@ -135,16 +136,38 @@ def test_training_starts_from_given_weights(run, tmp_path):
     assert run("again", start_from=str(tmp_path / "first" / "model.pt"))[0] < 0.8 * run("anew")[0]
 
 
-def test_backbone_weights_are_loaded_by_timms_names(run, tmp_path, net):
+def test_a_backbone_starts_from_a_file(run, make_recipe, blobs, tmp_path, net):
     weights = {name: value * 0 + 0.01 for name, value in net.backbone.features.state_dict().items()}
     torch.save({**weights, "fc.weight": torch.zeros(3)}, tmp_path / "backbone.pth")
-    from lvad_training.training import _load_backbone
-
-    _load_backbone(net, tmp_path / "backbone.pth")
+    report = load_backbone(net.backbone, BackboneConfig(name="resnet18", weights=str(tmp_path / "backbone.pth")))
+    assert "fc" in report.to_text()
     assert net.backbone.features.conv1.weight.unique().tolist() == pytest.approx([0.01])
     torch.save({"layer9.weight": torch.zeros(3)}, tmp_path / "other.pth")
-    with pytest.raises(CheckpointError, match=r"other.pth: only 0 of the backbone's \d+ tensors are in it"):
-        _load_backbone(net, tmp_path / "other.pth")
+    recipe = make_recipe(blobs, output=str(tmp_path / "run"))
+    backbone = msgspec.structs.replace(recipe.model.backbone, weights=str(tmp_path / "other.pth"))
+    recipe = msgspec.structs.replace(recipe, model=msgspec.structs.replace(recipe.model, backbone=backbone))
+    with pytest.raises(CheckpointError, match=r"other.pth: "):
+        train(recipe, progress=False)
+
+
+def test_a_start_may_have_other_heads_and_no_language(run, make_recipe, blobs, tmp_path, tiny_text_encoder):
+    run("first")
+    start = load_checkpoint(tmp_path / "first" / "model.pt")
+    language = {"text_encoder": {"kind": "huggingface", "name": str(tiny_text_encoder)}, "context": 2, "width": 16}
+    recipe = make_recipe(
+        blobs,
+        model={"language": language, "drivable": None},
+        train={"start_from": str(tmp_path / "first" / "model.pt"), "learning_rate": 1e-12, "freeze": "backbone"},
+        output=str(tmp_path / "second"),
+    )
+    train(recipe, progress=False)
+    found = load_checkpoint(tmp_path / "second" / "model.pt")
+    assert found.text_encoder is not None
+    assert {name.partition(".")[0] for name in found.weights} == {
+        "backbone", "neck", "detection", "semantic", "prompts", "adapter",
+    }  # fmt: skip
+    for name in ("backbone.features.conv1.weight", "semantic.classify.weight"):
+        assert torch.allclose(found.weights[name], start.weights[name], atol=1e-6)
 
 
 def test_a_bad_image_is_named_whichever_process_read_it(make_small_split, make_recipe, tmp_path):
