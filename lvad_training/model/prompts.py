@@ -17,9 +17,9 @@ from lvad_training.model.text_encoders import TextEncoder, TextFacts
 
 PHRASES = {
     "drivable": {
-        "direct": "directly drivable area",
-        "alternative": "alternatively drivable area",
-        "background": "area that is not drivable",
+        "direct": "directly drivable road",
+        "alternative": "drivable road beside my lane",
+        "background": "background that is not drivable",
     },
 }
 """Task -> class -> words for it, where the vocabulary's name would not say what is meant; others stand as they are."""

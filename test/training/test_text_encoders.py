@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from lvad_perception.errors import CheckpointError, ConfigError, MissingDependencyError
+from lvad_training.build import build_text_encoder
 from lvad_training.model.text_encoders import TextFacts, huggingface_encoder, open_clip_encoder
 
 WORDS = ["road", "car", "traffic light", "directly drivable area."]
@@ -255,6 +256,18 @@ def test_wrong_hugging_face_folders_are_named(tiny_text_encoder, tmp_path):
     )
     with pytest.raises(CheckpointError, match=r"of its tensors are not in the weights file, first encoder.layer.1"):
         huggingface_encoder(str(broken))
+
+
+def test_a_recipe_names_its_text_encoder(open_clip, tiny_text_encoder, make_recipe):
+    def opened(**section):
+        model = {"network_hw": [64, 96], "language": {"text_encoder": section} if section else None}
+        return build_text_encoder(make_recipe(model=model).model)
+
+    assert opened() is None
+    assert opened(kind="open_clip", name="tiny-RN", weights=None).facts == open_clip_encoder("tiny-RN", None).facts
+    found = opened(kind="huggingface", name=str(tiny_text_encoder))
+    assert found.facts == huggingface_encoder(str(tiny_text_encoder)).facts
+    assert found.facts.name.endswith(f"/{tiny_text_encoder.name}")
 
 
 def test_facts_are_plain_values_and_tell_towers_apart():
