@@ -16,6 +16,7 @@ from pathlib import Path
 from benchmarks.gpu.job import Job
 from benchmarks.gpu.report import Report
 from benchmarks.gpu.supervise import Part, run_part
+from lvad_training.presets import PRESETS
 
 # Name, limit, module beside this one, question. A limit is seconds of the part's whole life, the start of its process
 # included; their sum stays under eight minutes.
@@ -31,7 +32,7 @@ PARTS = (
     Part("tensorrt", 50, "tensorrt_builder", "engines of TensorRT's own builder: build time, latency, agreement"),
     Part("fit", 50, "fit", "a short training on --data and what it learned"),
 )
-PRESETS = ("tiny", "r18", "r50")
+SMALLEST_FIRST = tuple(reversed(PRESETS))
 CPU_PATIENCE = 6
 """With --cpu every limit is that many times longer."""
 
@@ -80,7 +81,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, default=Path("out/gpu"), help="folder of the tables (default: %(default)s)")
     parser.add_argument("--data", type=Path, help="data set in BDD100K's layout; rendered images without it")
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="PART", help="only these parts")
-    parser.add_argument("--presets", nargs="+", choices=PRESETS, default=PRESETS, metavar="PRESET", help="only these")
+    parser.add_argument(
+        "--presets", nargs="+", choices=SMALLEST_FIRST, default=SMALLEST_FIRST, metavar="PRESET", help="only these"
+    )
     parser.add_argument("--cpu", action="store_true", help="tiny sizes on the CPU: tries the code, measures nothing")
     parser.add_argument("--list", action="store_true", help="show the parts and their limits")
     return parser

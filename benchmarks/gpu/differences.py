@@ -1,5 +1,6 @@
 """How far the outputs of one runtime are from those of another, on the same images."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +37,12 @@ class Difference:
             "semantic equal %": None if self.semantic is None else 100 * self.semantic,
             "drivable equal %": None if self.drivable is None else 100 * self.drivable,
         }
+
+
+def to_arrays(outputs: Sequence[Any]) -> Arrays:
+    """The tensors that the model file's graph gives, of a network with every task, as arrays by name."""
+    names = ("boxes", "scores", "labels", "semantic", "semantic_confidence", "drivable")
+    return {name: tensor.cpu().numpy() for name, tensor in zip(names, outputs, strict=True)}
 
 
 def difference(found: Arrays, wanted: Arrays) -> Difference:

@@ -22,8 +22,8 @@ from lvad_training.recipe import Recipe
 from lvad_training.samples import Batch, Outputs
 from lvad_training.schedule import learning_rate_factor, parameter_groups
 
-BATCH = {"tiny": 64, "r18": 32, "r50": 8}
-"""Images per step; halved until it fits into the memory."""
+BATCH, BATCH_R50 = 32, 8
+"""Images per step, halved until they fit into the memory."""
 WARM_UP_STEPS = 4
 MOST_STEPS = 30
 
@@ -52,7 +52,7 @@ def run(recorder: Recorder) -> None:
 
 def _fitting(recorder: Recorder, preset: str, precision: str, seconds: float) -> Cells:
     job = recorder.job
-    size = 2 if job.small else BATCH[preset]
+    size = 2 if job.small else BATCH_R50 if preset == "r50" else BATCH
     while True:
         try:
             return _measure(job, preset, precision, size, seconds)
@@ -87,7 +87,6 @@ def _measure(job: Job, preset: str, precision: str, size: int, seconds: float) -
     peak = torch.cuda.max_memory_allocated() / 2**30 if job.device == "cuda" else None
     criterion.seconds = []
     watched = [report.step_s for report in islice(steps, 3)]
-    steps.close()
     return {
         "size": f"{width}x{height}",
         "batch": size,
