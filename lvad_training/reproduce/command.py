@@ -9,6 +9,8 @@ from pathlib import Path
 from lvad_perception.errors import ConfigError
 from lvad_training.presets import PRESETS
 
+EXIT_INTERRUPTED = 130
+
 
 def add_reproduce(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the command to the parser of ``lvad-train``."""
@@ -68,17 +70,22 @@ def _reproduce(options: argparse.Namespace) -> int:
     base = base_recipe(
         recipe=options.recipe, preset=options.preset, data=data, smoke=options.smoke, overrides=options.set
     )
-    page = reproduce(
-        table,
-        base,
-        out=out,
-        seeds=options.seeds,
-        runner=stages,
-        command=command_line(options),
-        smoke=options.smoke,
-        progress=not options.quiet and sys.stderr.isatty(),
-    )
-    stages.close()
+    try:
+        page = reproduce(
+            table,
+            base,
+            out=out,
+            seeds=options.seeds,
+            runner=stages,
+            command=command_line(options),
+            smoke=options.smoke,
+            progress=not options.quiet and sys.stderr.isatty(),
+        )
+    except KeyboardInterrupt:
+        print("lvad-train: interrupted; the same command goes on", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    finally:
+        stages.close()
     print(f"\n{page.with_suffix('.md').read_text(encoding='utf-8')}\npage: {page}")
     return 0
 

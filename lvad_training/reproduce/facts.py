@@ -13,6 +13,7 @@ import torch
 
 from lvad_perception.errors import DatasetError
 from lvad_training.data.settings import read_lists
+from lvad_training.pseudo.folder import TABLE as PSEUDO_TEXT
 from lvad_training.recipe import LanguageConfig, Recipe
 from lvad_training.records import read_record
 from lvad_training.reproduce.base import images_of
@@ -88,6 +89,17 @@ def table_facts(
         facts["time"] = f"{length} for these rows, teachers and pseudo labels included"
     facts["commands"] = _distinct([each.command for each in made])
     return {name: value for name, value in facts.items() if value}
+
+
+def pseudo_reports(table: Table, *, out: Path, seeds: int) -> dict[str, str]:
+    """Setting and seed -> how many pseudo labels there are and how good, as text; of those that are finished."""
+    found = {}
+    for setting in dict.fromkeys(row.setting for row in table.rows):
+        for seed in range(seeds):
+            path = out / setting / f"seed{seed}" / "pseudo" / PSEUDO_TEXT
+            if path.is_file():
+                found[f"{setting}, seed {seed}"] = path.read_text(encoding="utf-8").rstrip()
+    return found
 
 
 def _data_set(base: Recipe) -> str:

@@ -1,6 +1,7 @@
 """A table as Markdown and as one self-contained HTML page: ours beside the paper's figures."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 
 from lvad_perception.report import curve_charts, provenance
@@ -12,52 +13,71 @@ NONE = "\N{EN DASH}"
 NOT_RUN = "not run"
 BESIDE = ("paper", "seeds", "seed")
 """Columns that the page prints in a softer colour."""
+DIFFERENCES = "Difference to the first row of the same setting, seed by seed"
 
 
-def to_markdown(
-    table: Table, results: Sequence[RowResult], *, facts: Mapping[str, object], seeds: int, smoke: bool = False
-) -> str:
-    """The table, everything measured, and how, as Markdown.
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What surrounds the rows on a page.
 
-    Args:
-        table: its caption and columns.
-        results: its rows.
-        facts: name -> value, of the conditions.
+    Attributes:
         seeds: how many were asked for.
+        facts: name -> value, of the conditions.
+        pseudo: setting and seed -> the report of its pseudo labels, as text.
         smoke: say that the figures mean nothing.
     """
-    parts = [f"# {heading(table)}", summary(seeds, smoke=smoke)]
-    parts.append(_markdown_table(*headline(table, results, seeds)))
-    parts += [f"* {note}" for note in notes(table, results)]
-    parts.append("## Everything measured")
-    parts.append(_markdown_table(*everything(results)))
-    parts.append("## How it was made")
-    rows = [[name, str(value).replace("\n", "<br>")] for name, value in facts.items()]
-    parts.append(_markdown_table(["", ""], rows))
-    text = "\n\n".join(parts) + "\n"
-    return text.replace("\n\n* ", "\n* ").replace("|\n* ", "|\n\n* ")
+
+    seeds: int
+    facts: Mapping[str, object]
+    pseudo: Mapping[str, str]
+    smoke: bool = False
 
 
-def to_sections(
-    table: Table, results: Sequence[RowResult], *, facts: Mapping[str, object], seeds: int
-) -> list[tuple[str, str]]:
-    """The same as headings and HTML, with the learning curves; the arguments are those of ``to_markdown``."""
+def to_markdown(table: Table, results: Sequence[RowResult], context: Context) -> str:
+    """The table, everything measured, and how, as Markdown."""
+    parts = [f"# {heading(table)}", summary(context)]
+    parts.append(_markdown_table(*headline(table, results, context.seeds)))
+    parts.append("\n".join(f"* {note}" for note in notes(table, results)))
+    compared = differences(table, results)
+    if compared is not None:
+        parts += [f"## {DIFFERENCES}", _markdown_table(*compared)]
+    parts += ["## Everything measured", _markdown_table(*everything(results))]
+    if context.pseudo:
+        parts.append("## Pseudo labels")
+        parts += [f"{name}:\n\n```\n{text}\n```" for name, text in context.pseudo.items()]
+    rows = [[name, str(value).replace("\n", "<br>")] for name, value in context.facts.items()]
+    parts += ["## How it was made", _markdown_table(["", ""], rows)]
+    return "\n\n".join(parts) + "\n"
+
+
+def to_sections(table: Table, results: Sequence[RowResult], context: Context) -> list[tuple[str, str]]:
+    """The same as headings and HTML, with the learning curves."""
     listed = "".join(f"<li>{escape(note)}</li>" for note in notes(table, results))
+    compared = differences(table, results)
     curves = {f"{result.row.title}, {name}": points for result in results for name, points in result.curves.items()}
     charts = curve_charts(curves, first_wide=False)
     remark = (
         '<p class="source">Total training loss over the steps of adapt and finetune. Rows learn from different labels '
         "and so have different totals: only the shapes compare.</p>"
     )
-    plain = {name: value for name, value in facts.items() if name != "commands"}
+    plain = {name: value for name, value in context.facts.items() if name != "commands"}
     return [
         (
             "Results",
-            _html_table("Ours beside the paper's, in percent", *headline(table, results, seeds)) + f"<ul>{listed}</ul>",
+            _html_table("Ours beside the paper's, in percent", *headline(table, results, context.seeds))
+            + f"<ul>{listed}</ul>"
+            + ("" if compared is None else _html_table(DIFFERENCES, *compared)),
         ),
         ("Everything measured", _html_table("All columns, in percent", *everything(results))),
         ("Training", remark + charts if charts else ""),
-        ("How it was made", provenance(plain, str(facts.get("commands", "")).splitlines())),
+        (
+            "Pseudo labels",
+            "".join(
+                f'<details class="legends"><summary>{escape(name)}</summary><pre>{escape(text)}</pre></details>'
+                for name, text in context.pseudo.items()
+            ),
+        ),
+        ("How it was made", provenance(plain, str(context.facts.get("commands", "")).splitlines())),
     ]
 
 
@@ -66,11 +86,11 @@ def heading(table: Table) -> str:
     return f"Table {table.name.removeprefix('table')}: {table.caption}"
 
 
-def summary(seeds: int, *, smoke: bool) -> str:
+def summary(context: Context) -> str:
     """What the figures are, in a sentence or two."""
-    over = f"Mean ± sample standard deviation over {seeds} seeds" if seeds > 1 else "One seed"
+    over = f"Mean ± sample standard deviation over {context.seeds} seeds" if context.seeds > 1 else "One seed"
     text = f"{over}, in percent; beside ours, the figures that the paper gives for BDD100K."
-    return f"{text} A smoke run: it shows that every row runs, its figures mean nothing." if smoke else text
+    return f"{text} A smoke run: it shows that every row runs, its figures mean nothing." if context.smoke else text
 
 
 def headline(table: Table, results: Sequence[RowResult], seeds: int) -> tuple[list[str], list[list[str]]]:
@@ -97,6 +117,28 @@ def headline(table: Table, results: Sequence[RowResult], seeds: int) -> tuple[li
             row += [NONE if value is None else f"{value:.1f}"] + ([""] if key in published else [])
         rows.append(row)
     return heads, rows
+
+
+def differences(table: Table, results: Sequence[RowResult]) -> tuple[list[str], list[list[str]]] | None:
+    """Each row minus the first of its setting, seed by seed; None while no two rows have two seeds in common.
+
+    Rows of a seed share lists and teachers, so that much of what chance does to them cancels here.
+    """
+    rows = []
+    first: dict[str, RowResult] = {}
+    for result in results:
+        baseline = first.setdefault(result.row.setting, result)
+        common = sorted(result.metrics.keys() & baseline.metrics.keys())
+        if result is baseline or len(common) < 2:
+            continue
+        cells = []
+        for key in table.columns:
+            read = COLUMNS[key].read
+            pairs = [(read(result.metrics[seed]), read(baseline.metrics[seed])) for seed in common]
+            known = tuple(ours - theirs for ours, theirs in pairs if ours is not None and theirs is not None)
+            cells.append(cell_text(Cell(known), sign="+") if known else NONE)
+        rows.append([f"{result.row.title} against {baseline.row.title}", str(len(common)), *cells])
+    return (["", "seeds", *(COLUMNS[key].title for key in table.columns)], rows) if rows else None
 
 
 def everything(results: Sequence[RowResult]) -> tuple[list[str], list[list[str]]]:
@@ -133,9 +175,10 @@ def _text(result: RowResult, key: str) -> str:
     return NONE if cell is None else cell_text(cell)
 
 
-def cell_text(cell: Cell) -> str:
-    """Mean and deviation with one decimal; one seed has no deviation."""
-    return f"{cell.mean:.1f}" if cell.deviation is None else f"{cell.mean:.1f} ± {cell.deviation:.1f}"
+def cell_text(cell: Cell, *, sign: str = "") -> str:
+    """Mean and deviation with one decimal, the mean with its sign if ``sign`` is "+"; one seed has no deviation."""
+    mean = f"{cell.mean:{sign}.1f}"
+    return mean if cell.deviation is None else f"{mean} ± {cell.deviation:.1f}"
 
 
 def _markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -13,8 +13,8 @@ from lvad_perception.errors import ConfigError, LvadError, NonFiniteLossError
 from lvad_perception.report import write_page
 from lvad_training.config import recipe_to_dict
 from lvad_training.recipe import Recipe
-from lvad_training.reproduce.facts import made_now, read_made, table_facts, write_made
-from lvad_training.reproduce.render import heading, summary, to_markdown, to_sections
+from lvad_training.reproduce.facts import made_now, pseudo_reports, read_made, table_facts, write_made
+from lvad_training.reproduce.render import Context, heading, summary, to_markdown, to_sections
 from lvad_training.reproduce.results import StageRunner, collect, read_metrics, result_folder, results_to_dict
 from lvad_training.reproduce.tables import Table
 from lvad_training.reproduce.trainings import Training, trainings
@@ -117,15 +117,15 @@ def _write(
     done = [part for part in planned if read_metrics(result_folder(part, runner)) is not None]
     trained = [(part, runner.plan(part.recipe)) for part in done]
     facts = table_facts(table, base, out=out, seeds=seeds, trained=trained)
+    context = Context(seeds, facts, pseudo_reports(table, out=out, seeds=seeds), smoke)
     texts = {
-        ".md": to_markdown(table, results, facts=facts, seeds=seeds, smoke=smoke),
+        ".md": to_markdown(table, results, context),
         ".json": json.dumps(results_to_dict(table, results, facts), indent=1),
     }
     for suffix, text in texts.items():
         _replace_file(out / f"{table.name}{suffix}", text)
     page = _page(out, table)
-    sections = to_sections(table, results, facts=facts, seeds=seeds)
-    write_page(page, title=heading(table), summary=summary(seeds, smoke=smoke), sections=sections)
+    write_page(page, title=heading(table), summary=summary(context), sections=to_sections(table, results, context))
     return page
 
 

@@ -15,7 +15,7 @@ from lvad_training.reproduce.paper import FIGURES
 from lvad_training.reproduce.render import NONE
 from lvad_training.reproduce.results import COLUMNS, Cell, collect
 from lvad_training.reproduce.run import ReproduceError, reproduce
-from lvad_training.reproduce.tables import ADAPTED_ROWS, LV_ADAPTER, SELF_TRAINING, TABLES
+from lvad_training.reproduce.tables import ADAPTED_ROWS, LV_ADAPTER, SELF_TRAINING, TABLES, TEACHERS
 from lvad_training.reproduce.trainings import budget, trainings
 
 BOXES = {"ap": 26.44, "ap50": 50.5, "ap75": 23.7, "ap_small": None, "ap_medium": None, "ap_large": None, "ar100": 40.0}
@@ -43,8 +43,9 @@ class FakeRunner:
 
     plan = staticmethod(stages.plan)
 
-    def __init__(self, stop_after=None, diverging=(), measured=("detection", "semantic", "drivable")):
+    def __init__(self, stop_after=None, diverging=(), measured=("detection", "semantic", "drivable"), better=None):
         self.trained = []
+        self.better = better or {}
         self.measured = measured
         self.stop_after = stop_after
         self.diverging = diverging
@@ -61,8 +62,11 @@ class FakeRunner:
             self.trained.append(stage.folder)
             stage.folder.mkdir(parents=True)
             tasks = {*stage.recipe.model.tasks} & {*self.measured}
-            metrics = some_metrics(tasks, 2.0 * stage.recipe.train.seed)
+            shift = sum(points for part, points in self.better.items() if part in str(stage.folder))
+            metrics = some_metrics(tasks, 2.0 * stage.recipe.train.seed + shift)
             (stage.folder / "metrics.json").write_text(json.dumps(metrics))
+            if stage.name == "pseudo":
+                (stage.folder / "pseudo.txt").write_text("car 0.40 <17 boxes>\n")
             steps = range(1, stage.recipe.train.steps + 1)
             lines = [json.dumps({"step": step, "terms": {"total": 9.0 / step}}) for step in steps]
             (stage.folder / "losses.jsonl").write_text("\n".join(lines) + '\n{"step": 4, "te')
@@ -176,7 +180,9 @@ def test_the_page_sets_ours_beside_the_papers(make_base, tmp_path):
     assert "DA mIoU official | mAP | paper" in markdown
     for fact in ("data set", "6 images", "budget", "6 steps", "hardware", "torch", "lvad-train reproduce"):
         assert fact in markdown
+    assert "disjoint_normal, seed 1:\n\n```\ncar 0.40 <17 boxes>\n```" in markdown
     html = page.read_text()
+    assert "car 0.40 &lt;17 boxes&gt;" in html
     assert "61.0 ± 1.4" in html
     assert "Zeroing loss, seed 1" in html
     assert html.count("<svg") == 2 * 6 * 2  # linear and logarithmic, rows, seeds
@@ -186,9 +192,19 @@ def test_the_page_sets_ours_beside_the_papers(make_base, tmp_path):
     assert content["rows"]["zeroing"]["seeds"]["1"]["metrics"]["semantic"]["scores"]["pixel_accuracy"] == 95.0
 
 
+def test_differences_are_taken_seed_by_seed(make_base, tmp_path):
+    """Both rows have 2 points more with seed 1, so their difference does not vary."""
+    page, _ = run_table("table10", make_base(), tmp_path, FakeRunner(better={"lv_adapter": 0.5}), seeds=2)
+    markdown = page.with_suffix(".md").read_text()
+    assert "| Single task + LV-Adapter against Single task | 2 | +0.5 ± 0.0 | +0.5 ± 0.0 |" in markdown
+    assert "61.5 ± 1.4" in markdown
+
+
 def test_one_seed_shows_no_deviation(make_base, tmp_path):
     page, _ = run_table("table6", make_base(), tmp_path, FakeRunner())
-    assert "| Learned prompts | 1 of 1 | 60.0 | 62.2 |" in page.with_suffix(".md").read_text()
+    markdown = page.with_suffix(".md").read_text()
+    assert "| Learned prompts | 1 of 1 | 60.0 | 62.2 |" in markdown
+    assert "seed by seed" not in markdown
 
 
 def test_single_task_rows_are_the_teachers(make_base, tmp_path):
@@ -380,6 +396,26 @@ def test_the_command_prints_the_table_and_names_itself(blobs, tmp_path, monkeypa
     assert f"| Round-robin, with adapt | 1 of 1 | 60.0 | {NONE} |" in printed
     assert f"lvad-train reproduce table1 --data {blobs} --smoke --adapt --set data.train_split=val" in printed
     assert "its figures mean nothing" in printed
+
+
+def test_an_interrupted_command_says_how_it_goes_on(blobs, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(stages, "run", FakeRunner(stop_after=3).run)
+    words = ["table1", "--data", blobs, "--smoke", "--set", "data.train_split=val", "--out", tmp_path]
+    assert run_command(*words) == 130
+    assert "the same command goes on" in capsys.readouterr().err
+    assert "| Weighted sampler | 1 of 1 |" in (tmp_path / "table1.md").read_text()
+
+
+@pytest.mark.slow
+def test_smoke_trains_every_row_of_table_1_for_real(tmp_path, capsys):
+    pytest.importorskip("open_clip")
+    assert run_command("table1", "--smoke", "--quiet", "--out", tmp_path) == 0
+    first = capsys.readouterr().out
+    assert first.count("| 1 of 1 |") == 6
+    assert "24 images in 'train'" in first
+    folder = tmp_path / "disjoint_normal/seed0"
+    assert {path.parent.name for path in folder.glob("teach-*/model.pt")} == {method.name for method in TEACHERS}
+    assert json.loads((folder / "lists.json").read_text())["images"]["semantic"]
 
 
 def test_the_example_recipe_is_valid(request):
