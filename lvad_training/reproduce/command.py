@@ -28,6 +28,13 @@ def add_reproduce(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     parser.add_argument("--preset", choices=sorted(PRESETS), help="architecture (default: the recipe's, else r50)")
     parser.add_argument("--seeds", type=int, default=1, metavar="N", help="train with seeds 0 to N - 1 (default: 1)")
     parser.add_argument(
+        "--first-seed",
+        type=int,
+        default=0,
+        metavar="K",
+        help="train with seeds K to N - 1, as when seeds are spread over machines that share --out (default: 0)",
+    )
+    parser.add_argument(
         "--set", action="append", default=[], metavar="A.B=C", help="override one key of the base recipe"
     )
     parser.add_argument("--adapt", action="store_true", help="table1: also its first five methods with the adapt stage")
@@ -51,6 +58,10 @@ def _reproduce(options: argparse.Namespace) -> int:
         raise ConfigError(f"reproduce: {asked}; choose one of {', '.join(TABLES)}, or look at them with --list")
     if options.seeds < 1:
         raise ConfigError("--seeds must be at least 1")
+    if not 0 <= options.first_seed < options.seeds:
+        raise ConfigError(
+            f"--first-seed must be between 0 and {options.seeds - 1}, the last of --seeds {options.seeds}"
+        )
     if options.adapt and options.table != "table1":
         raise ConfigError(f"--adapt: {options.table} has its rows with adapt already; leave it out")
     if options.smoke and (options.recipe or options.preset):
@@ -76,6 +87,7 @@ def _reproduce(options: argparse.Namespace) -> int:
             base,
             out=out,
             seeds=options.seeds,
+            first_seed=options.first_seed,
             runner=stages,
             command=command_line(options),
             smoke=options.smoke,
@@ -108,6 +120,7 @@ def command_line(options: argparse.Namespace) -> str:
     for name in ("recipe", "preset", "data"):
         words += [f"--{name}", getattr(options, name)] if getattr(options, name) is not None else []
     words += ["--seeds", options.seeds] if options.seeds != 1 else []
+    words += ["--first-seed", options.first_seed] if options.first_seed else []
     words += [f"--{name}" for name in ("smoke", "adapt") if getattr(options, name)]
     words += [word for text in options.set for word in ("--set", text)]
     words += ["--out", options.out] if options.out is not None else []

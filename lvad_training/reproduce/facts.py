@@ -18,7 +18,7 @@ from lvad_training.recipe import LanguageConfig, Recipe
 from lvad_training.records import read_record
 from lvad_training.reproduce.base import images_of
 from lvad_training.reproduce.tables import Table
-from lvad_training.reproduce.trainings import Training, budget, total_steps
+from lvad_training.reproduce.trainings import budget, total_steps
 from lvad_training.runs import code_version
 from lvad_training.stages import LISTS, Stage
 
@@ -59,9 +59,7 @@ def read_made(folder: Path) -> Made | None:
         return None
 
 
-def table_facts(
-    table: Table, base: Recipe, *, out: Path, seeds: int, trained: Sequence[tuple[Training, Sequence[Stage]]]
-) -> dict[str, object]:
+def table_facts(table: Table, base: Recipe, *, out: Path, seeds: int, stages: Sequence[Stage]) -> dict[str, object]:
     """Names and values for the page, in its order.
 
     Args:
@@ -69,9 +67,9 @@ def table_facts(
         base: the base recipe.
         out: folder of all rows.
         seeds: how many.
-        trained: the trainings that are finished, and all their stages.
+        stages: of the trainings that are finished, teachers included.
     """
-    folders = {stage.folder: None for _, stages in trained for stage in stages}
+    folders = dict.fromkeys(stage.folder for stage in stages)
     made = [found for folder in folders if (found := read_made(folder)) is not None]
     facts: dict[str, object] = {
         "data set": _data_set(base),

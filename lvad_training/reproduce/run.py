@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ from lvad_perception.errors import ConfigError, LvadError, NonFiniteLossError
 from lvad_perception.report import write_page
 from lvad_training.config import recipe_to_dict
 from lvad_training.recipe import Recipe
-from lvad_training.reproduce.facts import made_now, pseudo_reports, read_made, table_facts, write_made
+from lvad_training.reproduce.facts import made_now, pseudo_reports, table_facts, write_made
 from lvad_training.reproduce.render import Context, heading, summary, to_markdown, to_sections
 from lvad_training.reproduce.results import StageRunner, collect, read_metrics, result_folder, results_to_dict
 from lvad_training.reproduce.tables import Table
 from lvad_training.reproduce.trainings import Training, trainings
+from lvad_training.runs import METRICS
 
 BASE = "base.yaml"
 
@@ -34,6 +36,7 @@ def reproduce(
     seeds: int,
     runner: StageRunner,
     command: str,
+    first_seed: int = 0,
     smoke: bool = False,
     progress: bool = True,
     say: Callable[[str], None] = print,
@@ -48,6 +51,7 @@ def reproduce(
         base: what they have in common.
         out: folder of everything; tables with the same base recipe share it, and the rows that they have in common.
         seeds: train with seeds 0 to ``seeds`` - 1.
+        first_seed: train from this seed on only; the page has whatever is there.
         runner: runs the stages of a recipe.
         command: the command line, for the page.
         smoke: the page says that its figures mean nothing.
@@ -64,73 +68,74 @@ def reproduce(
     """
     planned = [
         (row, seed, training)
-        for seed in range(seeds)
+        for seed in range(first_seed, seeds)
         for row in table.rows
         for training in trainings(base, row, seed=seed, out=out)
     ]
+    job = _Job(table, base, out, seeds, runner, smoke, tuple(training for _, _, training in planned))
     main = int(os.environ.get("RANK", "0")) == 0  # several processes train together; one of them writes
     if main:
         _claim(out, base)
-    else:
-        say = _say_nothing
     made = made_now(command)
     failures: dict[tuple[str, int], str] = {}
-
-    def write() -> Path:
-        return _write(table, base, out, seeds, runner, smoke, failures, [part for _, _, part in planned])
-
     for number, (row, seed, training) in enumerate(planned, start=1):
-        say(f"\n[{number}/{len(planned)}] {row.title}, seed {seed}{f', {training.only}' if training.only else ''}")
+        if main:
+            part = f", {training.only}" if training.only is not None else ""
+            say(f"\n[{number}/{len(planned)}] {row.title}, seed {seed}{part}")
+        before = _finished(job, training)
         try:
             runner.run(training.recipe, resume=True, only=training.only, progress=progress)
         except NonFiniteLossError as err:
-            say(f"diverged: {err}")
+            if main:
+                say(f"diverged: {err}")
             failures[row.key, seed] = str(err)
         if main:
-            folder = result_folder(training, runner)
-            if read_metrics(folder) is not None and read_made(folder) is None:
+            for folder in _finished(job, training) - before:
                 write_made(folder, made)
-            write()
+            _write(job, failures)
     if failures:
         raise ReproduceError(
             f"{len(failures)} of {len(planned)} trainings diverged; {out / table.name}.html says where; lower "
             "train.learning_rate for all rows with another --out, or run again to go on from their last checkpoints"
         )
-    return write() if main else _page(out, table)
-
-
-def _say_nothing(_: str) -> None:
-    """For processes whose neighbour speaks."""
-
-
-def _write(
-    table: Table,
-    base: Recipe,
-    out: Path,
-    seeds: int,
-    runner: StageRunner,
-    smoke: bool,
-    failures: dict[tuple[str, int], str],
-    planned: list[Training],
-) -> Path:
-    results = collect(table, base, out=out, seeds=seeds, runner=runner, failures=failures)
-    done = [part for part in planned if read_metrics(result_folder(part, runner)) is not None]
-    trained = [(part, runner.plan(part.recipe)) for part in done]
-    facts = table_facts(table, base, out=out, seeds=seeds, trained=trained)
-    context = Context(seeds, facts, pseudo_reports(table, out=out, seeds=seeds), smoke)
-    texts = {
-        ".md": to_markdown(table, results, context),
-        ".json": json.dumps(results_to_dict(table, results, facts), indent=1),
-    }
-    for suffix, text in texts.items():
-        _replace_file(out / f"{table.name}{suffix}", text)
-    page = _page(out, table)
-    write_page(page, title=heading(table), summary=summary(context), sections=to_sections(table, results, context))
-    return page
-
-
-def _page(out: Path, table: Table) -> Path:
     return out / f"{table.name}.html"
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What is fixed while a table runs; the names are those of the arguments of ``reproduce``."""
+
+    table: Table
+    base: Recipe
+    out: Path
+    seeds: int
+    runner: StageRunner
+    smoke: bool
+    planned: tuple[Training, ...]
+
+
+def _finished(job: _Job, training: Training) -> set[Path]:
+    """Folders of the training's stages that have been measured, its teachers' among them."""
+    return {stage.folder for stage in job.runner.plan(training.recipe) if (stage.folder / METRICS).is_file()}
+
+
+def _write(job: _Job, failures: dict[tuple[str, int], str]) -> None:
+    table, out, runner = job.table, job.out, job.runner
+    results = collect(table, job.base, out=out, seeds=job.seeds, runner=runner, failures=failures)
+    done = [training for training in job.planned if read_metrics(result_folder(training, runner)) is not None]
+    stages = [
+        stage for training in done for stage in runner.plan(training.recipe) if training.only in (None, stage.name)
+    ]
+    facts = table_facts(table, job.base, out=out, seeds=job.seeds, stages=stages)
+    context = Context(job.seeds, facts, pseudo_reports(table, out=out, seeds=job.seeds), job.smoke)
+    _replace_file(out / f"{table.name}.md", to_markdown(table, results, context))
+    _replace_file(out / f"{table.name}.json", json.dumps(results_to_dict(table, results, facts), indent=1))
+    write_page(
+        out / f"{table.name}.html",
+        title=heading(table),
+        summary=summary(context),
+        sections=to_sections(table, results, context),
+    )
 
 
 def _claim(out: Path, base: Recipe) -> None:

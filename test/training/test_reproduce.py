@@ -225,6 +225,22 @@ def test_single_task_rows_are_the_teachers(make_base, tmp_path):
     }
 
 
+def test_the_page_names_the_command_that_made_each_row(make_base, tmp_path):
+    """A teacher that one table trained keeps its command when another table shows it."""
+    base, runner = make_base(), FakeRunner()
+    for name, command in (("table1", "first"), ("table3", "second")):
+        arguments = {"out": tmp_path, "seeds": 1, "runner": runner, "command": command, "say": lambda _: None}
+        page = reproduce(TABLES[name], base, **arguments)
+    assert json.loads((tmp_path / "disjoint_normal/seed0/teach-semantic/made.json").read_text())["command"] == "first"
+    assert "| commands | second<br>first |" in page.with_suffix(".md").read_text()
+
+
+def test_a_folder_that_cannot_be_written_is_named(make_base, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"file.*choose another --out"):
+        run_table("table6", make_base(), tmp_path / "file", FakeRunner())
+
+
 @pytest.mark.parametrize("stop_after", [0, 2, 5, 8, 10])
 def test_an_interrupted_table_goes_on(make_base, tmp_path, stop_after):
     base, first, second = make_base(), FakeRunner(stop_after=stop_after), FakeRunner()
