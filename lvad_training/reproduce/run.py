@@ -72,7 +72,7 @@ def reproduce(
         for row in table.rows
         for training in trainings(base, row, seed=seed, out=out)
     ]
-    job = _Job(table, base, out, seeds, runner, smoke, tuple(training for _, _, training in planned))
+    job = _Job(table, base, out, seeds, runner, smoke)
     main = int(os.environ.get("RANK", "0")) == 0  # several processes train together; one of them writes
     if main:
         _claim(out, base)
@@ -111,7 +111,6 @@ class _Job:
     seeds: int
     runner: StageRunner
     smoke: bool
-    planned: tuple[Training, ...]
 
 
 def _finished(job: _Job, training: Training) -> set[Path]:
@@ -122,9 +121,14 @@ def _finished(job: _Job, training: Training) -> set[Path]:
 def _write(job: _Job, failures: dict[tuple[str, int], str]) -> None:
     table, out, runner = job.table, job.out, job.runner
     results = collect(table, job.base, out=out, seeds=job.seeds, runner=runner, failures=failures)
-    done = [training for training in job.planned if read_metrics(result_folder(training, runner)) is not None]
     stages = [
-        stage for training in done for stage in runner.plan(training.recipe) if training.only in (None, stage.name)
+        stage
+        for seed in range(job.seeds)
+        for row in table.rows
+        for training in trainings(job.base, row, seed=seed, out=out)
+        if read_metrics(result_folder(training, runner)) is not None
+        for stage in runner.plan(training.recipe)
+        if training.only in (None, stage.name)
     ]
     facts = table_facts(table, job.base, out=out, seeds=job.seeds, stages=stages)
     context = Context(job.seeds, facts, pseudo_reports(table, out=out, seeds=job.seeds), job.smoke)
@@ -178,7 +182,7 @@ def _differences(old: Any, new: Any, path: str = "") -> list[str]:
 
 def _replace_file(path: Path, text: str) -> None:
     """Write beside the target, then rename over it: a kill leaves the old file or the new one."""
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")  # several commands may share the folder
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.write_text(text, encoding="utf-8")

@@ -171,6 +171,19 @@ def test_the_first_seed_of_all_rows_comes_first(make_base, tmp_path):
     assert seeds == [0, 0, 0, 1, 1, 1]
 
 
+def test_seeds_can_be_spread_over_several_commands(make_base, tmp_path):
+    base, runner = make_base(), FakeRunner()
+    arguments = {"out": tmp_path, "runner": runner, "say": lambda _: None}
+    reproduce(TABLES["table6"], base, seeds=2, first_seed=1, command="second machine", **arguments)
+    assert not any("seed0" in str(folder) for folder in runner.trained)
+    assert "| Learned prompts | 1 of 2 | 62.0 |" in (tmp_path / "table6.md").read_text()
+    reproduce(TABLES["table6"], base, seeds=1, command="first machine", **arguments)
+    page = reproduce(TABLES["table6"], base, seeds=2, first_seed=1, command="second machine", **arguments)
+    markdown = page.with_suffix(".md").read_text()
+    assert "| Learned prompts | 2 of 2 | 61.0 ± 1.4 |" in markdown
+    assert "| commands | first machine<br>second machine |" in markdown
+
+
 def test_the_page_sets_ours_beside_the_papers(make_base, tmp_path):
     page, _ = run_table("table1", make_base(), tmp_path, FakeRunner(), seeds=2)
     markdown = page.with_suffix(".md").read_text()
@@ -391,6 +404,7 @@ def test_list_prints_every_row(capsys):
         (["table2"], "there is no 'table2'; choose one of table1"),
         ([], "no table was named"),
         (["table1", "--seeds", "0"], "--seeds must be at least 1"),
+        (["table1", "--seeds", "2", "--first-seed", "2"], "--first-seed must be between 0 and 1"),
         (["table4", "--adapt"], "table4 has its rows with adapt already"),
         (["table1", "--smoke", "--preset", "tiny"], "--smoke is a recipe of its own"),
         (["table1"], "give --data"),
