@@ -8,6 +8,7 @@ from pathlib import Path
 
 import lvad_perception
 from lvad_perception.errors import LvadError
+from lvad_training.reproduce.command import add_reproduce
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
@@ -40,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_slim(commands)
     _add_data(commands)
     _add_demo(commands)
+    add_reproduce(commands)
     return parser
 
 

@@ -60,7 +60,7 @@ def parse_recipe(content: dict[str, Any], overrides: list[str], *, source: str) 
     model = content.get("model") or {}
     if not isinstance(model, dict):
         raise ConfigError(f"{source}: model is not a mapping; give it keys such as network_hw or leave it out")
-    content = {**content, "model": _merge(PRESETS[preset], model)}
+    content = {**content, "model": _merge(_base(preset, model), model)}
     try:
         recipe = msgspec.convert(content, Recipe)
     except msgspec.ValidationError as err:
@@ -81,6 +81,16 @@ def recipe_from_dict(content: dict[str, Any], *, source: str) -> Recipe:
         return msgspec.convert(content, Recipe)
     except msgspec.ValidationError as err:
         raise ConfigError(f"{source}: its recipe was written by another version: {_explain(str(err))}") from err
+
+
+def _base(preset: str, model: dict[str, Any]) -> dict[str, Any]:
+    """The preset's architecture; the options of its backbone go when the recipe names another backbone."""
+    base = PRESETS[preset]
+    wanted = model.get("backbone")
+    own: dict[str, Any] = base.get("backbone", {})
+    if isinstance(wanted, dict) and wanted.get("name", own.get("name")) != own.get("name"):
+        return {key: value for key, value in base.items() if key != "backbone"}
+    return base
 
 
 def _read_yaml(text: str) -> Any:

@@ -78,3 +78,12 @@ def test_a_file_that_is_no_recipe(tmp_path, text, message):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"nothing.yaml: the recipe cannot be read"):
         load_recipe(tmp_path / "nothing.yaml")
+
+
+def test_another_backbone_comes_without_the_options_of_the_presets():
+    def backbone(**wanted):
+        recipe = parse_recipe({"preset": "tiny", "data": {"root": "x"}, "model": {"backbone": wanted}}, [], source="t")
+        return recipe.model.backbone
+
+    assert backbone(name="resnet34").options == {}
+    assert backbone(weights="w.pth").options == backbone(name="resnet18d").options != {}
