@@ -158,7 +158,7 @@ def notes(table: Table, results: Sequence[RowResult]) -> list[str]:
     if "drivable_miou" in table.columns:
         found.append(
             "DA mIoU is over direct, alternative and background. The paper does not say which mean it gives; its pixel "
-            "accuracies of 97 % beside an mIoU of 83 are those of all three classes. The official one of the BDD100K "
+            "accuracies of 97 % beside an mIoU of 83 suggest that background counts. The official mean of the BDD100K "
             "toolkit drops pixels whose truth is background."
         )
     found.append("The rows share budget, seeds and backbone weights; docs/method.md says how each is read.")

@@ -68,7 +68,7 @@ COLUMNS = {
         Column("ap75", "AP75", "detection.scores.ap75"),
     )
 }
-"""Everything that the page and results give; "DA mIoU" is over all three classes, as the paper's must be."""
+"""Everything that the page and results give; "DA mIoU" is over all three classes, as the paper's seems to be."""
 
 
 @dataclass(frozen=True, slots=True)
