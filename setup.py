@@ -30,6 +30,9 @@ EXTRAS = {
         "onnx>=1.17",
         "onnxscript>=0.7",
         "safetensors>=0.4",
+        # Text towers of the language prior; the vehicle needs neither.
+        "open_clip_torch>=3.0",
+        "transformers>=5.0",
         "scipy>=1.8",
         "tensorboard>=2.14",
         "pyyaml>=6.0.1",

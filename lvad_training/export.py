@@ -42,7 +42,8 @@ class ModelFileGraph(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """uint8 [N, H, W, 3] RGB -> the outputs that the manifest names, in its order."""
-        outputs = self.net(images.permute(0, 3, 1, 2))
+        # TensorRT wants uint8 converted before any other layer.
+        outputs = self.net(images.float().permute(0, 3, 1, 2))
         decoded = decode(outputs, (images.shape[1], images.shape[2]), self.max_detections)
         return tuple(tensor for tensor in in_file_order(decoded) if tensor is not None)
 
