@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from lvad_perception.errors import DatasetError
 from lvad_perception.metrics import Metrics
 from lvad_training.recipe import Recipe
+from lvad_training.records import read_record
 from lvad_training.reproduce.tables import Row, Table
 from lvad_training.reproduce.trainings import Training, trainings
 from lvad_training.runs import CURVE, METRICS
@@ -166,11 +167,15 @@ def result_folder(training: Training, runner: StageRunner) -> Path:
 
 
 def read_metrics(folder: Path) -> Metrics | None:
-    """The metrics of a finished training; None when it is not finished.
+    """The metrics of a finished training; None when it is not finished, whatever an interruption left behind.
 
     Raises:
+        ConfigError: the stage's record cannot be read.
         DatasetError: the file cannot be read, or nothing was measured.
     """
+    record = read_record(folder)
+    if record is not None and record["state"] != "done":
+        return None
     path = folder / METRICS
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

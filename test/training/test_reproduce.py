@@ -9,6 +9,7 @@ import pytest
 from lvad_perception.errors import ConfigError, DatasetError, LvadError, NonFiniteLossError
 from lvad_training import stages
 from lvad_training.config import load_recipe
+from lvad_training.records import write_record
 from lvad_training.reproduce.base import PAPER_EPOCHS, base_recipe, images_of
 from lvad_training.reproduce.command import add_reproduce
 from lvad_training.reproduce.paper import FIGURES
@@ -376,6 +377,15 @@ def test_metrics_that_cannot_be_read_say_what_to_delete(make_base, tmp_path):
     (runner.trained[-1] / "metrics.json").write_text("{")
     with pytest.raises(DatasetError, match=r"metrics.json: cannot be read .* delete .* and run again"):
         collect(TABLES["table6"], base, out=tmp_path, seeds=1, runner=runner)
+
+
+def test_what_a_kill_left_behind_is_not_a_result(make_base, tmp_path):
+    base, runner = make_base(), FakeRunner()
+    run_table("table6", base, tmp_path, runner)
+    write_record(runner.trained[-1], {}, "running", 3.0)
+    (runner.trained[-1] / "metrics.json").write_text("{")
+    results = collect(TABLES["table6"], base, out=tmp_path, seeds=1, runner=runner)
+    assert [len(result.metrics) for result in results] == [1, 1, 0]
 
 
 def test_a_cell_of_one_value_has_no_deviation():
