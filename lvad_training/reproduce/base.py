@@ -88,10 +88,12 @@ def base_recipe(
 
 def images_of(recipe: Recipe) -> dict[str, int]:
     """Training images by task that they are annotated for, "all" for how many there are, "val" for validation."""
-    split = open_split(Path(recipe.data.root), recipe.data.train_split)
+    root, data = Path(recipe.data.root), recipe.data
+    split, val = open_split(root, data.train_split), open_split(root, data.val_split)
     chosen = selected_images(recipe)
     counts = {task: int(np.count_nonzero(split.annotated_for(task)[chosen])) for task in recipe.model.tasks}
-    return {"all": len(chosen), **counts, "val": len(open_split(Path(recipe.data.root), recipe.data.val_split))}
+    measured = sum(not data.val_only or val.name_of(index).startswith(data.val_only) for index in range(len(val)))
+    return {"all": len(chosen), **counts, "val": measured}
 
 
 def _epochs_in_steps(recipe: Recipe) -> int:

@@ -98,7 +98,8 @@ def _reproduce(options: argparse.Namespace) -> int:
         return EXIT_INTERRUPTED
     finally:
         stages.close()
-    print(f"\n{page.with_suffix('.md').read_text(encoding='utf-8')}\npage: {page}")
+    main_table = page.with_suffix(".md").read_text(encoding="utf-8").partition("\n## Everything")[0]
+    print(f"\n{main_table}\npage: {page}")
     return 0
 
 

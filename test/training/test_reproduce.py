@@ -343,6 +343,11 @@ def test_without_a_budget_it_is_the_papers_epochs(blobs):
     assert images_of(base) == {"all": 6, "detection": 6, "semantic": 6, "drivable": 6, "val": 6}
 
 
+def test_only_images_that_are_used_are_counted(make_base):
+    counts = images_of(make_base("data.only=[blob1, blob2]", "data.val_only=[blob3]"))
+    assert (counts["all"], counts["val"]) == (2, 1)
+
+
 def test_another_base_recipe_needs_another_folder(make_base, tmp_path):
     run_table("table6", make_base(), tmp_path, FakeRunner())
     run_table("table6", make_base("data.workers=1"), tmp_path, FakeRunner())
@@ -434,7 +439,8 @@ def test_the_command_prints_the_table_and_names_itself(blobs, tmp_path, monkeypa
     assert run_command(*words) == 0
     printed = capsys.readouterr().out
     assert f"| Round-robin, with adapt | 1 of 1 | 60.0 | {NONE} |" in printed
-    assert f"lvad-train reproduce table1 --data {blobs} --smoke --adapt --set data.train_split=val" in printed
+    typed = f"lvad-train reproduce table1 --data {blobs} --smoke --adapt --set data.train_split=val"
+    assert typed in (tmp_path / "table1.md").read_text()
     assert "its figures mean nothing" in printed
 
 
@@ -450,9 +456,8 @@ def test_an_interrupted_command_says_how_it_goes_on(blobs, tmp_path, monkeypatch
 def test_smoke_trains_every_row_of_table_1_for_real(tmp_path, capsys):
     pytest.importorskip("open_clip")
     assert run_command("table1", "--smoke", "--quiet", "--out", tmp_path) == 0
-    first = capsys.readouterr().out
-    assert first.count("| 1 of 1 |") == 6
-    assert "24 images in 'train'" in first
+    assert capsys.readouterr().out.count("| 1 of 1 |") == 6
+    assert "24 images in 'train'" in (tmp_path / "table1.md").read_text()
     folder = tmp_path / "disjoint_normal/seed0"
     assert {path.parent.name for path in folder.glob("teach-*/model.pt")} == {method.name for method in TEACHERS}
     assert json.loads((folder / "lists.json").read_text())["images"]["semantic"]
