@@ -190,9 +190,9 @@ def folder_frames(folder: Path) -> Iterator[Decode]:
 
 def bag_frames(bag: Path) -> Iterator[Decode]:
     """The images of a bag's cameras, again and again; malformed ones are left out. Raises BagError."""
+    from lvad_perception.bags.cameras import find_cameras
     from lvad_perception.bags.replay import decode_frame
     from lvad_perception.bags.storage import open_bag
-    from lvad_perception.bags.topics import find_cameras
 
     while True:
         usable = 0

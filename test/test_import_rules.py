@@ -17,9 +17,9 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS = {
     "lvad_perception": [
         {"types", "vocabulary", "errors"},
-        {"manifest", "images", "pixels", "preprocess", "postprocess", "metrics"},
+        {"manifest", "images", "pixels", "preprocess", "postprocess", "metrics", "topics", "problems"},
         {"engines", "bdd100k", "messages", "overlay", "video"},
-        {"perceiver", "report"},
+        {"perceiver", "report", "pairing"},
         {"bags", "node"},
         {"benchmark"},
         {"cli"},
@@ -247,7 +247,7 @@ def test_each_rule_can_fail(path: str, text: str, message: str) -> None:
         ("lvad_perception/engines/pytorch.py", "def load():\n    import torch"),
         ("lvad_perception/engines/pytorch.py", "if TYPE_CHECKING:\n    import torch"),
         ("lvad_perception/node/perception.py", "import rclpy\nfrom lvad_perception.perceiver import Perceiver"),
-        ("lvad_perception/bags/replay.py", "from lvad_perception.bags.topics import Topics"),
+        ("lvad_perception/bags/replay.py", "from lvad_perception.bags.cameras import Camera"),
         ("lvad_perception/cli.py", "from lvad_perception import __version__"),
         ("lvad_training/build.py", "from lvad_training.model.neck import Fpn\nimport torch"),
         ("lvad_training/data/bdd100k.py", "from lvad_perception.bdd100k import open_split"),

@@ -10,9 +10,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from lvad_perception.bags.problems import Problems, tell_stderr
 from lvad_perception.bags.storage import BagWriter, Storage, create_bag
-from lvad_perception.bags.topics import LABEL_INFO, NAME, TASK_TOPICS, TRUTH
 from lvad_perception.bdd100k import Split, open_split
 from lvad_perception.errors import BagError, ConfigError, ImageError, LabelError
 from lvad_perception.images import decode_image
@@ -25,6 +23,8 @@ from lvad_perception.messages import (
     rosbags_types,
     truth_to_message,
 )
+from lvad_perception.problems import Problems, tell_stderr
+from lvad_perception.topics import LABEL_INFO, NAME, TASK_TOPICS, TRUTH
 from lvad_perception.types import UInt8
 from lvad_perception.vocabulary import TASKS
 
@@ -72,7 +72,7 @@ def from_bdd100k(
     tell: Callable[[str], None] = tell_stderr,
     progress: bool = False,
 ) -> ConversionSummary:
-    """Convert a split in BDD100K's layout to a bag of one camera; topics as in ``bags.topics``.
+    """Convert a split in BDD100K's layout to a bag of one camera; topics as in ``lvad_perception.topics``.
 
     JPEG and PNG files are passed through byte for byte as CompressedImage, other formats are written as PNG. Boxes keep
     source pixels; crowds are marked by their ``id``. A task that an image is not annotated for has no message with its

@@ -10,18 +10,8 @@ from typing import Any, Final
 
 from tqdm import tqdm
 
-from lvad_perception.bags.problems import Problems, message_text, tell_stderr
+from lvad_perception.bags.cameras import Camera, find_cameras
 from lvad_perception.bags.storage import BagReader, BagWriter, Storage, check_output, create_bag, open_bag
-from lvad_perception.bags.topics import (
-    CAMERA_INFO,
-    CONFIDENCE,
-    LABEL_INFO,
-    NAME,
-    TRUTH,
-    Camera,
-    find_cameras,
-    message_type,
-)
 from lvad_perception.errors import BagError, ImageError, MessageError
 from lvad_perception.messages import (
     Message,
@@ -33,6 +23,8 @@ from lvad_perception.messages import (
     rosbags_types,
 )
 from lvad_perception.perceiver import Perceiver
+from lvad_perception.problems import Problems, message_text, tell_stderr
+from lvad_perception.topics import CAMERA_INFO, CONFIDENCE, LABEL_INFO, NAME, TRUTH, message_type
 from lvad_perception.types import Predictions, UInt8
 from lvad_perception.vocabulary import TASKS
 
@@ -97,9 +89,9 @@ def replay(
 ) -> ReplaySummary:
     """Run the perception on every image of a bag.
 
-    The output bag holds, under each camera's namespace (see ``bags.topics``), detections, masks and the masks' label
-    info, with header and bag time stamp of the source image, and byte for byte the camera's images, annotation, names
-    and CameraInfo. An image that cannot be decoded is told, counted and left out.
+    The output bag holds, under each camera's namespace (see ``lvad_perception.topics``), detections, masks and the
+    masks' label info, with header and bag time stamp of the source image, and byte for byte the camera's images,
+    annotation, names and CameraInfo. An image that cannot be decoded is told, counted and left out.
 
     Args:
         bag: bag folder, or a .mcap or .db3 file.

@@ -10,10 +10,9 @@ from typing import Any, Final
 import numpy as np
 
 from lvad_perception import __version__
+from lvad_perception.bags.cameras import Camera, find_cameras
 from lvad_perception.bags.evaluate import evaluate_bag
-from lvad_perception.bags.problems import tell_stderr
 from lvad_perception.bags.storage import BagReader, open_bag
-from lvad_perception.bags.topics import NAME, Camera, Side, find_cameras, side_of
 from lvad_perception.errors import BagError, DatasetError, ImageError, MessageError
 from lvad_perception.messages import (
     Message,
@@ -26,7 +25,9 @@ from lvad_perception.messages import (
 )
 from lvad_perception.metrics import Metrics
 from lvad_perception.overlay import draw_predictions, draw_truth
+from lvad_perception.problems import tell_stderr
 from lvad_perception.report import Overlay, write_report
+from lvad_perception.topics import NAME, Side, side_of
 from lvad_perception.types import Predictions, Truth, UInt8
 
 CURVE, METRICS = "losses.jsonl", "metrics.json"

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from lvad_perception.bags.topics import message_type
 from lvad_perception.errors import BagError
 from lvad_perception.messages import Message, rosbags_typestore
+from lvad_perception.topics import message_type
 
 Storage = Literal["mcap", "sqlite3"]
 STORAGES: Final = ("mcap", "sqlite3")

@@ -4,10 +4,10 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from lvad_perception.bags.cameras import find_cameras
 from lvad_perception.bags.convert import from_bdd100k
 from lvad_perception.bags.replay import replay
 from lvad_perception.bags.storage import create_bag, open_bag
-from lvad_perception.bags.topics import find_cameras
 from lvad_perception.errors import BagError
 from lvad_perception.messages import (
     check_label_info,

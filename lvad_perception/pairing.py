@@ -1,0 +1,160 @@
+"""Predictions and annotation, message by message, paired by task, camera and header stamp, and measured.
+
+Of a bag that is read and of one that is played under ROS: both hand their messages to ``Pairing``, so that both get the
+same numbers from the same messages.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from lvad_perception.errors import DatasetError, EngineError, MessageError, VocabularyMismatchError
+from lvad_perception.messages import (
+    Message,
+    check_label_info,
+    detections_from_message,
+    mask_from_message,
+    stamp_ns,
+    truth_boxes_from_message,
+)
+from lvad_perception.metrics import Evaluator, Metrics
+from lvad_perception.problems import Problems
+from lvad_perception.topics import Side
+from lvad_perception.types import Predictions, Size, Truth, UInt8
+from lvad_perception.vocabulary import TASKS
+
+PENDING: Final = 64
+"""So many images of a topic may wait for their counterpart; the oldest gives way. At 30 Hz that is two seconds."""
+
+
+class Pairing:
+    """Collects the messages of an evaluation in whatever order they come, in bounded memory.
+
+    Annotation without a prediction (a corrupt or dropped image) is told and left out; predictions without annotation
+    are passed over.
+
+    Args:
+        problems: is told of each message that is left out.
+    """
+
+    def __init__(self, problems: Problems) -> None:
+        self._problems = problems
+        self._evaluator = Evaluator()
+        self._joins: dict[tuple[str, str], _Join] = {}
+        self.paired = 0
+        """Predictions that met their annotation so far, all tasks together."""
+
+    def add(self, side: Side, msg: Message, what: str) -> None:
+        """Add a message; one that is malformed is told and left out.
+
+        Args:
+            side: which topic it is of.
+            msg: of ROS's own classes or of rosbags'.
+            what: which message of the topic it is, for people.
+
+        Raises:
+            VocabularyMismatchError: it lists other classes than this package.
+        """
+        try:
+            if side.label_info:
+                check_label_info(msg, TASKS[side.task], source="label info")
+                return
+            pair = self._joins.setdefault((side.camera, side.task), _Join(self._problems)).add(side, msg, what)
+            if pair is not None:
+                self._evaluator.add(*_values(side.task, *pair))
+                self.paired += 1
+        except VocabularyMismatchError as err:
+            raise VocabularyMismatchError(f"{side.topic} {what}: {err}") from err
+        except (MessageError, DatasetError, EngineError) as err:
+            self._problems.add(side.topic, what, err)
+
+    @property
+    def in_flight(self) -> int:
+        """Annotated images whose predictions can still be expected, of the camera and task that has most of them.
+
+        Results come in the order of the images: once one of a later image is there, those before it are not coming.
+        """
+        return max((join.in_flight for join in self._joins.values()), default=0)
+
+    def finish(self) -> Metrics:
+        """Tell of all annotation that no prediction came for, and compute.
+
+        Raises:
+            DatasetError: nothing was paired.
+        """
+        for join in self._joins.values():
+            join.finish()
+        return self._evaluator.compute()
+
+
+@dataclass(frozen=True, slots=True)
+class _Half:
+    """A message that waits for its counterpart, and what to call it; ``index`` counts its topic's messages."""
+
+    side: Side
+    msg: Message
+    what: str
+    index: int
+
+
+class _Join:
+    """Pairs predictions and annotation of one camera and task by stamp."""
+
+    def __init__(self, problems: Problems) -> None:
+        self._problems = problems
+        self._waiting: dict[bool, dict[int, _Half]] = {True: {}, False: {}}  # by Side.truth, in the order of arrival
+        self._counts = {True: 0, False: 0}
+        self._newest_paired = -1  # index of annotation
+
+    def add(self, side: Side, msg: Message, what: str) -> tuple[Message, Message] | None:
+        """(prediction, annotation) once both are there, else None."""
+        stamp = stamp_ns(msg.header)
+        half = _Half(side, msg, what, self._counts[side.truth])
+        self._counts[side.truth] += 1
+        counterpart = self._waiting[not side.truth].pop(stamp, None)
+        if counterpart is not None:
+            prediction, truth = (counterpart, half) if side.truth else (half, counterpart)
+            self._newest_paired = max(self._newest_paired, truth.index)
+            return prediction.msg, truth.msg
+        waiting = self._waiting[side.truth]
+        if stamp in waiting:
+            self._problems.add(
+                side.topic, what, "its header stamp occurs twice, so it cannot be paired; stamp each image"
+            )
+            return None
+        waiting[stamp] = half
+        if len(waiting) > PENDING:
+            self._give_up(waiting.pop(next(iter(waiting))))
+        return None
+
+    @property
+    def in_flight(self) -> int:
+        return sum(half.index > self._newest_paired for half in self._waiting[True].values())
+
+    def finish(self) -> None:
+        """Tell of all annotation that no prediction came for."""
+        for half in self._waiting[True].values():
+            self._give_up(half)
+
+    def _give_up(self, half: _Half) -> None:
+        if half.side.truth:
+            self._problems.add(half.side.topic, half.what, "it has no prediction with its stamp and is left out")
+
+
+def _values(task: str, prediction: Message, annotation: Message) -> tuple[Predictions, Truth]:
+    """One task's halves of an image as the evaluator takes them. Raises as the readers of ``messages`` do."""
+    if task == "detection":
+        # Boxes alone do not say how large their image is, and the evaluation of boxes does not ask.
+        unknown: Size = (0, 0)
+        boxes = truth_boxes_from_message(annotation)
+        return (
+            Predictions(unknown, detections_from_message(prediction), None, None),
+            Truth(unknown, boxes, None, None),
+        )
+    mask, truth = mask_from_message(prediction), mask_from_message(annotation)
+    masks = {"semantic": (mask, None), "drivable": (None, mask)}[task]
+    truths = {"semantic": (truth, None), "drivable": (None, truth)}[task]
+    return Predictions(_size(mask), None, *masks), Truth(_size(truth), None, *truths)
+
+
+def _size(mask: UInt8) -> Size:
+    return (mask.shape[0], mask.shape[1])
