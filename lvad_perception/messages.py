@@ -16,6 +16,7 @@ import numpy as np
 
 from lvad_perception.errors import MissingDependencyError, VocabularyMismatchError
 from lvad_perception.images import decode_image
+from lvad_perception.manifest import Manifest
 from lvad_perception.pixels import to_mask, to_rgb
 from lvad_perception.types import Detections, Float32, Int32, TruthBoxes, UInt8
 from lvad_perception.vocabulary import DETECTION, Vocabulary
@@ -28,6 +29,9 @@ Message = Any
 
 CROWD_ID: Final = "crowd"
 """``Detection2D.id`` of a truth box that is a crowd or an ignored category; other truth boxes have an empty id."""
+
+VOCABULARY_VERSION: Final = 1
+"""``VisionInfo.database_version``: to be counted up when a class of ``vocabulary`` is added, removed or renamed."""
 
 # vision_msgs 4.x, which rosbags' stores do not carry: name -> fields in order.
 _VISION_MSGS: Final = {
@@ -43,6 +47,7 @@ _VISION_MSGS: Final = {
     "Detection2DArray": "std_msgs/Header header\nvision_msgs/Detection2D[] detections",
     "VisionClass": "uint16 class_id\nstring class_name",
     "LabelInfo": "std_msgs/Header header\nvision_msgs/VisionClass[] class_map\nfloat32 threshold",
+    "VisionInfo": "std_msgs/Header header\nstring method\nstring database_location\nint32 database_version",
 }
 
 
@@ -69,6 +74,7 @@ class MessageTypes:
     Detection2DArray: Any
     VisionClass: Any
     LabelInfo: Any
+    VisionInfo: Any
     no_pose: Message
     pack: Callable[[UInt8], Any]
 
@@ -189,6 +195,13 @@ def image_to_message(image: UInt8, header: Message, *, encoding: str = "rgb8", t
     return _image_message(image, header, encoding, types)
 
 
+def jpeg_to_message(jpeg: UInt8, header: Message, *, types: MessageTypes) -> Message:
+    """A JPEG, uint8 [N], as ``sensor_msgs/CompressedImage`` with the format that image_transport writes for rgb8."""
+    msg = types.CompressedImage(header=header, format="rgb8; jpeg compressed bgr8", data=[])
+    msg.data = types.pack(np.ascontiguousarray(jpeg).ravel())
+    return msg
+
+
 def mask_to_message(mask: UInt8, header: Message, *, types: MessageTypes) -> Message:
     """Class ids (or a confidence map), uint8 [H, W], as mono8 ``sensor_msgs/Image`` without row padding."""
     return _image_message(mask, header, "mono8", types)
@@ -237,11 +250,37 @@ def truth_boxes_from_message(msg: Message) -> TruthBoxes:
 def label_info_to_message(
     vocabulary: Vocabulary, header: Message, *, threshold: float = 0.0, types: MessageTypes
 ) -> Message:
-    """The classes of a mask as ``vision_msgs/LabelInfo``; pixel value = ``class_id``."""
+    """The classes of a task as ``vision_msgs/LabelInfo``; in a mask, pixel value = ``class_id``.
+
+    Args:
+        vocabulary: the task's.
+        header: taken over as it is.
+        threshold: least confidence of a class; 0 because a mask has the most probable class in every pixel.
+        types: the family of message classes, the header's own.
+    """
     return types.LabelInfo(
         header=header,
         class_map=[types.VisionClass(class_id=index, class_name=name) for index, name in enumerate(vocabulary.names)],
         threshold=float(threshold),
+    )
+
+
+def vision_info_to_message(
+    manifest: Manifest, header: Message, *, database_location: str, types: MessageTypes
+) -> Message:
+    """Which model detects, as ``vision_msgs/VisionInfo``.
+
+    Args:
+        manifest: the model's; ``method`` is its preset and the first digits of its weights' hash.
+        header: taken over as it is.
+        database_location: topic of the ``LabelInfo`` that lists the class names.
+        types: the family of message classes, the header's own.
+    """
+    return types.VisionInfo(
+        header=header,
+        method=f"{manifest.preset} {manifest.weights_sha256[:12]}".strip(),
+        database_location=database_location,
+        database_version=VOCABULARY_VERSION,
     )
 
 

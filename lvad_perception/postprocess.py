@@ -1,9 +1,10 @@
-"""Network output -> Predictions in source pixels: the exact inverse of ``preprocess.letterbox_image``."""
+"""Network output -> Predictions in source pixels: the exact inverse of ``preprocess.letterbox_image``; and back."""
 
 import cv2
 import numpy as np
 
 from lvad_perception.types import Bool, Detections, Float32, Letterbox, Predictions, RawOutputs, UInt8
+from lvad_perception.vocabulary import UNLABELED
 
 
 def boxes_to_source(boxes_xyxy: Float32, box: Letterbox) -> Float32:
@@ -37,6 +38,31 @@ def mask_to_source(mask: UInt8, box: Letterbox) -> UInt8:
         return np.array(inside)  # a copy: the engine may write over its outputs in the next call
     size_wh = (box.source_hw[1], box.source_hw[0])
     return np.asarray(cv2.resize(inside, size_wh, interpolation=cv2.INTER_NEAREST_EXACT), np.uint8)
+
+
+def mask_to_network(mask: UInt8, box: Letterbox, *, border: int) -> UInt8:
+    """A label map from source to network pixels: uint8 [H, W] -> uint8 [h, w], ``border`` around the image.
+
+    Inside the image it restores what ``mask_to_source`` enlarged, pixel by pixel.
+    """
+    out = np.full(box.network_hw, border, np.uint8)
+    size_wh = (box.resized_hw[1], box.resized_hw[0])
+    inside = out[box.top : box.top + size_wh[1], box.left : box.left + size_wh[0]]
+    inside[:] = cv2.resize(mask, size_wh, interpolation=cv2.INTER_NEAREST_EXACT)
+    return out
+
+
+def predictions_to_network(predictions: Predictions, box: Letterbox) -> Predictions:
+    """Predictions from source pixels to network pixels; the letterbox border is unlabelled with confidence 0."""
+    found = predictions.detections
+    confidence = predictions.semantic_confidence
+    return Predictions(
+        box.network_hw,
+        None if found is None else Detections(boxes_to_network(found.boxes_xyxy, box), found.scores, found.labels),
+        None if predictions.semantic is None else mask_to_network(predictions.semantic, box, border=UNLABELED),
+        None if predictions.drivable is None else mask_to_network(predictions.drivable, box, border=UNLABELED),
+        None if confidence is None else mask_to_network(confidence, box, border=0),
+    )
 
 
 def to_predictions(raw: RawOutputs, index: int, box: Letterbox, *, score_threshold: float = 0.0) -> Predictions:

@@ -20,10 +20,11 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from lvad_perception.engines import open_engine
 from lvad_perception.errors import LvadError
-from lvad_perception.messages import Message, image_from_compressed, image_from_message, ros_types, stamp_ns
+from lvad_perception.messages import Message, ros_types, stamp_ns
+from lvad_perception.node.decoding import decode
 from lvad_perception.node.health import CameraHealth, Report
 from lvad_perception.node.mailbox import Frame, Mailbox
-from lvad_perception.node.outputs import CameraOutputs
+from lvad_perception.node.outputs import CameraOutputs, OutputOptions
 from lvad_perception.node.parameters import CameraParameters, NodeParameters, declare_parameters
 from lvad_perception.perceiver import Perceiver
 from lvad_perception.preprocess import PAD_VALUE
@@ -121,8 +122,9 @@ class PerceptionNode(LifecycleNode):  # type: ignore[misc]
         self._perceiver([np.full((*manifest.network_hw, 3), PAD_VALUE, np.uint8)])
         warm_up_ms = 1000 * (time.monotonic() - started_s)
         self._settings = parameters
+        options = OutputOptions(overlay_alpha=0.5, jpeg_quality=90, network_size=False, camera_info=False)
         for camera in parameters.cameras:
-            self._outputs[camera.name] = CameraOutputs(self, camera.name, manifest.classes, ros_types())
+            self._outputs[camera.name] = CameraOutputs(self, camera.name, manifest, ros_types(), options)
             self._health[camera.name] = CameraHealth()
             self._diagnostics.add(camera.name, lambda status, camera=camera: self._diagnose(status, camera))
         self._diagnostics.setHardwareID(engine.description)
@@ -204,9 +206,7 @@ class PerceptionNode(LifecycleNode):  # type: ignore[misc]
     def _decode(self, frame: Frame[Message]) -> UInt8 | None:
         """uint8 [H, W, 3] RGB, or None for a frame that cannot be decoded, which is counted and logged."""
         try:
-            if isinstance(frame.message, CompressedImage):
-                return image_from_compressed(frame.message)
-            return image_from_message(frame.message)
+            return decode(frame.message)
         except Exception as err:
             self._skip(frame, err)
             return None

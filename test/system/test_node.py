@@ -341,11 +341,11 @@ def test_label_info_waits_for_late_subscribers(tiny_model_file, make_node, robot
 
 
 def test_topics_are_named_as_in_bags(tiny_model_file, make_node):
-    from lvad_perception.bags import topics
+    from lvad_perception import topics
 
     node = make_node(model=str(tiny_model_file))
     node.trigger_configure()
-    in_bags = {*topics.TASK_TOPICS.values(), topics.CONFIDENCE, topics.OVERLAY}
+    in_bags = {*topics.TASK_TOPICS.values(), topics.CONFIDENCE, topics.OVERLAY, topics.OVERLAY_JPEG}
     assert {f"/camera/{name}" for name in in_bags} == set(node._outputs["camera"].topics)
 
 

@@ -1,0 +1,94 @@
+"""CameraInfo that belongs to the results: with the image's header, and where asked for at network size.
+
+Pixel coordinates in CameraInfo have the centre of the first pixel at 0, as in OpenCV's calibration; a resize by s that
+keeps the image's edges therefore maps u to s * (u + 0.5) - 0.5.
+"""
+
+import copy
+
+import numpy as np
+import numpy.typing as npt
+
+from lvad_perception.errors import MessageError
+from lvad_perception.messages import Message
+from lvad_perception.types import Letterbox, Size
+
+Float64 = npt.NDArray[np.float64]
+
+
+def camera_info_of_image(info: Message, header: Message, source_hw: Size) -> Message:
+    """A ``sensor_msgs/CameraInfo`` as it is, but with the header of the image that it goes with.
+
+    Args:
+        info: the camera's; left as it is.
+        header: of the processed image.
+        source_hw: size of that image.
+
+    Raises:
+        MessageError: it describes images of another size.
+    """
+    _check_size(info, source_hw)
+    out = copy.copy(info)
+    out.header = header
+    return out
+
+
+def camera_info_at_network_size(info: Message, header: Message, box: Letterbox) -> Message:
+    """The CameraInfo of the network input that an image was placed in.
+
+    It describes whole images without binning and region of interest: what those say of the source image is in K and
+    P. Distortion and rectification are those of the source, as they do not depend on the pixel grid.
+
+    Args:
+        info: the camera's; left as it is.
+        header: of the processed image.
+        box: the placement of the image in the network input.
+
+    Raises:
+        MessageError: it describes images of another size.
+    """
+    _check_size(info, box.source_hw)
+    to_network = _letterbox_matrix(box) @ _window_matrix(info)
+    out = copy.copy(info)
+    out.header = header
+    out.height, out.width = box.network_hw
+    out.k = (to_network @ np.asarray(info.k, np.float64).reshape(3, 3)).ravel()
+    out.p = (to_network @ np.asarray(info.p, np.float64).reshape(3, 4)).ravel()
+    out.binning_x = out.binning_y = 0
+    out.roi = type(info.roi)(x_offset=0, y_offset=0, height=0, width=0, do_rectify=False)
+    return out
+
+
+def _check_size(info: Message, source_hw: Size) -> None:
+    height, width = _window_hw(info)
+    binned_hw = (height // max(1, info.binning_y), width // max(1, info.binning_x))
+    if binned_hw != source_hw:
+        raise MessageError(
+            f"CameraInfo is of {binned_hw[1]}x{binned_hw[0]} images but the image is {source_hw[1]}x{source_hw[0]}, so "
+            "it is not published; calibrate the camera at the size that it sends"
+        )
+
+
+def _window_hw(info: Message) -> Size:
+    """Size of the part of the sensor that is sent, before binning."""
+    whole = info.roi.height == 0 or info.roi.width == 0
+    return (info.height, info.width) if whole else (info.roi.height, info.roi.width)
+
+
+def _window_matrix(info: Message) -> Float64:
+    """Pixels of the calibrated image -> pixels of the image that is sent, float64 [3, 3]."""
+    scale_x, scale_y = 1 / max(1, info.binning_x), 1 / max(1, info.binning_y)
+    return _resize_matrix(scale_x, scale_y, -info.roi.x_offset * scale_x, -info.roi.y_offset * scale_y)
+
+
+def _letterbox_matrix(box: Letterbox) -> Float64:
+    """Source pixels -> network pixels, float64 [3, 3]."""
+    scale_y, scale_x = box.resized_hw[0] / box.source_hw[0], box.resized_hw[1] / box.source_hw[1]
+    return _resize_matrix(scale_x, scale_y, box.left, box.top)
+
+
+def _resize_matrix(scale_x: float, scale_y: float, left: float, top: float) -> Float64:
+    """A resize that keeps the edges, then a shift; for coordinates of pixel centres."""
+    return np.array(
+        [[scale_x, 0, 0.5 * scale_x - 0.5 + left], [0, scale_y, 0.5 * scale_y - 0.5 + top], [0, 0, 1]], np.float64
+    )
