@@ -1,18 +1,19 @@
 """Images -> Predictions: letterbox, engine, and the way back to source pixels. Knows no ROS."""
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import TracebackType
 
 import numpy as np
 
 from lvad_perception.engines.base import Engine
 from lvad_perception.errors import ConfigError
-from lvad_perception.manifest import Manifest
+from lvad_perception.manifest import OUTPUT_NAMES, Manifest
 from lvad_perception.postprocess import to_predictions
 from lvad_perception.preprocess import letterbox_image
-from lvad_perception.types import Predictions, UInt8
+from lvad_perception.types import Float32, Predictions, RawOutputs, UInt8
+from lvad_perception.vocabulary import DETECTION
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +26,10 @@ class Timings:
 
 
 class Perceiver:
-    """Runs an engine on images of any size. Not thread-safe: one thread at a time.
+    """Runs an engine on images of any size. Not thread-safe, but for ``set_thresholds``: one thread at a time.
 
     Attributes:
-        score_threshold: boxes with a lower confidence are left out, in [0, 1].
+        score_threshold: boxes with a lower confidence are left out, in [0, 1]; classes may have thresholds of their own.
         last_timings: where the time of the last call went; None before the first.
     """
 
@@ -37,6 +38,7 @@ class Perceiver:
         engine: Engine,
         *,
         score_threshold: float | None = None,
+        class_thresholds: Mapping[int, float] | None = None,
         clock: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
         """Take over an engine; ``close`` closes it.
@@ -44,19 +46,16 @@ class Perceiver:
         Args:
             engine: a loaded model.
             score_threshold: in [0, 1]; None takes the manifest's. Evaluation wants 0.
+            class_thresholds: class id -> threshold in [0, 1] for the classes that have their own.
             clock: nanoseconds, for ``last_timings``.
 
         Raises:
-            ConfigError: the threshold is outside [0, 1].
+            ConfigError: a threshold is outside [0, 1].
         """
-        if score_threshold is None:
-            score_threshold = engine.manifest.score_threshold
-        if not 0.0 <= score_threshold <= 1.0:
-            raise ConfigError(f"score threshold {score_threshold} is outside [0, 1]; give a confidence such as 0.3")
-        self.score_threshold = score_threshold
         self.last_timings: Timings | None = None
         self._engine = engine
         self._clock = clock
+        self.set_thresholds(score_threshold, class_thresholds)
         # Slots that a short batch leaves over keep an older image; what the model says of it is dropped.
         self._input = np.zeros((engine.manifest.batch_size, *engine.manifest.network_hw, 3), np.uint8)
 
@@ -70,11 +69,36 @@ class Perceiver:
         """Runtime, version, device and precision of the engine."""
         return self._engine.description
 
-    def __call__(self, images: Sequence[UInt8]) -> list[Predictions]:
+    def set_thresholds(
+        self, score_threshold: float | None, class_thresholds: Mapping[int, float] | None = None
+    ) -> None:
+        """Change the thresholds; from any thread, for images from the next batch on.
+
+        Args:
+            score_threshold: in [0, 1]; None takes the manifest's.
+            class_thresholds: class id -> threshold in [0, 1] for the classes that have their own.
+
+        Raises:
+            ConfigError: a threshold is outside [0, 1]; the former ones stay.
+        """
+        if score_threshold is None:
+            score_threshold = self.manifest.score_threshold
+        class_thresholds = class_thresholds or {}
+        for threshold in (score_threshold, *class_thresholds.values()):
+            if not 0.0 <= threshold <= 1.0:
+                raise ConfigError(f"score threshold {threshold} is outside [0, 1]; give a confidence such as 0.3")
+        thresholds: Float32 = np.full(len(DETECTION.names), score_threshold, np.float32)
+        for label, threshold in class_thresholds.items():
+            thresholds[label] = threshold
+        self.score_threshold, self._thresholds = score_threshold, thresholds
+
+    def __call__(self, images: Sequence[UInt8], *, tasks: Sequence[Collection[str]] | None = None) -> list[Predictions]:
         """Predict for any number of images, as many at a time as the model file's batch size.
 
         Args:
             images: uint8 [H, W, 3] each, RGB; sizes may differ.
+            tasks: for each image the tasks that are asked for, so that nothing else is brought to its size; None asks
+                for all.
 
         Returns:
             One entry an image, in order, in source pixels; the arrays belong to the caller.
@@ -87,6 +111,8 @@ class Perceiver:
         preprocess_ns = engine_ns = postprocess_ns = 0
         for start in range(0, len(images), len(self._input)):
             chunk = images[start : start + len(self._input)]
+            asked = tasks[start : start + len(self._input)] if tasks is not None else [OUTPUT_NAMES] * len(chunk)
+            thresholds = self._thresholds
             began = self._clock()
             placements = [
                 letterbox_image(image, self.manifest.network_hw, out=slot)[1]
@@ -95,10 +121,10 @@ class Perceiver:
             prepared = self._clock()
             raw = self._engine.infer(self._input)
             inferred = self._clock()
-            predictions += [
-                to_predictions(raw, index, placement, score_threshold=self.score_threshold)
-                for index, placement in enumerate(placements)
-            ]
+            for index, placement in enumerate(placements):
+                limits: Float32 | float = 0.0 if raw.labels is None else thresholds[raw.labels[index]]
+                wanted = _only(raw, asked[index])
+                predictions.append(to_predictions(wanted, index, placement, score_threshold=limits))
             preprocess_ns += prepared - began
             engine_ns += inferred - prepared
             postprocess_ns += self._clock() - inferred
@@ -116,3 +142,9 @@ class Perceiver:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _only(raw: RawOutputs, tasks: Collection[str]) -> RawOutputs:
+    """The outputs of these tasks, the others as if the model did not have them."""
+    others = {name: None for task, names in OUTPUT_NAMES.items() if task not in tasks for name in names}
+    return replace(raw, **others) if others else raw

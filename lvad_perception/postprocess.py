@@ -65,14 +65,17 @@ def predictions_to_network(predictions: Predictions, box: Letterbox) -> Predicti
     )
 
 
-def to_predictions(raw: RawOutputs, index: int, box: Letterbox, *, score_threshold: float = 0.0) -> Predictions:
+def to_predictions(
+    raw: RawOutputs, index: int, box: Letterbox, *, score_threshold: float | Float32 = 0.0
+) -> Predictions:
     """One image's predictions in source pixels.
 
     Args:
         raw: the engine's outputs for a batch.
         index: which image of the batch.
         box: that image's placement in the network input.
-        score_threshold: boxes with a lower confidence are left out; 0 keeps all, as evaluation wants.
+        score_threshold: boxes with a lower confidence are left out; 0 keeps all, as evaluation wants. One for all or
+            one a box, float32 [K].
 
     Boxes that lie outside the source image after clipping (no area left) are left out.
     """

@@ -68,6 +68,38 @@ class TestPerceiver:
     def test_an_impossible_threshold(self, fake_engine, threshold):
         with pytest.raises(ConfigError, match=r"outside \[0, 1\]"):
             Perceiver(fake_engine, score_threshold=threshold)
+        with pytest.raises(ConfigError, match=r"outside \[0, 1\]"):
+            Perceiver(fake_engine, class_thresholds={2: threshold})
+
+    def test_a_class_may_have_a_threshold_of_its_own(self, fake_engine):
+        bright = np.full((48, 64, 3), 150, np.uint8)  # four boxes of classes 0 to 3, each scores 0.588
+        perceiver = Perceiver(fake_engine, score_threshold=0.5, class_thresholds={1: 0.6, 9: 0.9})
+        assert sorted(perceiver([bright])[0].detections.labels.tolist()) == [0, 2, 3]
+        perceiver.set_thresholds(0.6, {2: 0.5})
+        assert perceiver([bright])[0].detections.labels.tolist() == [2]
+        perceiver.set_thresholds(None)
+        assert perceiver.score_threshold == 0.3
+        assert len(perceiver([bright])[0].detections) == 4
+
+    def test_impossible_thresholds_leave_the_former_ones(self, fake_engine):
+        perceiver = Perceiver(fake_engine, score_threshold=0.5)
+        with pytest.raises(ConfigError):
+            perceiver.set_thresholds(0.1, {0: 2.0})
+        assert perceiver.score_threshold == 0.5
+        assert len(perceiver([np.full((48, 64, 3), 100, np.uint8)])[0].detections) == 0
+
+    def test_only_what_is_asked_for_is_made(self, make_engine):
+        images = [random_image(seed) for seed in range(3)]
+        everything = Perceiver(make_engine(), score_threshold=0.0)(images)
+        asked = [{"detection"}, {"semantic", "drivable"}, set()]
+        some = Perceiver(make_engine(), score_threshold=0.0)(images, tasks=asked)
+        for tasks, full, part in zip(asked, everything, some, strict=True):
+            assert part.size_hw == full.size_hw
+            assert (part.detections is not None) == ("detection" in tasks)
+            for task, names in (("semantic", ("semantic", "semantic_confidence")), ("drivable", ("drivable",))):
+                for name in names:
+                    expected = getattr(full, name) if task in tasks else None
+                    np.testing.assert_array_equal(getattr(part, name), expected)
 
     def test_a_float_image_is_refused(self, fake_engine):
         with pytest.raises(ImageError, match="convert it to 8-bit RGB"):
