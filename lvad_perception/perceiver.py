@@ -29,7 +29,7 @@ class Perceiver:
     """Runs an engine on images of any size. Not thread-safe, but for ``set_thresholds``: one thread at a time.
 
     Attributes:
-        score_threshold: boxes with a lower confidence are left out, in [0, 1]; classes may have thresholds of their own.
+        score_threshold: boxes with a lower confidence are left out, in [0, 1]; classes may have their own.
         last_timings: where the time of the last call went; None before the first.
     """
 
