@@ -22,19 +22,17 @@ from lvad_perception.engines import open_engine
 from lvad_perception.errors import LvadError
 from lvad_perception.messages import Message, ros_types, stamp_ns
 from lvad_perception.node.decoding import decode
-from lvad_perception.node.health import CameraHealth, Report
+from lvad_perception.node.diagnostics import STALE_AFTER_S, CameraState, Verdict, fill_camera, fill_node, judge
+from lvad_perception.node.health import CameraHealth
 from lvad_perception.node.mailbox import Frame, Mailbox
 from lvad_perception.node.outputs import CameraOutputs, OutputOptions
 from lvad_perception.node.parameters import CameraParameters, NodeParameters, declare_parameters
-from lvad_perception.perceiver import Perceiver
+from lvad_perception.perceiver import Perceiver, Timings
 from lvad_perception.preprocess import PAD_VALUE
 from lvad_perception.types import UInt8
 
-SILENT_AFTER_S = 2.0
-"""An active camera that sends nothing for so long is an error in the diagnostics."""
 _REMIND_EVERY_S = 10.0
-_COMPARABLE_MS = 3_600_000
-"""Stamps further from now are those of a recording that is played without its clock; their age says nothing."""
+_NODE_STATUS = "all cameras"
 
 
 class PerceptionNode(LifecycleNode):  # type: ignore[misc]
@@ -58,6 +56,7 @@ class PerceptionNode(LifecycleNode):  # type: ignore[misc]
         self._health: dict[str, CameraHealth] = {}
         self._mailbox: Mailbox[Message] | None = None
         self._worker: threading.Thread | None = None
+        self._verdicts: dict[str, Verdict] = {}
         self._reminded_s = 0.0
         try:
             self._read_parameters = declare_parameters(self)
@@ -127,6 +126,7 @@ class PerceptionNode(LifecycleNode):  # type: ignore[misc]
             self._outputs[camera.name] = CameraOutputs(self, camera.name, manifest, ros_types(), options)
             self._health[camera.name] = CameraHealth()
             self._diagnostics.add(camera.name, lambda status, camera=camera: self._diagnose(status, camera))
+        self._diagnostics.add(_NODE_STATUS, self._diagnose_node)  # the last: it sums up the cameras
         self._diagnostics.setHardwareID(engine.description)
         height, width = manifest.network_hw
         self.get_logger().info(
@@ -135,11 +135,11 @@ class PerceptionNode(LifecycleNode):  # type: ignore[misc]
         )
 
     def _release(self) -> None:
-        for camera in self._health:
-            self._diagnostics.removeByName(camera)
+        for name in (*self._health, _NODE_STATUS):
+            self._diagnostics.removeByName(name)
         for outputs in self._outputs.values():
             outputs.destroy()
-        self._outputs, self._health = {}, {}
+        self._outputs, self._health, self._verdicts = {}, {}, {}
         if self._perceiver is not None:
             self._perceiver.close()
         self._perceiver = self._settings = None
@@ -183,37 +183,51 @@ class PerceptionNode(LifecycleNode):  # type: ignore[misc]
 
     def _receive(self, camera: str, message: Message) -> None:
         if self._mailbox is not None:
-            self._health[camera].count_received(replaced=self._mailbox.put(camera, message))
+            age_s = self._age_s(message)
+            self._health[camera].count_received(replaced=self._mailbox.put(camera, message), age_s=age_s)
 
     # The worker's thread.
 
     def _work(self, mailbox: Mailbox[Message], perceiver: Perceiver) -> None:
         while frames := mailbox.take():
             wanted = [frame for frame in frames if self._outputs[frame.camera].wanted]
-            decoded = [(frame, image) for frame in wanted if (image := self._decode(frame)) is not None]
+            decoded = [decoded for frame in wanted if (decoded := self._decode(frame)) is not None]
             if not decoded:
                 continue
             try:
-                results = perceiver([image for _, image in decoded])
-                for (frame, image), predictions in zip(decoded, results, strict=True):
+                results = perceiver([image for _, image, _ in decoded])
+                shared_ms = _timings_ms(perceiver.last_timings)
+                for (frame, image, parts_ms), predictions in zip(decoded, results, strict=True):
+                    began_s = time.monotonic()
                     self._outputs[frame.camera].publish(image, predictions, frame.message.header)
-                    age_ns = self.get_clock().now().nanoseconds - stamp_ns(frame.message.header)
-                    self._health[frame.camera].count_published(received_s=frame.received_s, age_s=age_ns / 1e9)
+                    publish_ms = 1000 * (time.monotonic() - began_s)
+                    self._health[frame.camera].count_published(
+                        received_s=frame.received_s,
+                        age_s=self._age_s(frame.message),
+                        parts_ms={**parts_ms, **shared_ms, "publish": publish_ms},
+                    )
             except Exception as err:  # the cameras go on; a failure that lasts shows in the log and the diagnostics
-                for frame, _ in decoded:
+                for frame, _, _ in decoded:
                     self._skip(frame, err)
 
-    def _decode(self, frame: Frame[Message]) -> UInt8 | None:
-        """uint8 [H, W, 3] RGB, or None for a frame that cannot be decoded, which is counted and logged."""
+    def _decode(self, frame: Frame[Message]) -> tuple[Frame[Message], UInt8, dict[str, float]] | None:
+        """The frame, uint8 [H, W, 3] RGB and the time spent; None for a bad frame, which is counted and logged."""
+        began_s = time.monotonic()
         try:
-            return decode(frame.message)
+            image = decode(frame.message)
         except Exception as err:
-            self._skip(frame, err)
+            self._skip(frame, err, corrupt=True)
             return None
+        decode_ms = 1000 * (time.monotonic() - began_s)
+        return frame, image, {"wait": 1000 * (began_s - frame.received_s), "decode": decode_ms}
 
-    def _skip(self, frame: Frame[Message], err: Exception) -> None:
+    def _age_s(self, message: Message) -> float:
+        """Time from the header's stamp until now."""
+        return float(self.get_clock().now().nanoseconds - stamp_ns(message.header)) / 1e9
+
+    def _skip(self, frame: Frame[Message], err: Exception, *, corrupt: bool = False) -> None:
         sentence = str(err) if isinstance(err, LvadError) else f"unexpected {type(err).__name__}: {err}"
-        skipped = self._health[frame.camera].count_skipped(sentence)
+        skipped = self._health[frame.camera].count_skipped(sentence, corrupt=corrupt)
         if skipped:
             topic, stamp = self._topics[frame.camera], frame.message.header.stamp
             self.get_logger().error(
@@ -224,25 +238,31 @@ class PerceptionNode(LifecycleNode):  # type: ignore[misc]
 
     def _diagnose(self, status: DiagnosticStatusWrapper, camera: CameraParameters) -> DiagnosticStatusWrapper:
         report = self._health[camera.name].report()
+        verdict = judge(
+            report,
+            self._state_of(camera.name),
+            topic=self._topics.get(camera.name, camera.topic),
+            why_silent=lambda: self._explain_silence(camera),
+            stale_after_s=STALE_AFTER_S,
+        )
+        if verdict.level == DiagnosticStatus.ERROR and time.monotonic() - self._reminded_s > _REMIND_EVERY_S:
+            self._reminded_s = time.monotonic()
+            self.get_logger().warning(verdict.sentence)
+        self._verdicts[camera.name] = verdict
+        return fill_camera(status, report, verdict)
+
+    def _diagnose_node(self, status: DiagnosticStatusWrapper) -> DiagnosticStatusWrapper:
+        assert self._settings is not None
+        assert self._perceiver is not None
+        manifest, engine = self._perceiver.manifest, self._perceiver.description
+        return fill_node(status, self._verdicts, manifest=manifest, engine=engine, model=str(self._settings.model))
+
+    def _state_of(self, camera: str) -> CameraState:
         if self._worker is None:
-            status.summary(DiagnosticStatus.OK, "not active")
-        elif not self._worker.is_alive():
-            status.summary(DiagnosticStatus.ERROR, "the worker has stopped; deactivate and activate again")
-        elif report.silent_s > SILENT_AFTER_S:
-            topic = self._topics[camera.name]
-            sentence = f"no image on {topic} for {report.silent_s:.0f} s: {self._explain_silence(camera)}"
-            status.summary(DiagnosticStatus.ERROR, sentence)
-            if time.monotonic() - self._reminded_s > _REMIND_EVERY_S:
-                self._reminded_s = time.monotonic()
-                self.get_logger().warning(sentence)
-        elif report.newly_skipped:
-            status.summary(DiagnosticStatus.WARN, f"{report.newly_skipped} frames skipped: {report.last_problem}")
-        elif not self._outputs[camera.name].wanted:
-            status.summary(DiagnosticStatus.OK, "nobody subscribes to the results")
-        else:
-            status.summary(DiagnosticStatus.OK, f"{report.output_hz:.1f} frames a second")
-        _add_values(status, report)
-        return status
+            return CameraState.INACTIVE
+        if not self._worker.is_alive():
+            return CameraState.STOPPED
+        return CameraState.WORKING if self._outputs[camera].wanted else CameraState.RESTING
 
     def _explain_silence(self, camera: CameraParameters) -> str:
         """Why no image comes, as far as the graph tells."""
@@ -259,17 +279,12 @@ class PerceptionNode(LifecycleNode):  # type: ignore[misc]
         return "its publisher sends nothing; check the camera"
 
 
-def _add_values(status: DiagnosticStatusWrapper, report: Report) -> None:
-    status.add("input rate [Hz]", f"{report.input_hz:.1f}")
-    status.add("output rate [Hz]", f"{report.output_hz:.1f}")
-    status.add("frames received", str(report.received))
-    status.add("frames replaced by a newer one", str(report.dropped))
-    status.add("frames skipped", str(report.skipped))
-    if report.last_problem:
-        status.add("last problem", report.last_problem)
-    if report.latency_ms is not None:
-        median, tail = report.latency_ms
-        status.add("latency from reception, median [ms]", f"{median:.1f}")
-        status.add("latency from reception, 99 % [ms]", f"{tail:.1f}")
-    if report.age_ms is not None and abs(report.age_ms) < _COMPARABLE_MS:
-        status.add("age by header stamp, median [ms]", f"{report.age_ms:.1f}")
+def _timings_ms(timings: Timings | None) -> dict[str, float]:
+    """The perceiver's parts of a frame's latency."""
+    if timings is None:
+        return {}
+    return {
+        "preprocess": timings.preprocess_ns / 1e6,
+        "engine": timings.engine_ns / 1e6,
+        "postprocess": timings.postprocess_ns / 1e6,
+    }

@@ -363,7 +363,7 @@ def test_silent_camera_is_an_error_in_the_diagnostics_with_the_reason(
 ):
     from diagnostic_msgs.msg import DiagnosticArray
 
-    monkeypatch.setattr("lvad_perception.node.perception.SILENT_AFTER_S", 0.2)
+    monkeypatch.setattr("lvad_perception.node.perception.STALE_AFTER_S", 0.2)
     diagnostics = robot.listen("/diagnostics", DiagnosticArray)
     make_active_node(model=str(tiny_model_file), **{"diagnostic_updater.period": 0.1})
 

@@ -1,0 +1,156 @@
+"""Reports -> ``diagnostic_msgs``: how bad it is, one sentence why, and the numbers."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Final
+
+from diagnostic_msgs.msg import DiagnosticStatus
+from diagnostic_updater import DiagnosticStatusWrapper
+
+from lvad_perception.manifest import Manifest
+from lvad_perception.node.health import Report
+
+STALE_AFTER_S: Final = 2.0
+"""An active camera whose newest frame is older is an error."""
+_COMPARABLE_S: Final = 3600.0
+"""Stamps further from now are those of a recording that is played without its clock; their age says nothing."""
+_OK: Final = DiagnosticStatus.OK
+_WARN: Final = DiagnosticStatus.WARN
+_ERROR: Final = DiagnosticStatus.ERROR
+
+
+class CameraState(Enum):
+    """What the node does with a camera."""
+
+    INACTIVE = "inactive"
+    STOPPED = "stopped"
+    """It should work, but its worker has ended."""
+    RESTING = "resting"
+    """Nobody subscribes to the results."""
+    WORKING = "working"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How a camera does: a level of ``DiagnosticStatus`` and one sentence."""
+
+    level: bytes
+    sentence: str
+
+
+def judge(
+    report: Report,
+    state: CameraState,
+    *,
+    topic: str,
+    why_silent: Callable[[], str],
+    stale_after_s: float,
+) -> Verdict:
+    """The worst thing that is to be said of a camera.
+
+    Args:
+        report: the camera's.
+        state: what the node does with it.
+        topic: full name of its image topic.
+        why_silent: is asked for the reason when no image comes.
+        stale_after_s: a newest frame that is older is an error.
+    """
+    if state is CameraState.INACTIVE:
+        return Verdict(_OK, "not active")
+    if state is CameraState.STOPPED:
+        return Verdict(_ERROR, "the worker has stopped; deactivate and activate again")
+    if report.silent_s > stale_after_s:
+        return Verdict(_ERROR, f"no image on {topic} for {report.silent_s:.0f} s: {why_silent()}")
+    age_s = report.newest_age_s
+    if age_s is not None and stale_after_s < age_s < _COMPARABLE_S:
+        late = f"the newest image on {topic} is {age_s:.1f} s old by its stamp"
+        return Verdict(_ERROR, f"{late}; check the camera's clock and the link, or use_sim_time for a bag")
+    if report.newly_skipped:
+        if not report.newly_published:
+            return Verdict(_ERROR, f"none of {report.newly_skipped} frames could be processed: {report.last_problem}")
+        return Verdict(_WARN, f"{report.newly_skipped} frames skipped: {report.last_problem}")
+    if age_s is not None and -_COMPARABLE_S < age_s < -stale_after_s:
+        return Verdict(_WARN, f"the newest image on {topic} is stamped {-age_s:.1f} s in the future; set the clocks")
+    if report.newly_jumped:
+        return Verdict(_WARN, f"the stamps on {topic} went backwards; a bag began again or a clock was set")
+    if state is CameraState.RESTING:
+        return Verdict(_OK, "nobody subscribes to the results")
+    return Verdict(_OK, f"{report.output_hz:.1f} frames a second")
+
+
+def fill_camera(status: DiagnosticStatusWrapper, report: Report, verdict: Verdict) -> DiagnosticStatusWrapper:
+    """The status of one camera: the verdict and all numbers."""
+    status.summary(verdict.level, verdict.sentence)
+    status.add("input rate [Hz]", f"{report.input_hz:.1f}")
+    status.add("output rate [Hz]", f"{report.output_hz:.1f}")
+    status.add("newest frame received before [s]", f"{report.silent_s:.2f}" if report.received else "never")
+    if report.newest_age_s is not None and abs(report.newest_age_s) < _COMPARABLE_S:
+        status.add("newest frame, age by header stamp [s]", f"{report.newest_age_s:.2f}")
+    status.add("frames received", str(report.received))
+    status.add("frames replaced by a newer one", str(report.dropped))
+    status.add("frames corrupt", str(report.corrupt))
+    status.add("frames failed", str(report.failed))
+    status.add("stamps went backwards", str(report.jumps))
+    if report.last_problem:
+        status.add("last problem", report.last_problem)
+    if report.age_ms is not None and abs(report.age_ms[0]) < 1000 * _COMPARABLE_S:
+        _add_quantiles(status, "latency from header stamp", report.age_ms)
+    if report.latency_ms is not None:
+        _add_quantiles(status, "latency from reception", report.latency_ms)
+    for part, spent_ms in report.parts_ms.items():
+        _add_quantiles(status, f"of which {part}", spent_ms)
+    return status
+
+
+def fill_node(
+    status: DiagnosticStatusWrapper,
+    verdicts: Mapping[str, Verdict],
+    *,
+    manifest: Manifest,
+    engine: str,
+    model: str,
+) -> DiagnosticStatusWrapper:
+    """The status of the node as a whole: the worst camera's level and sentence, the engine, the memory.
+
+    Args:
+        status: to be filled.
+        verdicts: camera -> its own.
+        manifest: of the model.
+        engine: runtime, version, device and precision.
+        model: path of the model file.
+    """
+    bad = {camera: verdict for camera, verdict in verdicts.items() if verdict.level != _OK}
+    level = max((verdict.level for verdict in verdicts.values()), default=_OK)
+    if bad:
+        reasons = "; ".join(f"{camera}: {verdict.sentence}" for camera, verdict in bad.items())
+        status.summary(level, f"{len(verdicts) - len(bad)} of {len(verdicts)} cameras fine; {reasons}")
+    else:
+        status.summary(level, "all cameras fine")
+    height, width = manifest.network_hw
+    status.add("model", model)
+    status.add("architecture", manifest.preset)
+    status.add("weights sha256", manifest.weights_sha256)
+    status.add("tasks", ", ".join(manifest.classes))
+    status.add("network size", f"{width}x{height}, batch {manifest.batch_size}")
+    status.add("engine", engine)
+    memory = resident_mb()
+    if memory is not None:
+        status.add("memory of the process [MB]", f"{memory:.0f}")
+    return status
+
+
+def resident_mb() -> float | None:
+    """Memory of this process that is in RAM, 10**6 bytes; None where the system does not say."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    kilobytes = next((int(line.split()[1]) for line in lines if line.startswith("VmRSS:")), None)
+    return None if kilobytes is None else kilobytes * 1024 / 1e6
+
+
+def _add_quantiles(status: DiagnosticStatusWrapper, what: str, quantiles_ms: tuple[float, float]) -> None:
+    status.add(f"{what}, median [ms]", f"{quantiles_ms[0]:.1f}")
+    status.add(f"{what}, 99 % [ms]", f"{quantiles_ms[1]:.1f}")
