@@ -2,13 +2,21 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from lvad_perception.errors import ImageError
-from lvad_perception.postprocess import boxes_to_network, boxes_to_source, mask_to_source, to_predictions
+from lvad_perception.postprocess import (
+    boxes_to_network,
+    boxes_to_source,
+    mask_to_network,
+    mask_to_source,
+    predictions_to_network,
+    to_predictions,
+)
 from lvad_perception.preprocess import PAD_VALUE, fit_letterbox, letterbox_image, resize_image
-from lvad_perception.types import RawOutputs
+from lvad_perception.types import Detections, Predictions, RawOutputs
+from lvad_perception.vocabulary import UNLABELED
 
 SIDES = st.integers(1, 900)
 SIZES = st.tuples(SIDES, SIDES)
@@ -111,6 +119,36 @@ class TestMasks:
         mask = np.zeros((48, 64), np.uint8)
         out = mask_to_source(mask, fit_letterbox((48, 64), (48, 64)))
         assert not np.shares_memory(out, mask)
+
+
+class TestToNetwork:
+    @settings(deadline=None)
+    @given(SMALL_SIZES, SMALL_SIZES)
+    def test_a_mask_that_was_enlarged_comes_back_and_the_border_is_marked(self, source_hw, network_hw):
+        box = fit_letterbox(source_hw, network_hw)
+        assume(box.resized_hw[0] <= source_hw[0] and box.resized_hw[1] <= source_hw[1])
+        mask = np.random.default_rng(0).integers(0, 19, network_hw, np.uint8)
+        back = mask_to_network(mask_to_source(mask, box), box, border=255)
+        inside = np.zeros(network_hw, bool)
+        inside[box.top : box.top + box.resized_hw[0], box.left : box.left + box.resized_hw[1]] = True
+        np.testing.assert_array_equal(back, np.where(inside, mask, 255))
+
+    def test_all_tasks_go_along(self):
+        box = fit_letterbox((96, 192), (48, 64))
+        mask = np.full((96, 192), 2, np.uint8)
+        boxes = Detections(np.float32([[0, 0, 192, 96]]), np.float32([0.5]), np.int32([3]))
+        found = predictions_to_network(Predictions((96, 192), boxes, mask, mask, mask), box)
+        assert found.size_hw == (48, 64)
+        np.testing.assert_allclose(found.detections.boxes_xyxy, [[0, 8, 64, 40]])
+        assert (found.detections.scores, found.detections.labels) == (boxes.scores, boxes.labels)
+        for out, border in ((found.semantic, UNLABELED), (found.drivable, UNLABELED), (found.semantic_confidence, 0)):
+            assert out.shape == (48, 64)
+            assert (out[8:40] == 2).all()
+            assert (out[[0, 7, 40, 47]] == border).all()
+
+    def test_a_missing_task_stays_missing(self):
+        found = predictions_to_network(Predictions((4, 4), None, None, None), fit_letterbox((4, 4), (8, 8)))
+        assert found.detections is found.semantic is found.drivable is found.semantic_confidence is None
 
 
 class TestPredictions:
