@@ -81,7 +81,7 @@ setup(
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml"]),
         (f"share/{NAME}/launch", _files("launch/*.launch.py")),
-        (f"share/{NAME}/config", _files("config/*.yaml")),
+        (f"share/{NAME}/config", [*_files("config/*.yaml"), *_files("config/*.rviz"), *_files("config/*.json")]),
     ],
     # The lowest versions that the tests pass with; numpy's is that of ROS 2 Humble.
     install_requires=[
@@ -98,6 +98,7 @@ setup(
             "lvad-perception = lvad_perception.cli:main",
             "lvad-train = lvad_training.cli:main",
             "perception = lvad_perception.node.main:main",
+            "evaluation = lvad_perception.node.evaluation:main",
         ]
     },
 )

@@ -1,0 +1,128 @@
+"""A bag that is to be played into the node: its cameras as the node's parameters, and how it must be played.
+
+The launch files ask here, so that nobody has to repeat on the command line what the bag says.
+"""
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from lvad_perception.bags.cameras import Camera, find_cameras
+from lvad_perception.bags.storage import open_bag
+from lvad_perception.errors import BagError
+from lvad_perception.topics import LABEL_INFO, TASK_TOPICS, is_result, listing, side_of
+
+# Nothing is lost between player and subscribers, however slow they are.
+_LOSSLESS_QOS: Final = "history: keep_all, reliability: reliable, durability: volatile"
+
+
+@dataclass(frozen=True, slots=True)
+class Playback:
+    """What the player and the node must know of a bag.
+
+    Attributes:
+        bag: the bag.
+        namespace: of the node, so that its topics are the bag's; "/" for none.
+        cameras: name of a camera -> it.
+        topics: what is played: the cameras' images and all else but earlier results.
+        annotation: of these, annotation of the cameras.
+    """
+
+    bag: Path
+    namespace: str
+    cameras: dict[str, Camera]
+    topics: tuple[str, ...]
+    annotation: tuple[str, ...]
+
+    @property
+    def images(self) -> dict[str, int]:
+        """Image topic -> number of images."""
+        return {camera.topic: int(camera.connection.msgcount) for camera in self.cameras.values()}
+
+    @property
+    def results(self) -> tuple[str, ...]:
+        """The topics that the node will publish the cameras' results under, those of each task and its classes."""
+        tasks = [camera.result(task) for camera in self.cameras.values() for task in TASK_TOPICS]
+        return tuple(name for topic in tasks for name in (topic, f"{topic}/{LABEL_INFO}"))
+
+    def node_parameters(self) -> dict[str, Any]:
+        """Parameters with which the node processes each image of the bag and publishes what ``replay`` writes."""
+        parameters: dict[str, Any] = {"cameras": list(self.cameras), "lossless": True, "score_threshold": 0.0}
+        for name, camera in self.cameras.items():
+            parameters[f"{name}.image_topic"] = camera.topic
+            parameters[f"{name}.transport"] = "compressed" if camera.compressed else "raw"
+        return parameters
+
+    def write_qos(self, path: Path) -> None:
+        """Write a file for ``--qos-profile-overrides-path`` of the player and the recorder."""
+        topics = [topic for topic in (*self.topics, *self.results) if not topic.endswith(f"/{LABEL_INFO}")]
+        path.write_text("".join(f"{topic}: {{{_LOSSLESS_QOS}}}\n" for topic in topics), encoding="utf-8")
+
+    def play_command(self, qos: Path, *, rate: str) -> list[str]:
+        """A player that starts paused, so that nothing is sent before everybody is connected, and loses nothing.
+
+        Args:
+            qos: what ``write_qos`` wrote.
+            rate: speed, "1.0" for that of the recording.
+        """
+        command = ["ros2", "bag", "play", str(self.bag), "--start-paused", "--disable-keyboard-controls"]
+        command += ["--rate", rate, "--wait-for-all-acked", "0", "--qos-profile-overrides-path", str(qos)]
+        return [*command, "--topics", *self.topics]
+
+    def record_command(self, qos: Path, output: Path) -> list[str]:
+        """A recorder of what is played and of the results, until SIGINT."""
+        regex = "|".join(re.escape(topic) for topic in (*self.topics, *self.results))
+        command = ["ros2", "bag", "record", "--output", str(output), "--qos-profile-overrides-path", str(qos)]
+        return [*command, "--regex", f"^({regex})$"]
+
+
+def plan_playback(bag: Path, *, topics: Collection[str] = (), annotated: bool = False) -> Playback:
+    """Look into a bag that is to be played.
+
+    Args:
+        bag: bag folder, or a .mcap or .db3 file.
+        topics: image topics; all cameras when empty.
+        annotated: the bag must have annotation.
+
+    Raises:
+        BagError: the bag is unreadable, has no usable image, or no annotation where that is asked for, or its topics
+            cannot be those of one node.
+        MissingDependencyError: rosbags is not installed.
+    """
+    with open_bag(Path(bag)) as reader:
+        found = find_cameras(reader.connections, source=str(bag), topics=topics)
+        parents = {camera.namespace.rpartition("/")[0] for camera in found}
+        if any(not camera.namespace for camera in found) or len(parents) > 1:
+            raise BagError(
+                f"the images of {bag}, {listing(camera.topic for camera in found)}, are not <camera>/image_raw of "
+                "cameras in one namespace; play it by hand with: ros2 bag play --remap"
+            )
+        for camera in found:
+            if camera.compressed and not camera.topic.endswith("/compressed"):
+                raise BagError(
+                    f"the images of {bag} on {camera.topic} are compressed, but the topic does not end in /compressed; "
+                    "play it by hand with: ros2 bag play --remap"
+                )
+        images = {camera.topic for camera in found}
+        namespaces = {camera.namespace for camera in found}
+        sides = [side_of(connection.topic, connection.msgtype) for connection in reader.connections]
+        annotation = {side.topic for side in sides if side is not None and side.truth and side.camera in namespaces}
+        if annotated and not annotation:
+            raise BagError(
+                f"{bag} has no annotation, only {listing(connection.topic for connection in reader.connections)}; "
+                "make an annotated bag with: lvad-perception bag from-bdd100k"
+            )
+        others = {
+            connection.topic
+            for connection in reader.connections
+            if connection.topic.rpartition("/")[0] in namespaces and not is_result(connection.topic)
+        }
+    return Playback(
+        bag=Path(bag),
+        namespace=parents.pop() or "/",
+        cameras={camera.namespace.rpartition("/")[2]: camera for camera in found},
+        topics=tuple(sorted(images | annotation | others)),
+        annotation=tuple(sorted(annotation)),
+    )

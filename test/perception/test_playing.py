@@ -1,0 +1,114 @@
+import re
+
+import numpy as np
+import pytest
+
+from lvad_perception.bags.convert import from_bdd100k
+from lvad_perception.bags.playing import plan_playback
+from lvad_perception.bags.replay import replay
+from lvad_perception.bags.storage import create_bag
+from lvad_perception.errors import BagError
+from lvad_perception.messages import image_to_message, make_header, rosbags_types
+from lvad_perception.perceiver import Perceiver
+
+TYPES = rosbags_types()
+
+
+@pytest.fixture
+def annotated_bag(small_split, tmp_path):
+    from_bdd100k(small_split, "val", tmp_path / "bag")
+    return tmp_path / "bag"
+
+
+def image(compressed=False):
+    header = make_header(1_000_000_000, "camera", types=TYPES)
+    if compressed:
+        return TYPES.CompressedImage(header=header, format="jpeg", data=np.zeros(3, np.uint8))
+    return image_to_message(np.zeros((2, 3, 3), np.uint8), header, types=TYPES)
+
+
+def bag_of(path, *topics, compressed=False):
+    with create_bag(path) as writer:
+        for topic in topics:
+            writer.write(topic, image(compressed), 1_000_000_000)
+    return path
+
+
+def test_an_annotated_bag(annotated_bag):
+    playback = plan_playback(annotated_bag, annotated=True)
+    assert playback.namespace == "/"
+    assert playback.images == {"/camera/image_raw/compressed": 8}
+    assert playback.annotation == (
+        "/camera/truth/detections",
+        "/camera/truth/drivable_area",
+        "/camera/truth/drivable_area/label_info",
+        "/camera/truth/segmentation",
+        "/camera/truth/segmentation/label_info",
+    )
+    assert set(playback.topics) == {"/camera/image_raw/compressed", "/camera/name", *playback.annotation}
+    assert playback.node_parameters() == {
+        "cameras": ["camera"],
+        "lossless": True,
+        "score_threshold": 0.0,
+        "camera.image_topic": "/camera/image_raw/compressed",
+        "camera.transport": "compressed",
+    }
+
+
+def test_earlier_results_are_not_played_again(annotated_bag, tmp_path, make_engine):
+    replay(annotated_bag, Perceiver(make_engine(), score_threshold=0.0), tmp_path / "replayed")
+    assert plan_playback(tmp_path / "replayed").topics == plan_playback(annotated_bag).topics
+
+
+def test_cameras_in_a_namespace(tmp_path):
+    playback = plan_playback(bag_of(tmp_path / "bag", "/robot/front/image_raw", "/robot/rear/image_raw"))
+    assert playback.namespace == "/robot"
+    assert playback.node_parameters()["cameras"] == ["front", "rear"]
+    assert playback.node_parameters()["rear.image_topic"] == "/robot/rear/image_raw"
+    assert "/robot/rear/segmentation/label_info" in playback.results
+
+
+def test_the_player_starts_paused_and_loses_nothing(annotated_bag, tmp_path):
+    yaml = pytest.importorskip("yaml")
+    playback = plan_playback(annotated_bag)
+    playback.write_qos(tmp_path / "qos.yaml")
+    qos = yaml.safe_load((tmp_path / "qos.yaml").read_text())
+    assert qos["/camera/image_raw/compressed"] == {
+        "history": "keep_all",
+        "reliability": "reliable",
+        "durability": "volatile",
+    }
+    assert "/camera/truth/segmentation" in qos
+    assert not any(topic.endswith("label_info") for topic in qos)  # they stay latched
+    command = playback.play_command(tmp_path / "qos.yaml", rate="2.0")
+    assert command[:5] == ["ros2", "bag", "play", str(annotated_bag), "--start-paused"]
+    assert command[command.index("--rate") + 1] == "2.0"
+
+
+def test_the_recorder_takes_what_is_played_and_the_results(annotated_bag, tmp_path):
+    command = plan_playback(annotated_bag).record_command(tmp_path / "qos.yaml", tmp_path / "out")
+    regex = command[command.index("--regex") + 1]
+    for topic in ("/camera/name", "/camera/detections", "/camera/segmentation/label_info", "/camera/truth/detections"):
+        assert re.search(regex, topic)
+    for topic in ("/camera/overlay", "/camera/segmentation/confidence", "/other/camera/name", "/diagnostics"):
+        assert not re.search(regex, topic)
+
+
+@pytest.mark.parametrize(
+    ("topics", "compressed", "sentence"),
+    [
+        (["/image_raw"], False, "/image_raw, are not <camera>/image_raw of cameras in one namespace; play it by hand"),
+        (["/a/front/image_raw", "/b/rear/image_raw"], False, "are not <camera>/image_raw of cameras in one namespace"),
+        (["/front/image"], True, "on /front/image are compressed, but the topic does not end in /compressed"),
+    ],
+)
+def test_what_one_node_cannot_take_is_refused(tmp_path, topics, compressed, sentence):
+    with pytest.raises(BagError, match=re.escape(sentence)):
+        plan_playback(bag_of(tmp_path / "bag", *topics, compressed=compressed))
+
+
+def test_annotation_is_asked_for(tmp_path):
+    bag = bag_of(tmp_path / "bag", "/front/image_raw")
+    assert plan_playback(bag).annotation == ()
+    with pytest.raises(BagError, match="has no annotation, only /front/image_raw; make an annotated bag with"):
+        plan_playback(bag, annotated=True)

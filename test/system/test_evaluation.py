@@ -1,0 +1,182 @@
+"""The evaluation executable beside a played bag, and both launch files against the replay without ROS."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from lvad_perception.bags.convert import from_bdd100k
+from lvad_perception.bags.evaluate import evaluate_bag
+from lvad_perception.bags.replay import replay
+from lvad_perception.messages import label_info_to_message, make_header, mask_to_message
+from lvad_perception.perceiver import Perceiver
+from lvad_perception.vocabulary import DRIVABLE
+
+EVALUATION = [sys.executable, "-m", "lvad_perception.node.evaluation", "--ros-args"]
+
+
+def numbers(facts, path=""):
+    """Flatten nested metrics to {path: number or None}."""
+    if isinstance(facts, dict):
+        return {key: value for name, part in facts.items() for key, value in numbers(part, f"{path}/{name}").items()}
+    return {path: facts}
+
+
+def assert_same_metrics(found, wanted):
+    one, other = numbers(found), numbers(wanted)
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        assert other[name] == (value if value is None else pytest.approx(value, abs=1e-6)), name
+
+
+@pytest.fixture
+def started():
+    """A function that starts a process; whatever is left at the end is killed."""
+    processes = []
+
+    def start(command, environment):
+        process = subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        processes.append(process)
+        return process
+
+    yield start
+    for process in processes:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+
+
+@pytest.fixture
+def replayed(small_split, tmp_path, make_engine):
+    """A bag with results and annotation."""
+    from_bdd100k(small_split, "val", tmp_path / "annotated")
+    replay(tmp_path / "annotated", Perceiver(make_engine(), score_threshold=0.0), tmp_path / "replayed")
+    return tmp_path / "replayed"
+
+
+def test_a_played_bag_gives_the_numbers_of_the_bag(ros_environment, started, replayed, tmp_path):
+    evaluation = started([*EVALUATION, "-p", f"json:={tmp_path / 'deep' / 'metrics.json'}"], ros_environment)
+    play = ["ros2", "bag", "play", str(replayed), "--start-paused", "--disable-keyboard-controls", "--rate", "4"]
+    player = started(play, ros_environment)
+    output, _ = evaluation.communicate(timeout=60)
+    assert evaluation.returncode == 0, output
+    assert player.wait(timeout=10) == 0
+    wanted = evaluate_bag(replayed)
+    assert_same_metrics(json.loads((tmp_path / "deep" / "metrics.json").read_text()), wanted.to_dict())
+    assert wanted.to_text() in output
+
+
+def test_nothing_heard_is_one_sentence_and_status_1(ros_environment, started):
+    evaluation = started(EVALUATION, ros_environment)
+    assert "waiting for results and annotation" in evaluation.stdout.readline()
+    evaluation.send_signal(signal.SIGINT)
+    output, _ = evaluation.communicate(timeout=10)
+    assert evaluation.returncode == 1
+    assert "nothing to evaluate: nobody published annotation; play a bag that was made with" in output
+    assert "Traceback" not in output
+
+
+@pytest.mark.parametrize(
+    ("argument", "sentence"),
+    [
+        ("window:=0", "window"),
+        ("timeout_s:=soon", "timeout_s"),
+        ("json:=", "ROS refuses to start"),
+    ],
+)
+def test_impossible_arguments_are_one_sentence_and_status_2(ros_environment, argument, sentence):
+    result = subprocess.run(
+        [*EVALUATION, "-p", argument], env=ros_environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert result.returncode == 2, result.stderr
+    assert sentence in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+class TestNode:
+    @pytest.fixture
+    def node(self, ros, spin):
+        from lvad_perception.node.evaluation import EvaluationNode
+
+        return spin(EvaluationNode())
+
+    @pytest.fixture
+    def send(self, ros, robot):
+        """A function that publishes a mask, or the classes of one."""
+        from lvad_perception.messages import ros_types
+        from lvad_perception.node.outputs import LATCHED_QOS, RESULTS_QOS
+
+        publishers = {}
+
+        def send(topic, second=1, *, vocabulary=None):
+            header = make_header(second * 1_000_000_000, "camera", types=ros_types())
+            message = (
+                mask_to_message(np.zeros((4, 6), np.uint8), header, types=ros_types())
+                if vocabulary is None
+                else label_info_to_message(vocabulary, header, types=ros_types())
+            )
+            if topic not in publishers:
+                qos = RESULTS_QOS if vocabulary is None else LATCHED_QOS
+                publishers[topic] = robot.node.create_publisher(type(message), topic, qos)
+            publishers[topic].publish(message)
+
+        send.withdraw = lambda topic: robot.node.destroy_publisher(publishers.pop(topic))
+        return send
+
+    def test_it_ends_when_annotation_is_no_longer_published(self, node, send, robot, wait_until):
+        send("/front/truth/segmentation", 0)
+        send("/front/segmentation", 0)
+        wait_until(lambda: robot.node.count_subscribers("/front/segmentation") == 1)
+        wait_until(lambda: robot.node.count_subscribers("/front/truth/segmentation") == 1)
+        time.sleep(0.2)
+        for second in (1, 2):
+            send("/front/truth/segmentation", second)
+            send("/front/segmentation", second)
+        wait_until(lambda: node._pairing.paired == 2)
+        time.sleep(1.5)
+        assert not node.done
+        send.withdraw("/front/truth/segmentation")
+        wait_until(lambda: node.done)
+        assert node.finish().semantic.images == 2
+
+    def test_it_holds_the_player_while_the_node_is_behind(self, ros, node, send, robot, wait_until):
+        from rosbag2_interfaces.srv import Pause, Resume
+
+        asked = []
+        for kind, name in ((Pause, "pause"), (Resume, "resume")):
+            robot.node.create_service(
+                kind, f"/rosbag2_player/{name}", lambda _, answer, name=name: asked.append(name) or answer
+            )
+        send("/front/truth/segmentation", 0)
+        send("/front/segmentation", 0)
+        wait_until(lambda: asked == ["resume"], what="the start of the player")
+        for second in range(1, 9):
+            send("/front/truth/segmentation", second)
+        wait_until(lambda: asked == ["resume", "pause"], what="the pause")
+        for second in range(1, 5):
+            send("/front/segmentation", second)
+        wait_until(lambda: asked == ["resume", "pause", "resume"], what="the end of the pause")
+
+    def test_other_classes_end_it_with_the_reason(self, node, send, wait_until):
+        from lvad_perception.errors import VocabularyMismatchError
+
+        send("/front/truth/segmentation")
+        send("/front/segmentation")
+        send("/front/segmentation/label_info", vocabulary=DRIVABLE)
+        wait_until(lambda: node.done)
+        with pytest.raises(VocabularyMismatchError, match=r"label_info stamped 1[.]000000000: label info: its"):
+            node.finish()
+
+    def test_a_model_without_the_task_is_said(self, node, send, wait_until):
+        from lvad_perception.errors import DatasetError
+
+        send("/front/truth/segmentation")
+        wait_until(lambda: node._annotation)
+        with pytest.raises(DatasetError, match="nobody publishes results for /front/truth/segmentation; activate the"):
+            node.finish()
