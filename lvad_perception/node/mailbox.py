@@ -1,13 +1,16 @@
-"""The newest frame of each camera, between the thread that receives and the thread that works.
+"""The frames between the thread that receives and the thread that works.
 
-Nothing is queued: a frame that arrives before the previous one was taken replaces it, so that what is processed is
-never older than it must be, however slow the model is.
+On the vehicle nothing is queued: a frame that arrives before the previous one of its camera was taken replaces it, so
+that what is processed is never older than it must be, however slow the model is. For evaluation there is a short queue
+a camera instead, and who puts a frame into a full one waits.
 """
 
+import itertools
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 MessageT = TypeVar("MessageT")
@@ -31,60 +34,97 @@ class Frame(Generic[MessageT]):
 @dataclass(slots=True)
 class _Slot(Generic[MessageT]):
     min_interval_s: float
-    frame: Frame[MessageT] | None = None
-    due_s: float = float("-inf")
+    frames: deque[Frame[MessageT]] = field(default_factory=deque)
+    taken_s: float = float("-inf")
+    turn: int = -1
+
+    @property
+    def due_s(self) -> float:
+        return self.taken_s + self.min_interval_s
 
 
 class Mailbox(Generic[MessageT]):
-    """One slot a camera. ``put`` never blocks; ``take`` blocks until a frame is due or the mailbox is closed.
+    """One slot a camera. ``take`` blocks until a frame is due or the mailbox is closed.
 
     Args:
         min_interval_s: camera -> least time between two taken frames in seconds, 0 for no limit.
+        queue_depth: None keeps the newest frame of each camera only; a number keeps so many, in order, and ``put``
+            waits for room.
         clock: seconds, monotonic; for tests.
     """
 
-    def __init__(self, min_interval_s: Mapping[str, float], *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        min_interval_s: Mapping[str, float],
+        *,
+        queue_depth: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._slots = {camera: _Slot[MessageT](interval) for camera, interval in min_interval_s.items()}
+        self._queue_depth = queue_depth
         self._clock = clock
+        self._turns = itertools.count()
         self._changed = threading.Condition()
         self._closed = False
 
     def put(self, camera: str, message: MessageT) -> bool:
-        """Leave the newest message of a camera.
+        """Leave a message of a camera.
 
         Returns:
             True when an older one, which nobody had taken, was thrown away for it.
         """
         frame = Frame(camera, message, self._clock())
         with self._changed:
-            slot = self._slots[camera]
-            replaced = slot.frame is not None
-            slot.frame = frame
-            self._changed.notify()
+            frames = self._slots[camera].frames
+            replaced = False
+            if self._queue_depth is None:
+                replaced = bool(frames)
+                frames.clear()
+            else:
+                while len(frames) >= self._queue_depth and not self._closed:
+                    self._changed.wait()
+            frames.append(frame)
+            self._changed.notify_all()
         return replaced
 
-    def take(self) -> list[Frame[MessageT]]:
-        """Wait for frames that are due and take them, at most one a camera; empty once the mailbox is closed."""
+    def take(self, count: int) -> list[Frame[MessageT]]:
+        """Wait for frames that are due and take them; empty once the mailbox is closed.
+
+        Args:
+            count: at most so many. The others stay, open to be replaced by newer ones; the camera that has waited
+                longest for its turn comes first.
+        """
         with self._changed:
             while not self._closed:
                 now = self._clock()
-                waiting = [slot for slot in self._slots.values() if slot.frame is not None]
-                due = [slot for slot in waiting if slot.due_s <= now]
-                if due:
-                    return [self._empty(slot, now) for slot in due]
-                self._changed.wait(min((slot.due_s - now for slot in waiting), default=None))
+                taken = self._take_due(now, count)
+                if taken:
+                    self._changed.notify_all()  # there is room
+                    return taken
+                self._changed.wait(
+                    min((slot.due_s - now for slot in self._slots.values() if slot.frames), default=None)
+                )
         return []
 
+    def limit_rate(self, camera: str, min_interval_s: float) -> None:
+        """Change a camera's least time between two taken frames, in seconds; 0 for no limit."""
+        with self._changed:
+            self._slots[camera].min_interval_s = min_interval_s
+            self._changed.notify_all()
+
     def close(self) -> None:
-        """Wake whoever waits in ``take``; from now on it returns nothing."""
+        """Wake whoever waits; from now on ``take`` returns nothing."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
-    @staticmethod
-    def _empty(slot: _Slot[MessageT], now: float) -> Frame[MessageT]:
-        frame = slot.frame
-        assert frame is not None
-        slot.frame = None
-        slot.due_s = now + slot.min_interval_s
-        return frame
+    def _take_due(self, now: float, count: int) -> list[Frame[MessageT]]:
+        taken: list[Frame[MessageT]] = []
+        while len(taken) < count:
+            due = [slot for slot in self._slots.values() if slot.frames and slot.due_s <= now]
+            if not due:
+                break
+            slot = min(due, key=lambda slot: slot.turn)
+            taken.append(slot.frames.popleft())
+            slot.taken_s, slot.turn = now, next(self._turns)
+        return taken

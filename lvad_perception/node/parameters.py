@@ -1,34 +1,47 @@
 """The node's parameters: one table that states each once, and the checked values that the node works with.
 
-The table feeds ROS (descriptors, so that ``ros2 param describe`` explains each), the checks and the documentation;
-launch files repeat none of it. Nothing here needs ROS but ``declare_parameters``.
+The table feeds ROS (``declaration.py``), the checks, the example file and the documentation; launch files repeat none
+of it. Nothing here needs ROS.
 """
 
 import difflib
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, cast
+from typing import Final
 
 from lvad_perception.errors import ConfigError
+from lvad_perception.vocabulary import DETECTION
 
-if TYPE_CHECKING:
-    from rclpy.node import Node
+Value = str | int | float | bool | tuple[str, ...]
+DEFAULT_CAMERAS: Final = ("camera",)
 
-Value = str | int | float
+
+class Change(Enum):
+    """When a parameter can be changed; the value is the sentence that ``ros2 param describe`` shows."""
+
+    ANY_TIME = "can be changed at any time and takes effect at once"
+    UNCONFIGURED = "can be changed while the node is unconfigured"
+    START = "is fixed when the node starts"
 
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
     """One row of the table.
 
+    ``<camera>`` and ``<class>`` in the name make it a template for one parameter a camera and a class; they are
+    replaced in the default too.
+
     Attributes:
         name: name in ROS.
         default: value when nothing is given; its type is the parameter's type.
-        description: one sentence for people, shown by ``ros2 param describe``.
-        bounds: least and greatest value, both allowed, or None for text.
+        description: one or two sentences for people, shown by ``ros2 param describe``.
+        bounds: least and greatest value, both allowed, or None for what is no number.
         choices: every allowed text, or empty when any text will do.
+        is_topic: the text is a topic, or empty where that is the default.
+        change: when it can be changed.
     """
 
     name: str
@@ -36,6 +49,8 @@ class Parameter:
     description: str
     bounds: tuple[float, float] | None = None
     choices: tuple[str, ...] = ()
+    is_topic: bool = False
+    change: Change = Change.UNCONFIGURED
 
 
 TABLE: Final = (
@@ -45,34 +60,78 @@ TABLE: Final = (
         "Model file (.onnx written by lvad-train export); a leading ~ is the home folder.",
     ),
     Parameter(
-        "camera",
-        "camera",
-        "Name of the camera, the first part of its output topics: front gives front/detections and so on.",
+        "cameras",
+        DEFAULT_CAMERAS,
+        "Names of the cameras. Each is the first part of its camera's parameters and output topics: front has "
+        "front.image_topic, front/detections and so on.",
+        change=Change.START,
     ),
     Parameter(
-        "image_topic",
-        "camera/image_raw",
+        "<camera>.image_topic",
+        "<camera>/image_raw",
         "Topic of the camera's images, sensor_msgs/Image or sensor_msgs/CompressedImage.",
+        is_topic=True,
     ),
     Parameter(
-        "transport",
+        "<camera>.transport",
         "auto",
-        "Message type of image_topic: raw, compressed (as in image_transport, /compressed is appended where missing), "
-        "or auto: compressed if the topic ends in /compressed, else raw.",
+        "Message type of the images: raw, compressed (as in image_transport, /compressed is appended to the topic "
+        "where missing), or auto: compressed if the topic ends in /compressed, else raw.",
         choices=("auto", "raw", "compressed"),
     ),
     Parameter(
-        "reliability",
+        "<camera>.reliability",
         "best_effort",
         "Reliability asked of the camera: best_effort receives from every publisher and never waits for lost packets; "
         "reliable has lost packets sent again and receives from reliable publishers only.",
         choices=("best_effort", "reliable"),
     ),
     Parameter(
+        "<camera>.max_rate_hz",
+        0.0,
+        "Process at most so many frames a second, always the newest; 0 means as many as the machine can.",
+        bounds=(0.0, 1000.0),
+        change=Change.ANY_TIME,
+    ),
+    Parameter(
+        "<camera>.camera_info_topic",
+        "",
+        "Topic of the camera's sensor_msgs/CameraInfo, published again beside the results; empty for none.",
+        is_topic=True,
+    ),
+    Parameter(
         "score_threshold",
         -1.0,
         "Boxes with a lower confidence are not published; a negative value means the threshold in the model file.",
         bounds=(-1.0, 1.0),
+        change=Change.ANY_TIME,
+    ),
+    Parameter(
+        "class_score_threshold.<class>",
+        -1.0,
+        "The score_threshold of one class of objects; a negative value means the same as for the others.",
+        bounds=(-1.0, 1.0),
+        change=Change.ANY_TIME,
+    ),
+    Parameter(
+        "output_size",
+        "source",
+        "Size of masks, overlays and boxes: source, that of the camera's image, or network, that of the model's input.",
+        choices=("source", "network"),
+    ),
+    Parameter(
+        "overlay_alpha",
+        0.5,
+        "Weight of the colours in the overlay, from 0 (only the image) to 1 (only the colours).",
+        bounds=(0.0, 1.0),
+        change=Change.ANY_TIME,
+    ),
+    Parameter(
+        "jpeg_quality",
+        90,
+        "JPEG quality of the compressed overlay, from 1 (smallest) to 100 (best).",
+        bounds=(1, 100),
+        change=Change.ANY_TIME,
     ),
     Parameter(
         "threads",
@@ -81,18 +140,21 @@ TABLE: Final = (
         bounds=(0, 256),
     ),
     Parameter(
-        "max_rate_hz",
-        0.0,
-        "Process at most so many frames a second, always the newest; 0 means as many as the machine can.",
-        bounds=(0.0, 1000.0),
+        "lossless",
+        False,
+        "For evaluation: process every frame in order and receive no faster than the model works, instead of the "
+        "newest frame only. Needs cameras that publish reliably.",
     ),
 )
-"""Every parameter of the perception node. All of them take effect at the next ``configure``."""
+"""Every parameter of the perception node."""
 
-_ROWS: Final = {row.name: row for row in TABLE}
+CLASSES: Final = {name.replace(" ", "_"): index for index, name in enumerate(DETECTION.names)}
+"""Class of objects as it is written in ``class_score_threshold.<class>`` -> class id."""
+
 _TOPIC: Final = re.compile(r"(~/|/)?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*")
-# What rclpy declares for itself.
-_FOREIGN: Final = re.compile(r"use_sim_time|start_type_description_service|qos_overrides\..*")
+_CAMERA: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+# A camera of these names would share the names of other parameters.
+_RESERVED: Final = {row.name.partition(".")[0] for row in TABLE} | {"diagnostic_updater", "qos_overrides"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +167,7 @@ class CameraParameters:
         compressed: the topic carries CompressedImage, not Image.
         reliable: ask for reliable delivery, not best effort.
         min_interval_s: least time between two processed frames in seconds; 0 for no limit.
+        camera_info_topic: topic of the camera's CameraInfo, or empty.
     """
 
     name: str
@@ -112,6 +175,7 @@ class CameraParameters:
     compressed: bool
     reliable: bool
     min_interval_s: float
+    camera_info_topic: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,132 +184,160 @@ class NodeParameters:
 
     Attributes:
         model: path of the model file.
+        cameras: one entry a camera, at least one.
         score_threshold: in [0, 1], or None for the model file's own.
+        class_thresholds: class id -> threshold in [0, 1] for the classes that have their own.
+        network_size: results are published at the size of the model's input, not of the source image.
+        overlay_alpha: weight of the overlay's colours, in [0, 1].
+        jpeg_quality: 1 to 100.
         threads: CPU threads of the engine, or None for the runtime's choice.
-        cameras: one entry a camera.
+        lossless: process every frame instead of the newest only.
     """
 
     model: Path
-    score_threshold: float | None
-    threads: int | None
     cameras: tuple[CameraParameters, ...]
+    score_threshold: float | None
+    class_thresholds: Mapping[int, float]
+    network_size: bool
+    overlay_alpha: float
+    jpeg_quality: int
+    threads: int | None
+    lossless: bool
 
     @classmethod
     def from_values(cls, values: Mapping[str, object]) -> "NodeParameters":
-        """Check the values of all rows of the table.
+        """Check all values, alone and together.
 
         Args:
             values: parameter name -> value; a missing name has its default.
 
         Raises:
-            ConfigError: an unknown name, a value of the wrong type, out of range or not among the choices, no model.
+            ConfigError: an unknown name, a value of the wrong type, out of range or not among the choices, no model,
+                values that contradict each other.
         """
+        names = check_cameras(values.get("cameras", DEFAULT_CAMERAS))
+        rows = expand_table(names)
         for name in values:
-            if name not in _ROWS:
-                raise ConfigError(unknown_parameter(name))
-        full: dict[str, object] = {row.name: values.get(row.name, row.default) for row in TABLE}
+            if name not in rows:
+                raise ConfigError(unknown_parameter(name, names))
+        full = {name: values.get(name, row.default) for name, row in rows.items()}
         for name, value in full.items():
-            check_value(name, value)
+            check_value(rows[name], value)
         if not full["model"]:
             raise ConfigError("parameter model is empty; set it to the .onnx file that lvad-train export wrote")
-        threshold, rate = float(str(full["score_threshold"])), float(str(full["max_rate_hz"]))
-        topic, compressed = _resolve_transport(str(full["image_topic"]), str(full["transport"]))
-        camera = CameraParameters(
-            name=str(full["camera"]),
-            topic=topic,
-            compressed=compressed,
-            reliable=full["reliability"] == "reliable",
-            min_interval_s=1.0 / rate if rate > 0 else 0.0,
-        )
+        lossless = full["lossless"] is True
+        thresholds = {index: float(str(full[f"class_score_threshold.{name}"])) for name, index in CLASSES.items()}
         return cls(
             model=Path(str(full["model"])).expanduser(),
-            score_threshold=None if threshold < 0 else threshold,
+            cameras=tuple(_camera(name, full, lossless=lossless) for name in names),
+            score_threshold=_unless_negative(full["score_threshold"]),
+            class_thresholds={index: value for index, value in thresholds.items() if value >= 0},
+            network_size=full["output_size"] == "network",
+            overlay_alpha=float(str(full["overlay_alpha"])),
+            jpeg_quality=int(str(full["jpeg_quality"])),
             threads=int(str(full["threads"])) or None,
-            cameras=(camera,),
+            lossless=lossless,
         )
 
 
-def check_value(name: str, value: object) -> None:
+def expand_table(cameras: Sequence[str]) -> dict[str, Parameter]:
+    """Parameter name -> row for these cameras, templates filled in; the order is the table's."""
+    rows: dict[str, Parameter] = {}
+    for row in TABLE:
+        if "<camera>" in row.name:
+            filled = [_fill(row, "<camera>", camera) for camera in cameras]
+        elif "<class>" in row.name:
+            filled = [_fill(row, "<class>", name) for name in CLASSES]
+        else:
+            filled = [row]
+        rows.update((row.name, row) for row in filled)
+    return rows
+
+
+def check_cameras(value: object) -> tuple[str, ...]:
+    """Check the value of ``cameras``. Raises ConfigError, one sentence that says what is allowed."""
+    check_value(_ROWS["cameras"], value)
+    names = tuple(value) if isinstance(value, list | tuple) else ()
+    if not names:
+        raise ConfigError("parameter cameras is empty; name at least one camera, like [front]")
+    for name in names:
+        if not _CAMERA.fullmatch(name):
+            raise ConfigError(f"parameter cameras has {name!r}; use letters, digits and _ only, like front_left")
+        if name in _RESERVED:
+            raise ConfigError(f"parameter cameras has {name!r}, which other parameters are called; use another name")
+        if names.count(name) > 1:
+            raise ConfigError(f"parameter cameras has {name!r} twice; give each camera a name of its own")
+    return names
+
+
+def check_value(row: Parameter, value: object) -> None:
     """Check one value against its row of the table. Raises ConfigError, one sentence that says what is allowed."""
-    row = _ROWS[name]
-    wanted: type | tuple[type, ...] = (int, float) if isinstance(row.default, float) else type(row.default)
-    if not isinstance(value, wanted) or isinstance(value, bool):
-        kind = {str: "a text", int: "a whole number", float: "a number"}[type(row.default)]
-        raise ConfigError(f"parameter {name} is {value!r}; set it to {kind}")
+    kind, is_right = _KINDS[type(row.default)]
+    if not is_right(value):
+        raise ConfigError(f"parameter {row.name} is {value!r}; set it to {kind}")
     if isinstance(value, str):
         if row.choices and value not in row.choices:
-            raise ConfigError(f"parameter {name} is {value!r}; set it to one of {', '.join(row.choices)}")
-        if name in ("camera", "image_topic") and not _TOPIC.fullmatch(value):
-            raise ConfigError(f"parameter {name} is {value!r}, which is no ROS name; use one like front/image_raw")
+            raise ConfigError(f"parameter {row.name} is {value!r}; set it to one of {', '.join(row.choices)}")
+        if row.is_topic and value != row.default and not _TOPIC.fullmatch(value):
+            raise ConfigError(f"parameter {row.name} is {value!r}, which is no ROS name; use one like front/image_raw")
     elif row.bounds and isinstance(value, int | float):
         low, high = row.bounds
         if not low <= value <= high:  # also refuses NaN
-            raise ConfigError(f"parameter {name} is {value}; set it to a value from {low:g} to {high:g}")
+            raise ConfigError(f"parameter {row.name} is {value}; set it to a value from {low:g} to {high:g}")
 
 
-def unknown_parameter(name: str) -> str:
+def unknown_parameter(name: str, cameras: Sequence[str]) -> str:
     """The sentence for a name that is not in the table."""
-    close = difflib.get_close_matches(name, _ROWS, n=1)
-    remedy = f"did you mean {close[0]}?" if close else f"known are {', '.join(_ROWS)}"
+    close = difflib.get_close_matches(name, expand_table(cameras), n=1)
+    camera, _, rest = name.partition(".")
+    if f"<camera>.{rest}" in _ROWS and not difflib.get_close_matches(camera, cameras, n=1):
+        remedy = f"add {camera} to cameras, which has {', '.join(cameras)}"
+    else:
+        remedy = f"did you mean {close[0]}?" if close else f"known are {', '.join(_ROWS)}"
     return f"parameter {name} is unknown; {remedy}"
 
 
-def declare_parameters(node: "Node") -> Callable[[], dict[str, object]]:
-    """Declare the table on a node that was created with ``automatically_declare_parameters_from_overrides``.
+_ROWS: Final = {row.name: row for row in TABLE}
+_KINDS: Final[dict[type, tuple[str, Callable[[object], bool]]]] = {
+    bool: ("true or false", lambda value: isinstance(value, bool)),
+    str: ("a text", lambda value: isinstance(value, str)),
+    int: ("a whole number", lambda value: isinstance(value, int) and not isinstance(value, bool)),
+    float: ("a number", lambda value: isinstance(value, int | float) and not isinstance(value, bool)),
+    tuple: (
+        "a list of texts",
+        lambda value: isinstance(value, list | tuple) and all(isinstance(item, str) for item in value),
+    ),
+}
+"""Type of a default -> how a sentence calls it, and whether a value is of it."""
 
-    Names that the node was given and that nobody knows are warned of: ROS alone drops them silently, so that a misspelt
-    name in a YAML file is never noticed.
 
-    Returns:
-        A function that reads the current values.
+def _fill(row: Parameter, placeholder: str, name: str) -> Parameter:
+    default = row.default.replace(placeholder, name) if isinstance(row.default, str) else row.default
+    return replace(row, name=row.name.replace(placeholder, name), default=default)
 
-    Raises:
-        ConfigError: a given value has the wrong type or is not allowed.
-    """
-    from rcl_interfaces.msg import (
-        FloatingPointRange,
-        IntegerRange,
-        ParameterDescriptor,
-        SetParametersResult,
+
+def _camera(name: str, full: Mapping[str, object], *, lossless: bool) -> CameraParameters:
+    """One camera's part of the values, which are complete and checked alone."""
+    topic, compressed = _resolve_transport(str(full[f"{name}.image_topic"]), str(full[f"{name}.transport"]))
+    rate = float(str(full[f"{name}.max_rate_hz"]))
+    if lossless and rate > 0:
+        raise ConfigError(
+            f"parameter {name}.max_rate_hz is {rate:g} and lossless is true, which leaves no frame out; "
+            "set one of them back"
+        )
+    return CameraParameters(
+        name=name,
+        topic=topic,
+        compressed=compressed,
+        reliable=lossless or full[f"{name}.reliability"] == "reliable",
+        min_interval_s=1.0 / rate if rate > 0 else 0.0,
+        camera_info_topic=str(full[f"{name}.camera_info_topic"]),
     )
-    from rclpy.parameter import Parameter as RosParameter
 
-    values: dict[str, Value] = {row.name: row.default for row in TABLE}
-    for name, given in cast("dict[str, RosParameter]", node.get_parameters_by_prefix("")).items():
-        if name in _ROWS:
-            check_value(name, given.value)
-            values[name] = given.value
-            node.undeclare_parameter(name)  # declared again below, with its descriptor
-        elif name.startswith("diagnostic_updater."):
-            node.undeclare_parameter(name)  # the Updater declares it
-        elif not _FOREIGN.fullmatch(name):
-            node.get_logger().warning(unknown_parameter(name))
-    for row in TABLE:
-        descriptor = ParameterDescriptor(description=row.description)
-        value = values[row.name]
-        if row.choices:
-            descriptor.additional_constraints = f"one of {', '.join(row.choices)}"
-        if isinstance(row.default, float):
-            value = float(value)  # ROS would refuse the 1 of a YAML file where it wants 1.0
-        if row.bounds and isinstance(row.default, float):
-            low, high = row.bounds
-            descriptor.floating_point_range = [FloatingPointRange(from_value=low, to_value=high, step=0.0)]
-        elif row.bounds:
-            low, high = map(int, row.bounds)
-            descriptor.integer_range = [IntegerRange(from_value=low, to_value=high, step=1)]
-        node.declare_parameter(row.name, value, descriptor, ignore_override=True)
 
-    def refuse_impossible(changes: list[RosParameter]) -> SetParametersResult:
-        try:
-            for change in changes:
-                if change.name in _ROWS:
-                    check_value(change.name, change.value)
-        except ConfigError as err:
-            return SetParametersResult(successful=False, reason=str(err))
-        return SetParametersResult(successful=True)
-
-    node.add_on_set_parameters_callback(refuse_impossible)
-    return lambda: {row.name: node.get_parameter(row.name).value for row in TABLE}
+def _unless_negative(value: object) -> float | None:
+    number = float(str(value))
+    return None if number < 0 else number
 
 
 def _resolve_transport(topic: str, transport: str) -> tuple[str, bool]:

@@ -1,46 +1,49 @@
 """The lifecycle node: images of cameras in, detections and masks out.
 
-Two threads share the work. The executor's thread receives messages and leaves the newest one in the mailbox; it also
-runs the transitions. The worker's thread takes it from there: decode, infer, publish. So a model of any speed always
-sees the newest frame, and services answer while it works.
+Two threads share the work. The executor's thread receives messages and leaves the newest one of each camera in the
+mailbox; it also runs the transitions. The worker's thread takes them from there, a batch of the model at a time:
+decode, infer, publish. So a model of any speed always sees the newest frames, and services answer while it works.
 """
 
-import threading
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from typing import Final
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus
 from diagnostic_updater import DiagnosticStatusWrapper, Updater
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
-from rclpy.subscription import Subscription
-from sensor_msgs.msg import CompressedImage, Image
 
 from lvad_perception.engines import open_engine
 from lvad_perception.errors import LvadError
 from lvad_perception.messages import Message, ros_types, stamp_ns
-from lvad_perception.node.decoding import decode
+from lvad_perception.node.declaration import DeclaredParameters
 from lvad_perception.node.diagnostics import STALE_AFTER_S, CameraState, Verdict, fill_camera, fill_node, judge
 from lvad_perception.node.health import CameraHealth
-from lvad_perception.node.mailbox import Frame, Mailbox
+from lvad_perception.node.inputs import CameraInput
+from lvad_perception.node.mailbox import Mailbox
 from lvad_perception.node.outputs import CameraOutputs, OutputOptions
-from lvad_perception.node.parameters import CameraParameters, NodeParameters, declare_parameters
-from lvad_perception.perceiver import Perceiver, Timings
+from lvad_perception.node.parameters import CameraParameters, NodeParameters
+from lvad_perception.node.worker import ActiveCamera, Worker
+from lvad_perception.perceiver import Perceiver
 from lvad_perception.preprocess import PAD_VALUE
-from lvad_perception.types import UInt8
 
-_REMIND_EVERY_S = 10.0
-_NODE_STATUS = "all cameras"
+_REMIND_EVERY_S: Final = 10.0
+_NODE_STATUS: Final = "all cameras"
+_LOSSLESS_DEPTH: Final = 4
+"""Images of a camera that wait in the node in lossless mode; the others wait in the middleware."""
 
 
 class PerceptionNode(LifecycleNode):  # type: ignore[misc]
     """ROS 2 lifecycle node ``perception``.
 
     configure loads, checks and warms up the model; activate subscribes to the cameras and starts the worker; deactivate
-    stops within one frame; cleanup frees the model. A transition that fails says why in one sentence and leaves the
-    node in the state that it was in, so that it can be tried again.
+    stops within one frame; cleanup frees the model. A transition that fails says why in one sentence. The node then
+    holds nothing of what the transition began and can be configured again: configure and activate leave it in the state
+    that it was in, the others in the state unconfigured.
 
     Raises:
         ConfigError: a parameter has the wrong type or an impossible value.
@@ -51,15 +54,16 @@ class PerceptionNode(LifecycleNode):  # type: ignore[misc]
         self._settings: NodeParameters | None = None
         self._perceiver: Perceiver | None = None
         self._outputs: dict[str, CameraOutputs] = {}
-        self._topics: dict[str, str] = {}  # camera -> full name of its topic, after remapping
-        self._inputs: list[Subscription] = []
+        self._inputs: dict[str, CameraInput] = {}
         self._health: dict[str, CameraHealth] = {}
         self._mailbox: Mailbox[Message] | None = None
-        self._worker: threading.Thread | None = None
+        self._worker: Worker | None = None
         self._verdicts: dict[str, Verdict] = {}
-        self._reminded_s = 0.0
+        self._reminded_s: dict[str, float] = {}
         try:
-            self._read_parameters = declare_parameters(self)
+            self._parameters_of_ros = DeclaredParameters(
+                self, is_configured=lambda: self._settings is not None, apply=self._apply
+            )
         except LvadError:
             self.destroy_node()
             raise
@@ -90,44 +94,66 @@ class PerceptionNode(LifecycleNode):  # type: ignore[misc]
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Back to unconfigured, with nothing held."""
-        return self._attempt("recover", self.close)
+        self._attempt("recover", self.close)
+        return TransitionCallbackReturn.SUCCESS  # what could not be freed is forgotten and has been said
 
     def close(self) -> None:
         """Stop working and free the model, whatever the state; calling it again does nothing."""
-        self._stop()
-        self._release()
+        with ExitStack() as steps:
+            steps.callback(self._release)
+            steps.callback(self._stop)
 
     def _attempt(
         self, action: str, work: Callable[[], None], *, undo: Callable[[], None] | None = None
     ) -> TransitionCallbackReturn:
+        """Run a transition.
+
+        Returns:
+            SUCCESS; FAILURE, back in the former state, when what was begun could be undone; else ERROR, which leads to
+            ``on_error``.
+        """
         try:
             work()
+            return TransitionCallbackReturn.SUCCESS
         except Exception as err:
-            sentence = str(err) if isinstance(err, LvadError) else f"unexpected {type(err).__name__}: {err}"
-            self.get_logger().error(f"cannot {action}: {sentence}")
-            if not isinstance(err, LvadError):
-                self.get_logger().debug(traceback.format_exc())
-            if undo is not None:
-                undo()
+            self._say_failure(action, err)
+        if undo is None:
+            return TransitionCallbackReturn.ERROR
+        try:
+            undo()
             return TransitionCallbackReturn.FAILURE
-        return TransitionCallbackReturn.SUCCESS
+        except Exception as err:
+            self._say_failure(f"undo {action}", err)
+            return TransitionCallbackReturn.ERROR
+
+    def _say_failure(self, action: str, err: Exception) -> None:
+        sentence = str(err) if isinstance(err, LvadError) else f"unexpected {type(err).__name__}: {err}"
+        self.get_logger().error(f"cannot {action}: {sentence}")
+        if not isinstance(err, LvadError):
+            self.get_logger().debug("".join(traceback.format_exception(err)))
 
     def _configure(self) -> None:
-        parameters = NodeParameters.from_values(self._read_parameters())
+        parameters = NodeParameters.from_values(self._parameters_of_ros.values())
         engine = open_engine(parameters.model, threads=parameters.threads)
-        self._perceiver = Perceiver(engine, score_threshold=parameters.score_threshold)
+        try:
+            self._perceiver = Perceiver(
+                engine, score_threshold=parameters.score_threshold, class_thresholds=parameters.class_thresholds
+            )
+        except Exception:
+            engine.close()
+            raise
         manifest = engine.manifest
         started_s = time.monotonic()
         self._perceiver([np.full((*manifest.network_hw, 3), PAD_VALUE, np.uint8)])
         warm_up_ms = 1000 * (time.monotonic() - started_s)
-        self._settings = parameters
-        options = OutputOptions(overlay_alpha=0.5, jpeg_quality=90, network_size=False, camera_info=False)
         for camera in parameters.cameras:
+            options = _output_options(parameters, camera)
             self._outputs[camera.name] = CameraOutputs(self, camera.name, manifest, ros_types(), options)
             self._health[camera.name] = CameraHealth()
-            self._diagnostics.add(camera.name, lambda status, camera=camera: self._diagnose(status, camera))
+            self._diagnostics.add(camera.name, partial(self._diagnose, camera))
         self._diagnostics.add(_NODE_STATUS, self._diagnose_node)  # the last: it sums up the cameras
         self._diagnostics.setHardwareID(engine.description)
+        self._settings = parameters
         height, width = manifest.network_hw
         self.get_logger().info(
             f"model {parameters.model}: {', '.join(manifest.classes)} at {width}x{height}, {engine.description}, "
@@ -135,121 +161,104 @@ class PerceptionNode(LifecycleNode):  # type: ignore[misc]
         )
 
     def _release(self) -> None:
-        for name in (*self._health, _NODE_STATUS):
-            self._diagnostics.removeByName(name)
-        for outputs in self._outputs.values():
-            outputs.destroy()
-        self._outputs, self._health, self._verdicts = {}, {}, {}
-        if self._perceiver is not None:
-            self._perceiver.close()
+        perceiver, outputs, statuses = self._perceiver, self._outputs, [*self._health, _NODE_STATUS]
         self._perceiver = self._settings = None
+        self._outputs, self._health, self._verdicts = {}, {}, {}
+        with ExitStack() as steps:  # each is done even when another fails
+            if perceiver is not None:
+                steps.callback(perceiver.close)
+            for camera_outputs in outputs.values():
+                steps.callback(camera_outputs.destroy)
+            for name in statuses:
+                steps.callback(self._diagnostics.removeByName, name)
 
     def _start(self) -> None:
         assert self._settings is not None
         assert self._perceiver is not None
-        cameras = self._settings.cameras
-        self._mailbox = Mailbox({camera.name: camera.min_interval_s for camera in cameras})
-        self._health = {camera.name: CameraHealth() for camera in cameras}
-        self._topics = {camera.name: self.resolve_topic_name(camera.topic) for camera in cameras}
-        for camera in cameras:
-            reliability = ReliabilityPolicy.RELIABLE if camera.reliable else ReliabilityPolicy.BEST_EFFORT
-            subscription = self.create_subscription(
-                CompressedImage if camera.compressed else Image,
-                camera.topic,
-                lambda message, name=camera.name: self._receive(name, message),
-                # Deep enough that bursts reach the mailbox, where the newest wins and the others are counted.
-                QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=5, reliability=reliability),
-            )
-            self._inputs.append(subscription)
-        self._worker = threading.Thread(
-            target=self._work, args=(self._mailbox, self._perceiver), name="perception worker"
+        settings = self._settings
+        self._mailbox = Mailbox(
+            {camera.name: camera.min_interval_s for camera in settings.cameras},
+            queue_depth=_LOSSLESS_DEPTH if settings.lossless else None,
         )
-        self._worker.start()
-        for camera in cameras:
-            outputs = ", ".join(self._outputs[camera.name].topics)
-            self.get_logger().info(f"{self._topics[camera.name]} -> {outputs}")
+        for camera in settings.cameras:
+            health = self._health[camera.name] = CameraHealth()
+            self._inputs[camera.name] = CameraInput(
+                self,
+                camera,
+                lossless=settings.lossless,
+                deliver=partial(self._receive, camera.name),
+                jumped=health.count_jump,
+            )
+        self._worker = Worker(
+            mailbox=self._mailbox,
+            perceiver=self._perceiver,
+            cameras={
+                name: ActiveCamera(source, self._outputs[name], self._health[name])
+                for name, source in self._inputs.items()
+            },
+            now_ns=self._now_ns,
+            logger=self.get_logger(),
+        )
+        for name, source in self._inputs.items():
+            self.get_logger().info(f"{source.topic} -> {', '.join(self._outputs[name].topics)}")
+        if settings.lossless:
+            self.get_logger().info("lossless: every frame is processed in order, none is replaced by a newer one")
 
     def _stop(self) -> None:
-        for subscription in self._inputs:
-            self.destroy_subscription(subscription)
-        self._inputs = []
-        if self._mailbox is not None:
-            self._mailbox.close()
-        if self._worker is not None:
-            self._worker.join()
-        self._mailbox = self._worker = None
+        inputs, mailbox, worker = self._inputs, self._mailbox, self._worker
+        self._inputs, self._mailbox, self._worker = {}, None, None
+        with ExitStack() as steps:  # each is done even when another fails
+            if worker is not None:
+                steps.callback(worker.stop)
+            for source in inputs.values():
+                steps.callback(source.destroy)
+            if mailbox is not None:
+                steps.callback(mailbox.close)
 
-    # The executor's thread.
+    def _apply(self, parameters: NodeParameters) -> None:
+        """Take over what can change while frames flow."""
+        assert self._perceiver is not None
+        self._perceiver.set_thresholds(parameters.score_threshold, parameters.class_thresholds)
+        for camera in parameters.cameras:
+            self._outputs[camera.name].update(_output_options(parameters, camera))
+            if self._mailbox is not None:
+                self._mailbox.limit_rate(camera.name, camera.min_interval_s)
+        self._settings = parameters
 
     def _receive(self, camera: str, message: Message) -> None:
-        if self._mailbox is not None:
-            age_s = self._age_s(message)
-            self._health[camera].count_received(replaced=self._mailbox.put(camera, message), age_s=age_s)
+        if self._mailbox is None:
+            return
+        age_s = (self._now_ns() - stamp_ns(message.header)) / 1e9
+        # What nobody wants takes no turn from the others.
+        replaced = self._outputs[camera].wanted and self._mailbox.put(camera, message)
+        self._health[camera].count_received(replaced=replaced, age_s=age_s)
 
-    # The worker's thread.
-
-    def _work(self, mailbox: Mailbox[Message], perceiver: Perceiver) -> None:
-        while frames := mailbox.take():
-            wanted = [frame for frame in frames if self._outputs[frame.camera].wanted]
-            decoded = [decoded for frame in wanted if (decoded := self._decode(frame)) is not None]
-            if not decoded:
-                continue
-            try:
-                results = perceiver([image for _, image, _ in decoded])
-                shared_ms = _timings_ms(perceiver.last_timings)
-                for (frame, image, parts_ms), predictions in zip(decoded, results, strict=True):
-                    began_s = time.monotonic()
-                    self._outputs[frame.camera].publish(image, predictions, frame.message.header)
-                    publish_ms = 1000 * (time.monotonic() - began_s)
-                    self._health[frame.camera].count_published(
-                        received_s=frame.received_s,
-                        age_s=self._age_s(frame.message),
-                        parts_ms={**parts_ms, **shared_ms, "publish": publish_ms},
-                    )
-            except Exception as err:  # the cameras go on; a failure that lasts shows in the log and the diagnostics
-                for frame, _, _ in decoded:
-                    self._skip(frame, err)
-
-    def _decode(self, frame: Frame[Message]) -> tuple[Frame[Message], UInt8, dict[str, float]] | None:
-        """The frame, uint8 [H, W, 3] RGB and the time spent; None for a bad frame, which is counted and logged."""
-        began_s = time.monotonic()
-        try:
-            image = decode(frame.message)
-        except Exception as err:
-            self._skip(frame, err, corrupt=True)
-            return None
-        decode_ms = 1000 * (time.monotonic() - began_s)
-        return frame, image, {"wait": 1000 * (began_s - frame.received_s), "decode": decode_ms}
-
-    def _age_s(self, message: Message) -> float:
-        """Time from the header's stamp until now."""
-        return float(self.get_clock().now().nanoseconds - stamp_ns(message.header)) / 1e9
-
-    def _skip(self, frame: Frame[Message], err: Exception, *, corrupt: bool = False) -> None:
-        sentence = str(err) if isinstance(err, LvadError) else f"unexpected {type(err).__name__}: {err}"
-        skipped = self._health[frame.camera].count_skipped(sentence, corrupt=corrupt)
-        if skipped:
-            topic, stamp = self._topics[frame.camera], frame.message.header.stamp
-            self.get_logger().error(
-                f"{topic}: frame stamped {stamp.sec}.{stamp.nanosec:09d} skipped ({skipped} so far): {sentence}"
-            )
+    def _now_ns(self) -> int:
+        return int(self.get_clock().now().nanoseconds)
 
     # Diagnostics, once a second in the executor's thread.
 
-    def _diagnose(self, status: DiagnosticStatusWrapper, camera: CameraParameters) -> DiagnosticStatusWrapper:
-        report = self._health[camera.name].report()
+    def _diagnose(self, camera: CameraParameters, status: DiagnosticStatusWrapper) -> DiagnosticStatusWrapper:
+        report, source = self._health[camera.name].report(), self._inputs.get(camera.name)
         verdict = judge(
             report,
             self._state_of(camera.name),
-            topic=self._topics.get(camera.name, camera.topic),
-            why_silent=lambda: self._explain_silence(camera),
+            topic=source.topic if source else camera.topic,
+            why_silent=source.explain_silence if source else str,
             stale_after_s=STALE_AFTER_S,
         )
-        if verdict.level == DiagnosticStatus.ERROR and time.monotonic() - self._reminded_s > _REMIND_EVERY_S:
-            self._reminded_s = time.monotonic()
+        now_s = time.monotonic()
+        if (
+            verdict.level == DiagnosticStatus.ERROR
+            and now_s - self._reminded_s.get(camera.name, -np.inf) > _REMIND_EVERY_S
+        ):
+            self._reminded_s[camera.name] = now_s
             self.get_logger().warning(verdict.sentence)
         self._verdicts[camera.name] = verdict
-        return fill_camera(status, report, verdict)
+        fill_camera(status, report, verdict)
+        if self._settings is not None and self._settings.lossless:
+            status.add("lossless", "every frame in order, none replaced by a newer one")
+        return status
 
     def _diagnose_node(self, status: DiagnosticStatusWrapper) -> DiagnosticStatusWrapper:
         assert self._settings is not None
@@ -260,31 +269,15 @@ class PerceptionNode(LifecycleNode):  # type: ignore[misc]
     def _state_of(self, camera: str) -> CameraState:
         if self._worker is None:
             return CameraState.INACTIVE
-        if not self._worker.is_alive():
+        if not self._worker.is_alive:
             return CameraState.STOPPED
         return CameraState.WORKING if self._outputs[camera].wanted else CameraState.RESTING
 
-    def _explain_silence(self, camera: CameraParameters) -> str:
-        """Why no image comes, as far as the graph tells."""
-        publishers = self.get_publishers_info_by_topic(self._topics[camera.name])
-        if not publishers:
-            return "nobody publishes it; start the camera or set image_topic"
-        wanted = f"sensor_msgs/msg/{'CompressedImage' if camera.compressed else 'Image'}"
-        types = {publisher.topic_type for publisher in publishers}
-        if wanted not in types:
-            return f"it is published as {', '.join(sorted(types))}, not {wanted}; set transport or image_topic"
-        reliabilities = {publisher.qos_profile.reliability for publisher in publishers}
-        if camera.reliable and ReliabilityPolicy.RELIABLE not in reliabilities:
-            return "its publisher is best effort; set reliability to best_effort"
-        return "its publisher sends nothing; check the camera"
 
-
-def _timings_ms(timings: Timings | None) -> dict[str, float]:
-    """The perceiver's parts of a frame's latency."""
-    if timings is None:
-        return {}
-    return {
-        "preprocess": timings.preprocess_ns / 1e6,
-        "engine": timings.engine_ns / 1e6,
-        "postprocess": timings.postprocess_ns / 1e6,
-    }
+def _output_options(parameters: NodeParameters, camera: CameraParameters) -> OutputOptions:
+    return OutputOptions(
+        overlay_alpha=parameters.overlay_alpha,
+        jpeg_quality=parameters.jpeg_quality,
+        network_size=parameters.network_size,
+        camera_info=bool(camera.camera_info_topic),
+    )

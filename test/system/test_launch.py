@@ -115,16 +115,3 @@ def test_parameters_come_from_a_file_and_arguments_win(launch, tiny_model_file, 
     running.wait_for("/rear/image_raw -> /robot/front/detections, /robot/front/segmentation")
     os.killpg(running.process.pid, signal.SIGINT)
     assert running.process.wait(timeout=10) == 0
-
-
-def test_the_example_file_names_every_parameter_with_its_default():
-    yaml = pytest.importorskip("yaml")
-    from lvad_perception.node.parameters import TABLE
-
-    text = (END_TO_END.parents[2] / "config" / "camera.yaml").read_text()
-    values = yaml.safe_load(text)["/**"]["ros__parameters"]
-    shown = {"model", "camera", "image_topic"}  # a default would be no example
-    for row in TABLE:
-        assert row.name in values
-        if row.name not in shown:
-            assert values[row.name] == row.default

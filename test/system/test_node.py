@@ -117,7 +117,7 @@ def test_image_comes_out_as_detections_and_masks(
 def test_compressed_images_are_taken_by_the_name_of_the_topic(
     tiny_model_file, fake_engine, make_active_node, robot, images, wait_until
 ):
-    make_active_node(model=str(tiny_model_file), image_topic=f"{TOPIC}/compressed")
+    make_active_node(model=str(tiny_model_file), **{"camera.image_topic": f"{TOPIC}/compressed"})
     results = listen_to_all(robot)
     message = compressed_message(images[0])
 
@@ -203,7 +203,7 @@ def test_corrupt_frames_are_reported_once_and_skipped(
 
 
 def test_corrupt_compressed_frame_is_skipped(tiny_model_file, make_active_node, robot, images, wait_until, capfd):
-    node = make_active_node(model=str(tiny_model_file), image_topic=TOPIC, transport="compressed")
+    node = make_active_node(model=str(tiny_model_file), **{"camera.transport": "compressed"})
     listen_to_all(robot)
 
     def skipped():
@@ -316,7 +316,7 @@ def test_newest_frame_wins_and_deactivate_stops_within_one_frame(
 
 
 def test_rate_limit(tiny_model_file, make_active_node, robot, images, wait_until):
-    make_active_node(model=str(tiny_model_file), max_rate_hz=5.0)
+    make_active_node(model=str(tiny_model_file), **{"camera.max_rate_hz": 5.0})
     results = listen_to_all(robot)["detections"]
     wait_until(lambda: robot.publish(TOPIC, raw_message(images[0])) or time.sleep(0.02) or results)
     before = len(results)
@@ -330,7 +330,7 @@ def test_rate_limit(tiny_model_file, make_active_node, robot, images, wait_until
 def test_label_info_waits_for_late_subscribers(tiny_model_file, make_node, robot, wait_until):
     from vision_msgs.msg import LabelInfo
 
-    node = make_node(model=str(tiny_model_file), camera="front")
+    node = make_node(model=str(tiny_model_file), cameras=["front"])
     assert node.trigger_configure().name == "SUCCESS"
     for topic, vocabulary in (("segmentation", SEMANTIC), ("drivable_area", DRIVABLE)):
         received = robot.listen(f"/front/{topic}/label_info", LabelInfo, latched=True)
@@ -371,9 +371,11 @@ def test_silent_camera_is_an_error_in_the_diagnostics_with_the_reason(
         statuses = [status for message in diagnostics for status in message.status]
         return any(text in status.message and status.level == level for status in statuses)
 
-    wait_until(lambda: says("nobody publishes it; start the camera or set image_topic", b"\2"))
+    wait_until(lambda: says("nobody publishes it; start the camera or set camera.image_topic", b"\2"))
     robot.publish(TOPIC, compressed_message(images[0]))  # the wrong type
-    wait_until(lambda: says("it is published as sensor_msgs/msg/CompressedImage, not sensor_msgs/msg/Image", b"\2"))
+    wait_until(
+        lambda: says("published as sensor_msgs/msg/CompressedImage, not sensor_msgs/msg/Image; set ", b"\2")
+    )
 
 
 def test_diagnostics_count_frames(tiny_model_file, make_active_node, robot, images, wait_until):
@@ -405,22 +407,24 @@ def test_parameters_describe_themselves_and_refuse_nonsense(make_node):
     descriptor = node.describe_parameter("score_threshold")
     assert "confidence" in descriptor.description
     assert (descriptor.floating_point_range[0].from_value, descriptor.floating_point_range[0].to_value) == (-1.0, 1.0)
-    assert node.describe_parameter("transport").additional_constraints == "one of auto, raw, compressed"
+    assert node.describe_parameter("camera.transport").additional_constraints == (
+        "one of auto, raw, compressed; can be changed while the node is unconfigured"
+    )
     for name, value, reason in (
-        ("transport", "theora", "parameter transport is 'theora'; set it to one of auto, raw, compressed"),
-        ("image_topic", "a b", "parameter image_topic is 'a b', which is no ROS name"),
+        ("camera.transport", "theora", "parameter camera.transport is 'theora'; set it to one of auto, raw, "),
+        ("camera.image_topic", "a b", "parameter camera.image_topic is 'a b', which is no ROS name"),
     ):
         (result,) = node.set_parameters([Parameter(name, value=value)])
         assert not result.successful
         assert reason in result.reason
-    (result,) = node.set_parameters([Parameter("max_rate_hz", value=-1.0)])
+    (result,) = node.set_parameters([Parameter("camera.max_rate_hz", value=-1.0)])
     assert not result.successful
 
 
 def test_whole_number_is_taken_for_a_decimal_one(make_node):
-    node = make_node(score_threshold=1, max_rate_hz=10)
+    node = make_node(score_threshold=1, **{"camera.max_rate_hz": 10})
     assert node.get_parameter("score_threshold").value == 1.0
-    assert node._read_parameters()["max_rate_hz"] == 10.0
+    assert node.get_parameter("camera.max_rate_hz").value == 10.0
 
 
 def test_misspelt_parameter_is_warned_of(make_node, capfd):

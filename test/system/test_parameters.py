@@ -6,15 +6,25 @@ from pathlib import Path
 import pytest
 
 from lvad_perception.errors import ConfigError
-from lvad_perception.node.parameters import TABLE, NodeParameters, check_value
+from lvad_perception.node.parameters import (
+    CLASSES,
+    TABLE,
+    Change,
+    NodeParameters,
+    check_value,
+    expand_table,
+    unknown_parameter,
+)
+from lvad_perception.vocabulary import DETECTION
 
 MODEL = {"model": "model.onnx"}
-DOCUMENTATION = Path(__file__).resolve().parents[2] / "docs" / "ros.md"
+TWO = MODEL | {"cameras": ["front", "rear"]}
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_every_default_passes_its_own_check():
-    for row in TABLE:
-        check_value(row.name, row.default)
+    for row in expand_table(["front", "rear"]).values():
+        check_value(row, row.default)
 
 
 def test_every_parameter_is_described():
@@ -22,37 +32,85 @@ def test_every_parameter_is_described():
 
 
 def test_the_documentation_shows_the_table():
-    lines = DOCUMENTATION.read_text(encoding="utf-8").splitlines()
+    lines = (ROOT / "docs" / "ros.md").read_text(encoding="utf-8").splitlines()
     for row in TABLE:
-        bounds = f"{row.bounds[0]:g} to {row.bounds[1]:g}" if row.bounds else ""
-        default = f'"{row.default}"' if isinstance(row.default, str) else str(row.default)
-        values = ", ".join(row.choices) or bounds
-        cells = [f"`{row.name}`", f"`{default}`", values, row.description]
-        assert f"| {' | '.join(cells)} |".replace("|  |", "| |") in lines
+        assert documented(row) in lines
+
+
+def documented(row):
+    """The line of a row in the documentation's table."""
+    default = {str: f'"{row.default}"', bool: str(row.default).lower()}.get(type(row.default), str(row.default))
+    if isinstance(row.default, tuple):
+        default = f"[{', '.join(row.default)}]"
+    values = ", ".join(row.choices) or (f"{row.bounds[0]:g} to {row.bounds[1]:g}" if row.bounds else "")
+    change = {Change.ANY_TIME: "any time", Change.UNCONFIGURED: "unconfigured", Change.START: "start"}[row.change]
+    cells = [f"`{row.name}`", f"`{default}`", values, change, row.description]
+    return f"| {' | '.join(cells)} |".replace("|  |", "| |")
+
+
+def test_the_example_file_is_a_working_configuration_that_names_every_parameter():
+    yaml = pytest.importorskip("yaml")
+    text = (ROOT / "config" / "camera.yaml").read_text(encoding="utf-8")
+    values = yaml.safe_load(text)["/**"]["ros__parameters"]
+    del values["diagnostic_updater.period"]
+    parameters = NodeParameters.from_values(flat(values))
+    assert [camera.name for camera in parameters.cameras] == ["front", "rear"]
+    for row in TABLE:
+        assert row.name.replace("<camera>", "front").replace("<class>", "pedestrian") in flat(values)
+
+
+def flat(values, prefix=""):
+    """Nested parameters of a YAML file as ROS names them."""
+    names = {}
+    for name, value in values.items():
+        names |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return names
 
 
 def test_defaults_mean_the_models_threshold_and_no_limits():
     parameters = NodeParameters.from_values(MODEL)
     assert parameters.model == Path("model.onnx")
     assert parameters.score_threshold is None
+    assert parameters.class_thresholds == {}
     assert parameters.threads is None
+    assert not parameters.network_size
+    assert not parameters.lossless
     (camera,) = parameters.cameras
-    assert (camera.topic, camera.compressed, camera.reliable, camera.min_interval_s) == (
+    assert (camera.topic, camera.compressed, camera.reliable, camera.min_interval_s, camera.camera_info_topic) == (
         "camera/image_raw",
         False,
         False,
         0.0,
+        "",
     )
 
 
 def test_values_are_turned_into_the_units_of_the_code():
-    values = {"score_threshold": 0, "threads": 2, "max_rate_hz": 20.0, "reliability": "reliable", "camera": "front"}
-    parameters = NodeParameters.from_values(MODEL | values)
+    values = {
+        "score_threshold": 0,
+        "class_score_threshold.traffic_light": 0.7,
+        "threads": 2,
+        "output_size": "network",
+        "rear.max_rate_hz": 20.0,
+        "rear.reliability": "reliable",
+    }
+    parameters = NodeParameters.from_values(TWO | values)
     assert parameters.score_threshold == 0.0
+    assert parameters.class_thresholds == {DETECTION.index("traffic light"): 0.7}
     assert parameters.threads == 2
-    assert parameters.cameras[0].min_interval_s == pytest.approx(0.05)
-    assert parameters.cameras[0].reliable
-    assert parameters.cameras[0].name == "front"
+    assert parameters.network_size
+    front, rear = parameters.cameras
+    assert (front.name, front.topic, front.min_interval_s, front.reliable) == ("front", "front/image_raw", 0.0, False)
+    assert (rear.name, rear.topic, rear.min_interval_s, rear.reliable) == ("rear", "rear/image_raw", 0.05, True)
+
+
+def test_every_class_of_objects_has_a_threshold_of_its_own():
+    assert sorted(CLASSES.values()) == list(range(len(DETECTION.names)))
+    assert all(name.isidentifier() for name in CLASSES)
+
+
+def test_lossless_asks_for_reliable_delivery():
+    assert NodeParameters.from_values(MODEL | {"lossless": True}).cameras[0].reliable
 
 
 def test_home_folder_is_expanded(monkeypatch):
@@ -71,7 +129,8 @@ def test_home_folder_is_expanded(monkeypatch):
     ],
 )
 def test_transport_decides_topic_and_type(topic, transport, expected):
-    camera = NodeParameters.from_values(MODEL | {"image_topic": topic, "transport": transport}).cameras[0]
+    values = MODEL | {"camera.image_topic": topic, "camera.transport": transport}
+    camera = NodeParameters.from_values(values).cameras[0]
     assert (camera.topic, camera.compressed) == expected
 
 
@@ -79,22 +138,50 @@ def test_transport_decides_topic_and_type(topic, transport, expected):
     ("values", "sentence"),
     [
         ({"model": ""}, r"^parameter model is empty; set it to the \.onnx file that lvad-train export wrote$"),
-        ({"modle": "x"}, r"^parameter modle is unknown; did you mean model\?$"),
-        ({"zzz": 1}, r"^parameter zzz is unknown; known are model, camera, "),
         ({"threads": 1.5}, r"^parameter threads is 1\.5; set it to a whole number$"),
         ({"threads": True}, r"^parameter threads is True; set it to a whole number$"),
         ({"threads": -1}, r"^parameter threads is -1; set it to a value from 0 to 256$"),
+        ({"jpeg_quality": 0}, r"^parameter jpeg_quality is 0; set it to a value from 1 to 100$"),
         ({"score_threshold": "high"}, r"^parameter score_threshold is 'high'; set it to a number$"),
         ({"score_threshold": 1.01}, r"^parameter score_threshold is 1\.01; set it to a value from -1 to 1$"),
         ({"score_threshold": math.nan}, r"^parameter score_threshold is nan; set it to a value from -1 to 1$"),
-        ({"max_rate_hz": math.inf}, r"^parameter max_rate_hz is inf; set it to a value from 0 to 1000$"),
-        ({"transport": "theora"}, r"^parameter transport is 'theora'; set it to one of auto, raw, compressed$"),
-        ({"reliability": ""}, r"^parameter reliability is ''; set it to one of best_effort, reliable$"),
-        ({"image_topic": "my camera"}, r"^parameter image_topic is 'my camera', which is no ROS name; "),
-        ({"camera": ""}, r"^parameter camera is '', which is no ROS name; "),
-        ({"camera": "2nd"}, r"^parameter camera is '2nd', which is no ROS name; "),
+        ({"class_score_threshold.car": 2.0}, r"^parameter class_score_threshold\.car is 2\.0; set it to a value from "),
+        ({"front.max_rate_hz": math.inf}, r"^parameter front\.max_rate_hz is inf; set it to a value from 0 to 1000$"),
+        ({"front.transport": "theora"}, r"^parameter front\.transport is 'theora'; set it to one of auto, raw, "),
+        ({"rear.reliability": ""}, r"^parameter rear\.reliability is ''; set it to one of best_effort, reliable$"),
+        ({"output_size": "half"}, r"^parameter output_size is 'half'; set it to one of source, network$"),
+        ({"front.image_topic": "my camera"}, r"^parameter front\.image_topic is 'my camera', which is no ROS name; "),
+        ({"front.image_topic": ""}, r"^parameter front\.image_topic is '', which is no ROS name; "),
+        ({"front.camera_info_topic": "2nd"}, r"^parameter front\.camera_info_topic is '2nd', which is no ROS name; "),
+        ({"lossless": 1}, r"^parameter lossless is 1; set it to true or false$"),
+        ({"lossless": True, "rear.max_rate_hz": 5.0}, r"^parameter rear\.max_rate_hz is 5 and lossless is true, "),
+        ({"cameras": "front"}, r"^parameter cameras is 'front'; set it to a list of texts$"),
+        ({"cameras": [1]}, r"^parameter cameras is \[1\]; set it to a list of texts$"),
+        ({"cameras": []}, r"^parameter cameras is empty; name at least one camera, like \[front\]$"),
+        ({"cameras": ["front", "2nd"]}, r"^parameter cameras has '2nd'; use letters, digits and _ only"),
+        ({"cameras": ["a/b"]}, r"^parameter cameras has 'a/b'; use letters, digits and _ only"),
+        ({"cameras": ["front", "front"]}, r"^parameter cameras has 'front' twice; "),
+        ({"cameras": ["model"]}, r"^parameter cameras has 'model', which other parameters are called; "),
     ],
 )
 def test_impossible_values_are_refused_with_a_remedy(values, sentence):
     with pytest.raises(ConfigError, match=sentence):
-        NodeParameters.from_values(MODEL | values)
+        NodeParameters.from_values(TWO | values)
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("modle", "did you mean model?"),
+        ("frnt.image_topic", "did you mean front.image_topic?"),
+        ("front.image_topc", "did you mean front.image_topic?"),
+        ("class_score_threshold.cra", "did you mean class_score_threshold.car?"),
+        ("left.image_topic", "add left to cameras, which has front, rear"),
+        ("zzz", "known are model, cameras, <camera>.image_topic, "),
+    ],
+)
+def test_an_unknown_name_is_answered_with_the_nearest(name, remedy):
+    with pytest.raises(ConfigError) as error:
+        NodeParameters.from_values(TWO | {name: 1})
+    assert str(error.value).startswith(f"parameter {name} is unknown; {remedy}")
+    assert str(error.value) == unknown_parameter(name, ["front", "rear"])

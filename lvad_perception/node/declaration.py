@@ -1,0 +1,116 @@
+"""The parameter table in ROS: declared with descriptors, checked before a change, applied after it."""
+
+import re
+from collections.abc import Callable
+from typing import Final, cast
+
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
+from rclpy.node import Node
+from rclpy.parameter import Parameter as RosParameter
+
+from lvad_perception.errors import ConfigError
+from lvad_perception.node.parameters import (
+    DEFAULT_CAMERAS,
+    Change,
+    NodeParameters,
+    Parameter,
+    check_cameras,
+    check_value,
+    expand_table,
+    unknown_parameter,
+)
+
+# What rclpy declares for itself.
+_FOREIGN: Final = re.compile(r"use_sim_time|start_type_description_service|qos_overrides\..*")
+
+
+class DeclaredParameters:
+    """The table as parameters of a node that was created with ``automatically_declare_parameters_from_overrides``.
+
+    Names that the node was given and that nobody knows are warned of: ROS alone drops them silently, so that a misspelt
+    name in a YAML file is never noticed.
+
+    A change is checked as a whole before any of it takes effect. While the node is configured the values must also fit
+    each other, and parameters that are fixed until the next configure are refused: what ``ros2 param get`` shows is
+    what the node works with.
+
+    Args:
+        node: the node.
+        is_configured: whether the node works with the values.
+        apply: called with the new values after a change while it does.
+
+    Raises:
+        ConfigError: a given value has the wrong type or is not allowed.
+    """
+
+    def __init__(
+        self, node: Node, *, is_configured: Callable[[], bool], apply: Callable[[NodeParameters], None]
+    ) -> None:
+        self._node = node
+        self._is_configured = is_configured
+        self._apply = apply
+        given = {
+            name: parameter.value
+            for name, parameter in cast("dict[str, RosParameter]", node.get_parameters_by_prefix("")).items()
+        }
+        cameras = check_cameras(given.get("cameras", DEFAULT_CAMERAS))
+        self._rows = expand_table(cameras)
+        self._declare(given, cameras)
+        node.add_on_set_parameters_callback(self._check)
+        node.add_post_set_parameters_callback(self._take_effect)
+
+    def values(self) -> dict[str, object]:
+        """Every parameter's value now."""
+        return {name: self._node.get_parameter(name).value for name in self._rows}
+
+    def _declare(self, given: dict[str, object], cameras: tuple[str, ...]) -> None:
+        for name, given_value in given.items():
+            if name in self._rows:
+                check_value(self._rows[name], given_value)
+                self._node.undeclare_parameter(name)  # declared again below, with its descriptor
+            elif name.startswith("diagnostic_updater."):
+                self._node.undeclare_parameter(name)  # the Updater declares it
+            elif not _FOREIGN.fullmatch(name):
+                self._node.get_logger().warning(unknown_parameter(name, cameras))
+        for name, row in self._rows.items():
+            value: object = given.get(name, row.default)
+            if isinstance(row.default, float):
+                value = float(str(value))  # ROS would refuse the 1 of a YAML file where it wants 1.0
+            elif isinstance(value, tuple):
+                value = list(value)
+            self._node.declare_parameter(name, value, _descriptor(row), ignore_override=True)
+
+    def _check(self, changes: list[RosParameter]) -> SetParametersResult:
+        try:
+            values = self.values()
+            for change in changes:
+                row = self._rows.get(change.name)
+                if row is None:
+                    continue
+                check_value(row, change.value)
+                if row.change is not Change.ANY_TIME and self._is_configured() and change.value != values[row.name]:
+                    raise ConfigError(f"parameter {row.name} {row.change.value}; deactivate it and clean it up first")
+                values[row.name] = change.value
+            if self._is_configured():
+                NodeParameters.from_values(values)
+        except ConfigError as err:
+            return SetParametersResult(successful=False, reason=str(err))
+        return SetParametersResult(successful=True)
+
+    def _take_effect(self, changes: list[RosParameter]) -> None:
+        if self._is_configured() and any(change.name in self._rows for change in changes):
+            self._apply(NodeParameters.from_values(self.values()))
+
+
+def _descriptor(row: Parameter) -> ParameterDescriptor:
+    """What ``ros2 param describe`` shows of a parameter."""
+    descriptor = ParameterDescriptor(description=row.description, read_only=row.change is Change.START)
+    choices = f"one of {', '.join(row.choices)}; " if row.choices else ""
+    descriptor.additional_constraints = f"{choices}{row.change.value}"
+    if row.bounds and isinstance(row.default, float):
+        low, high = row.bounds
+        descriptor.floating_point_range = [FloatingPointRange(from_value=low, to_value=high, step=0.0)]
+    elif row.bounds:
+        low, high = map(int, row.bounds)
+        descriptor.integer_range = [IntegerRange(from_value=low, to_value=high, step=1)]
+    return descriptor

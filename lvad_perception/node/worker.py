@@ -1,0 +1,144 @@
+"""The thread that decodes, infers and publishes."""
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lvad_perception.errors import LvadError
+from lvad_perception.messages import Message, stamp_ns
+from lvad_perception.node.decoding import decode
+from lvad_perception.node.health import CameraHealth
+from lvad_perception.node.inputs import CameraInput
+from lvad_perception.node.mailbox import Frame, Mailbox
+from lvad_perception.node.outputs import CameraOutputs
+from lvad_perception.perceiver import Perceiver
+from lvad_perception.types import Predictions, UInt8
+
+
+@dataclass(frozen=True, slots=True)
+class ActiveCamera:
+    """The parts of one camera while the node is active."""
+
+    source: CameraInput
+    outputs: CameraOutputs
+    health: CameraHealth
+
+
+@dataclass(frozen=True, slots=True)
+class _Decoded:
+    frame: Frame[Message]
+    image: UInt8
+    wait_ms: float
+    decode_ms: float
+
+
+class Worker:
+    """Takes frames from the mailbox until that is closed, one batch of the model after the other.
+
+    A frame that cannot be processed is counted, logged now and then, and costs no other frame of its camera; one that
+    cannot even be decoded costs no other camera's either.
+
+    Args:
+        mailbox: where the frames come from.
+        perceiver: the model; nobody else uses it meanwhile.
+        cameras: camera -> where its results go.
+        now_ns: the node's clock, which the stamps are compared with.
+        logger: the node's.
+    """
+
+    def __init__(
+        self,
+        *,
+        mailbox: Mailbox[Message],
+        perceiver: Perceiver,
+        cameras: Mapping[str, ActiveCamera],
+        now_ns: Callable[[], int],
+        logger: Any,
+    ) -> None:
+        self._mailbox = mailbox
+        self._perceiver = perceiver
+        self._cameras = cameras
+        self._now_ns = now_ns
+        self._logger = logger
+        self._thread = threading.Thread(target=self._work, name="perception worker")
+        self._thread.start()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it works or waits for work."""
+        return self._thread.is_alive()
+
+    def stop(self) -> None:
+        """Close the mailbox and wait for the batch that is in work."""
+        self._mailbox.close()
+        self._thread.join()
+
+    def _work(self) -> None:
+        try:
+            while frames := self._mailbox.take(self._perceiver.manifest.batch_size):
+                batch = [found for frame in frames if (found := self._decode(frame)) is not None]
+                if batch:
+                    self._process(batch)
+        finally:
+            self._mailbox.close()  # whoever waits for room in it would wait for ever
+
+    def _decode(self, frame: Frame[Message]) -> _Decoded | None:
+        """None for a frame that cannot be decoded, which is counted and logged."""
+        began_s = time.monotonic()
+        try:
+            image = decode(frame.message)
+        except Exception as err:
+            self._skip(frame, err, corrupt=True)
+            return None
+        return _Decoded(frame, image, 1000 * (began_s - frame.received_s), 1000 * (time.monotonic() - began_s))
+
+    def _process(self, batch: list[_Decoded]) -> None:
+        """Infer and publish; a failure that lasts shows in the log and the diagnostics, and the cameras go on."""
+        try:
+            results = self._perceive(batch)
+        except Exception as err:
+            for item in batch:
+                self._skip(item.frame, err)
+            return
+        for item, predictions in zip(batch, results, strict=True):
+            try:
+                self._publish(item, predictions)
+            except Exception as err:
+                self._skip(item.frame, err)
+
+    def _perceive(self, batch: list[_Decoded]) -> list[Predictions]:
+        asked = [self._cameras[item.frame.camera].outputs.wanted_tasks for item in batch]
+        if any(asked):
+            return self._perceiver([item.image for item in batch], tasks=asked)
+        # Somebody wants the CameraInfo only.
+        return [Predictions((item.image.shape[0], item.image.shape[1]), None, None, None) for item in batch]
+
+    def _publish(self, item: _Decoded, predictions: Predictions) -> None:
+        header, camera = item.frame.message.header, self._cameras[item.frame.camera]
+        began_s = time.monotonic()
+        camera.outputs.publish(item.image, predictions, header, camera.source.camera_info)
+        parts_ms = {
+            "wait": item.wait_ms,
+            "decode": item.decode_ms,
+            "publish": 1000 * (time.monotonic() - began_s),
+        }
+        timings = self._perceiver.last_timings
+        if timings is not None:
+            parts_ms["preprocess"] = timings.preprocess_ns / 1e6
+            parts_ms["engine"] = timings.engine_ns / 1e6
+            parts_ms["postprocess"] = timings.postprocess_ns / 1e6
+        age_s = (self._now_ns() - stamp_ns(header)) / 1e9
+        camera.health.count_published(received_s=item.frame.received_s, age_s=age_s, parts_ms=parts_ms)
+
+    def _skip(self, frame: Frame[Message], err: Exception, *, corrupt: bool = False) -> None:
+        sentence = str(err) if isinstance(err, LvadError) else f"unexpected {type(err).__name__}: {err}"
+        camera = self._cameras[frame.camera]
+        skipped = camera.health.count_skipped(sentence, corrupt=corrupt)
+        if skipped:
+            stamp = frame.message.header.stamp
+            self._logger.error(
+                f"{camera.source.topic}: frame stamped {stamp.sec}.{stamp.nanosec:09d} skipped ({skipped} so far): "
+                f"{sentence}"
+            )
