@@ -50,10 +50,13 @@ def test_every_command_exists() -> None:
 
 @pytest.mark.parametrize("launch_file", sorted((ROOT / "launch").glob("*.launch.py")), ids=lambda path: path.name)
 def test_launch_files_start_what_is_installed(launch_file: Path) -> None:
-    executables = re.findall(r'executable="([\w-]+)"', launch_file.read_text(encoding="utf-8"))
-    assert executables
+    text = launch_file.read_text(encoding="utf-8")
+    executables, included = re.findall(r'executable="([\w-]+)"', text), re.findall(r'"(\w+\.launch\.py)"', text)
+    assert executables or included
     for executable in executables:
         assert f'"{executable} = ' in SETUP
+    for name in included:
+        assert (ROOT / "launch" / name).exists()
 
 
 def test_every_requirement_has_a_tested_version() -> None:
