@@ -1,13 +1,16 @@
-"""Start the perception node for one camera, configure and activate it.
+"""Start the perception node for one or many cameras, configure and activate it.
 
     ros2 launch lvad_perception camera.launch.py model:=model.onnx image:=/camera/image_raw
+    ros2 launch lvad_perception camera.launch.py model:=model.onnx cameras:="front=/front/image_raw/compressed rear"
 
 The node's parameters have their defaults in the node alone: an argument that is not given is not passed on.
 """
 
 import asyncio
 from pathlib import Path
+from typing import Any, List  # noqa: UP035
 
+import yaml
 from launch.actions import (
     DeclareLaunchArgument,
     EmitEvent,
@@ -27,54 +30,95 @@ from lifecycle_msgs.msg import Transition
 
 from launch import Action, LaunchContext, LaunchDescription
 
-# launch argument -> node parameter, description
-PARAMETERS = {
-    "model": ("model", "Model file, .onnx. Needed unless params_file names it."),
-    "image": ("image_topic", "Topic of the camera's images; one that ends in /compressed is taken as CompressedImage."),
-    "camera": ("camera", "Name of the camera, the prefix of the output topics: <camera>/detections and so on."),
+AS_IT_IS = "Empty: as in params_file or the node's own."
+ARGUMENTS = {
+    "model": f"Model file, .onnx. Needed unless params_file names it. {AS_IT_IS}",
+    "cameras": "Names of the cameras, separated by spaces, each with =TOPIC of its images where that is not "
+    f"<camera>/image_raw: 'front=/front/image_raw/compressed rear'. {AS_IT_IS}",
+    "image": "Topic of the images when there is one camera; one that ends in /compressed is taken as CompressedImage. "
+    f"{AS_IT_IS}",
+    "params_file": "YAML file with the node's parameters; the arguments above win over it.",
+    "parameters": "Further parameters of the node as YAML, '{score_threshold: 0.5, overlay_alpha: 0.3}'; they win over "
+    "all others.",
+    "namespace": "Namespace of the node and its relative topics.",
+    "remappings": "Other names for topics, separated by spaces: 'front/detections:=/objects'.",
 }
-ARGUMENTS = [
-    *(
-        DeclareLaunchArgument(name, default_value="", description=f"{text} Empty: as in params_file or the node's own.")
-        for name, (_, text) in PARAMETERS.items()
-    ),
-    DeclareLaunchArgument(
-        "params_file",
-        default_value="",
-        description="YAML file with the node's parameters; the arguments above win over it.",
-    ),
-    DeclareLaunchArgument("namespace", default_value="", description="Namespace of the node and its relative topics."),
-    DeclareLaunchArgument(
+
+
+def generate_launch_description() -> LaunchDescription:
+    declared = [DeclareLaunchArgument(name, default_value="", description=text) for name, text in ARGUMENTS.items()]
+    log_level = DeclareLaunchArgument(
         "log_level",
         default_value="info",
         choices=["debug", "info", "warn", "error", "fatal"],
         description="Least severity that the node logs.",
-    ),
-]
-
-
-def generate_launch_description() -> LaunchDescription:
-    return LaunchDescription([*ARGUMENTS, OpaqueFunction(function=start_node)])
+    )
+    return LaunchDescription([*declared, log_level, OpaqueFunction(function=start_node)])
 
 
 def start_node(context: LaunchContext) -> list:
-    given = {argument: LaunchConfiguration(argument).perform(context) for argument in (*PARAMETERS, "params_file")}
-    if given["params_file"] and not Path(given["params_file"]).is_file():
-        raise RuntimeError(f"params_file {given['params_file']} does not exist; give the path of a YAML file")
-    parameters: list = [given["params_file"]] if given["params_file"] else []
-    for argument, (name, _) in PARAMETERS.items():
-        if given[argument]:  # typed, or launch would make a number of a camera called 2
-            parameters.append({name: ParameterValue(given[argument], value_type=str)})
+    given = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
     node = LifecycleNode(
         package="lvad_perception",
         executable="perception",
         name="perception",
-        namespace=LaunchConfiguration("namespace"),
-        parameters=parameters,
+        namespace=given["namespace"],
+        parameters=node_parameters(given),
+        remappings=[remapping(text) for text in given["remappings"].split()],
         ros_arguments=["--log-level", ["perception:=", LaunchConfiguration("log_level")]],
         output="screen",
         emulate_tty=True,
     )
+    return [*bring_up(node), node]
+
+
+def node_parameters(given: dict[str, str]) -> list:
+    """The node's parameters in the order in which they win, the last one first."""
+    if given["params_file"] and not Path(given["params_file"]).is_file():
+        raise RuntimeError(f"params_file {given['params_file']} does not exist; give the path of a YAML file")
+    values: dict[str, Any] = {"model": given["model"]} if given["model"] else {}
+    topics = dict(entry.partition("=")[::2] for entry in given["cameras"].split())
+    if given["image"] and (len(topics) > 1 or any(topics.values())):
+        raise RuntimeError("image is for one camera; write cameras:='front=/front/image_raw rear=/rear/image_raw'")
+    if given["image"]:
+        topics = {next(iter(topics), "camera"): given["image"]}
+    if topics:
+        values["cameras"] = list(topics)
+        values |= {f"{camera}.image_topic": topic for camera, topic in topics.items() if topic}
+    values |= further_parameters(given["parameters"])
+    # Typed, or launch would make a number of a camera called 2.
+    typed = {
+        name: ParameterValue(value, value_type=str) if isinstance(value, str) else list_of_texts(value)
+        for name, value in values.items()
+    }
+    return [*([given["params_file"]] if given["params_file"] else []), *([typed] if typed else [])]
+
+
+def list_of_texts(value: Any) -> Any:
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return ParameterValue(value, value_type=List[str])  # noqa: UP006 launch knows no list[str]
+    return value
+
+
+def further_parameters(text: str) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(text) if text else {}
+    except yaml.YAMLError:
+        values = None
+    if not isinstance(values, dict):
+        raise RuntimeError(f"parameters is {text!r}; write it as YAML, like '{{score_threshold: 0.5}}'")
+    return values
+
+
+def remapping(text: str) -> tuple[str, str]:
+    source, _, target = text.partition(":=")
+    if not (source and target):
+        raise RuntimeError(f"remappings has {text!r}; write each as from:=to, separated by spaces")
+    return source, target
+
+
+def bring_up(node: LifecycleNode) -> list:
+    """What configures and activates a node, and ends the launch with a sentence where that fails."""
 
     def change(transition: int) -> EmitEvent:
         return EmitEvent(event=ChangeState(lifecycle_node_matcher=matches_action(node), transition_id=transition))
@@ -132,4 +176,4 @@ def start_node(context: LaunchContext) -> list:
         activated,
         OnProcessExit(target_action=node, on_exit=[failure("the perception node ended")]),
     ]
-    return [*(RegisterEventHandler(handler) for handler in handlers), node]
+    return [RegisterEventHandler(handler) for handler in handlers]

@@ -1,6 +1,7 @@
 """A bag that is to be played into the node: its cameras as the node's parameters, and how it must be played.
 
-The launch files ask here, so that nobody has to repeat on the command line what the bag says.
+The launch files ask here, so that nobody has to repeat on the command line what the bag says. ``ros2 launch`` may run
+in another Python than the node, one without rosbags: what is needed is in the bag's metadata.
 """
 
 import re
@@ -10,12 +11,21 @@ from pathlib import Path
 from typing import Any, Final
 
 from lvad_perception.bags.cameras import Camera, find_cameras
-from lvad_perception.bags.storage import open_bag
+from lvad_perception.bags.storage import check_path
 from lvad_perception.errors import BagError
 from lvad_perception.topics import LABEL_INFO, TASK_TOPICS, is_result, listing, side_of
 
 # Nothing is lost between player and subscribers, however slow they are.
 _LOSSLESS_QOS: Final = "history: keep_all, reliability: reliable, durability: volatile"
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """A topic of a bag, with the names that rosbags' connections have."""
+
+    topic: str
+    msgtype: str
+    msgcount: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,47 +92,63 @@ def plan_playback(bag: Path, *, topics: Collection[str] = (), annotated: bool = 
     """Look into a bag that is to be played.
 
     Args:
-        bag: bag folder, or a .mcap or .db3 file.
+        bag: bag folder.
         topics: image topics; all cameras when empty.
         annotated: the bag must have annotation.
 
     Raises:
         BagError: the bag is unreadable, has no usable image, or no annotation where that is asked for, or its topics
             cannot be those of one node.
-        MissingDependencyError: rosbags is not installed.
     """
-    with open_bag(Path(bag)) as reader:
-        found = find_cameras(reader.connections, source=str(bag), topics=topics)
-        parents = {camera.namespace.rpartition("/")[0] for camera in found}
-        if any(not camera.namespace for camera in found) or len(parents) > 1:
+    bag = Path(bag)
+    present = read_topics(bag)
+    found = find_cameras(present, source=str(bag), topics=topics)
+    parents = {camera.namespace.rpartition("/")[0] for camera in found}
+    if any(not camera.namespace for camera in found) or len(parents) > 1:
+        raise BagError(
+            f"the images of {bag}, {listing(camera.topic for camera in found)}, are not <camera>/image_raw of "
+            "cameras in one namespace; play it by hand with: ros2 bag play --remap"
+        )
+    for camera in found:
+        if camera.compressed and not camera.topic.endswith("/compressed"):
             raise BagError(
-                f"the images of {bag}, {listing(camera.topic for camera in found)}, are not <camera>/image_raw of "
-                "cameras in one namespace; play it by hand with: ros2 bag play --remap"
+                f"the images of {bag} on {camera.topic} are compressed, but the topic does not end in /compressed; "
+                "play it by hand with: ros2 bag play --remap"
             )
-        for camera in found:
-            if camera.compressed and not camera.topic.endswith("/compressed"):
-                raise BagError(
-                    f"the images of {bag} on {camera.topic} are compressed, but the topic does not end in /compressed; "
-                    "play it by hand with: ros2 bag play --remap"
-                )
-        images = {camera.topic for camera in found}
-        namespaces = {camera.namespace for camera in found}
-        sides = [side_of(connection.topic, connection.msgtype) for connection in reader.connections]
-        annotation = {side.topic for side in sides if side is not None and side.truth and side.camera in namespaces}
-        if annotated and not annotation:
-            raise BagError(
-                f"{bag} has no annotation, only {listing(connection.topic for connection in reader.connections)}; "
-                "make an annotated bag with: lvad-perception bag from-bdd100k"
-            )
-        others = {
-            connection.topic
-            for connection in reader.connections
-            if connection.topic.rpartition("/")[0] in namespaces and not is_result(connection.topic)
-        }
+    namespaces = {camera.namespace for camera in found}
+    sides = [side_of(topic.topic, topic.msgtype) for topic in present]
+    annotation = {side.topic for side in sides if side is not None and side.truth and side.camera in namespaces}
+    if annotated and not annotation:
+        raise BagError(
+            f"{bag} has no annotation, only {listing(topic.topic for topic in present)}; "
+            "make an annotated bag with: lvad-perception bag from-bdd100k"
+        )
+    others = {
+        topic.topic for topic in present if topic.topic.rpartition("/")[0] in namespaces and not is_result(topic.topic)
+    }
     return Playback(
-        bag=Path(bag),
+        bag=bag,
         namespace=parents.pop() or "/",
         cameras={camera.namespace.rpartition("/")[2]: camera for camera in found},
-        topics=tuple(sorted(images | annotation | others)),
+        topics=tuple(sorted({camera.topic for camera in found} | annotation | others)),
         annotation=tuple(sorted(annotation)),
     )
+
+
+def read_topics(bag: Path) -> list[Topic]:
+    """The topics of a bag folder by its ``metadata.yaml``, those without messages left out. Raises BagError."""
+    import yaml
+
+    check_path(bag)
+    if not bag.is_dir():
+        raise BagError(f"{bag} is a single file; name a bag folder, which 'ros2 bag reindex' makes of it")
+    try:
+        facts = yaml.safe_load((bag / "metadata.yaml").read_text(encoding="utf-8"))
+        entries = facts["rosbag2_bagfile_information"]["topics_with_message_count"]
+        found = [
+            Topic(entry["topic_metadata"]["name"], entry["topic_metadata"]["type"], int(entry["message_count"]))
+            for entry in entries
+        ]
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, ValueError) as err:
+        raise BagError(f"{bag / 'metadata.yaml'} is damaged; make it anew with: ros2 bag reindex {bag}") from err
+    return [topic for topic in found if topic.msgcount]

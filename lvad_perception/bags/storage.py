@@ -78,7 +78,7 @@ def open_bag(path: Path) -> Iterator[BagReader]:
     from rosbags.rosbag2 import Reader
 
     path = Path(path)
-    _check_path(path)
+    check_path(path)
     reader = None
     try:
         reader = Reader(path)
@@ -192,7 +192,8 @@ def _is_bag(path: Path) -> bool:
     return (path / "metadata.yaml").is_file() or any(file.suffix in _STORAGE_SUFFIXES for file in path.iterdir())
 
 
-def _check_path(path: Path) -> None:
+def check_path(path: Path) -> None:
+    """Raise BagError unless a path looks like a bag."""
     if not path.exists():
         raise BagError(f"{path} does not exist; name a bag folder or a .mcap or .db3 file")
     if path.is_file():

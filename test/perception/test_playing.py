@@ -9,6 +9,7 @@ from lvad_perception.bags.replay import replay
 from lvad_perception.bags.storage import create_bag
 from lvad_perception.errors import BagError
 from lvad_perception.messages import image_to_message, make_header, rosbags_types
+from lvad_perception.node.parameters import NodeParameters
 from lvad_perception.perceiver import Perceiver
 
 TYPES = rosbags_types()
@@ -53,6 +54,14 @@ def test_an_annotated_bag(annotated_bag):
         "camera.image_topic": "/camera/image_raw/compressed",
         "camera.transport": "compressed",
     }
+
+
+def test_the_node_takes_the_parameters(annotated_bag):
+    parameters = NodeParameters.from_values({"model": "model.onnx", **plan_playback(annotated_bag).node_parameters()})
+    assert parameters.lossless
+    assert [(camera.topic, camera.compressed, camera.reliable) for camera in parameters.cameras] == [
+        ("/camera/image_raw/compressed", True, True)
+    ]
 
 
 def test_earlier_results_are_not_played_again(annotated_bag, tmp_path, make_engine):
@@ -112,3 +121,20 @@ def test_annotation_is_asked_for(tmp_path):
     assert plan_playback(bag).annotation == ()
     with pytest.raises(BagError, match="has no annotation, only /front/image_raw; make an annotated bag with"):
         plan_playback(bag, annotated=True)
+
+
+@pytest.mark.parametrize("content", ["", "{", "rosbag2_bagfile_information: {topics_with_message_count: 3}"])
+def test_damaged_metadata_is_one_sentence(annotated_bag, content):
+    (annotated_bag / "metadata.yaml").write_text(content)
+    with pytest.raises(BagError, match=r"metadata\.yaml is damaged; make it anew with: ros2 bag reindex"):
+        plan_playback(annotated_bag)
+
+
+def test_a_single_file_is_refused(annotated_bag):
+    with pytest.raises(BagError, match=r"\.mcap is a single file; name a bag folder"):
+        plan_playback(next(annotated_bag.glob("*.mcap")))
+
+
+def test_missing_bag(tmp_path):
+    with pytest.raises(BagError, match="absent does not exist; name a bag folder"):
+        plan_playback(tmp_path / "absent")

@@ -27,7 +27,7 @@ SIZE_HW = (90, 160)
 
 def generate_test_description():
     launch_file = get_package_share_path("lvad_perception") / "launch" / "camera.launch.py"
-    arguments = {"model": LaunchConfiguration("model"), "image": "/robot/image_raw", "camera": "front"}
+    arguments = {"model": LaunchConfiguration("model"), "cameras": "front=/robot/image_raw"}
     return LaunchDescription(
         [
             DeclareLaunchArgument("model", description="model file"),

@@ -1,10 +1,13 @@
 """ROS for the tests that need it: a private domain, an executor in a thread, a node that plays camera and listener."""
 
 import os
+import sys
 import threading
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 
@@ -22,6 +25,20 @@ def ros_environment():
     os.environ["ROS_DOMAIN_ID"] = str(1 + os.getpid() % 100)
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     return os.environ
+
+
+@pytest.fixture
+def package(ros_environment):
+    """The environment of a shell in which the package has been built and sourced."""
+    from ament_index_python.packages import PackageNotFoundError, get_package_prefix
+
+    try:
+        get_package_prefix("lvad_perception")
+    except PackageNotFoundError:
+        pytest.skip("lvad_perception is not built; run the ROS tests with: make ros-test")
+    # The node runs with the first python3 on PATH: the one of these tests, which has what it needs.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{ros_environment['PATH']}"
+    return {**ros_environment, "PATH": path, "RCUTILS_COLORIZED_OUTPUT": "0", "PYTHONUNBUFFERED": "1"}
 
 
 @pytest.fixture(scope="session")
@@ -98,3 +115,37 @@ def robot(ros, spin):
         return received
 
     return SimpleNamespace(node=node, publish=publish, listen=listen)
+
+
+@pytest.fixture
+def make_node(spin):
+    """A function that starts the node with the given parameters."""
+    from rclpy.parameter import Parameter
+
+    from lvad_perception.node.perception import PerceptionNode
+
+    def make(**parameters):
+        return spin(PerceptionNode(parameter_overrides=[Parameter(name, value=v) for name, v in parameters.items()]))
+
+    return make
+
+
+@pytest.fixture
+def make_active_node(make_node):
+    """A function that also configures and activates it."""
+    from frames import trigger
+
+    def make(**parameters):
+        node = make_node(**parameters)
+        assert trigger(node, "configure") == "SUCCESS"
+        assert trigger(node, "activate") == "SUCCESS"
+        return node
+
+    return make
+
+
+@pytest.fixture
+def images():
+    """Random images, uint8 [H, W, 3] RGB."""
+    random = np.random.default_rng(7)
+    return random.integers(0, 256, (4, 90, 160, 3), dtype=np.uint8)

@@ -12,6 +12,8 @@ import pytest
 from lvad_perception.bags.convert import from_bdd100k
 from lvad_perception.bags.evaluate import evaluate_bag
 from lvad_perception.bags.replay import replay
+from lvad_perception.bags.storage import create_bag, open_bag
+from lvad_perception.engines import open_engine
 from lvad_perception.messages import label_info_to_message, make_header, mask_to_message
 from lvad_perception.perceiver import Perceiver
 from lvad_perception.vocabulary import DRIVABLE
@@ -50,6 +52,90 @@ def started():
         if process.poll() is None:
             process.kill()
         process.wait()
+
+
+@pytest.fixture
+def annotated(small_split, tmp_path):
+    """A bag of two cameras; one of them has a corrupt image."""
+    parts = []
+    for camera, limit in (("front", 8), ("rear", 5)):
+        from_bdd100k(small_split, "val", tmp_path / camera, camera=camera, limit=limit)
+        with open_bag(tmp_path / camera) as reader:
+            parts += [
+                (stamp, connection, raw, reader.deserialize(raw, connection))
+                for connection, stamp, raw in reader.messages(reader.connections)
+            ]
+    images = 0
+    with create_bag(tmp_path / "annotated") as writer:
+        for stamp, connection, raw, message in sorted(parts, key=lambda part: part[0]):
+            images += connection.topic == "/front/image_raw/compressed"
+            if images == 3 and connection.topic == "/front/image_raw/compressed":
+                message.data = message.data[:40]
+                writer.write(connection.topic, message, stamp)
+            else:
+                writer.copy(connection, stamp, raw)
+    return tmp_path / "annotated"
+
+
+@pytest.fixture
+def without_ros(annotated, tmp_path, tiny_model_file):
+    """Metrics of the same bag and model by ``replay`` and ``evaluate``, as a dict."""
+    perceiver = Perceiver(open_engine(tiny_model_file), score_threshold=0.0)
+    replay(annotated, perceiver, tmp_path / "replayed", tell=lambda _: None)
+    return evaluate_bag(tmp_path / "replayed", tell=lambda _: None).to_dict()
+
+
+def ros2_launch(environment, file, *arguments):
+    command = ["ros2", "launch", "lvad_perception", f"{file}.launch.py", *arguments]
+    return subprocess.run(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120, check=False
+    )
+
+
+def test_evaluate_launch_equals_the_evaluation_without_ros(package, annotated, without_ros, tiny_model_file, tmp_path):
+    metrics = tmp_path / "metrics.json"
+    arguments = [f"bag:={annotated}", f"model:={tiny_model_file}", f"json:={metrics}", "rate:=4.0"]
+    result = ros2_launch(package, "evaluate", *arguments)
+    assert result.returncode == 0, result.stdout
+    found = json.loads(metrics.read_text())
+    assert_same_metrics(found, without_ros)
+    assert found["detection"]["images"] > 6  # of both cameras
+    assert "it has no prediction with its stamp and is left out" in result.stdout  # the corrupt image's
+    assert "Traceback" not in result.stdout
+
+
+def test_replay_launch_records_what_replay_writes(package, annotated, without_ros, tiny_model_file, tmp_path):
+    arguments = [f"bag:={annotated}", f"model:={tiny_model_file}", f"output:={tmp_path / 'recorded'}", "drain:=3.0"]
+    result = ros2_launch(package, "replay", *arguments)
+    assert result.returncode == 0, result.stdout
+    assert "Traceback" not in result.stdout
+    assert_same_metrics(evaluate_bag(tmp_path / "recorded", tell=lambda _: None).to_dict(), without_ros)
+    counts = []
+    for name in ("recorded", "replayed"):
+        with open_bag(tmp_path / name) as reader:
+            counts.append({connection.topic: connection.msgcount for connection in reader.connections})
+    recorded, written = counts
+    # Label info is latched: once per camera and task, whoever writes it.
+    assert {topic: recorded[topic] for topic in written} == written
+
+
+@pytest.mark.parametrize(
+    ("file", "arguments", "sentence"),
+    [
+        ("evaluate", {"bag": "/nowhere"}, "/nowhere does not exist; name a bag folder"),
+        ("evaluate", {"model": "/nowhere.onnx"}, "cannot configure: /nowhere.onnx does not exist"),
+        ("replay", {"bag": "/nowhere", "output": "out"}, "/nowhere does not exist; name a bag folder"),
+        ("replay", {"output": "/tmp"}, "/tmp exists already; choose another name"),
+    ],
+)
+def test_what_cannot_work_ends_the_launch_with_one_sentence(
+    package, annotated, tiny_model_file, tmp_path, file, arguments, sentence
+):
+    given = {"bag": annotated, "model": tiny_model_file, **arguments}
+    result = ros2_launch(package, file, *(f"{name}:={value}" for name, value in given.items()))
+    assert result.returncode == 1, result.stdout
+    assert sentence in result.stdout
+    assert "Traceback" not in result.stdout
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""camera.launch.py from outside, as a person starts and stops it."""
+"""The launch files from outside, as a person starts and stops them."""
 
 import os
 import signal
@@ -12,26 +12,12 @@ import pytest
 END_TO_END = Path(__file__).with_name("camera_end_to_end.py")
 
 
-@pytest.fixture
-def package(ros_environment):
-    """The environment of a shell in which the package has been built and sourced."""
-    from ament_index_python.packages import PackageNotFoundError, get_package_prefix
-
-    try:
-        get_package_prefix("lvad_perception")
-    except PackageNotFoundError:
-        pytest.skip("lvad_perception is not built; run the ROS tests with: make ros-test")
-    # The node runs with the first python3 on PATH: the one of these tests, which has what it needs.
-    path = f"{Path(sys.executable).parent}{os.pathsep}{ros_environment['PATH']}"
-    return {**ros_environment, "PATH": path, "RCUTILS_COLORIZED_OUTPUT": "0", "PYTHONUNBUFFERED": "1"}
-
-
 class Launch:
     """``ros2 launch`` in a process group of its own, as a terminal starts it; what it says ends up in ``log``."""
 
-    def __init__(self, environment, log, *arguments):
+    def __init__(self, environment, log, *arguments, file="camera"):
         self.log = log
-        command = ["ros2", "launch", "lvad_perception", "camera.launch.py", *arguments]
+        command = ["ros2", "launch", "lvad_perception", f"{file}.launch.py", *arguments]
         with log.open("wb") as output:
             self.process = subprocess.Popen(
                 command, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
@@ -54,11 +40,11 @@ class Launch:
 
 @pytest.fixture
 def launch(package, tmp_path):
-    """A function that starts camera.launch.py with arguments; whatever is left at the end is killed."""
+    """A function that starts a launch file with arguments; whatever is left at the end is killed."""
     started = []
 
-    def start(*arguments):
-        started.append(Launch(package, tmp_path / f"launch{len(started)}.log", *arguments))
+    def start(*arguments, file="camera"):
+        started.append(Launch(package, tmp_path / f"launch{len(started)}.log", *arguments, file=file))
         return started[-1]
 
     yield start
@@ -93,7 +79,13 @@ def test_one_sigint_ends_the_launch_with_status_0_and_leaves_nothing(launch, tin
     [
         (["model:=/nowhere/absent.onnx"], "cannot configure: /nowhere/absent.onnx does not exist; "),
         ([], "cannot configure: parameter model is empty; set it to the .onnx file that lvad-train export wrote"),
-        (["model:=/x.onnx", "camera:=my camera"], "parameter camera is 'my camera', which is no ROS name; "),
+        (
+            ["model:=/x.onnx", "cameras:=front-left"],
+            "parameter cameras has 'front-left'; use letters, digits and _ only",
+        ),
+        (["cameras:=front=/f rear=/r", "image:=/x"], "image is for one camera; write cameras:='front=/front/image_raw"),
+        (["parameters:=half"], "parameters is 'half'; write it as YAML, like '{score_threshold: 0.5}'"),
+        (["remappings:=/a=/b"], "remappings has '/a=/b'; write each as from:=to, separated by spaces"),
         (["params_file:=/nowhere.yaml"], "params_file /nowhere.yaml does not exist; give the path of a YAML file"),
     ],
 )
@@ -109,9 +101,24 @@ def test_what_cannot_work_ends_the_launch_with_one_sentence(launch, arguments, s
 def test_parameters_come_from_a_file_and_arguments_win(launch, tiny_model_file, tmp_path):
     parameters = tmp_path / "camera.yaml"
     parameters.write_text(
-        f"/**:\n  ros__parameters:\n    model: {tiny_model_file}\n    camera: rear\n    image_topic: /rear/image_raw\n"
+        f"/**:\n  ros__parameters:\n    model: {tiny_model_file}\n    cameras: [rear]\n"
+        "    rear.image_topic: /rear/image\n    front.image_topic: /front/image\n"
     )
-    running = launch(f"params_file:={parameters}", "camera:=front", "namespace:=robot")
-    running.wait_for("/rear/image_raw -> /robot/front/detections, /robot/front/segmentation")
+    running = launch(f"params_file:={parameters}", "cameras:=front", "namespace:=robot")
+    running.wait_for("/front/image -> /robot/front/detections, /robot/front/segmentation")
+    os.killpg(running.process.pid, signal.SIGINT)
+    assert running.process.wait(timeout=10) == 0
+
+
+def test_many_cameras_remappings_and_further_parameters(launch, tiny_model_file):
+    running = launch(
+        f"model:={tiny_model_file}",
+        "cameras:=front=/f/image_raw/compressed rear",
+        "parameters:={rear: {image_topic: /r/image_raw}, score_threshold: 0}",
+        "remappings:=front/detections:=/objects rear/drivable_area:=/free",
+    )
+    running.wait_for("/f/image_raw/compressed -> /objects, /front/segmentation")
+    running.wait_for("/r/image_raw -> /rear/detections, /rear/segmentation")
+    running.wait_for("/free")
     os.killpg(running.process.pid, signal.SIGINT)
     assert running.process.wait(timeout=10) == 0
