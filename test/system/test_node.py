@@ -1,88 +1,14 @@
 """The perception node in this process, driven by transitions, under real ROS 2."""
 
-import threading
 import time
 
-import cv2
 import numpy as np
 import pytest
+from frames import TOPIC, compressed_message, listen_to_all, mask_of, raw_message, trigger
 
-from lvad_perception.errors import ConfigError, EngineError
+from lvad_perception.errors import EngineError
 from lvad_perception.perceiver import Perceiver
 from lvad_perception.vocabulary import DETECTION, DRIVABLE, SEMANTIC
-
-TOPIC = "/camera/image_raw"
-SIZE_HW = (90, 160)
-
-
-@pytest.fixture
-def make_node(spin):
-    """A function that starts the node with the given parameters."""
-    from rclpy.parameter import Parameter
-
-    from lvad_perception.node.perception import PerceptionNode
-
-    def make(**parameters):
-        return spin(PerceptionNode(parameter_overrides=[Parameter(name, value=v) for name, v in parameters.items()]))
-
-    return make
-
-
-@pytest.fixture
-def make_active_node(make_node, robot, wait_until):
-    """A function that also configures and activates it and waits until the camera is connected."""
-
-    def make(**parameters):
-        node = make_node(**parameters)
-        assert node.trigger_configure().name == "SUCCESS"
-        assert node.trigger_activate().name == "SUCCESS"
-        return node
-
-    return make
-
-
-@pytest.fixture
-def images():
-    """Random images, uint8 [H, W, 3] RGB."""
-    random = np.random.default_rng(7)
-    return random.integers(0, 256, (4, *SIZE_HW, 3), dtype=np.uint8)
-
-
-def raw_message(image, *, stamp_s=12, encoding="rgb8"):
-    from lvad_perception.messages import image_to_message, make_header, ros_types
-
-    header = make_header(stamp_s * 1_000_000_000 + 34, "camera_optical", types=ros_types())
-    return image_to_message(image, header, encoding=encoding, types=ros_types())
-
-
-def compressed_message(image, *, stamp_s=12, cut=None):
-    from lvad_perception.messages import make_header, ros_types
-
-    types = ros_types()
-    data = cv2.imencode(".png", image[:, :, ::-1])[1][:cut]
-    header = make_header(stamp_s * 1_000_000_000, "camera_optical", types=types)
-    return types.CompressedImage(header=header, format="png", data=types.pack(data))
-
-
-def state_of(node):
-    return node._state_machine.current_state[1]
-
-
-def listen_to_all(robot):
-    from sensor_msgs.msg import Image
-    from vision_msgs.msg import Detection2DArray
-
-    return {
-        "detections": robot.listen("/camera/detections", Detection2DArray),
-        "segmentation": robot.listen("/camera/segmentation", Image),
-        "segmentation/confidence": robot.listen("/camera/segmentation/confidence", Image),
-        "drivable_area": robot.listen("/camera/drivable_area", Image),
-        "overlay": robot.listen("/camera/overlay", Image),
-    }
-
-
-def mask_of(message):
-    return np.frombuffer(message.data, np.uint8).reshape(message.height, message.width)
 
 
 def test_image_comes_out_as_detections_and_masks(
@@ -129,50 +55,6 @@ def test_compressed_images_are_taken_by_the_name_of_the_topic(
     wait_until(arrived, what="a segmentation")
     (expected,) = Perceiver(fake_engine)([images[0]])
     np.testing.assert_array_equal(mask_of(results["segmentation"][0]), expected.semantic)
-
-
-def test_ten_cycles_leave_nothing_behind(tiny_model_file, make_node):
-    node = make_node(model=str(tiny_model_file))
-    threads = threading.active_count()
-    publishers = len(list(node.publishers))
-    for _ in range(10):
-        for trigger in (node.trigger_configure, node.trigger_activate, node.trigger_deactivate, node.trigger_cleanup):
-            assert trigger().name == "SUCCESS"
-        assert state_of(node) == "unconfigured"
-    assert node._perceiver is None
-    assert node._worker is None
-    assert threading.active_count() == threads
-    assert len(list(node.publishers)) == publishers
-    assert list(node.subscriptions) == []
-
-
-def test_active_node_can_be_shut_down(tiny_model_file, make_active_node):
-    node = make_active_node(model=str(tiny_model_file))
-    assert node.trigger_shutdown().name == "SUCCESS"
-    assert state_of(node) == "finalized"
-    assert node._perceiver is None
-
-
-def test_failed_configure_says_why_and_can_be_repeated(tiny_model_file, tmp_path, make_node, capfd):
-    from rclpy.parameter import Parameter
-
-    truncated = tmp_path / "truncated.onnx"
-    truncated.write_bytes(tiny_model_file.read_bytes()[:100])
-    node = make_node()
-    for model, sentence in (
-        ("", "cannot configure: parameter model is empty; set it to the .onnx file that lvad-train export wrote"),
-        (str(tmp_path / "absent.onnx"), "absent.onnx does not exist; "),
-        (str(truncated), "truncated.onnx cannot be loaded as an ONNX model"),
-    ):
-        node.set_parameters([Parameter("model", value=model)])
-        assert node.trigger_configure().name == "FAILURE"
-        assert state_of(node) == "unconfigured"
-        err = capfd.readouterr().err
-        assert sentence in err
-        assert "Traceback" not in err
-    node.set_parameters([Parameter("model", value=str(tiny_model_file))])
-    assert node.trigger_configure().name == "SUCCESS"
-    assert state_of(node) == "inactive"
 
 
 def test_corrupt_frames_are_reported_once_and_skipped(
@@ -307,7 +189,7 @@ def test_newest_frame_wins_and_deactivate_stops_within_one_frame(
 
     robot.publish(TOPIC, raw_message(images[0], stamp_s=41))
     started_s = time.monotonic()
-    assert node.trigger_deactivate().name == "SUCCESS"
+    assert trigger(node, "deactivate") == "SUCCESS"
     assert time.monotonic() - started_s < 0.5
     count = len(results)
     robot.publish(TOPIC, raw_message(images[0], stamp_s=42))
@@ -331,7 +213,7 @@ def test_label_info_waits_for_late_subscribers(tiny_model_file, make_node, robot
     from vision_msgs.msg import LabelInfo
 
     node = make_node(model=str(tiny_model_file), cameras=["front"])
-    assert node.trigger_configure().name == "SUCCESS"
+    assert trigger(node, "configure") == "SUCCESS"
     for topic, vocabulary in (("segmentation", SEMANTIC), ("drivable_area", DRIVABLE)):
         received = robot.listen(f"/front/{topic}/label_info", LabelInfo, latched=True)
         wait_until(lambda received=received: received, what=f"{topic} labels")
@@ -344,7 +226,7 @@ def test_topics_are_named_as_in_bags(tiny_model_file, make_node):
     from lvad_perception import topics
 
     node = make_node(model=str(tiny_model_file))
-    node.trigger_configure()
+    trigger(node, "configure")
     in_bags = {*topics.TASK_TOPICS.values(), topics.CONFIDENCE, topics.OVERLAY, topics.OVERLAY_JPEG}
     assert {f"/camera/{name}" for name in in_bags} == set(node._outputs["camera"].topics)
 
@@ -373,9 +255,7 @@ def test_silent_camera_is_an_error_in_the_diagnostics_with_the_reason(
 
     wait_until(lambda: says("nobody publishes it; start the camera or set camera.image_topic", b"\2"))
     robot.publish(TOPIC, compressed_message(images[0]))  # the wrong type
-    wait_until(
-        lambda: says("published as sensor_msgs/msg/CompressedImage, not sensor_msgs/msg/Image; set ", b"\2")
-    )
+    wait_until(lambda: says("published as sensor_msgs/msg/CompressedImage, not sensor_msgs/msg/Image; set ", b"\2"))
 
 
 def test_diagnostics_count_frames(tiny_model_file, make_active_node, robot, images, wait_until):
@@ -398,48 +278,3 @@ def test_diagnostics_count_frames(tiny_model_file, make_active_node, robot, imag
     values = {value.key: value.value for value in status.values}
     assert float(values["input rate [Hz]"]) > 0
     assert float(values["latency from reception, median [ms]"]) > 0
-
-
-def test_parameters_describe_themselves_and_refuse_nonsense(make_node):
-    from rclpy.parameter import Parameter
-
-    node = make_node()
-    descriptor = node.describe_parameter("score_threshold")
-    assert "confidence" in descriptor.description
-    assert (descriptor.floating_point_range[0].from_value, descriptor.floating_point_range[0].to_value) == (-1.0, 1.0)
-    assert node.describe_parameter("camera.transport").additional_constraints == (
-        "one of auto, raw, compressed; can be changed while the node is unconfigured"
-    )
-    for name, value, reason in (
-        ("camera.transport", "theora", "parameter camera.transport is 'theora'; set it to one of auto, raw, "),
-        ("camera.image_topic", "a b", "parameter camera.image_topic is 'a b', which is no ROS name"),
-    ):
-        (result,) = node.set_parameters([Parameter(name, value=value)])
-        assert not result.successful
-        assert reason in result.reason
-    (result,) = node.set_parameters([Parameter("camera.max_rate_hz", value=-1.0)])
-    assert not result.successful
-
-
-def test_whole_number_is_taken_for_a_decimal_one(make_node):
-    node = make_node(score_threshold=1, **{"camera.max_rate_hz": 10})
-    assert node.get_parameter("score_threshold").value == 1.0
-    assert node.get_parameter("camera.max_rate_hz").value == 10.0
-
-
-def test_misspelt_parameter_is_warned_of(make_node, capfd):
-    make_node(scroe_threshold=0.5)
-    assert "parameter scroe_threshold is unknown; did you mean score_threshold?" in capfd.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("parameters", "sentence"),
-    [
-        ({"threads": "many"}, r"parameter threads is 'many'; set it to a whole number"),
-        ({"threads": 1000}, r"parameter threads is 1000; set it to a value from 0 to 256"),
-        ({"score_threshold": 1.5}, r"parameter score_threshold is 1.5; set it to a value from -1 to 1"),
-    ],
-)
-def test_impossible_parameter_at_start_is_one_sentence(make_node, parameters, sentence):
-    with pytest.raises(ConfigError, match=sentence):
-        make_node(**parameters)
