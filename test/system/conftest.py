@@ -10,6 +10,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+sys.path.append(str(Path(__file__).parent))  # where frames.py is; pytest's import mode adds no folder
+
 
 def pytest_collection_modifyitems(items):
     """Tests that use ``ros`` or ``ros_environment`` carry the marker ``ros``, so that ``-m ros`` finds them all."""
