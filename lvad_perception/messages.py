@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from lvad_perception.errors import MissingDependencyError, VocabularyMismatchError
+from lvad_perception.errors import MessageError, MissingDependencyError, VocabularyMismatchError
 from lvad_perception.images import decode_image
 from lvad_perception.manifest import Manifest
-from lvad_perception.pixels import to_mask, to_rgb
+from lvad_perception.pixels import demosaic, is_mosaic, to_mask, to_rgb
 from lvad_perception.types import Detections, Float32, Int32, TruthBoxes, UInt8
 from lvad_perception.vocabulary import DETECTION, Vocabulary
 
@@ -164,18 +164,36 @@ def image_from_message(msg: Message) -> UInt8:
         uint8 [H, W, 3], RGB. It may share the message's memory: do not write to it.
 
     Raises:
-        MessageError: the encoding is not an 8-bit colour or grey one, or size, step and data do not fit together.
+        MessageError: the encoding is not a colour or grey one, or size, step and data do not fit together.
     """
-    return to_rgb(_bytes(msg.data), encoding=msg.encoding, height=msg.height, width=msg.width, step=msg.step)
+    return to_rgb(
+        _bytes(msg.data),
+        encoding=msg.encoding,
+        height=msg.height,
+        width=msg.width,
+        step=msg.step,
+        big_endian=bool(msg.is_bigendian),
+    )
 
 
 def image_from_compressed(msg: Message) -> UInt8:
     """Pixels of a ``sensor_msgs/CompressedImage`` (JPEG, PNG or whatever else the bytes say), uint8 [H, W, 3], RGB.
 
+    ``format`` may be "jpeg" or image_transport's "rgb8; jpeg compressed bgr8"; what counts are the bytes, but for Bayer
+    images that image_transport compressed as they were, which only ``format`` tells from grey ones.
+
     Raises:
         ImageError: the bytes are empty, truncated or not an image.
+        MessageError: it is a depth image.
     """
-    return decode_image(_bytes(msg.data).tobytes(), source=f"compressed image ({msg.format or 'no format given'})")
+    original, _, rest = (part.strip() for part in msg.format.partition(";"))
+    compression, _, target = (part.strip() for part in rest.partition(" compressed"))
+    if "compressedDepth" in (original, compression.split(" ")[0]):
+        raise MessageError(f"compressed image ({msg.format}) is a depth image; subscribe to a colour or grey camera")
+    image = decode_image(_bytes(msg.data).tobytes(), source=f"compressed image ({msg.format or 'no format given'})")
+    if compression and is_mosaic(original) and target in ("", original):
+        return demosaic(image[:, :, 0], original)
+    return image
 
 
 def mask_from_message(msg: Message) -> UInt8:

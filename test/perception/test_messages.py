@@ -159,6 +159,12 @@ class TestImages:
         image = messages.image_from_message(image_message(data, f"bayer_{pattern}8", 8, 8, 8))
         np.testing.assert_array_equal(image, flat)
 
+    def test_the_byte_order_is_the_messages(self):
+        msg = image_message(bytes([255, 0]) * 48, "mono16", 6, 8, 16)
+        assert (messages.image_from_message(msg) == 1).all()
+        msg.is_bigendian = 1
+        assert (messages.image_from_message(msg) == 254).all()
+
     def test_ros_arrays_are_read_without_a_copy(self):
         image = rgb_image()
         msg = image_message(b"", "rgb8", 6, 8, 24)
@@ -170,16 +176,17 @@ class TestImages:
     @pytest.mark.parametrize(
         ("encoding", "height", "width", "step", "size", "sentence"),
         [
-            ("mono16", 6, 8, 16, 96, r"image encoding 'mono16' is not one of rgb8.*publish rgb8"),
-            ("16UC1", 6, 8, 16, 96, "image encoding '16UC1'"),
+            ("16UC1", 6, 8, 16, 96, r"image encoding '16UC1' is not one of rgb8.*publish rgb8"),
             ("32FC1", 6, 8, 32, 192, "image encoding '32FC1'"),
             ("", 6, 8, 24, 144, "image encoding ''"),
             ("rgb8", 6, 8, 8, 144, r"step 8 is shorter than a row of 8 rgb8 pixels \(24 bytes\); set step to 24"),
             ("rgb8", 480, 640, 1920, 30, "needs 921600 bytes but carries 30; the message is truncated"),
             ("rgb8", 6, 8, 0, 144, "step 0 is shorter"),
             ("rgb8", 0, 8, 24, 0, "8x0 pixels is empty"),
-            ("nv12", 5, 8, 8, 60, "odd side"),
-            ("yuyv", 6, 7, 14, 84, "odd width"),
+            ("rgb16", 6, 8, 24, 144, r"step 24 is shorter than a row of 8 rgb16 pixels \(48 bytes\)"),
+            ("nv12", 6, 8, 8, 48, "needs 72 bytes but carries 48"),
+            ("nv24", 6, 8, 8, 72, "needs 144 bytes but carries 72"),
+            ("yuyv", 6, 7, 14, 84, r"step 14 is shorter than a row of 7 yuyv pixels \(16 bytes\); set step to 16"),
         ],
     )
     def test_a_wrong_message_is_one_sentence_with_a_remedy(self, encoding, height, width, step, size, sentence):
@@ -216,6 +223,37 @@ class TestCompressedImages:
         jpeg = cv2.imencode(".jpg", rgb_image(64, 64))[1].tobytes()
         with pytest.raises(ImageError, match=sentence):
             messages.image_from_compressed(self.compressed(damage(jpeg)))
+
+    @pytest.mark.parametrize(
+        "image_format", ["", "png", "rgb8; png compressed bgr8", "bgr8; png compressed", "mono16; png compressed "]
+    )
+    def test_the_format_does_not_matter(self, image_format):
+        image = rgb_image()
+        png = cv2.imencode(".png", image[..., ::-1])[1].tobytes()
+        np.testing.assert_array_equal(messages.image_from_compressed(self.compressed(png, image_format)), image)
+
+    @pytest.mark.parametrize(
+        "image_format",
+        ["bayer_gbrg8; png compressed ", "bayer_gbrg8; jpeg compressed bayer_gbrg8", "bayer_gbrg16; png compressed"],
+    )
+    def test_bayer_images_that_were_compressed_as_they_were_get_their_colours(self, image_format):
+        flat = np.full((8, 8, 3), (200, 100, 50), np.uint8)
+        png = cv2.imencode(".png", mosaic(flat, "gbrg"))[1].tobytes()
+        np.testing.assert_array_equal(messages.image_from_compressed(self.compressed(png, image_format)), flat)
+
+    @pytest.mark.parametrize(
+        "image_format", ["bayer_gbrg8; jpeg compressed bgr8", "bayer_gbrg8; jpeg compressed mono8"]
+    )
+    def test_bayer_images_that_were_converted_before_are_left_alone(self, image_format):
+        image = rgb_image()
+        png = cv2.imencode(".png", image[..., ::-1])[1].tobytes()
+        np.testing.assert_array_equal(messages.image_from_compressed(self.compressed(png, image_format)), image)
+
+    def test_a_depth_image_is_no_camera(self):
+        with pytest.raises(
+            MessageError, match=r"compressedDepth png\) is a depth image; subscribe to a colour or grey"
+        ):
+            messages.image_from_compressed(self.compressed(b"anything", "16UC1; compressedDepth png"))
 
     def test_a_padded_jpeg_is_fine(self):
         jpeg = cv2.imencode(".jpg", rgb_image(64, 64))[1].tobytes()
