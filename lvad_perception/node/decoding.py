@@ -10,8 +10,8 @@ where they agree to the bit. On ROS 2 Jazzy with NumPy 2 they disagree, or cv_br
 * nv12, nv21, nv24, 8UC1, 8UC3, 8UC4, uyvy and yuyv, which it does not convert.
 
 Compressed images are the package's alone: cv_bridge hands out 16-bit samples as they are, and of a truncated image
-whatever the decoder makes of it. Where NumPy is newer than the one that cv_bridge was built with, it cannot be loaded; that is
-said once, and the package decodes everything.
+whatever the decoder makes of it. Where NumPy is newer than the one that cv_bridge was built with, it cannot be loaded;
+that is said once, and the package decodes everything.
 """
 
 from functools import cache, lru_cache
