@@ -40,13 +40,13 @@ LATCHED_QOS: Final = QoSProfile(
     durability=DurabilityPolicy.TRANSIENT_LOCAL,
 )
 
+CAMERA_INFO: Final = "camera_info"
 _DETECTIONS: Final = "detections"
 _SEGMENTATION: Final = "segmentation"
 _CONFIDENCE: Final = "segmentation/confidence"
 _DRIVABLE: Final = "drivable_area"
 _OVERLAY: Final = "overlay"
 _OVERLAY_JPEG: Final = "overlay/compressed"
-_CAMERA_INFO: Final = "camera_info"
 _OVERLAYS: Final = (_OVERLAY, _OVERLAY_JPEG)
 _TOPICS_OF_TASK: Final = {
     DETECTION.task: (_DETECTIONS,),
@@ -134,10 +134,10 @@ class CameraOutputs:
 
         with self._lock:
             self._options = options
-            if options.camera_info and _CAMERA_INFO not in self._publishers:
-                self._create(_CAMERA_INFO, CameraInfo)
-            elif not options.camera_info and _CAMERA_INFO in self._publishers:
-                self._node.destroy_publisher(self._publishers.pop(_CAMERA_INFO))
+            if options.camera_info and CAMERA_INFO not in self._publishers:
+                self._create(CAMERA_INFO, CameraInfo)
+            elif not options.camera_info and CAMERA_INFO in self._publishers:
+                self._node.destroy_publisher(self._publishers.pop(CAMERA_INFO))
 
     def publish(
         self, image: UInt8, predictions: Predictions, header: Message, camera_info: Message | None = None
@@ -163,7 +163,7 @@ class CameraOutputs:
                 # The perceiver has applied the threshold: what is published is what is drawn.
                 drawn = draw_predictions(image, found, score_threshold=0.0, alpha=options.overlay_alpha)
                 self._publish_overlay(drawn, header, options.jpeg_quality)
-            if camera_info is not None and self._anybody((_CAMERA_INFO,)):
+            if camera_info is not None and self._anybody((CAMERA_INFO,)):
                 self._publish_camera_info(camera_info, header, predictions.size_hw, options)
 
     def destroy(self) -> None:
@@ -240,7 +240,7 @@ class CameraOutputs:
                 self._warned = str(err)
                 self._node.get_logger().warning(f"{self._camera}: {err}")
             return
-        self._send(_CAMERA_INFO, message)
+        self._send(CAMERA_INFO, message)
 
     def _anybody(self, topics: Iterable[str]) -> bool:
         """Whether anybody subscribes to one of the topics."""

@@ -18,14 +18,14 @@ from diagnostic_updater import DiagnosticStatusWrapper, Updater
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 
 from lvad_perception.engines import open_engine
-from lvad_perception.errors import LvadError
+from lvad_perception.errors import ConfigError, LvadError
 from lvad_perception.messages import Message, ros_types, stamp_ns
 from lvad_perception.node.declaration import DeclaredParameters
 from lvad_perception.node.diagnostics import STALE_AFTER_S, CameraState, Verdict, fill_camera, fill_node, judge
 from lvad_perception.node.health import CameraHealth
 from lvad_perception.node.inputs import CameraInput
 from lvad_perception.node.mailbox import Mailbox
-from lvad_perception.node.outputs import CameraOutputs, OutputOptions
+from lvad_perception.node.outputs import CAMERA_INFO, CameraOutputs, OutputOptions
 from lvad_perception.node.parameters import CameraParameters, NodeParameters
 from lvad_perception.node.worker import ActiveCamera, Worker
 from lvad_perception.perceiver import Perceiver
@@ -134,6 +134,7 @@ class PerceptionNode(LifecycleNode):  # type: ignore[misc]
 
     def _configure(self) -> None:
         parameters = NodeParameters.from_values(self._parameters_of_ros.values())
+        self._refuse_own_camera_info(parameters)
         engine = open_engine(parameters.model, threads=parameters.threads)
         try:
             self._perceiver = Perceiver(
@@ -159,6 +160,16 @@ class PerceptionNode(LifecycleNode):  # type: ignore[misc]
             f"model {parameters.model}: {', '.join(manifest.classes)} at {width}x{height}, {engine.description}, "
             f"warmed up in {warm_up_ms:.0f} ms"
         )
+
+    def _refuse_own_camera_info(self, parameters: NodeParameters) -> None:
+        """A node that republishes what it republished would never hear the camera again."""
+        for camera in parameters.cameras:
+            own = self.resolve_topic_name(f"{camera.name}/{CAMERA_INFO}")
+            if camera.camera_info_topic and self.resolve_topic_name(camera.camera_info_topic) == own:
+                raise ConfigError(
+                    f"parameter {camera.name}.camera_info_topic is {own}, where the node would publish it itself; "
+                    "leave it empty, as that topic is already beside the results, or give the camera another name"
+                )
 
     def _release(self) -> None:
         perceiver, outputs, statuses = self._perceiver, self._outputs, [*self._health, _NODE_STATUS]

@@ -163,6 +163,13 @@ def test_camera_info_goes_with_the_results(tiny_model_file, make_active_node, ro
     assert node.count_publishers("/rear/camera_info") == 0
 
 
+def test_camera_info_that_the_node_itself_would_publish_is_refused(tiny_model_file, make_node, capfd):
+    node = make_node(model=str(tiny_model_file), **TWO, **{"front.camera_info_topic": "/front/camera_info"})
+    assert node.trigger_configure().name == "FAILURE"
+    sentence = "cannot configure: parameter front.camera_info_topic is /front/camera_info, where the node would publish"
+    assert sentence in capfd.readouterr().err
+
+
 def test_lossless_processes_every_frame_in_order_however_slow_the_model(
     make_engine, use_engine, make_active_node, robot, images, wait_until
 ):
