@@ -13,6 +13,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from lvad_perception.errors import MessageError, MissingDependencyError, VocabularyMismatchError
 from lvad_perception.images import decode_image
@@ -239,6 +240,12 @@ def truth_to_message(boxes: TruthBoxes, header: Message, *, types: MessageTypes)
     return _boxes_to_message(boxes.boxes_xyxy, boxes.labels, ones, boxes.crowd.tolist(), header, types)
 
 
+def boxes_to_centers(boxes_xyxy: Float32) -> npt.NDArray[np.float64]:
+    """Corners, float32 [N, 4] xyxy, as ``BoundingBox2D`` has them: float64 [N, 4], centre x, y and size x, y."""
+    corners = boxes_xyxy.astype(np.float64).reshape(-1, 4)
+    return np.concatenate([(corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]], axis=1)
+
+
 def detections_from_message(msg: Message) -> Detections:
     """Detections of a ``vision_msgs/Detection2DArray``, best score first.
 
@@ -344,16 +351,13 @@ def _pack_array(pixels: UInt8) -> "array.array[int]":
 def _boxes_to_message(
     boxes_xyxy: Float32, labels: Int32, scores: Float32, crowd: list[bool] | None, header: Message, types: MessageTypes
 ) -> Message:
-    corners = boxes_xyxy.astype(np.float64).reshape(-1, 4)
-    centers = ((corners[:, :2] + corners[:, 2:]) / 2).tolist()
-    sizes = (corners[:, 2:] - corners[:, :2]).tolist()
+    centers_and_sizes = boxes_to_centers(boxes_xyxy).tolist()
     detections = []
     for index, (label, score) in enumerate(zip(labels.tolist(), scores.tolist(), strict=True)):
+        x, y, size_x, size_y = centers_and_sizes[index]
         hypothesis = types.ObjectHypothesis(class_id=DETECTION.names[label], score=score)
-        position = types.Point2D(x=centers[index][0], y=centers[index][1])
-        box = types.BoundingBox2D(
-            center=types.Pose2D(position=position, theta=0.0), size_x=sizes[index][0], size_y=sizes[index][1]
-        )
+        center = types.Pose2D(position=types.Point2D(x=x, y=y), theta=0.0)
+        box = types.BoundingBox2D(center=center, size_x=size_x, size_y=size_y)
         results = [types.ObjectHypothesisWithPose(hypothesis=hypothesis, pose=types.no_pose)]
         box_id = CROWD_ID if crowd is not None and crowd[index] else ""
         detections.append(types.Detection2D(header=header, results=results, bbox=box, id=box_id))

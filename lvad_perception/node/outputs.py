@@ -15,7 +15,6 @@ from lvad_perception.manifest import Manifest
 from lvad_perception.messages import (
     Message,
     MessageTypes,
-    detections_to_message,
     image_to_message,
     jpeg_to_message,
     label_info_to_message,
@@ -24,6 +23,7 @@ from lvad_perception.messages import (
     vision_info_to_message,
 )
 from lvad_perception.node.camera_info import camera_info_at_network_size, camera_info_of_image
+from lvad_perception.node.detection_messages import DetectionMessages
 from lvad_perception.overlay import draw_predictions
 from lvad_perception.postprocess import predictions_to_network
 from lvad_perception.preprocess import fit_letterbox, letterbox_image
@@ -96,6 +96,7 @@ class CameraOutputs:
         self._camera = camera
         self._network_hw: Size = manifest.network_hw
         self._types = types
+        self._detection_messages = DetectionMessages(types)
         self._lock = threading.Lock()
         self._options = options
         self._publishers: dict[str, Publisher] = {}
@@ -212,7 +213,7 @@ class CameraOutputs:
 
     def _publish_results(self, found: Predictions, header: Message) -> None:
         if found.detections is not None and self._anybody((_DETECTIONS,)):
-            self._send(_DETECTIONS, detections_to_message(found.detections, header, types=self._types))
+            self._send(_DETECTIONS, self._detection_messages.build(found.detections, header))
         masks = ((_SEGMENTATION, found.semantic), (_CONFIDENCE, found.semantic_confidence), (_DRIVABLE, found.drivable))
         for topic, mask in masks:
             if mask is not None and self._anybody((topic,)):

@@ -154,7 +154,7 @@ def test_only_what_somebody_subscribes_to_is_computed(
     from lvad_perception.node import outputs as module
 
     allowed = {
-        "detections": {"detections_to_message", "boxes_to_network"},
+        "detections": {"DetectionMessages.build", "boxes_to_network"},
         "segmentation": {"mask_to_message", "mask_to_network"},
         "segmentation/confidence": {"mask_to_message", "mask_to_network"},
         "drivable_area": {"mask_to_message", "mask_to_network"},
@@ -177,7 +177,10 @@ def test_only_what_somebody_subscribes_to_is_computed(
         return refused
 
     for name in set().union(*allowed.values()) - allowed.get(topic, set()):
-        monkeypatch.setattr(module if hasattr(module, name) else postprocess, name, refuse(name))
+        if name == "DetectionMessages.build":
+            monkeypatch.setattr(module.DetectionMessages, "build", refuse(name))
+        else:
+            monkeypatch.setattr(module if hasattr(module, name) else postprocess, name, refuse(name))
     node.listen(*[topic] if topic else [])
     outputs.publish(image, predictions, header, CameraInfo(height=SIZE_HW[0], width=SIZE_HW[1]))
     for other in (*RESULTS, "camera_info"):
