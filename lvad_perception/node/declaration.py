@@ -9,10 +9,10 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter as RosParameter
 
 from lvad_perception.errors import ConfigError
-from lvad_perception.node.parameters import (
+from lvad_perception.node.parameters import NodeParameters
+from lvad_perception.node.table import (
     DEFAULT_CAMERAS,
     Change,
-    NodeParameters,
     Parameter,
     check_cameras,
     check_value,
@@ -57,7 +57,10 @@ class DeclaredParameters:
         self._rows = expand_table(cameras)
         self._declare(given, cameras)
         node.add_on_set_parameters_callback(self._check)
-        node.add_post_set_parameters_callback(self._take_effect)
+        # ROS 2 Humble says nothing after a change, so there it takes effect with the check.
+        self._told_afterwards = hasattr(node, "add_post_set_parameters_callback")
+        if self._told_afterwards:
+            node.add_post_set_parameters_callback(self._take_effect)
 
     def values(self) -> dict[str, object]:
         """Every parameter's value now."""
@@ -92,7 +95,9 @@ class DeclaredParameters:
                     raise ConfigError(f"parameter {row.name} {row.change.value}; deactivate it and clean it up first")
                 values[row.name] = change.value
             if self._is_configured():
-                NodeParameters.from_values(values)
+                parameters = NodeParameters.from_values(values)
+                if not self._told_afterwards:
+                    self._apply(parameters)
         except ConfigError as err:
             return SetParametersResult(successful=False, reason=str(err))
         return SetParametersResult(successful=True)

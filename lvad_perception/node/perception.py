@@ -50,7 +50,14 @@ class PerceptionNode(LifecycleNode):  # type: ignore[misc]
     """
 
     def __init__(self, **node_options: object) -> None:
-        super().__init__("perception", automatically_declare_parameters_from_overrides=True, **node_options)
+        try:
+            super().__init__("perception", automatically_declare_parameters_from_overrides=True, **node_options)
+        except ValueError as err:
+            if "PARAMETER_NOT_SET" not in str(err):
+                raise
+            raise ConfigError(
+                "a parameter has no value, as an empty list has none for ROS; give it one or leave it out"
+            ) from err
         self._settings: NodeParameters | None = None
         self._perceiver: Perceiver | None = None
         self._outputs: dict[str, CameraOutputs] = {}

@@ -97,38 +97,41 @@ class Worker:
     def _process(self, batch: list[_Decoded]) -> None:
         """Infer and publish; a failure that lasts shows in the log and the diagnostics, and the cameras go on."""
         try:
-            results = self._perceive(batch)
+            results, spent_ms = self._perceive(batch)
         except Exception as err:
             for item in batch:
                 self._skip(item.frame, err)
             return
         for item, predictions in zip(batch, results, strict=True):
             try:
-                self._publish(item, predictions)
+                self._publish(item, predictions, spent_ms)
             except Exception as err:
                 self._skip(item.frame, err)
 
-    def _perceive(self, batch: list[_Decoded]) -> list[Predictions]:
+    def _perceive(self, batch: list[_Decoded]) -> tuple[list[Predictions], dict[str, float]]:
+        """One entry a frame, and where the time went in milliseconds."""
         asked = [self._cameras[item.frame.camera].outputs.wanted_tasks for item in batch]
-        if any(asked):
-            return self._perceiver([item.image for item in batch], tasks=asked)
-        # Somebody wants the CameraInfo only.
-        return [Predictions((item.image.shape[0], item.image.shape[1]), None, None, None) for item in batch]
+        if not any(asked):  # somebody wants the CameraInfo only
+            return [Predictions((item.image.shape[0], item.image.shape[1]), None, None, None) for item in batch], {}
+        results = self._perceiver([item.image for item in batch], tasks=asked)
+        timings = self._perceiver.last_timings
+        assert timings is not None
+        return results, {
+            "preprocess": timings.preprocess_ns / 1e6,
+            "engine": timings.engine_ns / 1e6,
+            "postprocess": timings.postprocess_ns / 1e6,
+        }
 
-    def _publish(self, item: _Decoded, predictions: Predictions) -> None:
+    def _publish(self, item: _Decoded, predictions: Predictions, spent_ms: dict[str, float]) -> None:
         header, camera = item.frame.message.header, self._cameras[item.frame.camera]
         began_s = time.monotonic()
         camera.outputs.publish(item.image, predictions, header, camera.source.camera_info)
         parts_ms = {
             "wait": item.wait_ms,
             "decode": item.decode_ms,
+            **spent_ms,
             "publish": 1000 * (time.monotonic() - began_s),
         }
-        timings = self._perceiver.last_timings
-        if timings is not None:
-            parts_ms["preprocess"] = timings.preprocess_ns / 1e6
-            parts_ms["engine"] = timings.engine_ns / 1e6
-            parts_ms["postprocess"] = timings.postprocess_ns / 1e6
         age_s = (self._now_ns() - stamp_ns(header)) / 1e9
         camera.health.count_published(received_s=item.frame.received_s, age_s=age_s, parts_ms=parts_ms)
 

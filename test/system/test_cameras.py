@@ -161,6 +161,7 @@ def test_camera_info_goes_with_the_results(tiny_model_file, make_active_node, ro
     assert received[0].distortion_model == "plumb_bob"
     assert received[0].header.frame_id == "front_optical"
     assert node.count_publishers("/rear/camera_info") == 0
+    assert "engine" not in node._health["front"].report().parts_ms  # nobody wanted more, so the model rested
 
 
 def test_camera_info_that_the_node_itself_would_publish_is_refused(tiny_model_file, make_node, capfd):

@@ -154,7 +154,7 @@ def test_another_model_without_a_restart(tiny_model_file, make_tiny_model, make_
     node = make_active_node(model=str(tiny_model_file))
     (refused,) = node.set_parameters([Parameter("model", value=str(other))])
     assert refused.reason == (
-        "parameter model can be changed while the node is unconfigured; deactivate it and clean it up first"
+        "parameter model can be changed only while the node is unconfigured; deactivate it and clean it up first"
     )
     run(node, "deactivate", "cleanup")
     (result,) = node.set_parameters([Parameter("model", value=str(other))])

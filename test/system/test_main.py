@@ -32,6 +32,7 @@ def test_missing_dependency_is_one_sentence_and_status_2(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
+        (["-p", "cameras:=[]"], "a parameter has no value, as an empty list has none for ROS; give it one"),
         (["-p", "threads:=many"], "parameter threads is 'many'; set it to a whole number"),
         (["-p", "model:"], "perception: ROS refuses to start (failed to initialize rcl: Couldn't parse parameter"),
         (["--params-file", "/nowhere.yaml"], "Couldn't parse params file: '--params-file /nowhere.yaml'"),

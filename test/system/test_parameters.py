@@ -6,15 +6,8 @@ from pathlib import Path
 import pytest
 
 from lvad_perception.errors import ConfigError
-from lvad_perception.node.parameters import (
-    CLASSES,
-    TABLE,
-    Change,
-    NodeParameters,
-    check_value,
-    expand_table,
-    unknown_parameter,
-)
+from lvad_perception.node.parameters import NodeParameters
+from lvad_perception.node.table import CLASSES, TABLE, Change, check_value, expand_table, unknown_parameter
 from lvad_perception.vocabulary import DETECTION
 
 MODEL = {"model": "model.onnx"}
