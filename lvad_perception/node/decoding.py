@@ -27,6 +27,11 @@ from lvad_perception.types import UInt8
 _PROBED_ROWS = 32
 
 
+def prepare_decoding() -> None:
+    """Load cv_bridge, so that the first frame need not wait for it; says so where that is impossible."""
+    _cv_bridge()
+
+
 def decode(message: Message) -> UInt8:
     """Pixels of a ``sensor_msgs/Image`` or ``sensor_msgs/CompressedImage``.
 
