@@ -33,6 +33,8 @@ from lvad_perception.vocabulary import DETECTION, DRIVABLE, SEMANTIC
 # Reliable reaches every subscriber, best effort ones included; a few frames deep, so that one who is slow for a moment
 # misses nothing and one who is slow for long delays nobody.
 RESULTS_QOS: Final = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=5, reliability=ReliabilityPolicy.RELIABLE)
+# For evaluation: what a subscriber has not received yet is kept until it has, and publishing waits where that is much.
+LOSSLESS_QOS: Final = QoSProfile(history=HistoryPolicy.KEEP_ALL, depth=0, reliability=ReliabilityPolicy.RELIABLE)
 LATCHED_QOS: Final = QoSProfile(
     history=HistoryPolicy.KEEP_LAST,
     depth=1,
@@ -84,16 +86,25 @@ class CameraOutputs:
         manifest: of the model; tasks that it lacks get no topic.
         types: ROS's message classes.
         options: what the results look like.
+        lossless: subscribers get every result, also those who are slow.
     """
 
     def __init__(
-        self, node: Node, camera: str, manifest: Manifest, types: MessageTypes, options: OutputOptions
+        self,
+        node: Node,
+        camera: str,
+        manifest: Manifest,
+        types: MessageTypes,
+        options: OutputOptions,
+        *,
+        lossless: bool = False,
     ) -> None:
         from sensor_msgs.msg import CompressedImage, Image
         from vision_msgs.msg import Detection2DArray
 
         self._node = node
         self._camera = camera
+        self._qos = LOSSLESS_QOS if lossless else RESULTS_QOS
         self._network_hw: Size = manifest.network_hw
         self._types = types
         self._detection_messages = DetectionMessages(types)
@@ -176,7 +187,7 @@ class CameraOutputs:
             self._latched.clear()
 
     def _create(self, topic: str, kind: Any) -> None:
-        self._publishers[topic] = self._node.create_publisher(kind, f"{self._camera}/{topic}", RESULTS_QOS)
+        self._publishers[topic] = self._node.create_publisher(kind, f"{self._camera}/{topic}", self._qos)
 
     def _describe(self, manifest: Manifest) -> None:
         """The latched topics: which classes the ids of each task mean, and which model detects."""

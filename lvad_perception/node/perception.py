@@ -156,7 +156,9 @@ class PerceptionNode(LifecycleNode):  # type: ignore[misc]
         warm_up_ms = 1000 * (time.monotonic() - started_s)
         for camera in parameters.cameras:
             options = _output_options(parameters, camera)
-            self._outputs[camera.name] = CameraOutputs(self, camera.name, manifest, ros_types(), options)
+            self._outputs[camera.name] = CameraOutputs(
+                self, camera.name, manifest, ros_types(), options, lossless=parameters.lossless
+            )
             self._health[camera.name] = CameraHealth()
             self._diagnostics.add(camera.name, partial(self._diagnose, camera))
         self._diagnostics.add(_NODE_STATUS, self._diagnose_node)  # the last: it sums up the cameras

@@ -201,6 +201,8 @@ def test_lossless_processes_every_frame_in_order_however_slow_the_model(
     for camera, received in results.items():
         assert [message.header.stamp.sec for message in received] == list(range(60))
         assert node._health[camera].report().dropped == 0
+        publisher = next(found for found in node.publishers if found.topic_name == f"/{camera}/drivable_area")
+        assert publisher.qos_profile.history == HistoryPolicy.KEEP_ALL
     values = [value.key for message in diagnostics for status in message.status for value in status.values]
     assert "lossless" in values
 
