@@ -81,7 +81,10 @@ setup(
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml"]),
         (f"share/{NAME}/launch", _files("launch/*.launch.py")),
-        (f"share/{NAME}/config", [*_files("config/*.yaml"), *_files("config/*.rviz"), *_files("config/*.json")]),
+        (
+            f"share/{NAME}/config",
+            [file for kind in ("yaml", "rviz", "json", "xml") for file in _files(f"config/*.{kind}")],
+        ),
     ],
     # The lowest versions that the tests pass with; numpy's is that of ROS 2 Humble.
     install_requires=[

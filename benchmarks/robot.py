@@ -1,0 +1,138 @@
+"""A camera and a listener in a process of their own, as a robot has them beside the node under test."""
+
+import multiprocessing
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+OUTPUTS = {
+    "detections": "Detection2DArray",
+    "segmentation": "Image",
+    "segmentation/confidence": "Image",
+    "drivable_area": "Image",
+    "overlay": "Image",
+    "overlay/compressed": "CompressedImage",
+}
+"""Topic of a result under its camera -> type of its message."""
+
+
+class Robot:
+    """Publishes images and counts the results; use it as a context manager.
+
+    Args:
+        camera: name of the node's camera.
+        size_hw: of the images.
+        jpeg: publish ``sensor_msgs/CompressedImage``, else rgb8 ``Image``.
+        outputs: results that are subscribed to, keys of ``OUTPUTS``.
+    """
+
+    def __init__(self, *, camera: str, size_hw: tuple[int, int], jpeg: bool, outputs: Sequence[str]) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, other = context.Pipe()
+        self._process = context.Process(target=_serve, args=(other, camera, size_hw, jpeg, tuple(outputs)), daemon=True)
+        self._process.start()
+        self._pipe.recv()  # it is there
+
+    def one_at_a_time(self, count: int, *, timeout_s: float = 30.0) -> list[float]:
+        """Send so many images, each when all results of the one before have come.
+
+        Returns:
+            Seconds from handing an image to ROS until the last of its results arrived, one an image.
+
+        Raises:
+            TimeoutError: results did not come.
+        """
+        self._pipe.send((count, timeout_s))
+        answer = self._pipe.recv()
+        if isinstance(answer, str):
+            raise TimeoutError(answer)
+        return answer
+
+    def __enter__(self) -> "Robot":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pipe.send(None)
+        self._process.join(10.0)
+
+
+def image_message(size_hw: tuple[int, int], *, jpeg: bool, seed: int = 1) -> Any:
+    """A picture-like image (smooth, with edges and some noise) as a ROS message, its stamp not set."""
+    import cv2
+
+    from lvad_perception.messages import image_to_message, jpeg_to_message, make_header, ros_types
+
+    height, width = size_hw
+    random = np.random.default_rng(seed)
+    small = random.integers(0, 256, (max(height // 40, 2), max(width // 40, 2), 3), np.uint8)
+    image = cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC).astype(np.int16)
+    image = np.clip(image + random.integers(-6, 7, image.shape), 0, 255).astype(np.uint8)
+    header = make_header(0, "camera", types=ros_types())
+    if jpeg:
+        encoded = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 90])[1]
+        return jpeg_to_message(encoded, header, types=ros_types())
+    return image_to_message(image, header, types=ros_types())
+
+
+def message_types() -> dict[str, Any]:
+    """Topic of a result -> class of its message."""
+    from sensor_msgs.msg import CompressedImage, Image
+    from vision_msgs.msg import Detection2DArray
+
+    types = {"Detection2DArray": Detection2DArray, "Image": Image, "CompressedImage": CompressedImage}
+    return {topic: types[name] for topic, name in OUTPUTS.items()}
+
+
+def image_topic(camera: str, *, jpeg: bool) -> str:
+    """Topic of a camera's images."""
+    return f"/{camera}/image_raw/compressed" if jpeg else f"/{camera}/image_raw"
+
+
+def _serve(pipe: Any, camera: str, size_hw: tuple[int, int], jpeg: bool, outputs: tuple[str, ...]) -> None:
+    import rclpy
+    from rclpy.executors import SingleThreadedExecutor
+
+    rclpy.init(args=[])
+    node = rclpy.create_node("robot")
+    message = image_message(size_hw, jpeg=jpeg)
+    publisher = node.create_publisher(type(message), image_topic(camera, jpeg=jpeg), 5)
+    counts = dict.fromkeys(outputs, 0)
+
+    def count(topic: str) -> None:
+        counts[topic] += 1
+
+    for topic in outputs:  # unparsed: what the listener does with it is not the node's cost
+        node.create_subscription(
+            message_types()[topic], f"/{camera}/{topic}", lambda _, topic=topic: count(topic), 10, raw=True
+        )
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    pipe.send("ready")
+    while (request := pipe.recv()) is not None:
+        images, timeout_s = request
+        latencies: list[float] = []
+        end_s = time.monotonic() + timeout_s
+        while publisher.get_subscription_count() == 0 and time.monotonic() < end_s:
+            executor.spin_once(timeout_sec=0.05)
+        while len(latencies) < images:
+            target = {topic: number + 1 for topic, number in counts.items()}
+            message.header.stamp = node.get_clock().now().to_msg()
+            began_s = time.monotonic()
+            publisher.publish(message)
+            while any(counts[topic] < number for topic, number in target.items()):
+                executor.spin_once(timeout_sec=0.05)
+                if time.monotonic() - began_s > timeout_s:
+                    break
+            else:
+                latencies.append(time.monotonic() - began_s)
+                continue
+            missing = [topic for topic, number in target.items() if counts[topic] < number]
+            pipe.send(f"no {', '.join(missing)} of {camera} for {timeout_s:g} s")
+            break
+        else:
+            pipe.send(latencies)
+    executor.shutdown()
+    node.destroy_node()
+    rclpy.shutdown()
