@@ -21,6 +21,7 @@ from lvad_perception.engines import open_engine
 from lvad_perception.errors import ConfigError, LvadError
 from lvad_perception.messages import Message, ros_types, stamp_ns
 from lvad_perception.node.declaration import DeclaredParameters
+from lvad_perception.node.decoding import prepare_decoding
 from lvad_perception.node.diagnostics import STALE_AFTER_S, CameraState, Verdict, fill_camera, fill_node, judge
 from lvad_perception.node.health import CameraHealth
 from lvad_perception.node.inputs import CameraInput
@@ -154,6 +155,7 @@ class PerceptionNode(LifecycleNode):  # type: ignore[misc]
         started_s = time.monotonic()
         self._perceiver([np.full((*manifest.network_hw, 3), PAD_VALUE, np.uint8)])
         warm_up_ms = 1000 * (time.monotonic() - started_s)
+        prepare_decoding()
         for camera in parameters.cameras:
             options = _output_options(parameters, camera)
             self._outputs[camera.name] = CameraOutputs(
