@@ -44,6 +44,7 @@ class CameraInput:
     ) -> None:
         self._node = node
         self._camera = camera
+        self._lossless = lossless
         self._deliver = deliver
         self._jumped = jumped
         self._newest_ns: int | None = None
@@ -87,7 +88,8 @@ class CameraInput:
             return f"it is published as {found}, not {wanted}; set {name}.transport or {name}.image_topic"
         reliabilities = {publisher.qos_profile.reliability for publisher in publishers}
         if self._camera.reliable and ReliabilityPolicy.RELIABLE not in reliabilities:
-            return f"its publisher is best effort; set {name}.reliability to best_effort and lossless to false"
+            parameter = "lossless to false" if self._lossless else f"{name}.reliability to best_effort"
+            return f"its publisher is best effort; set {parameter}"
         return "its publisher sends nothing; check the camera"
 
     def _receive(self, message: Message) -> None:

@@ -224,3 +224,68 @@ def test_lossless_node_can_be_deactivated_while_frames_wait(
     started_s = time.monotonic()
     assert trigger(node, "deactivate") == "SUCCESS"
     assert time.monotonic() - started_s < 1.0
+
+
+def test_clock_that_is_set_back_stalls_nothing(tiny_model_file, make_active_node, robot, images, wait_until):
+    from builtin_interfaces.msg import Time
+    from rosgraph_msgs.msg import Clock
+
+    node = make_active_node(model=str(tiny_model_file), use_sim_time=True, **{"camera.max_rate_hz": 50.0})
+    results = listen_to_all(robot)["detections"]
+    for now_s in (1000, 5):
+        wait_until(
+            lambda now_s=now_s: (
+                robot.publish("/clock", Clock(clock=Time(sec=now_s)))
+                or time.sleep(0.02)
+                or node.get_clock().now().nanoseconds == now_s * 1_000_000_000
+            )
+        )
+        count = len(results)
+        wait_until(
+            lambda now_s=now_s, count=count: (
+                robot.publish("/camera/image_raw", raw_message(images[0], stamp_s=now_s))
+                or time.sleep(0.02)
+                or len(results) >= count + 5
+            )
+        )
+    report = node._health["camera"].report()
+    assert report.jumps == 1
+    assert abs(report.newest_age_s) < 1.0
+
+
+@pytest.mark.parametrize(
+    ("parameters", "remedy"),
+    [
+        ({"camera.reliability": "reliable"}, "set camera.reliability to best_effort"),
+        ({"lossless": True}, "set lossless to false"),
+    ],
+)
+def test_camera_that_is_not_reliable_enough_is_named(
+    tiny_model_file, make_active_node, robot, wait_until, parameters, remedy
+):
+    from rclpy.qos import qos_profile_sensor_data
+    from sensor_msgs.msg import Image
+
+    node = make_active_node(model=str(tiny_model_file), **parameters)
+    robot.node.create_publisher(Image, "/camera/image_raw", qos_profile_sensor_data)
+    wait_until(lambda: node.count_publishers("/camera/image_raw"))
+    wait_until(lambda: node._inputs["camera"].explain_silence() == f"its publisher is best effort; {remedy}")
+
+
+def test_worker_that_dies_is_an_error_in_the_diagnostics_and_holds_nobody_back(
+    tiny_model_file, make_active_node, robot, images, play, wait_until, monkeypatch
+):
+    from diagnostic_msgs.msg import DiagnosticArray
+
+    diagnostics = robot.listen("/diagnostics", DiagnosticArray)
+    node = make_active_node(model=str(tiny_model_file), lossless=True, **{"diagnostic_updater.period": 0.1})
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    monkeypatch.setattr(node._worker, "_decode", lambda _: (_ for _ in ()).throw(SystemExit))
+    listen_to_all(robot)
+    play("camera", images[0])
+    wait_until(
+        lambda: any("the worker has stopped" in status.message for array in diagnostics for status in array.status)
+    )
+    assert trigger(node, "deactivate") == "SUCCESS"
+    assert trigger(node, "activate") == "SUCCESS"
+    assert node._worker.is_alive
