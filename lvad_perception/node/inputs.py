@@ -90,6 +90,10 @@ class CameraInput:
         if self._camera.reliable and ReliabilityPolicy.RELIABLE not in reliabilities:
             parameter = "lossless to false" if self._lossless else f"{name}.reliability to best_effort"
             return f"its publisher is best effort; set {parameter}"
+        if not self._camera.reliable and ReliabilityPolicy.RELIABLE in reliabilities:
+            # Large images come in many packets, and best effort gives an image up when one of them is lost.
+            lost = "or packets are lost on the way"
+            return f"its publisher sends nothing, {lost}; check the camera, or set {name}.reliability to reliable"
         return "its publisher sends nothing; check the camera"
 
     def _receive(self, message: Message) -> None:
