@@ -14,6 +14,8 @@ from lvad_perception.node.health import Report
 
 STALE_AFTER_S: Final = 2.0
 """An active camera whose newest frame is older is an error."""
+STUCK_AFTER_S: Final = 10.0
+"""A frame that has no result after so long never gets one, or the model is of no use on this machine."""
 _COMPARABLE_S: Final = 3600.0
 """Stamps further from now are those of a recording that is played without its clock; their age says nothing."""
 _OK: Final = DiagnosticStatus.OK
@@ -47,6 +49,7 @@ def judge(
     topic: str,
     why_silent: Callable[[], str],
     stale_after_s: float,
+    min_interval_s: float = 0.0,
 ) -> Verdict:
     """The worst thing that is to be said of a camera.
 
@@ -56,6 +59,7 @@ def judge(
         topic: full name of its image topic.
         why_silent: is asked for the reason when no image comes.
         stale_after_s: a newest frame that is older is an error.
+        min_interval_s: for so long frames are made to wait on purpose.
     """
     if state is CameraState.INACTIVE:
         return Verdict(_OK, "not active")
@@ -63,6 +67,10 @@ def judge(
         return Verdict(_ERROR, "the worker has stopped; deactivate and activate again")
     if report.silent_s > stale_after_s:
         return Verdict(_ERROR, f"no image on {topic} for {report.silent_s:.0f} s: {why_silent()}")
+    waiting_s = report.waiting_s or 0.0
+    if state is CameraState.WORKING and waiting_s > STUCK_AFTER_S + min_interval_s:
+        stuck = f"no result for {waiting_s:.0f} s while images come"
+        return Verdict(_ERROR, f"{stuck}; the model hangs or is too slow for this machine")
     age_s = report.newest_age_s
     if age_s is not None and stale_after_s < age_s < _COMPARABLE_S:
         late = f"the newest image on {topic} is {age_s:.1f} s old by its stamp"

@@ -25,6 +25,8 @@ class Report:
         input_hz: frames received a second.
         output_hz: frames whose results were published a second.
         silent_s: time since a frame was received, or since activation when none ever was.
+        waiting_s: how long the camera has waited for a result since a frame that is to be processed came; None where
+            it does not wait.
         newest_age_s: time since the stamp of the newest frame by the node's clock, or None before the first frame.
         received: frames in all.
         dropped: frames that a newer one replaced before they were processed, in all.
@@ -43,6 +45,7 @@ class Report:
     input_hz: float
     output_hz: float
     silent_s: float
+    waiting_s: float | None
     newest_age_s: float | None
     received: int
     dropped: int
@@ -77,24 +80,28 @@ class CameraHealth:
         self._reported = (0, 0, 0, 0)  # received, published, skipped, jumps
         self._reported_s = self._last_received_s = clock()
         self._last_age_s: float | None = None
+        self._waiting_since_s: float | None = None
         self._last_logged_s = float("-inf")
         self._last_problem = ""
         self._latencies_ms: deque[float] = deque(maxlen=_KEPT_FRAMES)
         self._ages_ms: deque[float] = deque(maxlen=_KEPT_FRAMES)
         self._parts_ms: dict[str, deque[float]] = {part: deque(maxlen=_KEPT_FRAMES) for part in PARTS}
 
-    def count_received(self, *, replaced: bool, age_s: float | None = None) -> None:
+    def count_received(self, *, replaced: bool, age_s: float | None = None, wanted: bool = True) -> None:
         """A frame arrived.
 
         Args:
             replaced: it took the place of one that nobody had looked at.
             age_s: time from the header's stamp until now by the node's clock; None where it is not known.
+            wanted: it is to be processed, because somebody subscribes to the results.
         """
         with self._lock:
             self._received += 1
             self._dropped += replaced
             self._last_received_s = self._clock()
             self._last_age_s = age_s
+            if wanted and self._waiting_since_s is None:
+                self._waiting_since_s = self._last_received_s
 
     def count_jump(self) -> None:
         """The stamps went backwards: a bag began again or a clock was set."""
@@ -115,6 +122,7 @@ class CameraHealth:
             self._corrupt += corrupt
             self._failed += not corrupt
             self._last_problem = problem
+            self._waiting_since_s = None
             now = self._clock()
             if now - self._last_logged_s < LOG_PERIOD_S:
                 return 0
@@ -131,6 +139,7 @@ class CameraHealth:
         """
         with self._lock:
             self._published += 1
+            self._waiting_since_s = None
             self._latencies_ms.append(1000 * (self._clock() - received_s))
             self._ages_ms.append(1000 * age_s)
             for part, spent_ms in parts_ms.items():
@@ -151,6 +160,7 @@ class CameraHealth:
                 input_hz=received / elapsed_s,
                 output_hz=published / elapsed_s,
                 silent_s=silent_s,
+                waiting_s=None if self._waiting_since_s is None else now - self._waiting_since_s,
                 newest_age_s=None if self._last_age_s is None else self._last_age_s + silent_s,
                 received=self._received,
                 dropped=self._dropped,

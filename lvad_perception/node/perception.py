@@ -252,8 +252,9 @@ class PerceptionNode(LifecycleNode):  # type: ignore[misc]
             return
         age_s = (self._now_ns() - stamp_ns(message.header)) / 1e9
         # What nobody wants takes no turn from the others.
-        replaced = self._outputs[camera].wanted and self._mailbox.put(camera, message)
-        self._health[camera].count_received(replaced=replaced, age_s=age_s)
+        wanted = self._outputs[camera].wanted
+        replaced = wanted and self._mailbox.put(camera, message)
+        self._health[camera].count_received(replaced=replaced, age_s=age_s, wanted=wanted)
 
     def _now_ns(self) -> int:
         return int(self.get_clock().now().nanoseconds)
@@ -268,6 +269,7 @@ class PerceptionNode(LifecycleNode):  # type: ignore[misc]
             topic=source.topic if source else camera.topic,
             why_silent=source.explain_silence if source else str,
             stale_after_s=STALE_AFTER_S,
+            min_interval_s=self._min_interval_s(camera.name),
         )
         now_s = time.monotonic()
         if (
@@ -287,6 +289,11 @@ class PerceptionNode(LifecycleNode):  # type: ignore[misc]
         assert self._perceiver is not None
         manifest, engine = self._perceiver.manifest, self._perceiver.description
         return fill_node(status, self._verdicts, manifest=manifest, engine=engine, model=str(self._settings.model))
+
+    def _min_interval_s(self, camera: str) -> float:
+        """As it is now: it can change while frames flow."""
+        cameras = self._settings.cameras if self._settings is not None else ()
+        return next((settings.min_interval_s for settings in cameras if settings.name == camera), 0.0)
 
     def _state_of(self, camera: str) -> CameraState:
         if self._worker is None:

@@ -23,13 +23,14 @@ def judge(ros_environment, health):
     """A function that judges the camera now: (level, sentence)."""
     from lvad_perception.node import diagnostics
 
-    def judge(state="working"):
+    def judge(state="working", *, min_interval_s=0.0):
         verdict = diagnostics.judge(
             health.report(),
             diagnostics.CameraState(state),
             topic="/front/image_raw",
             why_silent=lambda: "nobody publishes it",
             stale_after_s=2.0,
+            min_interval_s=min_interval_s,
         )
         return verdict.level, verdict.sentence
 
@@ -66,6 +67,31 @@ def test_a_silent_camera_is_an_error_with_the_reason(judge, health, clock, state
     assert judge(state)[0] == OK
     clock[0] += 1.1
     assert judge(state) == (ERROR, "no image on /front/image_raw for 3 s: nobody publishes it")
+
+
+def receive(health, clock, *, seconds, wanted=True):
+    """Frames arrive and nothing is done with them."""
+    for _ in range(seconds):
+        clock[0] += 1
+        health.count_received(replaced=True, age_s=0.05, wanted=wanted)
+
+
+def test_a_model_that_hangs_is_an_error_although_images_come(judge, health, clock):
+    receive(health, clock, seconds=10)
+    assert judge()[0] == OK
+    receive(health, clock, seconds=2)
+    level, sentence = judge()
+    assert (level, sentence[:36]) == (ERROR, "no result for 11 s while images come")
+    assert judge(min_interval_s=5.0)[0] == OK  # a frame may wait for its turn
+    assert judge("resting")[0] == OK
+    work(health, clock)
+    assert judge()[0] == OK
+
+
+def test_frames_that_nobody_wants_wait_for_nothing(judge, health, clock):
+    receive(health, clock, seconds=100, wanted=False)
+    assert judge()[0] == OK
+    assert health.report().waiting_s is None
 
 
 def test_old_frames_are_an_error_even_if_they_keep_coming(judge, health, clock):
