@@ -56,8 +56,10 @@ class DeclaredParameters:
         cameras = check_cameras(given.get("cameras", DEFAULT_CAMERAS))
         self._rows = expand_table(cameras)
         self._declare(given, cameras)
+        if hasattr(node, "add_pre_set_parameters_callback"):
+            node.add_pre_set_parameters_callback(self._take_whole_numbers)
         node.add_on_set_parameters_callback(self._check)
-        # ROS 2 Humble says nothing after a change, so there it takes effect with the check.
+        # ROS 2 Humble asks before a change only, so there it takes effect with the check.
         self._told_afterwards = hasattr(node, "add_post_set_parameters_callback")
         if self._told_afterwards:
             node.add_post_set_parameters_callback(self._take_effect)
@@ -82,6 +84,19 @@ class DeclaredParameters:
             elif isinstance(value, tuple):
                 value = list(value)
             self._node.declare_parameter(name, value, _descriptor(row), ignore_override=True)
+
+    def _take_whole_numbers(self, changes: list[RosParameter]) -> list[RosParameter]:
+        """``ros2 param set … 1`` for 1.0, which ROS would refuse as a value of another type."""
+        return [
+            RosParameter(change.name, value=float(change.value))
+            if change.type_ == RosParameter.Type.INTEGER and isinstance(self._default(change.name), float)
+            else change
+            for change in changes
+        ]
+
+    def _default(self, name: str) -> object:
+        row = self._rows.get(name)
+        return None if row is None else row.default
 
     def _check(self, changes: list[RosParameter]) -> SetParametersResult:
         try:

@@ -57,10 +57,14 @@ def test_nonsense_is_refused_with_the_reason(make_node, change, name, value, rea
     assert node.get_parameter(name).value == before
 
 
-def test_whole_number_is_taken_for_a_decimal_one(make_node):
+def test_whole_number_is_taken_for_a_decimal_one(make_node, change):
     node = make_node(score_threshold=1, **{"camera.max_rate_hz": 10})
     assert node.get_parameter("score_threshold").value == 1.0
     assert node.get_parameter("camera.max_rate_hz").value == 10.0
+    assert change(node, score_threshold=0, threads=3) == ""
+    assert node.get_parameter("score_threshold").get_parameter_value().double_value == 0.0
+    assert node.get_parameter("threads").value == 3
+    assert "expected" in change(node, score_threshold="0")
 
 
 def test_misspelt_parameters_are_warned_of(make_node, capfd):
