@@ -82,7 +82,7 @@ def judge(
     if age_s is not None and -_COMPARABLE_S < age_s < -stale_after_s:
         return Verdict(_WARN, f"the newest image on {topic} is stamped {-age_s:.1f} s in the future; set the clocks")
     if report.newly_jumped:
-        return Verdict(_WARN, f"the stamps on {topic} went backwards; a bag began again or a clock was set")
+        return Verdict(_WARN, f"the stamps on {topic} jumped back; a bag began again or a clock was set")
     if state is CameraState.RESTING:
         return Verdict(_OK, "nobody subscribes to the results")
     return Verdict(_OK, f"{report.output_hz:.1f} frames a second")
@@ -100,7 +100,7 @@ def fill_camera(status: DiagnosticStatusWrapper, report: Report, verdict: Verdic
     status.add("frames replaced by a newer one", str(report.dropped))
     status.add("frames corrupt", str(report.corrupt))
     status.add("frames failed", str(report.failed))
-    status.add("stamps went backwards", str(report.jumps))
+    status.add("stamps jumped back", str(report.jumps))
     if report.last_problem:
         status.add("last problem", report.last_problem)
     if report.age_ms is not None and abs(report.age_ms[0]) < 1000 * _COMPARABLE_S:

@@ -32,7 +32,7 @@ class Report:
         dropped: frames that a newer one replaced before they were processed, in all.
         corrupt: frames that could not be decoded, in all.
         failed: frames that were decoded but could not be processed or published, in all.
-        jumps: times that the stamps went backwards, in all.
+        jumps: times that the stamps jumped back, in all.
         newly_skipped: corrupt and failed frames since the previous report.
         newly_published: frames whose results were published since the previous report.
         newly_jumped: jumps since the previous report.
@@ -104,7 +104,7 @@ class CameraHealth:
                 self._waiting_since_s = self._last_received_s
 
     def count_jump(self) -> None:
-        """The stamps went backwards: a bag began again or a clock was set."""
+        """The stamps jumped back: a bag began again or a clock was set."""
         with self._lock:
             self._jumps += 1
 
