@@ -44,12 +44,12 @@ def decode(message: Message) -> UInt8:
     """
     if not hasattr(message, "encoding"):
         return image_from_compressed(message)
-    layout = (message.encoding, message.height, message.width, message.step, bool(message.is_bigendian))
-    if not uses_cv_bridge(*layout):
-        return image_from_message(message)
-    encoding, height, width, step, _ = layout
+    encoding, height, width, step = message.encoding, message.height, message.width, message.step
+    # First of all: a corrupt size could make the probe of a layout larger than the memory.
     check_layout(len(message.data), encoding=encoding, height=height, width=width, step=step)
-    return _by_cv_bridge(message)
+    if uses_cv_bridge(encoding, height, width, step, bool(message.is_bigendian)):
+        return _by_cv_bridge(message)
+    return image_from_message(message)
 
 
 @lru_cache(maxsize=256)

@@ -1,8 +1,9 @@
-"""The thread that decodes, infers and publishes."""
+"""The thread that decodes, infers and publishes; it has images of several cameras decoded side by side."""
 
 import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +63,9 @@ class Worker:
         self._cameras = cameras
         self._now_ns = now_ns
         self._logger = logger
+        self._batch_size = perceiver.manifest.batch_size
+        # A batch's images are decoded at the same time: OpenCV lets other threads run meanwhile.
+        self._decoders = ThreadPoolExecutor(self._batch_size, thread_name_prefix="perception decoder")
         self._thread = threading.Thread(target=self._work, name="perception worker")
         self._thread.start()
 
@@ -77,12 +81,14 @@ class Worker:
 
     def _work(self) -> None:
         try:
-            while frames := self._mailbox.take(self._perceiver.manifest.batch_size):
-                batch = [found for frame in frames if (found := self._decode(frame)) is not None]
+            while frames := self._mailbox.take(self._batch_size):
+                decoded = self._decoders.map(self._decode, frames) if len(frames) > 1 else map(self._decode, frames)
+                batch = [item for item in decoded if item is not None]
                 if batch:
                     self._process(batch)
         finally:
             self._mailbox.close()  # whoever waits for room in it would wait for ever
+            self._decoders.shutdown()
 
     def _decode(self, frame: Frame[Message]) -> _Decoded | None:
         """None for a frame that cannot be decoded, which is counted and logged."""

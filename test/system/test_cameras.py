@@ -79,6 +79,34 @@ def test_cameras_share_batches(make_engine, use_engine, make_active_node, robot,
     assert len(engine.batches) - batches <= 13  # 20 results took 10 batches of 2
 
 
+def test_images_of_a_batch_are_decoded_side_by_side(
+    make_engine, use_engine, make_active_node, robot, images, play, wait_until, monkeypatch
+):
+    from lvad_perception.node import worker
+
+    class Slow(make_engine):
+        def infer(self, batch):
+            time.sleep(0.05)  # so that both cameras have a frame waiting
+            return super().infer(batch)
+
+    use_engine(Slow())
+    decode, together, met = worker.decode, threading.Barrier(2), []
+
+    def decode_together(message):
+        try:
+            met.append(together.wait(1.0))
+        except threading.BrokenBarrierError:
+            together.reset()  # the other camera had no frame yet
+        return decode(message)
+
+    monkeypatch.setattr(worker, "decode", decode_together)
+    make_active_node(model="any", **TWO)
+    results = [listen_to_all(robot, camera)["segmentation"] for camera in TWO["cameras"]]
+    play("front", images[0])
+    play("rear", images[1])
+    wait_until(lambda: len(met) >= 6 and all(results))
+
+
 def test_dead_camera_delays_nobody_and_is_named_in_the_diagnostics(
     tiny_model_file, make_active_node, robot, images, play, wait_until, monkeypatch
 ):

@@ -177,6 +177,14 @@ def test_a_message_that_is_cut_off_is_refused_whoever_decodes_its_layout(decodin
         decoding.decode(message)
 
 
+def test_a_corrupt_size_is_refused_before_anything_is_made_of_it(decoding, make_message, monkeypatch):
+    message = make_message("bgr8")
+    message.step = 4_000_000_000  # a probe of such rows would take the memory of the machine
+    monkeypatch.setattr(decoding, "uses_cv_bridge", lambda *_: pytest.fail("a probe was made"))
+    with pytest.raises(MessageError, match="needs 184000000000 bytes but carries 26496"):
+        decoding.decode(message)
+
+
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_compressed_images(decoding, make_compressed, suffix, channels):
