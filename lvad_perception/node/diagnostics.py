@@ -76,9 +76,10 @@ def judge(
         late = f"the newest image on {topic} is {age_s:.1f} s old by its stamp"
         return Verdict(_ERROR, f"{late}; check the camera's clock and the link, or use_sim_time for a bag")
     if report.newly_skipped:
+        skipped = f"{report.newly_skipped} frame{'s'[: report.newly_skipped != 1]} skipped"
         if not report.newly_published:
-            return Verdict(_ERROR, f"none of {report.newly_skipped} frames could be processed: {report.last_problem}")
-        return Verdict(_WARN, f"{report.newly_skipped} frames skipped: {report.last_problem}")
+            return Verdict(_ERROR, f"{skipped} and none processed: {report.last_problem}")
+        return Verdict(_WARN, f"{skipped}: {report.last_problem}")
     if age_s is not None and -_COMPARABLE_S < age_s < -stale_after_s:
         return Verdict(_WARN, f"the newest image on {topic} is stamped {-age_s:.1f} s in the future; set the clocks")
     if report.newly_jumped:

@@ -114,11 +114,12 @@ def test_stamps_of_an_old_recording_say_nothing_about_its_age(judge, health, clo
 
 def test_some_bad_frames_are_a_warning_and_only_bad_ones_an_error(judge, health, clock):
     work(health, clock)
-    health.count_skipped("truncated", corrupt=True)
-    assert judge() == (WARN, "1 frames skipped: truncated")
+    for _ in range(2):
+        health.count_skipped("truncated", corrupt=True)
+    assert judge() == (WARN, "2 frames skipped: truncated")
     health.count_received(replaced=False)
     health.count_skipped("out of memory")
-    assert judge() == (ERROR, "none of 1 frames could be processed: out of memory")
+    assert judge() == (ERROR, "1 frame skipped and none processed: out of memory")
     work(health, clock)
     assert judge()[0] == OK
 

@@ -1,5 +1,6 @@
 """The topics of one camera, with publishers that only remember: what is published, and what is not even computed."""
 
+import threading
 from dataclasses import replace
 
 import cv2
@@ -333,6 +334,41 @@ def test_camera_info_of_other_images_is_warned_of_once_and_costs_no_result(
         "front: CameraInfo is of 640x480 images but the image is 192x96, so it is not published; calibrate the camera "
         "at the size that it sends"
     ]
+
+
+@pytest.mark.parametrize("change", ["update", "destroy"])
+def test_a_change_waits_for_the_frame_that_is_being_published(
+    node, make_outputs, options, header, image, predictions, change
+):
+    outputs = make_outputs(camera_info=True)
+    node.listen("detections", "segmentation")
+    publishing, go_on, changed = threading.Event(), threading.Event(), threading.Event()
+    publisher = node.publishers["front/detections"]
+    send = publisher.publish
+
+    def publish_slowly(message):
+        publishing.set()
+        assert go_on.wait(10)
+        send(message)
+
+    def apply():
+        outputs.update(replace(options, camera_info=False)) if change == "update" else outputs.destroy()
+        changed.set()
+
+    publisher.publish = publish_slowly
+    segmentation = node.published("segmentation")
+    frame = threading.Thread(target=outputs.publish, args=(image, predictions, header))
+    frame.start()
+    assert publishing.wait(10)
+    other = threading.Thread(target=apply)
+    other.start()
+    assert not changed.wait(0.05)
+    go_on.set()
+    frame.join(10)
+    other.join(10)
+    assert changed.is_set()
+    assert len(segmentation) == 1
+    assert "front/camera_info" not in node.publishers
 
 
 def test_destroy_withdraws_every_topic(node, make_outputs):

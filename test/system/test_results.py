@@ -152,7 +152,7 @@ def test_the_diagnostics_follow_the_worst_camera_down_and_up(
             and (level == b"\0" or camera.message in node.message)
         )
 
-    send_until(bad, lambda: says("frames could be processed: image encoding '32FC1' is not one of", b"\2"))
+    send_until(bad, lambda: says("skipped and none processed: image encoding '32FC1' is not one of", b"\2"))
     send_until(raw_message(images[0]), lambda: says("frames a second", b"\0"))
     values = {value.key: value.value for status in received[-1].status for value in status.values}
     assert int(values["frames corrupt"]) > 0
