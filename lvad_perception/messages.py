@@ -336,7 +336,7 @@ def _image_message(pixels: UInt8, header: Message, encoding: str, types: Message
         step=pixels.size // height,
         data=[],
     )
-    # Not in the constructor: rclpy's copies its data element by element, its setter keeps an array.array as it is.
+    # Not in the constructor: rclpy's copies its data once more than the setter does.
     msg.data = types.pack(np.ascontiguousarray(pixels))
     return msg
 
