@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from typing import Final
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
-_GRACE_S: Final = 3.0
-"""Time for the current callback to end. Loading a large model can take longer, and launch sends SIGTERM after 5 s."""
+_GRACE_S: Final = 1.5
+"""Time for the frame or callback in work to end and the model to be freed. A large model or a slow one can take longer,
+and whoever stops a robot does not wait."""
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -84,14 +85,23 @@ def _run(args: Sequence[str] | None, stop: threading.Event) -> int:
     spinning.start()
     stop.wait()
     executor.wake()
-    spinning.join(_GRACE_S)
-    if spinning.is_alive():  # deep in a model file; there is nothing to save, so do not keep whoever asked waiting
+
+    def close() -> None:
+        try:
+            spinning.join()
+            node.close()
+            executor.shutdown()
+            node.destroy_node()
+            rclpy.shutdown()
+        except Exception as err:
+            failures.append(err)
+
+    closing = threading.Thread(target=close, name="closing", daemon=True)
+    closing.start()
+    closing.join(_GRACE_S)
+    if closing.is_alive():  # deep in the model; there is nothing to save
         sys.stderr.flush()
-        os._exit(0)
-    node.close()
-    executor.shutdown()
-    node.destroy_node()
-    rclpy.shutdown()
+        os._exit(1 if failures else 0)
     if failures:
         get_logger("perception").fatal(f"stopped by an unexpected {type(failures[0]).__name__}: {failures[0]}")
         return 1

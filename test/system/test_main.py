@@ -1,8 +1,11 @@
 """The perception executable where it cannot run."""
 
 import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 
@@ -43,3 +46,116 @@ def test_impossible_arguments_are_one_sentence_and_status_2(ros_environment, arg
     assert result.returncode == 2
     assert sentence in result.stderr
     assert "Traceback" not in result.stderr
+
+
+# The executable, with an engine that takes its time: argument 1 is how many calls it answers at once.
+SLOW = """
+import sys, time
+from unittest.mock import patch
+from lvad_perception.node.main import main
+from lvad_perception.engines.onnx import OnnxEngine
+
+class Slow(OnnxEngine):
+    calls = 0
+
+    def infer(self, images):
+        Slow.calls += 1
+        if Slow.calls > int(sys.argv[1]):
+            print("busy", flush=True)
+            time.sleep(60)
+        return super().infer(images)
+
+with patch("lvad_perception.engines.onnx.OnnxEngine", Slow):
+    sys.exit(main(["perception", *sys.argv[2:]]))
+"""
+
+
+class TestSigint:
+    """SIGINT at any moment: status 0 within 2 s."""
+
+    @pytest.fixture
+    def start(self, ros_environment, tiny_model_file):
+        """A function that starts the executable, or ``SLOW`` with so many quick calls."""
+        started = []
+        arguments = ["--ros-args", "-p", f"model:={tiny_model_file}", "-r", "__node:=interrupted"]
+
+        def start(quick_calls=None):
+            code = ["-m", "lvad_perception.node.main"] if quick_calls is None else ["-c", SLOW, str(quick_calls)]
+            process = subprocess.Popen(
+                [sys.executable, *code, *arguments],
+                env={**ros_environment, "PYTHONUNBUFFERED": "1"},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            started.append(process)
+            return process
+
+        yield start
+        for process in started:
+            process.kill()
+            process.wait()
+
+    @pytest.fixture
+    def transit(self, ros, robot, wait_until):
+        """A function that asks the executable for a transition and does not wait for the answer."""
+        from lifecycle_msgs.msg import Transition
+        from lifecycle_msgs.srv import ChangeState
+
+        client = robot.node.create_client(ChangeState, "/interrupted/change_state")
+
+        def transit(transition, *, wait=False):
+            assert client.wait_for_service(timeout_sec=20.0)
+            answer = client.call_async(ChangeState.Request(transition=Transition(id=transition)))
+            if wait:
+                wait_until(answer.done)
+
+        transit.configure, transit.activate = Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE
+        return transit
+
+    def ends(self, process):
+        began_s = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=20)
+        assert process.returncode == 0, output
+        assert time.monotonic() - began_s < 2.0
+        assert "Traceback" not in output
+
+    @pytest.mark.parametrize("delay_s", [0.5, 0.9, 1.5])
+    def test_while_it_starts(self, start, delay_s):
+        process = start()
+        time.sleep(delay_s)
+        self.ends(process)
+
+    def test_while_the_model_loads(self, start, transit):
+        process = start(quick_calls=0)
+        transit(transit.configure)
+        assert "busy" in process.stdout.readline()
+        self.ends(process)
+
+    def test_while_a_frame_is_in_work(self, start, transit, robot, wait_until):
+        from sensor_msgs.msg import Image
+
+        process = start(quick_calls=1)
+        robot.listen("/camera/segmentation", Image)
+        transit(transit.configure, wait=True)
+        transit(transit.activate, wait=True)
+        wait_until(lambda: robot.node.count_publishers("/camera/segmentation"))
+        message = Image(height=2, width=2, encoding="mono8", step=2, data=[0] * 4)
+        busy = threading.Event()
+
+        def read():
+            for line in iter(process.stdout.readline, ""):
+                if "busy" in line:
+                    busy.set()
+                    return
+
+        reading = threading.Thread(target=read)
+        reading.start()
+        for _ in range(200):
+            robot.publish("/camera/image_raw", message)
+            if busy.wait(0.05):
+                break
+        reading.join(5.0)
+        assert busy.is_set()
+        self.ends(process)
