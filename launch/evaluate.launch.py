@@ -8,7 +8,6 @@ Every image is processed: the player waits while the node is behind.
 import tempfile
 from pathlib import Path
 
-import yaml
 from launch.actions import (
     DeclareLaunchArgument,
     EmitEvent,
@@ -36,7 +35,7 @@ ARGUMENTS = [
     DeclareLaunchArgument("rate", default_value="1.0", description="Speed of the player, which waits for the node."),
     DeclareLaunchArgument("params_file", default_value="", description="YAML file with parameters of the node."),
     DeclareLaunchArgument(
-        "parameters", default_value="{}", description="Further parameters of the node as YAML: '{threads: 2}'."
+        "parameters", default_value="", description="Further parameters of the node as YAML: '{threads: 2}'."
     ),
     DeclareLaunchArgument("log_level", default_value="info", description="Least severity that the node logs."),
 ]
@@ -50,19 +49,19 @@ def start(context: LaunchContext) -> list:
     given = {argument.name: LaunchConfiguration(argument.name).perform(context) for argument in ARGUMENTS}
     try:
         playback = plan_playback(Path(given["bag"]).expanduser(), annotated=True)
+        parameters = playback.launch_parameters(given["parameters"])
     except LvadError as err:
         raise RuntimeError(str(err)) from None
     folder = tempfile.TemporaryDirectory()
     qos = Path(folder.name, "qos.yaml")
     playback.write_qos(qos)
-    parameters = playback.node_parameters() | (yaml.safe_load(given["parameters"]) or {})
     perception = IncludeLaunchDescription(
         PythonLaunchDescriptionSource(str(Path(__file__).with_name("camera.launch.py"))),
         launch_arguments={
             "model": given["model"],
             "namespace": playback.namespace,
             "params_file": given["params_file"],
-            "parameters": yaml.safe_dump(parameters, default_flow_style=True, width=float("inf")),
+            "parameters": parameters,
             "log_level": given["log_level"],
         }.items(),
     )

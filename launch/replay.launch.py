@@ -10,7 +10,6 @@ import tempfile
 import time
 from pathlib import Path
 
-import yaml
 from launch.actions import (
     DeclareLaunchArgument,
     ExecuteProcess,
@@ -48,7 +47,7 @@ ARGUMENTS = [
     DeclareLaunchArgument("params_file", default_value="", description="YAML file with parameters of the node."),
     DeclareLaunchArgument(
         "parameters",
-        default_value="{}",
+        default_value="",
         description="Further parameters of the node as YAML: '{lossless: false}' for the newest image only.",
     ),
     DeclareLaunchArgument("log_level", default_value="info", description="Least severity that the node logs."),
@@ -65,19 +64,19 @@ def start(context: LaunchContext) -> list:
     try:
         check_output(output, overwrite=False)
         playback = plan_playback(Path(given["bag"]).expanduser())
+        parameters = playback.launch_parameters(given["parameters"])
     except LvadError as err:
         raise RuntimeError(str(err).replace(" or replace it with --overwrite", "")) from None
     folder = tempfile.TemporaryDirectory()
     qos = Path(folder.name, "qos.yaml")
     playback.write_qos(qos)
-    parameters = playback.node_parameters() | (yaml.safe_load(given["parameters"]) or {})
     perception = IncludeLaunchDescription(
         PythonLaunchDescriptionSource(str(Path(__file__).with_name("camera.launch.py"))),
         launch_arguments={
             "model": given["model"],
             "namespace": playback.namespace,
             "params_file": given["params_file"],
-            "parameters": yaml.safe_dump(parameters, default_flow_style=True, width=float("inf")),
+            "parameters": parameters,
             "log_level": given["log_level"],
         }.items(),
     )

@@ -62,6 +62,7 @@ CONFINED = {
     "diagnostic_msgs": ["lvad_perception/node/"],
     "lifecycle_msgs": ["lvad_perception/node/"],
     "rcl_interfaces": ["lvad_perception/node/"],
+    "rosbag2_interfaces": ["lvad_perception/node/"],
     "builtin_interfaces": ["lvad_perception/node/", "lvad_perception/messages.py"],
     "geometry_msgs": ["lvad_perception/node/", "lvad_perception/messages.py"],
     "sensor_msgs": ["lvad_perception/node/", "lvad_perception/messages.py"],

@@ -26,7 +26,7 @@ def test_package_xml_is_an_ament_python_package_of_this_version() -> None:
 ROS_PACKAGES = (
     *("rclpy", "cv_bridge", "diagnostic_updater", "launch", "launch_ros", "ament_index_python", "rcl_interfaces"),
     *("builtin_interfaces", "diagnostic_msgs", "geometry_msgs", "lifecycle_msgs", "sensor_msgs", "std_msgs"),
-    "vision_msgs",
+    *("vision_msgs", "rosbag2_interfaces"),
 )
 
 

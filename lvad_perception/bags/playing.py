@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from lvad_perception.bags.cameras import Camera, find_cameras
 from lvad_perception.bags.storage import check_path
-from lvad_perception.errors import BagError
+from lvad_perception.errors import BagError, ConfigError
 from lvad_perception.topics import LABEL_INFO, TASK_TOPICS, is_result, listing, side_of
 
 # Nothing is lost between player and subscribers, however slow they are.
@@ -64,6 +64,26 @@ class Playback:
             parameters[f"{name}.image_topic"] = camera.topic
             parameters[f"{name}.transport"] = "compressed" if camera.compressed else "raw"
         return parameters
+
+    def launch_parameters(self, further: str) -> str:
+        """``node_parameters`` and what a person adds to them, as YAML for the argument of camera.launch.py.
+
+        Args:
+            further: YAML mapping, which wins; empty for none.
+
+        Raises:
+            ConfigError: it is not a YAML mapping.
+        """
+        import yaml
+
+        try:
+            added = yaml.safe_load(further) or {}
+        except yaml.YAMLError:
+            added = None
+        if not isinstance(added, dict):
+            raise ConfigError(f"parameters is {further!r}; write it as YAML, like '{{threads: 2}}'")
+        text: str = yaml.safe_dump(self.node_parameters() | added, default_flow_style=True, width=float("inf"))
+        return text
 
     def write_qos(self, path: Path) -> None:
         """Write a file for ``--qos-profile-overrides-path`` of the player and the recorder."""

@@ -223,6 +223,8 @@ def main(args: Sequence[str] | None = None) -> int:
         executor.spin_once(timeout_sec=0.1)
     try:
         metrics = node.finish()
+        if not node.done:
+            get_logger("evaluation").warning("ended before the bag; these are the numbers so far")
         print(metrics.to_text(), flush=True)
         _write_json(node.json_file, metrics)
     except LvadError as err:

@@ -7,7 +7,7 @@ from lvad_perception.bags.convert import from_bdd100k
 from lvad_perception.bags.playing import plan_playback
 from lvad_perception.bags.replay import replay
 from lvad_perception.bags.storage import create_bag
-from lvad_perception.errors import BagError
+from lvad_perception.errors import BagError, ConfigError
 from lvad_perception.messages import image_to_message, make_header, rosbags_types
 from lvad_perception.node.parameters import NodeParameters
 from lvad_perception.perceiver import Perceiver
@@ -62,6 +62,17 @@ def test_the_node_takes_the_parameters(annotated_bag):
     assert [(camera.topic, camera.compressed, camera.reliable) for camera in parameters.cameras] == [
         ("/camera/image_raw/compressed", True, True)
     ]
+
+
+def test_what_a_person_adds_to_the_parameters_wins(annotated_bag):
+    yaml = pytest.importorskip("yaml")
+    playback = plan_playback(annotated_bag)
+    text = playback.launch_parameters("{lossless: false, threads: 2}")
+    assert yaml.safe_load(text) == {**playback.node_parameters(), "lossless": False, "threads": 2}
+    assert yaml.safe_load(playback.launch_parameters("")) == playback.node_parameters()
+    for nonsense in ("half", "{", "[1, 2]"):
+        with pytest.raises(ConfigError, match=re.escape("write it as YAML, like '{threads: 2}'")):
+            playback.launch_parameters(nonsense)
 
 
 def test_earlier_results_are_not_played_again(annotated_bag, tmp_path, make_engine):
