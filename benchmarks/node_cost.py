@@ -113,7 +113,6 @@ def message_costs(size_hw: tuple[int, int], count: int) -> list[Row]:
     from rclpy.serialization import deserialize_message, serialize_message
 
     from lvad_perception.messages import (
-        detections_to_message,
         image_to_message,
         jpeg_to_message,
         make_header,
@@ -121,6 +120,7 @@ def message_costs(size_hw: tuple[int, int], count: int) -> list[Row]:
         ros_types,
     )
     from lvad_perception.node.decoding import decode
+    from lvad_perception.node.detection_messages import DetectionMessages
     from lvad_perception.node.outputs import RESULTS_QOS
     from lvad_perception.overlay import draw_predictions
     from lvad_perception.types import Predictions
@@ -144,8 +144,9 @@ def message_costs(size_hw: tuple[int, int], count: int) -> list[Row]:
         encoded = cv2.imencode(".jpg", cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 90])[1]
         return jpeg_to_message(encoded, header, types=types)
 
+    detection_messages = DetectionMessages(types)
     builders = {
-        "detections": lambda: detections_to_message(boxes, header, types=types),
+        "detections": lambda: detection_messages.build(boxes, header),
         "segmentation": lambda: mask_to_message(predictions.semantic, header, types=types),
         "segmentation/confidence": lambda: mask_to_message(predictions.semantic_confidence, header, types=types),
         "drivable_area": lambda: mask_to_message(predictions.drivable, header, types=types),
@@ -218,17 +219,34 @@ def active_node(model: Path | None, *, jpeg: bool, threads: int) -> Iterator[Any
         node.destroy_node()
 
 
+def timed_callback(node: Any) -> list[float]:
+    """Milliseconds of each call of the image callback from now on; the list grows."""
+    source, times = node._inputs[CAMERA], []
+    deliver = source._deliver
+
+    def timed(message: Any) -> None:
+        began_s = time.perf_counter()
+        deliver(message)
+        times.append(1000 * (time.perf_counter() - began_s))
+
+    source._deliver = timed
+    return times
+
+
 def node_costs(
     model: Path | None, *, size_hw: tuple[int, int], jpeg: bool, outputs: tuple[str, ...], count: int, threads: int
 ) -> dict[str, tuple[float, float]]:
     """Part -> median and 99th percentile in milliseconds, as the node's diagnostics have them; also the round trip."""
     robots = {"camera": CAMERA, "size_hw": size_hw, "jpeg": jpeg, "outputs": outputs}
     with active_node(model, jpeg=jpeg, threads=threads) as node, Robot(**robots) as robot:
+        callback = timed_callback(node)
         robot.one_at_a_time(max(count // 10, 3))
+        callback.clear()
         trips = np.array(robot.one_at_a_time(count)) * 1000
         report = node._health[CAMERA].report()
     parts = {name: (spent[0], spent[1]) for name, spent in report.parts_ms.items()}
     return {
+        "callback": (float(np.median(callback)), float(np.percentile(callback, 99))),
         **parts,
         "whole node": (report.latency_ms[0], report.latency_ms[1]),
         "round trip": (float(np.median(trips)), float(np.percentile(trips, 99))),

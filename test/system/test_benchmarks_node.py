@@ -1,4 +1,4 @@
-"""The soak's verdicts, and a few seconds of it."""
+"""The benchmarks of the node: the soak's verdicts, and a few seconds of each."""
 
 import os
 import subprocess
@@ -60,16 +60,41 @@ def test_too_few_samples_say_nothing():
     assert len(failed(samples(2))) == 4
 
 
-def test_a_few_seconds(ros_environment, tiny_model_file, tmp_path):
-    command = [sys.executable, "-m", "benchmarks.soak", "--model", str(tiny_model_file), "--minutes", "0.04"]
-    command += ["--every", "0.6", "--size", "160x90", "--cameras", "2", "--csv", str(tmp_path / "soak.csv")]
+@pytest.fixture
+def run(ros_environment, tmp_path):
+    """A function that runs a benchmark with arguments in an empty folder."""
     path = f"{ROOT}{os.pathsep}{ros_environment.get('PYTHONPATH', '')}"
-    environment = {**ros_environment, "PYTHONPATH": path}
-    result = subprocess.run(
-        command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
-    )
+
+    def run(name, *arguments):
+        return subprocess.run(
+            [sys.executable, "-m", f"benchmarks.{name}", *arguments],
+            env={**ros_environment, "PYTHONPATH": path},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=90,
+            check=False,
+        )
+
+    return run
+
+
+def test_a_few_seconds_of_soak(run, tiny_model_file, tmp_path):
+    options = ["--minutes", "0.04", "--every", "0.6", "--size", "160x90", "--cameras", "2"]
+    result = run("soak", "--model", str(tiny_model_file), *options)
     assert "| end after SIGINT [s] |" in result.stdout, result.stderr
     lines = (tmp_path / "soak.csv").read_text().splitlines()
     assert lines[0].startswith("seconds,memory_mb,files,threads,input_hz,boxes_hz,masks_hz,latency_ms")
     assert len(lines) >= 4
     assert "Traceback" not in result.stderr
+
+
+def test_what_the_node_costs(run, tiny_model_file):
+    result = run("node_cost", "--model", str(tiny_model_file), "--frames", "3", "--size", "160x90")
+    assert result.returncode == 0, result.stderr
+    rows = [line.split("|")[1].strip() for line in result.stdout.splitlines() if line.startswith("|")]
+    for name in ("detections: build", "segmentation: publish", "overlay/compressed: publish", "JPEG image: decode"):
+        assert rows.count(name) == 1
+    for name in ("callback", "decode", "preprocess", "engine", "postprocess", "publish", "whole node"):
+        assert rows.count(name) == 2  # with an engine that takes no time, and with the model
+    assert rows.count("engine alone, without ROS") == 1
