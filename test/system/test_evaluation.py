@@ -190,7 +190,7 @@ def test_impossible_arguments_are_one_sentence_and_status_2(ros_environment, arg
 class TestNode:
     @pytest.fixture
     def node(self, ros, spin):
-        from lvad_perception.node.evaluation import EvaluationNode
+        from lvad_perception.node.evaluation_node import EvaluationNode
 
         return spin(EvaluationNode())
 

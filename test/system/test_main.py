@@ -10,9 +10,9 @@ import time
 import pytest
 
 
-def run(environment, *arguments):
+def run(environment, *arguments, program="main"):
     return subprocess.run(
-        [sys.executable, "-m", "lvad_perception.node.main", *arguments],
+        [sys.executable, "-m", f"lvad_perception.node.{program}", *arguments],
         env=environment,
         capture_output=True,
         text=True,
@@ -21,13 +21,14 @@ def run(environment, *arguments):
     )
 
 
-def test_missing_dependency_is_one_sentence_and_status_2(tmp_path):
+@pytest.mark.parametrize(("program", "name"), [("main", "perception"), ("evaluation", "evaluation")])
+def test_missing_dependency_is_one_sentence_and_status_2(tmp_path, program, name):
     # An rclpy that lacks its libraries, as one that was built for another Python.
     (tmp_path / "rclpy.py").write_text("raise ImportError('built for another Python', name='rclpy')\n")
-    result = run({**os.environ, "PYTHONPATH": str(tmp_path)})
+    result = run({**os.environ, "PYTHONPATH": str(tmp_path)}, program=program)
     assert result.returncode == 2
     assert result.stderr == (
-        f"perception: rclpy cannot be imported by {sys.executable} (built for another Python); source ROS 2 and "
+        f"{name}: rclpy cannot be imported by {sys.executable} (built for another Python); source ROS 2 and "
         "activate the environment in which the package's dependencies are installed\n"
     )
 
