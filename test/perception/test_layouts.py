@@ -1,6 +1,7 @@
-"""The layouts of viewers, which are not there to be opened: that they load and show topics that exist."""
+"""Configuration of other programs, which are not there to be run: that it loads and names what exists."""
 
 import json
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
@@ -43,3 +44,9 @@ def test_foxglove_shows_the_image_and_every_result_and_the_diagnostics():
     assert values(panels, "topicToRender") == ["/diagnostics"]
     shown = [panel for key in ("first", "second") for panel in values(layout["layout"], key) if isinstance(panel, str)]
     assert sorted(shown) == sorted(panels)
+
+
+def test_the_dds_configuration_asks_for_room_and_takes_what_it_gets():
+    root = ElementTree.parse(CONFIG / "cyclonedds.xml").getroot()
+    size = root.find(".//{https://cdds.io/config}SocketReceiveBufferSize")
+    assert size.attrib == {"max": "10MB"}  # with a "min" nodes would refuse to start where the kernel gives less
