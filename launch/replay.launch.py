@@ -27,10 +27,9 @@ from launch_ros.ros_adapters import get_ros_node
 from rosbag2_interfaces.srv import Resume
 
 from launch import LaunchContext, LaunchDescription
+from lvad_perception.bags.paths import check_output
 from lvad_perception.bags.playing import Playback, plan_playback
-from lvad_perception.bags.storage import check_output
 from lvad_perception.errors import LvadError
-from lvad_perception.node.outputs import RESULTS_QOS
 from lvad_perception.topics import TASK_TOPICS
 
 SETTLE_S = 1.0
@@ -128,9 +127,7 @@ class Results:
                 kind = Detection2DArray if task == "detection" else Image
                 key = (camera.topic, task)
                 # Unparsed: only their number matters.
-                ros.create_subscription(
-                    kind, camera.result(task), lambda _, key=key: self.count(key), RESULTS_QOS, raw=True
-                )
+                ros.create_subscription(kind, camera.result(task), lambda _, key=key: self.count(key), 50, raw=True)
 
     def count(self, key: tuple[str, str]) -> None:
         self.counts[key] = self.counts.get(key, 0) + 1

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from lvad_perception.bags.cameras import Camera, find_cameras
-from lvad_perception.bags.storage import check_path
+from lvad_perception.bags.paths import check_path
 from lvad_perception.errors import BagError, ConfigError
 from lvad_perception.topics import LABEL_INFO, TASK_TOPICS, is_result, listing, side_of
 

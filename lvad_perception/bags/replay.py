@@ -11,7 +11,8 @@ from typing import Any, Final
 from tqdm import tqdm
 
 from lvad_perception.bags.cameras import Camera, find_cameras
-from lvad_perception.bags.storage import BagReader, BagWriter, Storage, check_output, create_bag, open_bag
+from lvad_perception.bags.paths import check_output
+from lvad_perception.bags.storage import BagReader, BagWriter, Storage, create_bag, open_bag
 from lvad_perception.errors import BagError, ImageError, MessageError
 from lvad_perception.messages import (
     Message,

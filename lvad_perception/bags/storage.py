@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from lvad_perception.bags.paths import check_output, check_path
 from lvad_perception.errors import BagError
 from lvad_perception.messages import Message, rosbags_typestore
 from lvad_perception.topics import message_type
@@ -16,7 +17,6 @@ Storage = Literal["mcap", "sqlite3"]
 STORAGES: Final = ("mcap", "sqlite3")
 
 _BAG_VERSION: Final = 9
-_STORAGE_SUFFIXES: Final = (".mcap", ".db3")
 
 
 class BagReader:
@@ -176,37 +176,6 @@ def create_bag(
     finally:
         if workplace is not None:
             shutil.rmtree(workplace, ignore_errors=True)
-
-
-def check_output(path: Path, *, overwrite: bool) -> None:
-    """Raise BagError unless a bag may be created at ``path``; for checks before long work."""
-    if not path.exists():
-        return
-    if not overwrite:
-        raise BagError(f"{path} exists already; choose another name or replace it with --overwrite")
-    if not path.is_dir() or not (_is_bag(path) or not any(path.iterdir())):
-        raise BagError(f"{path} exists and is no bag folder, so it is not replaced; choose another name")
-
-
-def _is_bag(path: Path) -> bool:
-    return (path / "metadata.yaml").is_file() or any(file.suffix in _STORAGE_SUFFIXES for file in path.iterdir())
-
-
-def check_path(path: Path) -> None:
-    """Raise BagError unless a path looks like a bag."""
-    if not path.exists():
-        raise BagError(f"{path} does not exist; name a bag folder or a .mcap or .db3 file")
-    if path.is_file():
-        if path.suffix == ".bag":
-            raise BagError(f"{path} is a ROS 1 bag; convert it with: rosbags-convert --src {path} --dst {path.stem}")
-        if path.suffix not in _STORAGE_SUFFIXES:
-            raise BagError(f"{path} is no bag; name a bag folder or a .mcap or .db3 file")
-        return
-    if not (path / "metadata.yaml").is_file():
-        files = sorted(file for file in path.iterdir() if file.suffix in _STORAGE_SUFFIXES)
-        if files:
-            raise BagError(f"{path} has no metadata.yaml; name the storage file itself: {files[0]}")
-        raise BagError(f"{path} is no bag: it has neither metadata.yaml nor a .mcap or .db3 file; name a bag folder")
 
 
 def _sentence(err: Exception) -> str:

@@ -1,4 +1,6 @@
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -149,3 +151,10 @@ def test_a_single_file_is_refused(annotated_bag):
 def test_missing_bag(tmp_path):
     with pytest.raises(BagError, match="absent does not exist; name a bag folder"):
         plan_playback(tmp_path / "absent")
+
+
+def test_ros2_launch_needs_no_library_of_ours():
+    """Its Python may be another than the node's."""
+    code = "import sys, lvad_perception.bags.playing; print({'numpy', 'cv2', 'rosbags', 'tqdm'} & set(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert result.stdout.strip() == "set()"
