@@ -32,6 +32,9 @@ ARGUMENTS = [
     DeclareLaunchArgument("bag", description="Bag with images and annotation, from lvad-perception bag from-bdd100k."),
     DeclareLaunchArgument("model", description="Model file, .onnx."),
     DeclareLaunchArgument("json", default_value="metrics.json", description="File for the metrics; empty for none."),
+    DeclareLaunchArgument(
+        "topics", default_value="", description="Image topics of the bag, separated by spaces; empty: every camera's."
+    ),
     DeclareLaunchArgument("rate", default_value="1.0", description="Speed of the player, which waits for the node."),
     DeclareLaunchArgument("params_file", default_value="", description="YAML file with parameters of the node."),
     DeclareLaunchArgument(
@@ -48,7 +51,7 @@ def generate_launch_description() -> LaunchDescription:
 def start(context: LaunchContext) -> list:
     given = {argument.name: LaunchConfiguration(argument.name).perform(context) for argument in ARGUMENTS}
     try:
-        playback = plan_playback(Path(given["bag"]).expanduser(), annotated=True)
+        playback = plan_playback(Path(given["bag"]).expanduser(), topics=given["topics"].split(), annotated=True)
         parameters = playback.launch_parameters(given["parameters"])
     except LvadError as err:
         raise RuntimeError(str(err)) from None

@@ -37,6 +37,9 @@ ARGUMENTS = [
     DeclareLaunchArgument("bag", description="Bag folder with images."),
     DeclareLaunchArgument("model", description="Model file, .onnx."),
     DeclareLaunchArgument("output", description="Bag folder to create."),
+    DeclareLaunchArgument(
+        "topics", default_value="", description="Image topics of the bag, separated by spaces; empty: every camera's."
+    ),
     DeclareLaunchArgument("rate", default_value="1.0", description="Speed of the player."),
     DeclareLaunchArgument(
         "drain",
@@ -62,7 +65,7 @@ def start(context: LaunchContext) -> list:
     output = Path(given["output"]).expanduser()
     try:
         check_output(output, overwrite=False)
-        playback = plan_playback(Path(given["bag"]).expanduser())
+        playback = plan_playback(Path(given["bag"]).expanduser(), topics=given["topics"].split())
         parameters = playback.launch_parameters(given["parameters"])
     except LvadError as err:
         raise RuntimeError(str(err).replace(" or replace it with --overwrite", "")) from None

@@ -127,7 +127,7 @@ def plan_playback(bag: Path, *, topics: Collection[str] = (), annotated: bool = 
     if any(not camera.namespace for camera in found) or len(parents) > 1:
         raise BagError(
             f"the images of {bag}, {listing(camera.topic for camera in found)}, are not <camera>/image_raw of "
-            "cameras in one namespace; play it by hand with: ros2 bag play --remap"
+            "cameras in one namespace; name those of one namespace with topics, or use: ros2 bag play --remap"
         )
     for camera in found:
         if camera.compressed and not camera.topic.endswith("/compressed"):

@@ -119,7 +119,7 @@ def test_the_recorder_takes_what_is_played_and_the_results(annotated_bag, tmp_pa
 @pytest.mark.parametrize(
     ("topics", "compressed", "sentence"),
     [
-        (["/image_raw"], False, "/image_raw, are not <camera>/image_raw of cameras in one namespace; play it by hand"),
+        (["/image_raw"], False, "/image_raw, are not <camera>/image_raw of cameras in one namespace; name those of"),
         (["/a/front/image_raw", "/b/rear/image_raw"], False, "are not <camera>/image_raw of cameras in one namespace"),
         (["/front/image"], True, "on /front/image are compressed, but the topic does not end in /compressed"),
     ],
@@ -127,6 +127,13 @@ def test_the_recorder_takes_what_is_played_and_the_results(annotated_bag, tmp_pa
 def test_what_one_node_cannot_take_is_refused(tmp_path, topics, compressed, sentence):
     with pytest.raises(BagError, match=re.escape(sentence)):
         plan_playback(bag_of(tmp_path / "bag", *topics, compressed=compressed))
+
+
+def test_the_cameras_of_one_namespace_can_be_chosen(tmp_path):
+    playback = plan_playback(
+        bag_of(tmp_path / "bag", "/a/front/image_raw", "/b/rear/image_raw"), topics=["/b/rear/image_raw"]
+    )
+    assert (playback.namespace, list(playback.cameras), playback.topics) == ("/b", ["rear"], ("/b/rear/image_raw",))
 
 
 def test_annotation_is_asked_for(tmp_path):

@@ -123,6 +123,7 @@ def test_replay_launch_records_what_replay_writes(package, annotated, without_ro
     ("file", "arguments", "sentence"),
     [
         ("evaluate", {"bag": "/nowhere"}, "/nowhere does not exist; name a bag folder"),
+        ("evaluate", {"topics": "/left/image_raw"}, "has no image topic /left/image_raw; its image topics are /front/"),
         ("evaluate", {"model": "/nowhere.onnx"}, "cannot configure: /nowhere.onnx does not exist"),
         ("replay", {"bag": "/nowhere", "output": "out"}, "/nowhere does not exist; name a bag folder"),
         ("evaluate", {"parameters": "half"}, "parameters is 'half'; write it as YAML, like '{threads: 2}'"),
