@@ -56,9 +56,7 @@ def _add_run(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     )
     parser.add_argument("recipe", type=Path, help="recipe file (YAML)")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override one key of the recipe")
-    parser.add_argument(
-        "--stage", metavar="NAME", help="only teach-TASK, pseudo, adapt, finetune or evaluate"
-    )
+    parser.add_argument("--stage", metavar="NAME", help="only teach-TASK, pseudo, adapt, finetune or evaluate")
     parser.add_argument("--resume", action="store_true", help="continue the run in the output folder")
     parser.add_argument(
         "--overwrite",

@@ -250,12 +250,13 @@ def _make_lists(recipe: Recipe, stages: list[Stage], log: Callable[[str], None])
 
 def _teacher_recipe(base: Recipe, task: str, stage: StageConfig, folder: Path) -> Recipe:
     others = {other: None for other in base.model.tasks if other != task}
-    return _replace(
+    recipe: Recipe = _replace(
         base,
         model=_replace(base.model, language=None, **others),
         train=_stage_settings(base, stage),
         output=str(folder),
     )
+    return recipe
 
 
 def _stage_settings(recipe: Recipe, stage: StageConfig) -> Any:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from lvad_training.model.backbone import Backbone
 from lvad_training.model.prompts import Prompts
 from lvad_training.samples import DetectionOutputs, MaskOutputs, Outputs
 
@@ -31,7 +32,7 @@ class MultiTaskNet(nn.Module):
     def __init__(
         self,
         *,
-        backbone: nn.Module,
+        backbone: Backbone,
         neck: nn.Module,
         detection: nn.Module | None,
         semantic: nn.Module | None,
