@@ -253,7 +253,7 @@ def _teacher_recipe(base: Recipe, task: str, stage: StageConfig, folder: Path) -
     recipe: Recipe = _replace(
         base,
         model=_replace(base.model, language=None, **others),
-        train=_stage_settings(base, stage),
+        train=_replace(_stage_settings(base, stage), prompt_multiplier=1.0),  # it has none: the same for all students
         output=str(folder),
     )
     return recipe
