@@ -98,6 +98,6 @@ def test_interrupting_tells_how_to_go_on(recipe_file, monkeypatch, capsys):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lvad_training.training.train", interrupt)
+    monkeypatch.setattr("lvad_training.stages.train", interrupt)
     assert main(["run", str(recipe_file)]) == 130
     assert "--resume" in capsys.readouterr().err
