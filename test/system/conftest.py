@@ -1,5 +1,6 @@
 """ROS for the tests that need it: a private domain, an executor in a thread, a node that plays camera and listener."""
 
+import gc
 import os
 import sys
 import threading
@@ -29,6 +30,12 @@ def ros_environment():
     return os.environ
 
 
+@pytest.fixture(autouse=True)
+def nothing_lingers():
+    """Frees nodes of earlier tests: a lifecycle node's services answer until the garbage collector finds it."""
+    gc.collect()
+
+
 @pytest.fixture
 def package(ros_environment):
     """The environment of a shell in which the package has been built and sourced."""
@@ -40,7 +47,10 @@ def package(ros_environment):
         pytest.skip("lvad_perception is not built; run the ROS tests with: make ros-test")
     # The node runs with the first python3 on PATH: the one of these tests, which has what it needs.
     path = f"{Path(sys.executable).parent}{os.pathsep}{ros_environment['PATH']}"
-    return {**ros_environment, "PATH": path, "RCUTILS_COLORIZED_OUTPUT": "0", "PYTHONUNBUFFERED": "1"}
+    # A domain of its own: nodes that the tests made in this process, also called perception, must not answer.
+    domain = str(1 + (int(ros_environment["ROS_DOMAIN_ID"]) + 49) % 100)
+    quiet = {"RCUTILS_COLORIZED_OUTPUT": "0", "PYTHONUNBUFFERED": "1"}
+    return {**ros_environment, "PATH": path, "ROS_DOMAIN_ID": domain, **quiet}
 
 
 @pytest.fixture(scope="session")
