@@ -41,6 +41,8 @@ class InstantEngine:
     """Takes no time and finds 100 boxes and masks of all classes."""
 
     description = "no engine"
+    precision = "fp32"
+    device_memory_bytes = None
 
     def __init__(self, network_hw: tuple[int, int] = (384, 640)) -> None:
         self.manifest = Manifest(

@@ -69,6 +69,16 @@ class Perceiver:
         """Runtime, version, device and precision of the engine."""
         return self._engine.description
 
+    @property
+    def precision(self) -> str:
+        """What the engine computes in: "fp32", "fp16", "bf16" or "int8"."""
+        return self._engine.precision
+
+    @property
+    def device_memory_bytes(self) -> int | None:
+        """Memory that the engine holds on a device of its own; None where it works in the memory of the process."""
+        return self._engine.device_memory_bytes
+
     def set_thresholds(
         self, score_threshold: float | None, class_thresholds: Mapping[int, float] | None = None
     ) -> None:

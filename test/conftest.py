@@ -139,6 +139,8 @@ class FakeEngine:
     """The tiny model without ONNX Runtime; it wipes its outputs in the next call, as an engine may."""
 
     description = "fake"
+    precision = "fp32"
+    device_memory_bytes = None
 
     def __init__(self, manifest=None):
         self.manifest = manifest or tiny_manifest()

@@ -19,6 +19,16 @@ class Engine(Protocol):
         """Runtime, version, device and precision, for diagnostics and benchmark tables."""
         ...
 
+    @property
+    def precision(self) -> str:
+        """What it computes in: "fp32", "fp16", "bf16" or "int8"."""
+        ...
+
+    @property
+    def device_memory_bytes(self) -> int | None:
+        """Memory that it holds on a device of its own; None where it works in the memory of the process."""
+        ...
+
     def infer(self, images: UInt8) -> RawOutputs:
         """Run the model.
 

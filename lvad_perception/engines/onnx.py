@@ -72,6 +72,16 @@ class OnnxEngine:
         """Runtime, version, device and threads."""
         return self._description
 
+    @property
+    def precision(self) -> str:
+        """Always "fp32": as it was exported."""
+        return "fp32"
+
+    @property
+    def device_memory_bytes(self) -> None:
+        """None: it works in the memory of the process."""
+        return None
+
     def infer(self, images: UInt8) -> RawOutputs:
         """Run the model on uint8 [N, H, W, 3], RGB, of the manifest's shape; see ``base.Engine``.
 

@@ -35,6 +35,15 @@ class CameraState(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class EngineState:
+    """What is said of the engine; see ``engines.base.Engine``."""
+
+    description: str
+    precision: str
+    device_memory_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """How a camera does: a level of ``DiagnosticStatus`` and one sentence."""
 
@@ -118,7 +127,7 @@ def fill_node(
     verdicts: Mapping[str, Verdict],
     *,
     manifest: Manifest,
-    engine: str,
+    engine: EngineState,
     model: str,
 ) -> DiagnosticStatusWrapper:
     """The status of the node as a whole: the worst camera's level and sentence, the engine, the memory.
@@ -127,7 +136,7 @@ def fill_node(
         status: to be filled.
         verdicts: camera -> its own.
         manifest: of the model.
-        engine: runtime, version, device and precision.
+        engine: what runs the model.
         model: path of the model file.
     """
     bad = {camera: verdict for camera, verdict in verdicts.items() if verdict.level != _OK}
@@ -143,7 +152,10 @@ def fill_node(
     status.add("weights sha256", manifest.weights_sha256)
     status.add("tasks", ", ".join(manifest.classes))
     status.add("network size", f"{width}x{height}, batch {manifest.batch_size}")
-    status.add("engine", engine)
+    status.add("engine", engine.description)
+    status.add("precision", engine.precision)
+    if engine.device_memory_bytes is not None:
+        status.add("memory of the engine's device [MB]", f"{engine.device_memory_bytes / 1e6:.0f}")
     memory = resident_mb()
     if memory is not None:
         status.add("memory of the process [MB]", f"{memory:.0f}")

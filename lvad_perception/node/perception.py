@@ -22,7 +22,15 @@ from lvad_perception.errors import ConfigError, LvadError
 from lvad_perception.messages import Message, ros_types, stamp_ns
 from lvad_perception.node.declaration import DeclaredParameters
 from lvad_perception.node.decoding import prepare_decoding
-from lvad_perception.node.diagnostics import STALE_AFTER_S, CameraState, Verdict, fill_camera, fill_node, judge
+from lvad_perception.node.diagnostics import (
+    STALE_AFTER_S,
+    CameraState,
+    EngineState,
+    Verdict,
+    fill_camera,
+    fill_node,
+    judge,
+)
 from lvad_perception.node.health import CameraHealth
 from lvad_perception.node.inputs import CameraInput
 from lvad_perception.node.mailbox import Mailbox
@@ -287,8 +295,9 @@ class PerceptionNode(LifecycleNode):  # type: ignore[misc]
     def _diagnose_node(self, status: DiagnosticStatusWrapper) -> DiagnosticStatusWrapper:
         assert self._settings is not None
         assert self._perceiver is not None
-        manifest, engine = self._perceiver.manifest, self._perceiver.description
-        return fill_node(status, self._verdicts, manifest=manifest, engine=engine, model=str(self._settings.model))
+        perceiver, model = self._perceiver, str(self._settings.model)
+        engine = EngineState(perceiver.description, perceiver.precision, perceiver.device_memory_bytes)
+        return fill_node(status, self._verdicts, manifest=perceiver.manifest, engine=engine, model=model)
 
     def _min_interval_s(self, camera: str) -> float:
         """As it is now: it can change while frames flow."""

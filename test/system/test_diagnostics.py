@@ -172,13 +172,12 @@ def test_a_camera_shows_its_numbers(ros_environment, health, clock):
 def test_the_node_is_as_bad_as_its_worst_camera_and_says_what_runs(ros_environment, make_manifest):
     from diagnostic_updater import DiagnosticStatusWrapper
 
-    from lvad_perception.node.diagnostics import Verdict, fill_node
+    from lvad_perception.node.diagnostics import EngineState, Verdict, fill_node
 
-    def fill(verdicts):
+    def fill(verdicts, engine=None):
+        engine = engine or EngineState("ONNX Runtime 1, CPU", "fp32")
         manifest = make_manifest(preset="edge")
-        return fill_node(
-            DiagnosticStatusWrapper(), verdicts, manifest=manifest, engine="ONNX Runtime 1, CPU", model="m.onnx"
-        )
+        return fill_node(DiagnosticStatusWrapper(), verdicts, manifest=manifest, engine=engine, model="m.onnx")
 
     fine, bad, worst = Verdict(OK, "fine"), Verdict(WARN, "1 frames skipped"), Verdict(ERROR, "no image")
     status = fill({"front": fine, "rear": worst, "left": bad})
@@ -187,6 +186,10 @@ def test_the_node_is_as_bad_as_its_worst_camera_and_says_what_runs(ros_environme
     values = {value.key: value.value for value in status.values}
     assert (values["architecture"], values["engine"], values["model"]) == ("edge", "ONNX Runtime 1, CPU", "m.onnx")
     assert values["network size"] == "64x48, batch 2"
+    assert values["precision"] == "fp32"
+    assert "memory of the engine's device [MB]" not in values
+    on_gpu = fill({}, EngineState("TensorRT 10.3, Orin", "fp16", 123_400_000))
+    assert {"memory of the engine's device [MB]": "123"}.items() <= {v.key: v.value for v in on_gpu.values}.items()
     assert 1 < float(values["memory of the process [MB]"]) < 1e6
     assert fill({"front": fine, "left": bad}).level == WARN
     assert (fill({"front": fine}).level, fill({"front": fine}).message) == (OK, "all cameras fine")
