@@ -9,7 +9,8 @@ from lvad_perception.errors import ModelFileError, VocabularyMismatchError
 from lvad_perception.types import Size
 
 MANIFEST_KEY: Final = "lvad_manifest"
-MANIFEST_VERSION: Final = 1
+MANIFEST_VERSIONS: Final = (1, 2)
+"""That this package reads. Version 2 has ``camera_hw``; files without it are written as 1, which old packages read."""
 INPUT_NAME: Final = "images"
 OUTPUT_NAMES: Final = {
     "detection": ("boxes", "scores", "labels"),
@@ -23,7 +24,7 @@ class Manifest:
     """Everything that the vehicle must know of a model beside its graph.
 
     Attributes:
-        network_hw: (height, width) of the network input in pixels.
+        network_hw: (height, width) of the network's own input in pixels.
         batch_size: static N of the graph's input ``images`` uint8 [N, H, W, 3].
         max_detections: K, boxes per image.
         classes: task name ("detection", "semantic", "drivable") -> class names in id order; an absent task is absent.
@@ -32,6 +33,8 @@ class Manifest:
         weights_sha256: hash of the trained weights that were exported.
         created_by: package name and version that wrote the file.
         training: free-form facts about the training (steps, data, metrics), for people.
+        camera_hw: (height, width) of the only images that the graph takes: it letterboxes them itself and answers in
+            their pixels. None for a graph that takes letterboxed images and answers in network pixels.
     """
 
     network_hw: Size
@@ -43,6 +46,17 @@ class Manifest:
     weights_sha256: str
     created_by: str
     training: dict[str, Any] = field(default_factory=dict)
+    camera_hw: Size | None = None
+
+    @property
+    def input_hw(self) -> Size:
+        """(height, width) of the graph's input ``images``."""
+        return self.camera_hw or self.network_hw
+
+    @property
+    def output_hw(self) -> Size:
+        """(height, width) of the graph's masks; its boxes are in pixels of such an image."""
+        return self.camera_hw or self.network_hw
 
     @property
     def output_names(self) -> tuple[str, ...]:
@@ -51,7 +65,11 @@ class Manifest:
 
     def to_json(self) -> str:
         """The manifest as JSON text; ``from_json`` reads it back."""
-        return json.dumps({"manifest_version": MANIFEST_VERSION, **asdict(self)}, sort_keys=True)
+        facts = {"manifest_version": 2, **asdict(self)}
+        if self.camera_hw is None:
+            del facts["camera_hw"]
+            facts["manifest_version"] = 1
+        return json.dumps(facts, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str, *, source: str) -> "Manifest":
@@ -70,24 +88,26 @@ class Manifest:
             version = facts.pop("manifest_version")
             known = {item.name for item in fields(cls)}
             facts = {key: value for key, value in facts.items() if key in known}
-            facts["network_hw"] = tuple(int(side) for side in facts["network_hw"])
+            facts["network_hw"] = _size(facts["network_hw"])
+            if facts.get("camera_hw") is not None:
+                facts["camera_hw"] = _size(facts["camera_hw"])
             facts["classes"] = {str(task): tuple(names) for task, names in facts["classes"].items()}
             manifest = cls(**facts)
         except (ValueError, TypeError, KeyError, AttributeError) as err:
             raise ModelFileError(
                 f"{source}: its manifest cannot be read ({err}); export the model again with lvad-train export"
             ) from err
-        if version != MANIFEST_VERSION:
+        if version not in MANIFEST_VERSIONS:
             raise ModelFileError(
-                f"{source}: manifest version {version} is not {MANIFEST_VERSION}; "
+                f"{source}: manifest version {version} is not {' or '.join(map(str, MANIFEST_VERSIONS))}; "
                 f"install the lvad_perception that wrote it ({manifest.created_by}) or export the model again"
             )
         manifest._check(source)
         return manifest
 
     def _check(self, source: str) -> None:
-        height, width = self.network_hw
-        if min(height, width, self.batch_size, self.max_detections) < 1 or not 0 <= self.score_threshold <= 1:
+        sizes = (*self.network_hw, *self.input_hw, self.batch_size, self.max_detections)
+        if min(sizes) < 1 or not 0 <= self.score_threshold <= 1:
             raise ModelFileError(f"{source}: its manifest has impossible sizes; export the model again")
         if not self.classes:
             raise ModelFileError(f"{source}: its manifest names no task; export the model again")
@@ -101,3 +121,8 @@ class Manifest:
                     f"{'has' if expected else 'only knows'} [{wanted}]; "
                     "export the model with this version of the package"
                 )
+
+
+def _size(sides: Any) -> Size:
+    height, width = sides
+    return int(height), int(width)

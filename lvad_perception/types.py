@@ -112,7 +112,7 @@ class Letterbox:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RawOutputs:
-    """The model file's outputs for a batch, in network pixels, named as in the file.
+    """The model file's outputs for a batch, named as in the file, in pixels of the manifest's ``output_hw``.
 
     Attributes:
         boxes: float32 [N, K, 4], xyxy.

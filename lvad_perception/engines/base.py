@@ -33,10 +33,10 @@ class Engine(Protocol):
         """Run the model.
 
         Args:
-            images: uint8 [N, H, W, 3], RGB, N and H x W as in the manifest, C-contiguous.
+            images: uint8 [N, H, W, 3], RGB, N and H x W as the manifest's ``input_hw``, C-contiguous.
 
         Returns:
-            The outputs in network pixels; arrays are valid until the next call.
+            The outputs in pixels of the manifest's ``output_hw``; arrays are valid until the next call.
 
         Raises:
             EngineError: the runtime failed.

@@ -109,7 +109,7 @@ class OnnxEngine:
 
 def _check_graph(session: Any, manifest: Manifest, source: str) -> None:
     """Raise ModelFileError unless inputs and outputs are exactly what the manifest promises."""
-    batch, (height, width), count = manifest.batch_size, manifest.network_hw, manifest.max_detections
+    batch, (height, width), count = manifest.batch_size, manifest.output_hw, manifest.max_detections
     shapes = {
         "boxes": [batch, count, 4],
         "scores": [batch, count],
@@ -118,7 +118,7 @@ def _check_graph(session: Any, manifest: Manifest, source: str) -> None:
         "drivable": [batch, height, width],
         "semantic_confidence": [batch, height, width],
     }
-    expected = {INPUT_NAME: ("tensor(uint8)", [batch, height, width, 3])}
+    expected = {INPUT_NAME: ("tensor(uint8)", [batch, *manifest.input_hw, 3])}
     _check_tensors(session.get_inputs(), expected, "input", source)
     expected = {name: (_OUTPUT_TYPES[name], shapes[name]) for name in manifest.output_names}
     _check_tensors(session.get_outputs(), expected, "output", source)

@@ -43,19 +43,49 @@ def test_a_missing_fact(manifest_facts, key):
 
 
 def test_another_version_names_who_wrote_it(manifest_facts):
-    manifest_facts["manifest_version"] = 2
-    with pytest.raises(ModelFileError, match=r"manifest version 2 is not 1; install the lvad_perception that wrote it"):
+    manifest_facts["manifest_version"] = 3
+    with pytest.raises(ModelFileError, match=r"manifest version 3 is not 1 or 2; install the lvad_perception that"):
         read(manifest_facts)
 
 
 @pytest.mark.parametrize(
     "change",
-    [{"network_hw": [0, 64]}, {"batch_size": 0}, {"max_detections": -1}, {"score_threshold": 1.5}],
+    [
+        {"network_hw": [0, 64]},
+        {"camera_hw": [720, -1]},
+        {"batch_size": 0},
+        {"max_detections": -1},
+        {"score_threshold": 1.5},
+    ],
     ids=lambda change: next(iter(change)),
 )
 def test_impossible_values(manifest_facts, change):
     with pytest.raises(ModelFileError, match="its manifest has impossible sizes; export the model again"):
         read({**manifest_facts, **change})
+
+
+def test_a_graph_takes_and_gives_network_size_unless_made_for_a_camera(make_manifest):
+    plain, fixed = make_manifest(), make_manifest(camera_hw=(72, 128))
+    assert plain.input_hw == plain.output_hw == plain.network_hw
+    assert fixed.input_hw == fixed.output_hw == (72, 128)
+    assert Manifest.from_json(fixed.to_json(), source="x") == fixed
+
+
+def test_only_files_for_a_camera_ask_for_the_newer_version(make_manifest):
+    """Packages that do not know of cameras would take such a file for one of network size."""
+    plain = json.loads(make_manifest().to_json())
+    assert plain["manifest_version"] == 1
+    assert "camera_hw" not in plain
+    assert json.loads(make_manifest(camera_hw=(72, 128)).to_json())["manifest_version"] == 2
+
+
+@pytest.mark.parametrize("size", [None, 5, [5], "wide", [1, 2, 3], ["a", "b"]])
+def test_what_is_no_size(manifest_facts, size):
+    with pytest.raises(ModelFileError, match="its manifest cannot be read"):
+        read({**manifest_facts, "network_hw": size})
+    if size is not None:
+        with pytest.raises(ModelFileError, match="its manifest cannot be read"):
+            read({**manifest_facts, "camera_hw": size})
 
 
 def test_no_task(manifest_facts):
