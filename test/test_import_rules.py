@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS = {
     "lvad_perception": [
         {"types", "vocabulary", "errors"},
-        {"manifest", "images", "pixels", "preprocess", "postprocess", "metrics", "topics", "problems"},
+        {"manifest", "images", "pixels", "preprocess", "postprocess", "metrics", "topics", "problems", "agreement"},
         {"engines", "bdd100k", "messages", "overlay", "video"},
         {"perceiver", "report", "pairing"},
         {"bags", "node"},
@@ -44,6 +44,7 @@ SHARED_WITH_TRAINING = {
     "vocabulary",
     "errors",
     "manifest",
+    "agreement",
     "images",
     "preprocess",
     "postprocess",

@@ -1,0 +1,174 @@
+"""How far two engines' outputs on the same images are apart, and how far each precision may be."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from lvad_perception.errors import EngineError
+from lvad_perception.types import Float32, Int32, RawOutputs
+
+_LABEL_MAPS: Final = ("semantic", "drivable")
+_OUTPUTS: Final = ("boxes", "scores", "labels", "semantic", "drivable", "semantic_confidence")
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """How far outputs of one precision may be from the FP32 outputs of the same model file.
+
+    Attributes:
+        boxes_px: corners of boxes, network pixels.
+        scores: confidences; two boxes are candidates for one another when theirs differ by at most twice as much.
+        masks: least share of equal pixels in the label maps of any batch, in [0, 1].
+        least_score: boxes whose confidence is below it in both outputs are not judged.
+        share: share of the judged boxes that must keep to ``boxes_px`` and ``scores``, in (0, 1].
+    """
+
+    boxes_px: float
+    scores: float
+    masks: float
+    least_score: float = 0.0
+    share: float = 1.0
+
+
+TOLERANCES: Final[Mapping[str, Tolerance]] = MappingProxyType(
+    {
+        # Other kernels only order the sums differently: every box and all but a few pixels on class borders stay.
+        "fp32": Tolerance(boxes_px=1e-2, scores=1e-4, masks=0.999),
+        # 11 significant bits: a coordinate of 640 px is a multiple of 0.5 px, and each refinement starts from the last
+        # one's rounding. Below the published scores the order of nearly equal candidates is left to chance, and so is
+        # which of two nearly equal classes wins for single boxes.
+        "fp16": Tolerance(boxes_px=2.0, scores=0.02, masks=0.99, least_score=0.3, share=0.95),
+        # 8 significant bits: a coordinate of 640 px is a multiple of 4 px wherever it passes through a product.
+        "bf16": Tolerance(boxes_px=6.0, scores=0.05, masks=0.98, least_score=0.3, share=0.95),
+        # 256 levels a tensor, chosen from calibration images: accuracy has to be measured again on the data set;
+        # what these bounds rule out is a calibration that went wrong.
+        "int8": Tolerance(boxes_px=8.0, scores=0.1, masks=0.95, least_score=0.3, share=0.9),
+    }
+)
+"""Precision of an engine ("fp32", "fp16", "bf16", "int8") -> what it must keep to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """The distance between two engines' outputs on the same images.
+
+    Attributes:
+        boxes_px: corner distance, in network pixels, that the tolerance's share of judged boxes keeps to; infinite
+            where a box has no counterpart.
+        scores: difference of confidences, best to best and so on, that the share keeps to.
+        masks: smallest share of equal pixels in the label maps of one batch, in [0, 1].
+        confidence: largest difference of ``semantic_confidence``, in steps of 1 / 255; told, not judged.
+        boxes: how many boxes were judged, counted in both outputs.
+    """
+
+    boxes_px: float
+    scores: float
+    masks: float
+    confidence: int
+    boxes: int
+
+    def within(self, tolerance: Tolerance) -> bool:
+        """Whether it keeps to a tolerance; a value that is no number does not."""
+        return self.boxes_px <= tolerance.boxes_px and self.scores <= tolerance.scores and self.masks >= tolerance.masks
+
+    def to_text(self) -> str:
+        """One line for people."""
+        return (
+            f"{self.boxes} boxes within {self.boxes_px:.3g} px, scores within {self.scores:.2g}, "
+            f"{100 * self.masks:.3f} % of mask pixels equal, confidence within {self.confidence}/255"
+        )
+
+
+def agree(
+    found: Sequence[RawOutputs], wanted: Sequence[RawOutputs], tolerance: Tolerance = TOLERANCES["fp32"]
+) -> Agreement:
+    """Compare two engines' outputs, batch by batch.
+
+    Boxes are compared as sets, since nearly equal scores may come in either order: each box of either side is as far
+    away as the nearest one of the same label and a score within the tolerance's reach on the other. The last boxes may
+    compete with candidates that fell off the list: those within reach of the other side's lowest score are left out.
+
+    Args:
+        found: outputs of the engine that is judged.
+        wanted: outputs of the trusted one, in the same order. Engines reuse their arrays: hand over copies.
+        tolerance: which boxes are candidates for one another, which are judged and what share of them.
+
+    Raises:
+        EngineError: nothing to compare, or outputs of different tasks or shapes.
+    """
+    if not found or len(found) != len(wanted):
+        raise EngineError(
+            f"{len(found)} outputs cannot be compared with {len(wanted)}; run both engines on the same images"
+        )
+    distances: list[Float32] = []
+    differences: list[Float32] = []
+    masks, confidence = 1.0, 0
+    for one, other in zip(found, wanted, strict=True):
+        _check_shapes(one, other)
+        for name in _LABEL_MAPS:
+            if getattr(one, name) is not None:
+                masks = min(masks, float((getattr(one, name) == getattr(other, name)).mean()))
+        if one.semantic_confidence is not None and other.semantic_confidence is not None:
+            steps = one.semantic_confidence.astype(np.int16) - other.semantic_confidence
+            confidence = max(confidence, int(np.abs(steps).max()))
+        if one.scores is not None and other.scores is not None:
+            judged = ~(np.maximum(one.scores, other.scores) < tolerance.least_score)  # NaN is judged
+            differences.append(np.abs(one.scores - other.scores)[judged])
+            for image in range(len(one.scores)):
+                sides = _boxes_of(one, image), _boxes_of(other, image)
+                distances.append(_distances(*sides, tolerance))
+                distances.append(_distances(*sides[::-1], tolerance))
+    corners = np.concatenate(distances) if distances else np.zeros(0)
+    return Agreement(
+        boxes_px=_bound(corners, tolerance.share),
+        scores=_bound(np.concatenate(differences) if differences else np.zeros(0), tolerance.share),
+        masks=masks,
+        confidence=confidence,
+        boxes=len(corners),
+    )
+
+
+_Boxes = tuple[Float32, Float32, Int32]
+"""Boxes [K, 4], scores [K] and labels [K] of one image."""
+
+
+def _boxes_of(outputs: RawOutputs, image: int) -> _Boxes:
+    assert outputs.boxes is not None
+    assert outputs.scores is not None
+    assert outputs.labels is not None
+    return outputs.boxes[image], outputs.scores[image], outputs.labels[image]
+
+
+def _distances(these: _Boxes, those: _Boxes, tolerance: Tolerance) -> Float32:
+    """Largest corner distance from each judged box of ``these`` to its nearest candidate of ``those``, float32 [J]."""
+    boxes, scores, labels = these
+    other_boxes, other_scores, other_labels = those
+    if not len(scores) or not len(other_scores):
+        return np.zeros(0, np.float32)
+    reach = 2 * tolerance.scores
+    judged = ~((scores <= other_scores.min() + reach) | (scores < tolerance.least_score))
+    boxes, scores, labels = boxes[judged], scores[judged], labels[judged]
+    candidates = (labels[:, None] == other_labels) & (np.abs(scores[:, None] - other_scores) <= reach)  # (J, K)
+    apart = np.abs(boxes[:, None] - other_boxes).max(axis=2)  # (J, K)
+    return np.asarray(np.where(candidates, apart, np.inf).min(axis=1), np.float32)
+
+
+def _bound(values: npt.NDArray[Any], share: float) -> float:
+    """The least of the values that ``share`` of them do not exceed; 0 for none, NaN if one is."""
+    if not len(values):
+        return 0.0
+    return float(np.quantile(values, share, method="higher"))
+
+
+def _check_shapes(one: RawOutputs, other: RawOutputs) -> None:
+    for name in _OUTPUTS:
+        shapes = [None if array is None else array.shape for array in (getattr(one, name), getattr(other, name))]
+        if shapes[0] != shapes[1]:
+            raise EngineError(
+                f"output {name} of shape {shapes[0]} cannot be compared with {shapes[1]}; "
+                "compare engines of the same model file"
+            )
