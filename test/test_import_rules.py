@@ -22,6 +22,7 @@ LAYERS = {
         {"perceiver", "report", "pairing"},
         {"bags", "node"},
         {"benchmark"},
+        {"commands"},
         {"cli"},
     ],
     "lvad_training": [

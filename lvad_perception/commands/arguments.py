@@ -1,0 +1,61 @@
+"""What several commands share: the model's options, opening it, sizes, and files of results."""
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from lvad_perception.errors import ConfigError
+
+MODEL_HELP: Final = "model file (.onnx)"
+
+
+def add_command(
+    group: Any, name: str, run: Callable[[argparse.Namespace], None], description: str
+) -> argparse.ArgumentParser:
+    """Add a command to a group of argparse's sub-parsers; ``run`` gets the parsed arguments."""
+    command: argparse.ArgumentParser = group.add_parser(
+        name, help=description, description=description[0].upper() + description[1:] + "."
+    )
+    command.set_defaults(run=run)
+    return command
+
+
+def add_model(command: argparse.ArgumentParser, *, required: bool) -> None:
+    """Add the options that ``open_perceiver`` reads."""
+    command.add_argument("--model", type=Path, required=required, metavar="FILE", help=MODEL_HELP)
+    command.add_argument("--threads", type=int, metavar="N", help="CPU threads of the model (default: one per core)")
+
+
+def open_perceiver(arguments: argparse.Namespace, *, default_threshold: float | None) -> Any:
+    """The ``Perceiver`` that the options ask for; ``default_threshold`` where there is no ``--score-threshold``."""
+    from lvad_perception.engines import open_engine
+    from lvad_perception.perceiver import Perceiver
+
+    threshold = getattr(arguments, "score_threshold", None)
+    engine = open_engine(arguments.model, threads=arguments.threads)
+    return Perceiver(engine, score_threshold=default_threshold if threshold is None else threshold)
+
+
+def size_wh(text: str) -> tuple[int, int]:
+    """ "1280x720" -> (1280, 720), for argparse."""
+    width, _, height = text.partition("x")
+    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; write it as 1280x720")
+    return int(width), int(height)
+
+
+def write_json(path: Path | None, facts: dict[str, Any]) -> None:
+    """Write the facts where ``--json`` says; nowhere when None. Raises ConfigError."""
+    if path is not None:
+        write_text(path, json.dumps(facts, indent=2) + "\n", option="--json")
+
+
+def write_text(path: Path, text: str, *, option: str) -> None:
+    """Write a file that an option named, with its folders. Raises ConfigError."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as err:
+        raise ConfigError(f"{path} cannot be written ({err.strerror}); choose another file for {option}") from err
