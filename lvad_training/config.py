@@ -194,6 +194,11 @@ def _stages_faults(recipe: Recipe) -> Iterator[tuple[bool, str]]:
     )
     yield data.pseudo is not None and stages.teach is not None, "stages.teach makes its own data.pseudo; leave it out"
     pseudo = stages.pseudo
-    shares = [pseudo.mask_confidence, *pseudo.mask_confidences.values(), *pseudo.box_scores.values()]
+    shares = [
+        pseudo.ignored_score,
+        pseudo.mask_confidence,
+        *pseudo.mask_confidences.values(),
+        *pseudo.box_scores.values(),
+    ]
     shares += [] if pseudo.box_score == "auto" else [pseudo.box_score]
     yield any(not 0 <= share <= 1 for share in shares), "thresholds of stages.pseudo must be between 0 and 1"

@@ -211,13 +211,15 @@ class PseudoConfig(Section, frozen=True):
     """What of a teacher's predictions becomes a label.
 
     ``box_score``: smallest score of a box; "auto" takes per class the score with the best F1 on the teacher's own
-    training images. ``box_scores``: by class name, before ``box_score``. ``mask_confidence``: smallest share of the
-    winning class of a pixel; below it the pixel is left unlabelled (255). ``mask_confidences``: by class name, before
-    it.
+    training images. ``box_scores``: by class name, before ``box_score``. ``ignored_score``: a box that reaches this
+    score without becoming a label is ignored, neither label nor background; 1 ignores none. ``mask_confidence``:
+    smallest share of the winning class of a pixel; below it the pixel is left unlabelled (255).
+    ``mask_confidences``: by class name, before it.
     """
 
     box_score: float | Literal["auto"] = "auto"
     box_scores: dict[str, float] = {}
+    ignored_score: float = 0.1
     mask_confidence: float = 0.5
     mask_confidences: dict[str, float] = {}
 

@@ -17,12 +17,17 @@ class Targets:
         labels: int64 [N], indices into ``vocabulary.DETECTION.names``; None exactly when ``boxes_xyxy`` is.
         semantic: uint8 [H, W], train ids, 255 where unknown.
         drivable: uint8 [H, W], drivable ids, 255 where unknown.
+        ignored_xyxy: float32 [M, 4], like ``boxes_xyxy``: crowds, and what a teacher is not sure of. A box found there
+            is neither wanted nor wrong. None when there are none.
+        ignored_labels: int64 [M], their classes; None exactly when ``ignored_xyxy`` is.
     """
 
     boxes_xyxy: Tensor | None
     labels: Tensor | None
     semantic: Tensor | None
     drivable: Tensor | None
+    ignored_xyxy: Tensor | None = None
+    ignored_labels: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -20,7 +20,7 @@ from torchvision.transforms.v2 import functional as F
 
 from lvad_perception.errors import ConfigError
 from lvad_perception.preprocess import PAD_VALUE, fit_letterbox, resize_image
-from lvad_perception.types import Size, Truth, TruthBoxes, UInt8
+from lvad_perception.types import Bool, Size, Truth, TruthBoxes, UInt8
 from lvad_perception.vocabulary import UNLABELED
 from lvad_training.samples import Targets
 
@@ -115,12 +115,15 @@ class TrainingTransform:
             None if mask is None else finish(_resized_mask(_cut(mask, place), place.resized_hw), UNLABELED)
             for mask in (truth.semantic, truth.drivable)
         )
-        boxes_xyxy = labels = None
+        boxes_xyxy = labels = ignored_xyxy = ignored_labels = None
         if truth.boxes is not None:
-            windowed, labels = _boxes_in_window(truth.boxes, truth.size_hw, place)
             limit = torch.tensor(self.network_hw[::-1] * 2)
+            windowed, labels = _boxes_in_window(truth.boxes, ~truth.boxes.crowd, truth.size_hw, place)
             boxes_xyxy = finish(windowed, 0).clamp(min=0).minimum(limit)  # rounding may leave the image by 1e-5 px
-        return tensor, Targets(boxes_xyxy, labels, semantic, drivable)
+            if truth.boxes.crowd.any():
+                windowed, ignored_labels = _boxes_in_window(truth.boxes, truth.boxes.crowd, truth.size_hw, place)
+                ignored_xyxy = finish(windowed, 0).clamp(min=0).minimum(limit)
+        return tensor, Targets(boxes_xyxy, labels, semantic, drivable, ignored_xyxy, ignored_labels)
 
     def _draw_placement(self, source_hw: Size, rng: np.random.Generator) -> _Placement:
         """Choose window, size, padding and mirroring; the window has whole source pixels, so that it is a view."""
@@ -171,14 +174,13 @@ def _resized_mask(mask: UInt8, size_hw: Size) -> tv_tensors.Mask:
 
 
 def _boxes_in_window(
-    truth: TruthBoxes, source_hw: Size, place: _Placement
+    truth: TruthBoxes, chosen: Bool, source_hw: Size, place: _Placement
 ) -> tuple[tv_tensors.BoundingBoxes, torch.Tensor]:
-    """Boxes that remain targets, in pixels of the resized window, and their labels as int64 [N]."""
-    target = ~truth.crowd
+    """Those of the chosen boxes that remain, in pixels of the resized window, and their labels as int64 [N]."""
     boxes = tv_tensors.BoundingBoxes(
-        torch.from_numpy(truth.boxes_xyxy[target]).reshape(-1, 4), format="XYXY", canvas_size=source_hw
+        torch.from_numpy(truth.boxes_xyxy[chosen]).reshape(-1, 4), format="XYXY", canvas_size=source_hw
     )
-    labels = torch.from_numpy(truth.labels[target].astype(np.int64))
+    labels = torch.from_numpy(truth.labels[chosen].astype(np.int64))
     cropped = F.crop(boxes, place.row, place.column, *place.window_hw)  # clipped to the window
     resized = F.resize(cropped, list(place.resized_hw))
     sides = (resized[:, 2:] - resized[:, :2]).as_subclass(torch.Tensor)

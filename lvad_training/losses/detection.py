@@ -11,6 +11,8 @@ from lvad_training.losses.matcher import match
 from lvad_training.samples import DetectionOutputs, Targets
 
 ALPHA, GAMMA = 0.25, 2.0
+INSIDE = 0.5
+"""A box with at least this share of its area inside an ignored box of a class is no evidence against that class."""
 
 
 class DetectionCriterion(nn.Module):
@@ -55,6 +57,7 @@ class DetectionCriterion(nn.Module):
         counts = [len(part) for part in labels]
         padded_boxes = nn.utils.rnn.pad_sequence(boxes, batch_first=True)  # (B, T, 4)
         padded_labels = nn.utils.rnn.pad_sequence(labels, batch_first=True)  # (B, T)
+        ignored = _ignored([targets[index] for index in keep], device)
         unit = padded_boxes.new_tensor([size_hw[1], size_hw[0]] * 2)
         terms = {"box_class": [], "box_l1": [], "box_giou": []}  # type: dict[str, list[Tensor]]
         last = len(outputs.logits) - 1
@@ -67,7 +70,10 @@ class DetectionCriterion(nn.Module):
             count = max(1, len(image))
             wanted = torch.zeros_like(logits)
             wanted[image, query, padded_labels[image, truth]] = 1
-            focal = sigmoid_focal_loss(logits, wanted, ALPHA, GAMMA, reduction="sum") / count
+            focal = sigmoid_focal_loss(logits, wanted, ALPHA, GAMMA, reduction="none")
+            if ignored is not None:
+                focal = focal.masked_fill(_excused(predicted.detach(), *ignored, logits.shape[2]) & (wanted == 0), 0)
+            focal = focal.sum() / count
             matched, goal = predicted[image, query], padded_boxes[image, truth]
             terms["box_class"].append(self.class_weight * focal)
             terms["box_l1"].append(self.l1_weight * ((matched - goal) / unit).abs().sum() / count)
@@ -88,6 +94,30 @@ class DetectionCriterion(nn.Module):
         l1_cost = torch.cdist(predicted / unit, boxes / unit, p=1)
         giou_cost = -pairwise_giou(predicted, boxes)
         return self.class_weight * class_cost + self.l1_weight * l1_cost + self.giou_weight * giou_cost
+
+
+def _ignored(targets: Sequence[Targets], device: torch.device) -> tuple[Tensor, Tensor] | None:
+    """Ignored boxes [B, I, 4] and their labels [B, I], padded with empty boxes; None when no image has any."""
+    if all(target.ignored_xyxy is None for target in targets):
+        return None
+    boxes = [target.ignored_xyxy if target.ignored_xyxy is not None else torch.zeros((0, 4)) for target in targets]
+    labels = [
+        target.ignored_labels if target.ignored_labels is not None else torch.zeros(0, dtype=torch.int64)
+        for target in targets
+    ]
+    return (
+        nn.utils.rnn.pad_sequence(boxes, batch_first=True).to(device),
+        nn.utils.rnn.pad_sequence(labels, batch_first=True).to(device),
+    )
+
+
+def _excused(predicted: Tensor, boxes: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """bool [B, Q, C]: which predicted boxes [B, Q, 4] lie inside an ignored box of each class, as COCO's crowds do."""
+    a, b = predicted[:, :, None], boxes[:, None]  # (B, Q, 1, 4), (B, 1, I, 4)
+    overlap = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0).prod(-1)
+    area = (predicted[..., 2:] - predicted[..., :2]).prod(-1).clamp(min=1e-6)
+    inside = (overlap / area[:, :, None] >= INSIDE).float()  # (B, Q, I)
+    return inside @ functional.one_hot(labels, classes).float() > 0
 
 
 def pairwise_giou(first: Tensor, second: Tensor) -> Tensor:

@@ -162,22 +162,24 @@ class LabelFolder:
                 ) from err
 
 
-def detection_entry(image: str, boxes: Detections) -> bytes:
+def detection_entry(image: str, boxes: Detections, ignored: Detections) -> bytes:
     """One frame's det_20 entry as JSON, boxes with their scores; corners to 1/100 pixel, scores to four digits.
 
     Args:
         image: file name of the image.
         boxes: in continuous pixels; what has no area after rounding is left out.
+        ignored: boxes that are neither labels nor background, likewise; they get the attribute "crowd".
     """
     labels: list[dict[str, Any]] = []
-    for (x1, y1, x2, y2), score, label in zip(
-        boxes.boxes_xyxy.astype(float).round(2).tolist(), boxes.scores.tolist(), boxes.labels.tolist(), strict=True
-    ):
-        if x2 > x1 and y2 > y1:
-            # det_20 names the last pixel inside the box.
-            corners = {"x1": x1, "y1": y1, "x2": round(x2 - 1, 2), "y2": round(y2 - 1, 2)}
-            category = DETECTION.names[label]
-            labels.append({"id": str(len(labels)), "category": category, "score": round(score, 4), "box2d": corners})
+    for found, attributes in ((boxes, {}), (ignored, {"attributes": {"crowd": True}})):
+        for (x1, y1, x2, y2), score, label in zip(
+            found.boxes_xyxy.astype(float).round(2).tolist(), found.scores.tolist(), found.labels.tolist(), strict=True
+        ):
+            if x2 > x1 and y2 > y1:
+                # det_20 names the last pixel inside the box.
+                corners = {"x1": x1, "y1": y1, "x2": round(x2 - 1, 2), "y2": round(y2 - 1, 2)}
+                facts = {"category": DETECTION.names[label], "score": round(score, 4), "box2d": corners, **attributes}
+                labels.append({"id": str(len(labels)), **facts})
     return msgspec.json.encode({"name": image, "labels": labels})
 
 

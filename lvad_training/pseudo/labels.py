@@ -25,6 +25,7 @@ from lvad_training.pseudo.selection import (
     auto_thresholds,
     box_thresholds,
     check_names,
+    ignored_boxes,
     mask_thresholds,
     needs_auto,
     select_boxes,
@@ -34,7 +35,7 @@ from lvad_training.pseudo.teachers import Processes, Teacher, ask
 from lvad_training.recipe import PseudoConfig
 from lvad_training.samples import ConfidentPredictions
 
-_FORMAT: Final = 1
+_FORMAT: Final = 2
 
 
 class _Labelled(Record, frozen=True):
@@ -107,7 +108,7 @@ def write_pseudo_labels(
                     teacher,
                     teacher.frames,
                     _label_journal(place, teacher),
-                    partial(_label, teacher.task, thresholds[teacher.task], place, process),
+                    partial(_label, teacher.task, thresholds[teacher.task], config.ignored_score, place, process),
                     f"pseudo-label {teacher.task}",
                     us,
                     split,
@@ -201,6 +202,7 @@ def _matches(record: _Matched) -> Matches:
 def _label(
     task: str,
     thresholds: Mapping[str, float],
+    ignored_score: float,
     place: LabelFolder,
     process: int,
     frame: int,
@@ -212,7 +214,8 @@ def _label(
         assert found.detections is not None
         boxes = select_boxes(found.detections, thresholds)
         tally = tally_boxes(boxes, split.boxes(frame, found.size_hw), DETECTION)
-        return _Labelled(found.name, tally, msgspec.Raw(detection_entry(split.image_path(frame).name, boxes)))
+        unsure = ignored_boxes(found.detections, thresholds, ignored_score)
+        return _Labelled(found.name, tally, msgspec.Raw(detection_entry(split.image_path(frame).name, boxes, unsure)))
     semantic = task == "semantic"
     label_map = found.semantic if semantic else found.drivable
     confidence = found.semantic_confidence if semantic else found.drivable_confidence

@@ -59,8 +59,7 @@ def auto_thresholds(matches: Iterable[Matches]) -> dict[str, float]:
     """Per class the score at which keeping all boxes from there on has the best F1, between 0.05 and 0.95.
 
     Of equal scores' F1 the highest threshold wins. A class that the images do not have, or that the teacher never finds
-    with such a score, is left out: a teacher that misses a class on images that it learned would only add noise. Its
-    objects are then background in the pseudo labels, as they are for that teacher.
+    with such a score, is left out: a teacher that misses a class on images that it learned would only add noise.
 
     Args:
         matches: of all images, made on images that the teacher was trained on.
@@ -99,6 +98,16 @@ def select_boxes(detections: Detections, thresholds: Mapping[str, float]) -> Det
     """The boxes whose score reaches the threshold of their class, in their order."""
     smallest = np.array([thresholds.get(name, math.inf) for name in DETECTION.names], np.float32)
     keep = detections.scores >= smallest[detections.labels]
+    return Detections(detections.boxes_xyxy[keep], detections.scores[keep], detections.labels[keep])
+
+
+def ignored_boxes(detections: Detections, thresholds: Mapping[str, float], ignored_score: float) -> Detections:
+    """The boxes that are no labels by :func:`select_boxes`, and yet score at least ``ignored_score``, in their order.
+
+    The teacher is not sure of them: to take them for background would teach its misses.
+    """
+    smallest = np.array([thresholds.get(name, math.inf) for name in DETECTION.names], np.float32)
+    keep = (detections.scores < smallest[detections.labels]) & (detections.scores >= ignored_score)
     return Detections(detections.boxes_xyxy[keep], detections.scores[keep], detections.labels[keep])
 
 

@@ -71,6 +71,28 @@ def test_an_image_without_objects_teaches_that_there_are_none():
     assert terms["box_l1"] == terms["box_giou"] == 0
 
 
+def test_a_box_inside_an_ignored_one_is_no_evidence_against_its_class():
+    criterion = DetectionCriterion(class_weight=2, l1_weight=5, giou_weight=2)
+    boxes = torch.tensor([[2.0, 3.0, 12.0, 20.0], [30.0, 10.0, 60.0, 50.0], [70.0, 10.0, 80.0, 50.0]])
+    crowd = torch.tensor([[25.0, 5.0, 66.0, 55.0]])
+
+    def class_loss(said, ignored=None, label=0):
+        outputs = detection_outputs(boxes, said)
+        labels = None if ignored is None else torch.tensor([label])
+        targets = [Targets(boxes[:1], torch.tensor([2]), None, None, ignored, labels)]
+        plain = Targets(boxes[:1], torch.tensor([2]), None, None)
+        batch = DetectionOutputs(outputs.logits.repeat(1, 2, 1, 1), outputs.boxes_xyxy.repeat(1, 2, 1, 1))
+        return float(criterion(batch, [*targets, plain], (64, 96))["box_class"])
+
+    wrong = class_loss([2, 0])  # the second box is wrong in both images
+    assert wrong > 4
+    assert class_loss([2, 0], crowd) == pytest.approx(wrong / 2, rel=1e-3)
+    assert class_loss([2, 0], crowd, label=1) == wrong  # it is of another class
+    assert class_loss([2, 0], crowd + torch.tensor([25.0, 0, 25.0, 0])) == wrong  # too little of the box is inside
+    assert class_loss([2], crowd) < 1e-3
+    assert class_loss([3], boxes[:1], label=2) == class_loss([3])  # what is wanted is wanted all the same
+
+
 def mask_criterion(**changes):
     settings = {"class_weight": 1, "focal_weight": 20, "dice_weight": 1, "no_object": 0.1, "pixel_weight": 1}
     return MaskCriterion(prefix="semantic", classes=3, **{**settings, **changes})

@@ -21,7 +21,13 @@ from lvad_training.recipe import PseudoConfig
 from lvad_training.samples import ConfidentPredictions
 
 FRAMES = 12
-CONFIG = PseudoConfig(box_score=0.4, box_scores={"truck": 0.8}, mask_confidence=0.4, mask_confidences={"direct": 0.7})
+CONFIG = PseudoConfig(
+    box_score=0.4,
+    box_scores={"truck": 0.8},
+    ignored_score=0.2,
+    mask_confidence=0.4,
+    mask_confidences={"direct": 0.7},
+)
 ALL = tuple(range(FRAMES))
 
 
@@ -112,20 +118,24 @@ class TestTheFolder:
 
     def test_its_labels_are_what_the_teacher_is_sure_of(self, source, uninterrupted):
         split = open_split(uninterrupted[0], "train")
-        kept = 0
+        kept = ignored = 0
         for i in range(FRAMES):
             said, truth = say(source, i), split.truth(i, (72, 96))
             smallest = np.where(said.detections.labels == DETECTION.index("truck"), 0.8, 0.4)
             sure = said.detections.scores >= smallest
-            np.testing.assert_array_equal(truth.boxes.boxes_xyxy, said.detections.boxes_xyxy[sure])
-            np.testing.assert_array_equal(truth.boxes.labels, said.detections.labels[sure])
-            assert not truth.boxes.crowd.any()
+            label = ~truth.boxes.crowd
+            np.testing.assert_array_equal(truth.boxes.boxes_xyxy[label], said.detections.boxes_xyxy[sure])
+            np.testing.assert_array_equal(truth.boxes.labels[label], said.detections.labels[sure])
+            unsure = ~sure & (said.detections.scores >= 0.2)
+            np.testing.assert_array_equal(truth.boxes.boxes_xyxy[~label], said.detections.boxes_xyxy[unsure])
+            np.testing.assert_array_equal(truth.boxes.labels[~label], said.detections.labels[unsure])
+            ignored += int(unsure.sum())
             sure = said.semantic_confidence >= 102
             np.testing.assert_array_equal(truth.semantic, np.where(sure, said.semantic, UNLABELED))
             sure = said.drivable_confidence >= np.where(said.drivable == 0, 179, 102)
             np.testing.assert_array_equal(truth.drivable, np.where(sure, said.drivable, UNLABELED))
-            kept += len(truth.boxes)
-        assert 0 < kept < 4 * FRAMES
+            kept += int(label.sum())
+        assert 0 < kept < kept + ignored < 4 * FRAMES
 
     def test_det_20_has_categories_and_scores(self, source, uninterrupted):
         entries = json.loads((uninterrupted[0] / "labels/det_20/det_train.json").read_text())

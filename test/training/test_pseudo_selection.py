@@ -13,6 +13,7 @@ from lvad_training.pseudo.selection import (
     auto_thresholds,
     box_thresholds,
     check_names,
+    ignored_boxes,
     mask_thresholds,
     needs_auto,
     select_boxes,
@@ -149,6 +150,13 @@ class TestSelection:
         assert kept.boxes_xyxy[:, 0].tolist() == [0, 2]
         assert kept.labels.tolist() == [CAR, CAR]
         assert len(select_boxes(found, {})) == 0
+
+    def test_boxes_that_nearly_pass_are_ignored_and_so_are_those_of_classes_without_threshold(self):
+        found = detections((0, 0.9, CAR), (1, 0.5, BUS), (2, 0.49, CAR), (3, 0.2, CAR), (4, 0.1, CAR), (5, 0.19, BUS))
+        unsure = ignored_boxes(found, {"car": 0.5}, 0.2)
+        assert unsure.boxes_xyxy[:, 0].tolist() == [1, 2, 3]
+        assert unsure.labels.tolist() == [BUS, CAR, CAR]
+        assert len(ignored_boxes(found, {"car": 0.5}, 1)) == 0
 
     def test_every_box_that_made_a_threshold_passes_it(self):
         score = float(np.float32(0.123456789))

@@ -151,6 +151,20 @@ def test_crowds_are_no_targets():
     _, targets = TrainingTransform.without_augmentation((60, 80))(image, truth, np.random.default_rng(0))
     assert targets.boxes_xyxy.shape == (0, 4)
     assert (targets.semantic == 13).any()
+    torch.testing.assert_close(targets.ignored_xyxy, torch.tensor([[10.0, 10.0, 50.0, 40.0]]))
+    assert targets.ignored_labels.tolist() == [2]
+
+
+def test_crowds_move_with_the_image():
+    image, truth = rectangle_scene((60, 80), (10, 10, 50, 40), crowd=True)
+    _, same = rectangle_scene((60, 80), (10, 10, 50, 40))
+    transform = TrainingTransform(network_hw=(96, 128), flip=0.5, scale=(0.7, 1.5), crop=True, color=0)
+    for seed in range(8):
+        _, targets = transform(image, truth, np.random.default_rng(seed))
+        _, wanted = transform(image, same, np.random.default_rng(seed))
+        torch.testing.assert_close(targets.ignored_xyxy, wanted.boxes_xyxy)
+        assert wanted.ignored_xyxy is None
+        assert wanted.ignored_labels is None
 
 
 def test_a_box_that_the_crop_leaves_too_little_of_is_dropped():
