@@ -1,7 +1,7 @@
 """How far two engines' outputs on the same images are apart, and how far each precision may be."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -94,7 +94,7 @@ def agree(
 
     Args:
         found: outputs of the engine that is judged.
-        wanted: outputs of the trusted one, in the same order. Engines reuse their arrays: hand over copies.
+        wanted: outputs of the trusted one, in the same order. Engines reuse their arrays: hand over ``copied``.
         tolerance: which boxes are candidates for one another, which are judged and what share of them.
 
     Raises:
@@ -130,6 +130,12 @@ def agree(
         confidence=confidence,
         boxes=len(corners),
     )
+
+
+def copied(outputs: RawOutputs) -> RawOutputs:
+    """Outputs that the engine's next call does not overwrite."""
+    arrays = {name: array.copy() for name in _OUTPUTS if (array := getattr(outputs, name)) is not None}
+    return replace(outputs, **arrays)
 
 
 _Boxes = tuple[Float32, Float32, Int32]

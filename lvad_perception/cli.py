@@ -11,6 +11,7 @@ from typing import Final
 
 from lvad_perception import __version__
 from lvad_perception.commands.bags import add_bag_commands
+from lvad_perception.commands.bench import add_bench
 from lvad_perception.commands.models import add_model_commands
 from lvad_perception.errors import LvadError
 
@@ -62,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"lvad-perception {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     add_bag_commands(commands)
+    add_bench(commands)
     add_model_commands(commands)
     return parser
 

@@ -2,10 +2,12 @@
 
 import argparse
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+from lvad_perception.engines import PRECISIONS, RUNTIMES, Engine, open_engine
 from lvad_perception.errors import ConfigError
 
 MODEL_HELP: Final = "model file (.onnx)"
@@ -26,16 +28,35 @@ def add_model(command: argparse.ArgumentParser, *, required: bool) -> None:
     """Add the options that ``open_perceiver`` reads."""
     command.add_argument("--model", type=Path, required=required, metavar="FILE", help=MODEL_HELP)
     command.add_argument("--threads", type=int, metavar="N", help="CPU threads of the model (default: one per core)")
+    command.add_argument(
+        "--runtime",
+        choices=RUNTIMES,
+        help="what runs an .onnx file (default: onnxruntime, for the same numbers everywhere; auto: the fastest that "
+        "agrees with it)",
+    )
+    command.add_argument(
+        "--precision", choices=PRECISIONS, help="what to compute in (default: what the file was written in)"
+    )
 
 
 def open_perceiver(arguments: argparse.Namespace, *, default_threshold: float | None) -> Any:
     """The ``Perceiver`` that the options ask for; ``default_threshold`` where there is no ``--score-threshold``."""
-    from lvad_perception.engines import open_engine
     from lvad_perception.perceiver import Perceiver
 
     threshold = getattr(arguments, "score_threshold", None)
-    engine = open_engine(arguments.model, threads=arguments.threads)
+    engine = open_model(arguments, arguments.model)
     return Perceiver(engine, score_threshold=default_threshold if threshold is None else threshold)
+
+
+def open_model(arguments: argparse.Namespace, path: Path) -> Engine:
+    """A model file with the options of ``add_model``; what ``auto`` chose goes to standard error."""
+    return open_engine(
+        path,
+        threads=arguments.threads,
+        runtime=arguments.runtime,
+        precision=arguments.precision,
+        say=lambda sentence: print(sentence, file=sys.stderr),
+    )
 
 
 def size_wh(text: str) -> tuple[int, int]:

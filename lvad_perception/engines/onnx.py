@@ -1,66 +1,65 @@
-"""ONNX Runtime on the CPU."""
+"""ONNX Runtime: on the CPU, or with its CUDA or TensorRT execution provider where those are installed."""
 
-import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from lvad_perception.engines.base import usable_cores
+from lvad_perception.engines.graph import OUTPUT_TYPES, REMEDY, Tensors, check_graph, first_line
 from lvad_perception.errors import EngineError, MissingDependencyError, ModelFileError
 from lvad_perception.manifest import INPUT_NAME, MANIFEST_KEY, Manifest
 from lvad_perception.types import RawOutputs, UInt8
 
-_REMEDY: Final = "export the model again with lvad-train export"
-_OUTPUT_TYPES: Final = {
-    "boxes": "tensor(float)",
-    "scores": "tensor(float)",
-    "labels": "tensor(int32)",
-    "semantic": "tensor(uint8)",
-    "drivable": "tensor(uint8)",
-    "semantic_confidence": "tensor(uint8)",
+PRECISION_KEY: Final = "lvad_precision"
+"""Metadata of a file that is not FP32: its precision."""
+
+_PROVIDERS: Final[Mapping[str, str]] = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
 }
+_ELEMENT_TYPES: Final = {"float": "float32", "double": "float64"}  # the others are called as in numpy
 _ERROR_LEVEL: Final = 3  # of ONNX Runtime's own log: what matters comes as an exception
 
 
 class OnnxEngine:
     """A model file in an ONNX Runtime session; meets ``base.Engine``."""
 
-    def __init__(self, path: Path, *, threads: int | None = None) -> None:
+    def __init__(
+        self, path: Path, *, threads: int | None = None, provider: str = "cpu", precision: str | None = None
+    ) -> None:
         """Load and check a model file.
 
         Args:
             path: an ``.onnx`` file with a manifest in its metadata.
             threads: CPU threads for one inference; None uses one per core.
+            provider: "cpu", "cuda" or "tensorrt", an execution provider of the installed ONNX Runtime.
+            precision: what to compute in; None is the file's own. Only "tensorrt" can lower it, to "fp16".
 
         Raises:
             ModelFileError: truncated, not ONNX, without manifest, or its graph does not fit the manifest.
             VocabularyMismatchError: the model was trained on other classes.
             MissingDependencyError: ONNX Runtime is not installed.
+            EngineError: it has no such provider, the provider did not load, or it does not compute in this precision.
         """
-        try:
-            import onnxruntime
-        except ImportError as err:
-            raise MissingDependencyError(
-                f"{path}: ONNX Runtime is not installed; install it with: pip install onnxruntime"
-            ) from err
-        threads = threads or _cores()
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = _ERROR_LEVEL
-        try:
-            session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        # ONNX Runtime has a dozen exception classes without a common base of their own.
-        except Exception as err:
-            raise ModelFileError(
-                f"{path} cannot be loaded as an ONNX model ({_first_line(err)}); it is truncated or no ONNX file: "
-                f"copy it again or {_REMEDY}"
-            ) from err
-        text = session.get_modelmeta().custom_metadata_map.get(MANIFEST_KEY)
-        if text is None:
-            raise ModelFileError(f"{path} carries no {MANIFEST_KEY} in its metadata; {_REMEDY}")
-        self._manifest = Manifest.from_json(text, source=str(path))
-        _check_graph(session, self._manifest, str(path))
+        threads = threads or usable_cores()
+        session = create_session(path, threads=threads, provider=provider, fp16=precision == "fp16")
+        metadata = session.get_modelmeta().custom_metadata_map
+        if MANIFEST_KEY not in metadata:
+            raise ModelFileError(f"{path} carries no {MANIFEST_KEY} in its metadata; {REMEDY}")
+        self._manifest = Manifest.from_json(metadata[MANIFEST_KEY], source=str(path))
+        check_graph(_tensors(session.get_inputs()), _tensors(session.get_outputs()), self._manifest, source=str(path))
+        self._precision: str = metadata.get(PRECISION_KEY, "fp32")
+        if provider == "tensorrt" and precision == "fp16":
+            self._precision = "fp16"
+        if precision not in (None, self._precision):
+            raise EngineError(
+                f"ONNX Runtime computes {path} in {self._precision}, as it was written, not in {precision}; "
+                "leave the precision to the file, or ask another runtime"
+            )
         self._session: Any | None = session
-        self._description = f"ONNX Runtime {onnxruntime.__version__}, CPU, {threads} thread{'s'[: threads != 1]}"
+        where = f"CPU, {threads} thread{'s'[: threads != 1]}" if provider == "cpu" else _PROVIDERS[provider]
+        self._description = f"ONNX Runtime {_import().__version__}, {where}, {self._precision.upper()}"
 
     @property
     def manifest(self) -> Manifest:
@@ -69,17 +68,17 @@ class OnnxEngine:
 
     @property
     def description(self) -> str:
-        """Runtime, version, device and threads."""
+        """Runtime, version, device, threads and precision."""
         return self._description
 
     @property
     def precision(self) -> str:
-        """Always "fp32": as it was exported."""
-        return "fp32"
+        """What it computes in: "fp32", "int8" for a quantised file, or "fp16" where TensorRT was asked for it."""
+        return self._precision
 
     @property
     def device_memory_bytes(self) -> None:
-        """None: it works in the memory of the process."""
+        """None: it works in the memory of the process, or the provider does not say."""
         return None
 
     def infer(self, images: UInt8) -> RawOutputs:
@@ -95,10 +94,10 @@ class OnnxEngine:
             arrays = self._session.run(list(names), {INPUT_NAME: images})
         except Exception as err:
             raise EngineError(
-                f"ONNX Runtime failed on an input of shape {images.shape} ({_first_line(err)}); "
+                f"ONNX Runtime failed on an input of shape {images.shape} ({first_line(err)}); "
                 "check the free memory and that the model file fits this version"
             ) from err
-        outputs = dict.fromkeys(_OUTPUT_TYPES)
+        outputs = dict.fromkeys(OUTPUT_TYPES)
         outputs.update(zip(names, arrays, strict=True))
         return RawOutputs(**outputs)
 
@@ -107,45 +106,78 @@ class OnnxEngine:
         self._session = None
 
 
-def _check_graph(session: Any, manifest: Manifest, source: str) -> None:
-    """Raise ModelFileError unless inputs and outputs are exactly what the manifest promises."""
-    batch, (height, width), count = manifest.batch_size, manifest.output_hw, manifest.max_detections
-    shapes = {
-        "boxes": [batch, count, 4],
-        "scores": [batch, count],
-        "labels": [batch, count],
-        "semantic": [batch, height, width],
-        "drivable": [batch, height, width],
-        "semantic_confidence": [batch, height, width],
-    }
-    expected = {INPUT_NAME: ("tensor(uint8)", [batch, *manifest.input_hw, 3])}
-    _check_tensors(session.get_inputs(), expected, "input", source)
-    expected = {name: (_OUTPUT_TYPES[name], shapes[name]) for name in manifest.output_names}
-    _check_tensors(session.get_outputs(), expected, "output", source)
+def create_session(
+    model: Path | bytes, *, threads: int, provider: str = "cpu", fp16: bool = False, spinning: bool = False
+) -> Any:
+    """An ``onnxruntime.InferenceSession`` with this project's options.
 
+    Args:
+        model: an ONNX file, or its content.
+        threads: CPU threads for one inference.
+        provider: "cpu", "cuda" or "tensorrt".
+        fp16: let TensorRT compute in FP16.
+        spinning: idle threads wait for work at full load, which is ONNX Runtime's own default. It gains little where
+            the model has the cores to itself and takes them from decoding, publishing and other cameras elsewhere.
 
-def _check_tensors(tensors: Any, expected: dict[str, tuple[str, list[int]]], kind: str, source: str) -> None:
-    found = {tensor.name: (tensor.type, tensor.shape) for tensor in tensors}
-    if found.keys() != expected.keys():
-        raise ModelFileError(
-            f"{source}: its {kind}s are {', '.join(found)} but its manifest promises {', '.join(expected)}; {_REMEDY}"
+    Raises:
+        ModelFileError: not an ONNX file.
+        MissingDependencyError: ONNX Runtime is not installed.
+        EngineError: there is no such provider, or it did not load.
+    """
+    onnxruntime = _import()
+    source = "the network" if isinstance(model, bytes) else str(model)
+    name = _PROVIDERS[provider]
+    if name not in onnxruntime.get_available_providers():
+        raise EngineError(
+            f"{source}: the installed ONNX Runtime has no {name}; install onnxruntime-gpu for this machine's CUDA, or "
+            "choose another runtime"
         )
-    for name, wanted in expected.items():
-        if found[name] != wanted:
-            raise ModelFileError(
-                f"{source}: its {kind} {name} is {_spell(found[name])} but its manifest promises {_spell(wanted)}; "
-                f"{_REMEDY}"
-            )
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _ERROR_LEVEL
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
+    # Denormal numbers, as behind a saturated sigmoid, are slow on most CPUs and mean nothing here.
+    options.add_session_config_entry("session.set_denormal_as_zero", "1")
+    try:
+        session = onnxruntime.InferenceSession(
+            model if isinstance(model, bytes) else str(model), options, providers=_chain(provider, fp16=fp16)
+        )
+    # ONNX Runtime has a dozen exception classes without a common base of their own.
+    except Exception as err:
+        raise ModelFileError(
+            f"{source} cannot be loaded as an ONNX model ({first_line(err)}); it is truncated or no ONNX file: "
+            f"copy it again or {REMEDY}"
+        ) from err
+    if session.get_providers()[0] != name:  # it falls back to the CPU without an error
+        raise EngineError(
+            f"{source}: {name} did not load, which is for want of a CUDA, cuDNN or TensorRT library; "
+            "install the versions that this ONNX Runtime was built for, or choose another runtime"
+        )
+    return session
 
 
-def _spell(tensor: tuple[str, list[int]]) -> str:
-    return f"{tensor[0].removeprefix('tensor(').removesuffix(')')} {tensor[1]}"
+def element_type(session_type: str) -> str:
+    """ "tensor(float)" -> "float32", as numpy calls it."""
+    name = session_type.removeprefix("tensor(").removesuffix(")")
+    return _ELEMENT_TYPES.get(name, name)
 
 
-def _first_line(err: Exception) -> str:
-    return (str(err).splitlines() or [type(err).__name__])[0]
+def _chain(provider: str, *, fp16: bool) -> list[tuple[str, dict[str, str]]]:
+    """The provider, then those that take what it leaves."""
+    cuda = (_PROVIDERS["cuda"], {"use_tf32": "0"})  # TF32 keeps 11 bits of FP32's 24
+    cpu: tuple[str, dict[str, str]] = (_PROVIDERS["cpu"], {})
+    tensorrt = (_PROVIDERS["tensorrt"], {"trt_fp16_enable": "1" if fp16 else "0"})
+    return {"cpu": [cpu], "cuda": [cuda, cpu], "tensorrt": [tensorrt, cuda, cpu]}[provider]
 
 
-def _cores() -> int:
-    """Cores that this process may use; in a container fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _import() -> Any:
+    try:
+        import onnxruntime
+    except ImportError as err:
+        raise MissingDependencyError("ONNX Runtime is not installed; install it with: pip install onnxruntime") from err
+    return onnxruntime
+
+
+def _tensors(tensors: Any) -> Tensors:
+    return {tensor.name: (element_type(tensor.type), tensor.shape) for tensor in tensors}

@@ -52,6 +52,8 @@ class NodeParameters:
         overlay_alpha: weight of the overlay's colours, in [0, 1].
         jpeg_quality: 1 to 100.
         threads: CPU threads of the engine, or None for the runtime's choice.
+        runtime: of the engine, or None for the one that gives the same numbers everywhere.
+        precision: of the engine, or None for that of the model file.
         lossless: process every frame instead of the newest only.
     """
 
@@ -63,6 +65,8 @@ class NodeParameters:
     overlay_alpha: float
     jpeg_quality: int
     threads: int | None
+    runtime: str | None
+    precision: str | None
     lossless: bool
 
     @classmethod
@@ -97,6 +101,9 @@ class NodeParameters:
             overlay_alpha=float(str(full["overlay_alpha"])),
             jpeg_quality=int(str(full["jpeg_quality"])),
             threads=int(str(full["threads"])) or None,
+            # Lossless is for evaluation, whose numbers must not depend on which runtime was faster at the time.
+            runtime=None if lossless and full["runtime"] == "auto" else str(full["runtime"]),
+            precision=None if full["precision"] == "file" else str(full["precision"]),
             lossless=lossless,
         )
 

@@ -151,7 +151,13 @@ class PerceptionNode(LifecycleNode):  # type: ignore[misc]
     def _configure(self) -> None:
         parameters = NodeParameters.from_values(self._parameters_of_ros.values())
         self._refuse_own_camera_info(parameters)
-        engine = open_engine(parameters.model, threads=parameters.threads)
+        engine = open_engine(
+            parameters.model,
+            threads=parameters.threads,
+            runtime=parameters.runtime,
+            precision=parameters.precision,
+            say=self.get_logger().info,
+        )
         try:
             self._perceiver = Perceiver(
                 engine, score_threshold=parameters.score_threshold, class_thresholds=parameters.class_thresholds
@@ -161,7 +167,7 @@ class PerceptionNode(LifecycleNode):  # type: ignore[misc]
             raise
         manifest = engine.manifest
         started_s = time.monotonic()
-        self._perceiver([np.full((*manifest.network_hw, 3), PAD_VALUE, np.uint8)])
+        self._perceiver([np.full((*manifest.input_hw, 3), PAD_VALUE, np.uint8)])
         warm_up_ms = 1000 * (time.monotonic() - started_s)
         prepare_decoding()
         for camera in parameters.cameras:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final
 
+from lvad_perception.engines import PRECISIONS, RUNTIMES
 from lvad_perception.errors import ConfigError
 from lvad_perception.vocabulary import DETECTION
 
@@ -56,7 +57,8 @@ TABLE: Final = (
     Parameter(
         "model",
         "",
-        "Model file (.onnx written by lvad-train export); a leading ~ is the home folder.",
+        "Model file: .onnx written by lvad-train export, or what lvad-perception optimize made of it for TensorRT; a "
+        "leading ~ is the home folder.",
     ),
     Parameter(
         "cameras",
@@ -137,6 +139,20 @@ TABLE: Final = (
         0,
         "CPU threads that the model may use; 0 lets the runtime choose, which is one per core.",
         bounds=(0, 256),
+    ),
+    Parameter(
+        "runtime",
+        "auto",
+        "What runs an .onnx model: auto, the fastest on this machine of the installed CPU runtimes that agree with "
+        "ONNX Runtime, which is onnxruntime where lossless; or the one that is named.",
+        choices=RUNTIMES,
+    ),
+    Parameter(
+        "precision",
+        "file",
+        "What the model is computed in: file, what its file was written or built in; or a precision that the runtime "
+        "and the machine must have.",
+        choices=("file", *PRECISIONS),
     ),
     Parameter(
         "lossless",

@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 
 from lvad_perception.bags.storage import create_bag
-from lvad_perception.benchmark import STAGES, bag_frames, folder_frames, run_benchmark, synthetic_frames
+from lvad_perception.benchmark.frames import bag_frames, folder_frames, synthetic_frames
+from lvad_perception.benchmark.stages import STAGES, run_benchmark
 from lvad_perception.errors import BagError, ConfigError, DatasetError
 from lvad_perception.messages import image_to_message, make_header, rosbags_types
 from lvad_perception.perceiver import Perceiver

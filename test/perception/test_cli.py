@@ -132,7 +132,7 @@ class TestBadInput:
         [
             ("gone.onnx", "does not exist; write a model file with: lvad-train export"),
             ("text.onnx", "is truncated or no ONNX file: copy it again or export the model again"),
-            ("model.engine", "use the .onnx model file instead"),
+            ("model.engine", "lvad-perception optimize"),
             ("", "is a directory; name the .onnx file in it"),
         ],
     )

@@ -66,6 +66,8 @@ def test_defaults_mean_the_models_threshold_and_no_limits():
     assert parameters.score_threshold is None
     assert parameters.class_thresholds == {}
     assert parameters.threads is None
+    assert parameters.runtime == "auto"
+    assert parameters.precision is None
     assert not parameters.network_size
     assert not parameters.lossless
     (camera,) = parameters.cameras
@@ -95,6 +97,17 @@ def test_values_are_turned_into_the_units_of_the_code():
     front, rear = parameters.cameras
     assert (front.name, front.topic, front.min_interval_s, front.reliable) == ("front", "front/image_raw", 0.0, False)
     assert (rear.name, rear.topic, rear.min_interval_s, rear.reliable) == ("rear", "rear/image_raw", 0.05, True)
+
+
+def test_runtime_and_precision_are_those_that_were_asked_for():
+    parameters = NodeParameters.from_values(MODEL | {"runtime": "openvino", "precision": "bf16"})
+    assert (parameters.runtime, parameters.precision) == ("openvino", "bf16")
+
+
+@pytest.mark.parametrize(("asked", "used"), [("auto", None), ("openvino", "openvino")])
+def test_lossless_leaves_no_runtime_to_the_clock(asked, used):
+    """The fastest runtime of the moment must not decide what an evaluation counts."""
+    assert NodeParameters.from_values(MODEL | {"lossless": True, "runtime": asked}).runtime == used
 
 
 def test_every_class_of_objects_has_a_threshold_of_its_own():
@@ -131,6 +144,11 @@ def test_transport_decides_topic_and_type(topic, transport, expected):
     ("values", "sentence"),
     [
         ({"model": ""}, r"^parameter model is empty; set it to the \.onnx file that lvad-train export wrote$"),
+        (
+            {"runtime": "tvm"},
+            r"^parameter runtime is 'tvm'; set it to one of auto, onnxruntime, openvino, onnxruntime-",
+        ),
+        ({"precision": "fp8"}, r"^parameter precision is 'fp8'; set it to one of file, fp32, fp16, bf16, int8$"),
         ({"threads": 1.5}, r"^parameter threads is 1\.5; set it to a whole number$"),
         ({"threads": True}, r"^parameter threads is True; set it to a whole number$"),
         ({"threads": -1}, r"^parameter threads is -1; set it to a value from 0 to 256$"),

@@ -1,0 +1,123 @@
+"""What one run of an ONNX graph has to compute and to move, counted from its static shapes."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lvad_perception.errors import MissingDependencyError, ModelFileError
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GraphCost:
+    """Convolutions and matrix products of one run; everything else is taken to be fused into them.
+
+    Attributes:
+        flop: 2 per multiply-add.
+        elements: inputs, weights and outputs, once for each product that reads or writes them.
+        weights: constants of the graph, elements.
+        by_operator: operator -> its part of ``flop``.
+    """
+
+    flop: int
+    elements: int
+    weights: int
+    by_operator: dict[str, int]
+
+
+def graph_cost(path: Path) -> GraphCost:
+    """Count a model file.
+
+    Raises:
+        MissingDependencyError: the library onnx is not installed.
+        ModelFileError: it cannot be read, or a product has a side that is not fixed.
+    """
+    try:
+        import onnx
+        from onnx import inliner, shape_inference
+    except ImportError as err:
+        raise MissingDependencyError(
+            "counting a graph needs the library onnx, which inference does not; pip install onnx"
+        ) from err
+    try:
+        model = onnx.load(str(path))
+        if model.functions:
+            model = inliner.inline_local_functions(model)
+        model = shape_inference.infer_shapes(model, data_prop=True)
+    except Exception as err:  # onnx raises protobuf's and its own exceptions, which have no common base
+        raise ModelFileError(f"{path} cannot be read as an ONNX model ({err}); export it again") from err
+    shapes = _shapes(model.graph)
+    flop: Counter[str] = Counter()
+    elements = 0
+    for node in model.graph.node:
+        if node.op_type in _COUNTS:
+            try:
+                tensors = [shapes[name] for name in (*node.input, *node.output) if name]
+                flop[node.op_type] += _COUNTS[node.op_type](
+                    node, [shapes[name] for name in node.input if name], shapes[node.output[0]]
+                )
+            except KeyError as err:
+                raise ModelFileError(
+                    f"{path}: the size of {err} is not fixed, so {node.op_type} cannot be counted; "
+                    "export the model with static shapes"
+                ) from err
+            elements += sum(map(math.prod, tensors))
+    weights = sum(math.prod(constant.dims) for constant in model.graph.initializer)
+    return GraphCost(sum(flop.values()), elements, weights, dict(flop.most_common()))
+
+
+def _shapes(graph: Any) -> dict[str, Shape]:
+    """Name -> shape of every tensor whose sides are all known."""
+    shapes = {constant.name: tuple(constant.dims) for constant in graph.initializer}
+    for info in (*graph.input, *graph.value_info, *graph.output):
+        sides = info.type.tensor_type.shape.dim
+        if info.type.tensor_type.HasField("shape") and all(side.HasField("dim_value") for side in sides):
+            shapes[info.name] = tuple(side.dim_value for side in sides)
+    for node in graph.node:
+        if node.op_type == "Constant":
+            shapes.update((node.output[0], tuple(item.t.dims)) for item in node.attribute if item.name == "value")
+    return shapes
+
+
+def _attribute(node: Any, name: str, default: Any) -> Any:
+    from onnx import helper
+
+    return next((helper.get_attribute_value(item) for item in node.attribute if item.name == name), default)
+
+
+def _convolution(_node: Any, inputs: Sequence[Shape], output: Shape) -> int:
+    return 2 * math.prod(output) * math.prod(inputs[1][1:])  # weights (Cout, Cin / groups, kernel)
+
+
+def _transposed_convolution(_node: Any, inputs: Sequence[Shape], _output: Shape) -> int:
+    return 2 * math.prod(inputs[0]) * math.prod(inputs[1][1:])  # weights (Cin, Cout / groups, kernel)
+
+
+def _product(_node: Any, inputs: Sequence[Shape], output: Shape) -> int:
+    return 2 * math.prod(output) * inputs[0][-1]
+
+
+def _gemm(node: Any, inputs: Sequence[Shape], output: Shape) -> int:
+    return 2 * math.prod(output) * inputs[0][0 if _attribute(node, "transA", 0) else 1]
+
+
+def _einsum(node: Any, inputs: Sequence[Shape], _output: Shape) -> int:
+    """Every label of the equation is a loop; a multiply-add for each further operand."""
+    terms = _attribute(node, "equation", b"").decode().replace(" ", "").partition("->")[0].split(",")
+    sides: dict[str, int] = {}
+    for term, shape in zip(terms, inputs, strict=True):
+        sides.update(zip(term, shape, strict=True))
+    return 2 * (len(inputs) - 1) * math.prod(sides.values())
+
+
+_COUNTS = {
+    "Conv": _convolution,
+    "ConvTranspose": _transposed_convolution,
+    "MatMul": _product,
+    "Gemm": _gemm,
+    "Einsum": _einsum,
+}

@@ -1,0 +1,202 @@
+"""OpenVINO on the CPU: FP32, BF16 and FP16 where the CPU has them, INT8 for a quantised file."""
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from lvad_perception.engines.base import usable_cores
+from lvad_perception.engines.graph import OUTPUT_TYPES, REMEDY, Tensors, check_graph, first_line
+from lvad_perception.errors import EngineError, MissingDependencyError, ModelFileError
+from lvad_perception.manifest import MANIFEST_KEY, Manifest
+from lvad_perception.types import RawOutputs, UInt8
+
+_HINTS: Final[Mapping[str, str]] = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
+"""Precision -> OpenVINO's name of it as an inference precision. INT8 is no such hint: it is in the file."""
+_NAMES: Final[Mapping[str, str]] = {"f32": "fp32", "bf16": "bf16", "f16": "fp16", "i8": "int8", "u8": "int8"}
+_PRODUCTS: Final = ("Convolution", "GroupConvolution", "Deconvolution", "MatMul", "FullyConnected")
+
+
+class OpenVinoEngine:
+    """A model file compiled by OpenVINO for the CPU; meets ``base.Engine``."""
+
+    def __init__(self, path: Path, *, threads: int | None = None, precision: str | None = None) -> None:
+        """Load, check and compile a model file.
+
+        Args:
+            path: an ``.onnx`` file with a manifest in its metadata.
+            threads: CPU threads for one inference; None uses one per core.
+            precision: "fp32", "bf16" or "fp16" for what is not quantised; None is the file's own, FP32.
+
+        Raises:
+            ModelFileError: truncated, not ONNX, without manifest, or its graph does not fit the manifest.
+            VocabularyMismatchError: the model was trained on other classes.
+            MissingDependencyError: OpenVINO is not installed.
+            EngineError: this CPU or this file does not compute in that precision.
+        """
+        threads = threads or usable_cores()
+        core, model = read_network(path)
+        text = _metadata(model).get(MANIFEST_KEY)
+        if text is None:
+            raise ModelFileError(f"{path} carries no {MANIFEST_KEY} in its metadata; {REMEDY}")
+        self._manifest = Manifest.from_json(text, source=str(path))
+        check_graph(_tensors(model.inputs), _tensors(model.outputs), self._manifest, source=str(path))
+        compiled = compile_network(core, model, threads=threads, precision=precision, source=str(path))
+        self._precision = precision_used(compiled)
+        if precision not in (None, self._precision):
+            raise EngineError(
+                f"OpenVINO computes {path} in {self._precision}, not in {precision}; leave the precision to the file"
+            )
+        self._request: Any | None = compiled.create_infer_request()
+        self._places = {name: compiled.output(name).get_index() for name in self._manifest.output_names}
+        self._description = (
+            f"OpenVINO {_version()}, CPU, {threads} thread{'s'[: threads != 1]}, {self._precision.upper()}"
+        )
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the model file says of itself."""
+        return self._manifest
+
+    @property
+    def description(self) -> str:
+        """Runtime, version, device, threads and precision."""
+        return self._description
+
+    @property
+    def precision(self) -> str:
+        """What most of its products are really computed in."""
+        return self._precision
+
+    @property
+    def device_memory_bytes(self) -> None:
+        """None: it works in the memory of the process."""
+        return None
+
+    def infer(self, images: UInt8) -> RawOutputs:
+        """Run the model on uint8 [N, H, W, 3], RGB, of the manifest's shape; see ``base.Engine``.
+
+        Images are read where they lie and outputs are views of OpenVINO's own memory: nothing is copied.
+
+        Raises:
+            EngineError: the runtime failed, or the engine is closed.
+        """
+        if self._request is None:
+            raise EngineError("the engine is closed; open the model file again")
+        expected = (self._manifest.batch_size, *self._manifest.input_hw, 3)
+        if images.shape != expected:  # OpenVINO would compile itself anew for another shape
+            raise EngineError(f"OpenVINO got an input of shape {images.shape}, but the model takes {expected}")
+        try:
+            self._request.set_input_tensor(_import().Tensor(images, shared_memory=True))
+            self._request.infer()
+        except RuntimeError as err:
+            raise EngineError(
+                f"OpenVINO failed on an input of shape {images.shape} ({first_line(err)}); check the free memory"
+            ) from err
+        outputs: dict[str, Any] = dict.fromkeys(OUTPUT_TYPES)
+        for name, place in self._places.items():
+            outputs[name] = self._request.get_output_tensor(place).data
+        return RawOutputs(**outputs)
+
+    def close(self) -> None:
+        """Free the compiled model; calling it again does nothing."""
+        self._request = None
+
+
+def read_network(model: Path | bytes) -> tuple[Any, Any]:
+    """An ``openvino.Core`` and an ONNX file, or its content, as an ``openvino.Model``.
+
+    Raises:
+        ModelFileError: not an ONNX file, or with operators that OpenVINO does not know.
+        MissingDependencyError: OpenVINO is not installed.
+    """
+    core = _import().Core()
+    try:
+        return core, core.read_model(model if isinstance(model, bytes) else str(model))
+    except RuntimeError as err:
+        source = "the network" if isinstance(model, bytes) else str(model)
+        raise ModelFileError(
+            f"{source} cannot be loaded as an ONNX model ({first_line(err)}); it is truncated or no ONNX file: "
+            f"copy it again or {REMEDY}"
+        ) from err
+
+
+def compile_network(core: Any, model: Any, *, threads: int, precision: str | None, source: str) -> Any:
+    """The ``openvino.CompiledModel`` for one image batch at a time.
+
+    Args:
+        core: of ``read_network``; ``model``: likewise.
+        threads: CPU threads for one inference.
+        precision: "fp32", "bf16" or "fp16" for what is not quantised; None is FP32.
+        source: the file, for messages.
+
+    Raises:
+        EngineError: this CPU does not compute in that precision, or OpenVINO cannot compile the model.
+    """
+    hint = _HINTS.get(precision or "fp32")
+    able = {name.lower() for name in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")}
+    if hint is not None and precision not in (None, "fp32") and precision not in able:
+        raise EngineError(
+            f"this CPU does not compute {precision} in OpenVINO, only {', '.join(sorted(able & {*_HINTS, 'int8'}))}; "
+            "choose another precision"
+        )
+    options = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": "1",
+        "INFERENCE_NUM_THREADS": str(threads),
+        # Left to itself it takes BF16 where the CPU has it, also for a model that was asked in FP32.
+        "INFERENCE_PRECISION_HINT": hint or "f32",
+        # Pinned, every process of the machine would hold the same first cores.
+        "ENABLE_CPU_PINNING": "NO",
+        "CPU_DENORMALS_OPTIMIZATION": "YES",
+    }
+    try:
+        return core.compile_model(model, "CPU", options)
+    except RuntimeError as err:
+        raise EngineError(
+            f"OpenVINO cannot compile {source} ({first_line(err)}); use the runtime onnxruntime instead"
+        ) from err
+
+
+def precision_used(compiled: Any) -> str:
+    """What most convolutions and matrix products of a compiled model really run in.
+
+    Asked of the compiled graph: a hint is a wish. A graph without products answers with the hint.
+    """
+    used: Counter[str] = Counter()
+    for node in compiled.get_runtime_model().get_ops():
+        facts = node.get_rt_info()
+        if "layerType" in facts and str(facts["layerType"].value) in _PRODUCTS:
+            used[str(facts["runtimePrecision"].value).lower()] += 1
+    hint = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+    name = used.most_common(1)[0][0] if used else hint
+    return _NAMES.get(name, name)
+
+
+def _metadata(model: Any) -> dict[str, str]:
+    """The ONNX file's metadata, which OpenVINO keeps as facts about the framework."""
+    if not model.has_rt_info("framework"):
+        return {}
+    return {key: str(value.value) for key, value in model.get_rt_info("framework").value.items()}
+
+
+def _tensors(ports: Any) -> Tensors:
+    return {
+        port.get_any_name(): (
+            port.get_element_type().to_dtype().name,
+            [side.get_length() if side.is_static else "?" for side in port.get_partial_shape()],
+        )
+        for port in ports
+    }
+
+
+def _import() -> Any:
+    try:
+        import openvino  # type: ignore[import-not-found, import-untyped, unused-ignore]
+    except ImportError as err:
+        raise MissingDependencyError("OpenVINO is not installed; install it with: pip install openvino") from err
+    return openvino
+
+
+def _version() -> str:
+    return str(_import().__version__).partition("-")[0]

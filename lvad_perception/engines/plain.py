@@ -1,0 +1,122 @@
+"""Any ONNX network in one of the CPU runtimes, on random input: only to be timed."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from lvad_perception.engines.base import Engine
+from lvad_perception.engines.onnx import OnnxEngine, create_session, element_type
+from lvad_perception.engines.openvino import OpenVinoEngine, compile_network, precision_used, read_network
+from lvad_perception.errors import ConfigError, EngineError
+
+_INTEGERS: Final = ("int8", "int16", "int32", "int64", "uint16", "uint32", "uint64")
+
+
+@dataclass(frozen=True, slots=True)
+class PlainNetwork:
+    """A network and its input, ready to run.
+
+    Attributes:
+        name: for tables.
+        precision: what it computes in; "fp32" also stands for "as it is written" in ONNX Runtime.
+        batch_size: length of its first input's first side.
+        run: runs it once, synchronously.
+    """
+
+    name: str
+    precision: str
+    batch_size: int
+    run: Callable[[], Any]
+
+    def timed_ms(self) -> float:
+        """Run it once; milliseconds."""
+        began = time.perf_counter()
+        self.run()
+        return 1e3 * (time.perf_counter() - began)
+
+
+def runtime_of(engine: Engine) -> str | None:
+    """The CPU runtime that other networks can be run in like this engine; None for engines of other devices."""
+    if isinstance(engine, OpenVinoEngine):
+        return "openvino"
+    return "onnxruntime" if isinstance(engine, OnnxEngine) and ", CPU, " in engine.description else None
+
+
+def open_plain(
+    model: Path | bytes, *, runtime: str, threads: int, precision: str, name: str | None = None
+) -> PlainNetwork:
+    """Load any ONNX network with random input of its own types and shapes.
+
+    Args:
+        model: an ONNX file, or its content.
+        runtime: "onnxruntime" or "openvino".
+        threads: CPU threads for one inference.
+        precision: "fp32", "bf16" or "fp16" for what is not quantised; OpenVINO alone heeds it.
+        name: for tables; the file's name when None.
+
+    Raises:
+        ModelFileError: not an ONNX file, or an operator is unknown.
+        ConfigError: an input has a dynamic side other than the first, or no type that can be filled.
+        EngineError: the CPU does not compute in that precision, or the network cannot run on such input.
+        MissingDependencyError: the runtime is not installed.
+    """
+    name = name or (Path(model).name if isinstance(model, Path) else "network")
+    if runtime == "openvino":
+        core, network = read_network(model)
+        inputs = {
+            port.get_any_name(): _random(
+                name,
+                port.get_any_name(),
+                port.get_element_type().to_dtype().name,
+                [side.get_length() if side.is_static else None for side in port.get_partial_shape()],
+            )
+            for port in network.inputs
+        }
+        network.reshape({key: list(array.shape) for key, array in inputs.items()})
+        # A quantised network computes the rest in FP32.
+        compiled = compile_network(
+            core, network, threads=threads, precision=None if precision == "int8" else precision, source=name
+        )
+        request = compiled.create_infer_request()
+        request.infer(inputs)  # copies them once
+        used, run = precision_used(compiled), request.infer
+    else:
+        session = create_session(model, threads=threads)
+        inputs = {
+            tensor.name: _random(name, tensor.name, element_type(tensor.type), tensor.shape)
+            for tensor in session.get_inputs()
+        }
+
+        def run() -> Any:
+            return session.run(None, inputs)
+
+        used = "fp32"
+    try:
+        run()
+    except Exception as err:
+        raise EngineError(f"{name} cannot run on random input ({err}); it cannot be compared") from err
+    first = next(iter(inputs.values()), np.zeros(1))
+    return PlainNetwork(name, used, first.shape[0] if first.ndim else 1, run)
+
+
+def _random(network: str, name: str, dtype: str, shape: Sequence[Any]) -> Any:
+    """Random input: floats in [0, 1), bytes of all values, other integers 0 or 1, which are valid indices mostly."""
+    sides = [side if isinstance(side, int) else None for side in shape]
+    if None in sides[1:]:
+        raise ConfigError(
+            f"{network}: its input {name} has the shape {list(shape)}, where only the first side may be left open; "
+            "export it with a fixed size"
+        )
+    fixed = [side or 1 for side in sides]
+    random = np.random.default_rng(0)
+    if dtype.startswith("float"):
+        return random.random(fixed).astype(dtype)
+    if dtype == "uint8":
+        return random.integers(0, 256, fixed, np.uint8)
+    if dtype == "bool" or dtype in _INTEGERS:
+        return random.integers(0, 2, fixed).astype(dtype)
+    raise ConfigError(f"{network}: its input {name} of type {dtype} cannot be filled; compare a network of numbers")
