@@ -143,6 +143,8 @@ def _roofline(arguments: argparse.Namespace, engine: Engine, engine_ms: float) -
         return "roofline: not known, since the peak of this device is not measured here; see python -m benchmarks.gpu"
     try:
         cost = graph_cost(arguments.model)
+        if not cost.flop:
+            return "roofline: not known, since the graph has no convolution and no matrix product"
         machine = measure_machine(
             runtime=runtime, precision=engine.precision, threads=arguments.threads or usable_cores()
         )

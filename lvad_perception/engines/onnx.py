@@ -106,9 +106,19 @@ class OnnxEngine:
         self._session = None
 
 
-def create_session(
-    model: Path | bytes, *, threads: int, provider: str = "cpu", fp16: bool = False, spinning: bool = False
-) -> Any:
+def session_options(threads: int) -> Any:
+    """This project's ``onnxruntime.SessionOptions``; ``python -m benchmarks.cpu --options`` times the alternatives."""
+    options = _import().SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _ERROR_LEVEL
+    # Threads that wait for work at full load, as they do by default, take the cores from decoding and publishing.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Denormal numbers stay: to take them for zero, ONNX Runtime changes the arithmetic of the calling thread for good.
+    return options
+
+
+def create_session(model: Path | bytes, *, threads: int, provider: str = "cpu", fp16: bool = False) -> Any:
     """An ``onnxruntime.InferenceSession`` with this project's options.
 
     Args:
@@ -116,8 +126,6 @@ def create_session(
         threads: CPU threads for one inference.
         provider: "cpu", "cuda" or "tensorrt".
         fp16: let TensorRT compute in FP16.
-        spinning: idle threads wait for work at full load, which is ONNX Runtime's own default. It gains little where
-            the model has the cores to itself and takes them from decoding, publishing and other cameras elsewhere.
 
     Raises:
         ModelFileError: not an ONNX file.
@@ -132,16 +140,11 @@ def create_session(
             f"{source}: the installed ONNX Runtime has no {name}; install onnxruntime-gpu for this machine's CUDA, or "
             "choose another runtime"
         )
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = _ERROR_LEVEL
-    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
-    # Denormal numbers, as behind a saturated sigmoid, are slow on most CPUs and mean nothing here.
-    options.add_session_config_entry("session.set_denormal_as_zero", "1")
     try:
         session = onnxruntime.InferenceSession(
-            model if isinstance(model, bytes) else str(model), options, providers=_chain(provider, fp16=fp16)
+            model if isinstance(model, bytes) else str(model),
+            session_options(threads),
+            providers=_chain(provider, fp16=fp16),
         )
     # ONNX Runtime has a dozen exception classes without a common base of their own.
     except Exception as err:

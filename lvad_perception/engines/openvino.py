@@ -40,7 +40,7 @@ class OpenVinoEngine:
         if text is None:
             raise ModelFileError(f"{path} carries no {MANIFEST_KEY} in its metadata; {REMEDY}")
         self._manifest = Manifest.from_json(text, source=str(path))
-        check_graph(_tensors(model.inputs), _tensors(model.outputs), self._manifest, source=str(path))
+        check_graph(tensors_of(model.inputs), tensors_of(model.outputs), self._manifest, source=str(path))
         compiled = compile_network(core, model, threads=threads, precision=precision, source=str(path))
         self._precision = precision_used(compiled)
         if precision not in (None, self._precision):
@@ -48,7 +48,6 @@ class OpenVinoEngine:
                 f"OpenVINO computes {path} in {self._precision}, not in {precision}; leave the precision to the file"
             )
         self._request: Any | None = compiled.create_infer_request()
-        self._places = {name: compiled.output(name).get_index() for name in self._manifest.output_names}
         self._description = (
             f"OpenVINO {_version()}, CPU, {threads} thread{'s'[: threads != 1]}, {self._precision.upper()}"
         )
@@ -94,8 +93,8 @@ class OpenVinoEngine:
                 f"OpenVINO failed on an input of shape {images.shape} ({first_line(err)}); check the free memory"
             ) from err
         outputs: dict[str, Any] = dict.fromkeys(OUTPUT_TYPES)
-        for name, place in self._places.items():
-            outputs[name] = self._request.get_output_tensor(place).data
+        for name in self._manifest.output_names:
+            outputs[name] = self._request.get_tensor(name).data
         return RawOutputs(**outputs)
 
     def close(self) -> None:
@@ -173,14 +172,8 @@ def precision_used(compiled: Any) -> str:
     return _NAMES.get(name, name)
 
 
-def _metadata(model: Any) -> dict[str, str]:
-    """The ONNX file's metadata, which OpenVINO keeps as facts about the framework."""
-    if not model.has_rt_info("framework"):
-        return {}
-    return {key: str(value.value) for key, value in model.get_rt_info("framework").value.items()}
-
-
-def _tensors(ports: Any) -> Tensors:
+def tensors_of(ports: Any) -> Tensors:
+    """Name, element type and shape of a model's inputs or outputs."""
     return {
         port.get_any_name(): (
             port.get_element_type().to_dtype().name,
@@ -188,6 +181,14 @@ def _tensors(ports: Any) -> Tensors:
         )
         for port in ports
     }
+
+
+def _metadata(model: Any) -> dict[str, str]:
+    """The ONNX file's metadata, which OpenVINO keeps as facts about the framework."""
+    if not model.has_rt_info("framework"):
+        return {}
+    facts = model.get_rt_info("framework")
+    return {key: str(value) for key, value in getattr(facts, "value", facts).items()}
 
 
 def _import() -> Any:

@@ -9,8 +9,15 @@ from typing import Any, Final
 import numpy as np
 
 from lvad_perception.engines.base import Engine
+from lvad_perception.engines.graph import first_line
 from lvad_perception.engines.onnx import OnnxEngine, create_session, element_type
-from lvad_perception.engines.openvino import OpenVinoEngine, compile_network, precision_used, read_network
+from lvad_perception.engines.openvino import (
+    OpenVinoEngine,
+    compile_network,
+    precision_used,
+    read_network,
+    tensors_of,
+)
 from lvad_perception.errors import ConfigError, EngineError
 
 _INTEGERS: Final = ("int8", "int16", "int32", "int64", "uint16", "uint32", "uint64")
@@ -64,43 +71,51 @@ def open_plain(
         EngineError: the CPU does not compute in that precision, or the network cannot run on such input.
         MissingDependencyError: the runtime is not installed.
     """
-    name = name or (Path(model).name if isinstance(model, Path) else "network")
-    if runtime == "openvino":
-        core, network = read_network(model)
-        inputs = {
-            port.get_any_name(): _random(
-                name,
-                port.get_any_name(),
-                port.get_element_type().to_dtype().name,
-                [side.get_length() if side.is_static else None for side in port.get_partial_shape()],
-            )
-            for port in network.inputs
-        }
-        network.reshape({key: list(array.shape) for key, array in inputs.items()})
-        # A quantised network computes the rest in FP32.
-        compiled = compile_network(
-            core, network, threads=threads, precision=None if precision == "int8" else precision, source=name
-        )
-        request = compiled.create_infer_request()
-        request.infer(inputs)  # copies them once
-        used, run = precision_used(compiled), request.infer
-    else:
-        session = create_session(model, threads=threads)
-        inputs = {
-            tensor.name: _random(name, tensor.name, element_type(tensor.type), tensor.shape)
-            for tensor in session.get_inputs()
-        }
-
-        def run() -> Any:
-            return session.run(None, inputs)
-
-        used = "fp32"
+    name = name or (model.name if isinstance(model, Path) else "network")
+    load = _in_openvino if runtime == "openvino" else _in_onnxruntime
+    inputs, used, run = load(name, model, threads, precision)
     try:
         run()
-    except Exception as err:
-        raise EngineError(f"{name} cannot run on random input ({err}); it cannot be compared") from err
+    except Exception as err:  # the runtimes have no common class
+        raise _unfit(name, err) from err
     first = next(iter(inputs.values()), np.zeros(1))
     return PlainNetwork(name, used, first.shape[0] if first.ndim else 1, run)
+
+
+_Loaded = tuple[dict[str, Any], str, Callable[[], Any]]
+"""Inputs by name, the precision that is computed in, and what runs it."""
+
+
+def _in_onnxruntime(name: str, model: Path | bytes, threads: int, _precision: str) -> _Loaded:
+    session = create_session(model, threads=threads)
+    inputs = {
+        tensor.name: _random(name, tensor.name, element_type(tensor.type), tensor.shape)
+        for tensor in session.get_inputs()
+    }
+    return inputs, "fp32", lambda: session.run(None, inputs)
+
+
+def _in_openvino(name: str, model: Path | bytes, threads: int, precision: str) -> _Loaded:
+    core, network = read_network(model)
+    inputs = {
+        key: _random(name, key, dtype, [side if isinstance(side, int) else None for side in shape])
+        for key, (dtype, shape) in tensors_of(network.inputs).items()
+    }
+    # What is not quantised in a quantised network is computed in FP32.
+    precision = "fp32" if precision == "int8" else precision
+    try:
+        network.reshape({key: list(array.shape) for key, array in inputs.items()})
+    except RuntimeError as err:
+        raise _unfit(name, err) from err
+    compiled = compile_network(core, network, threads=threads, precision=precision, source=name)
+    request = compiled.create_infer_request()
+    for key, array in inputs.items():
+        request.get_tensor(key).data[:] = array
+    return inputs, precision_used(compiled), request.infer
+
+
+def _unfit(name: str, err: Exception) -> EngineError:
+    return EngineError(f"{name} cannot run on random input ({first_line(err)}); it cannot be compared")
 
 
 def _random(network: str, name: str, dtype: str, shape: Sequence[Any]) -> Any:

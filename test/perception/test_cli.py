@@ -98,15 +98,31 @@ class TestWholeChain:
         assert "frame-000.jpg: it is a truncated image" in err
 
     def test_bench(self, run, tmp_path, tiny_model_file):
-        status, out, err = run(
-            "bench", "--model", tiny_model_file, "--size", "64x48", "--frames", "6", "--json", tmp_path / "bench.json"
-        )
+        arguments = ("--size", "64x48", "--frames", "6", "--no-roofline", "--json", tmp_path / "bench.json")
+        status, out, err = run("bench", "--model", tiny_model_file, *arguments)
         assert (status, err) == (0, "")
         assert [line.split()[0] for line in out.splitlines()[4:]] == [
             *("decode", "preprocess", "engine", "postprocess", "messages", "total", "beside")
         ]
         facts = json.loads((tmp_path / "bench.json").read_text())
         assert (facts["frames"], facts["size_hw"], facts["batch_size"]) == (6, [48, 64], 2)
+
+    def test_bench_with_everything(self, run, tmp_path, make_tiny_model, make_manifest, tiny_model_file):
+        single = make_tiny_model(tmp_path / "single.onnx", manifest=make_manifest(batch_size=1))
+        plot = tmp_path / "plots" / "bench.svg"
+        status, out, err = run(
+            *("bench", "--model", tiny_model_file, "--size", "64x48", "--frames", "6", "--threads", "1"),
+            *("--compare", single, "--batches", single, "--reference", tiny_model_file, "--plot", plot),
+            *("--json", tmp_path / "bench.json"),
+        )
+        assert (status, err) == (0, "")
+        facts = json.loads((tmp_path / "bench.json").read_text())
+        assert list(facts["rivals"]) == ["single.onnx"]
+        assert [row["batch_size"] for row in facts["batches"]] == [2, 1]
+        assert "roofline: not known, since the graph has no convolution and no matrix product" in out
+        assert facts["agreement"]["within"]
+        assert "within its precision's tolerance" in out
+        assert plot.read_text().startswith("<svg")
 
     def test_info(self, run, tiny_model_file):
         status, out, _ = run("info", tiny_model_file)
@@ -136,6 +152,12 @@ class TestBadInput:
             ("", "is a directory; name the .onnx file in it"),
         ],
     )
+    def test_info_of_a_file_for_one_camera_size(self, run, tmp_path, make_tiny_model, make_manifest):
+        manifest = make_manifest(network_hw=(32, 32), camera_hw=(48, 64))
+        status, out, _ = run("info", make_tiny_model(tmp_path / "camera.onnx", manifest=manifest))
+        assert status == 0
+        assert "input            64x48, resized inside to 32x32, batch 2" in out
+
     @pytest.mark.parametrize("command", ["info", "bench", "replay", "evaluate"])
     def test_a_wrong_model(self, run, tmp_path, small_split, command, name, sentence):
         (tmp_path / "text.onnx").write_text("no model")
@@ -176,6 +198,7 @@ class TestBadInput:
         [
             ("--score-threshold", "1.5", "score threshold 1.5 is outside [0, 1]"),
             ("--threads", "0", "0 threads cannot run a model"),
+            ("--precision", "bf16", "in fp32, as it was written, not in bf16; leave the precision to the file, or ask"),
             ("--topic", "/other", "no image topic /other; its image topics are /camera/image_raw/compressed"),
         ],
     )
@@ -194,10 +217,14 @@ class TestBadInput:
         assert run(*arguments, "--overwrite")[0] == 0
 
     def test_json_that_cannot_be_written(self, run, tmp_path, tiny_model_file):
-        arguments = ("--size", "64x48", "--frames", "2", "--json", "/proc/none.json")
+        arguments = ("--size", "64x48", "--frames", "2", "--no-roofline", "--json", "/proc/none.json")
         status, _, err = run("bench", "--model", tiny_model_file, *arguments)
         assert status == 2
         assert "/proc/none.json cannot be written" in err
+
+    def test_a_plot_that_is_no_svg(self, run, tmp_path, tiny_model_file):
+        err = self.refused(run, "bench", "--model", tiny_model_file, "--plot", tmp_path / "bench.png")
+        assert "bench.png is no SVG file; name one that ends in .svg" in err
 
     @pytest.mark.parametrize("size", ["big", "0x10", "64x", "64x48x3"])
     def test_a_size_that_is_none(self, run, tiny_model_file, size):
