@@ -67,13 +67,13 @@ class TransDecoder(nn.Module):
         return update
 
 
-class LanguageToVision(nn.Module):
-    """L2V: every position of z5 looks at the text.
+class _GatedDecoders(nn.Module):
+    """What both directions have: a decoder for each part of the text, and the weight gamma of what they add.
 
     Args:
-        decoders: part of the text -> its decoder, z5 -> text; their updates are summed.
-        rows: part of the text -> its rows.
-        width: channels C of z5.
+        decoders: part of the text -> its decoder.
+        rows: part of the text -> its rows, one after the other.
+        width: channels of what is updated: C of z5 for L2V, D of the text for V2L.
         gamma: initial weight of the update, per channel.
     """
 
@@ -84,6 +84,10 @@ class LanguageToVision(nn.Module):
         self.decoders = nn.ModuleDict(decoders)
         self.rows = dict(rows)
         self.gamma = nn.Parameter(torch.full((width,), gamma))
+
+
+class LanguageToVision(_GatedDecoders):
+    """L2V: every position of z5 looks at the text; the updates of all decoders, z5 -> text, are summed."""
 
     def forward(self, tokens: Tensor, text: Tensor) -> Tensor:
         """Tokens of z5 [B, N, C] and text [1 or B, T, D] -> updated tokens [B, N, C]."""
@@ -91,23 +95,8 @@ class LanguageToVision(nn.Module):
         return tokens + self.gamma * torch.stack(updates).sum(0)
 
 
-class VisionToLanguage(nn.Module):
-    """V2L: every class looks at z5; the text becomes the image's own.
-
-    Args:
-        decoders: part of the text -> its decoder, text -> z5.
-        rows: part of the text -> its rows, one after the other.
-        width: channels D of the text.
-        gamma: initial weight of the update, per channel.
-    """
-
-    def __init__(
-        self, *, decoders: Mapping[str, TransDecoder], rows: Mapping[str, slice], width: int, gamma: float
-    ) -> None:
-        super().__init__()
-        self.decoders = nn.ModuleDict(decoders)
-        self.rows = dict(rows)
-        self.gamma = nn.Parameter(torch.full((width,), gamma))
+class VisionToLanguage(_GatedDecoders):
+    """V2L: every class looks at z5 through its part's decoder, text -> z5; the text becomes the image's own."""
 
     def forward(self, text: Tensor, tokens: Tensor) -> Tensor:
         """Text [1, T, D] and tokens of z5 [B, N, C] -> updated text [B, T, D]."""
