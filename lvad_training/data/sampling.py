@@ -20,7 +20,27 @@ _TASK_EPOCHS, _TASK_DRAWS = 1, 2
 """Last words of the seeds of a task's permutations and of the draws of tasks, to keep them apart from others."""
 
 
-class TrainingStream(Sampler[list[Key]]):
+class _Stream(Sampler[list[Key]]):
+    """What both streams have: one batch of keys for each micro-step from ``first`` to before ``last``."""
+
+    def __init__(self, *, batch_size: int, seed: int, first: int, last: int, process: int, processes: int) -> None:
+        self.batch_size = batch_size
+        self.seed = seed
+        self.first = first
+        self.last = last
+        self.process = process
+        self.processes = processes
+
+    def __len__(self) -> int:
+        return max(0, self.last - self.first)
+
+    def _places(self, turn: int) -> range:
+        """Where this process's batch is in the endless sequence of images, when all have taken ``turn`` batches."""
+        start = (turn * self.processes + self.process) * self.batch_size
+        return range(start, start + self.batch_size)
+
+
+class TrainingStream(_Stream):
     """Batches of keys for one process, all tasks at once.
 
     Every epoch is a permutation of the data set, determined by seed and epoch alone; epochs follow each other without
@@ -39,25 +59,16 @@ class TrainingStream(Sampler[list[Key]]):
     def __init__(
         self, *, count: int, batch_size: int, seed: int, first: int, last: int, process: int = 0, processes: int = 1
     ) -> None:
+        super().__init__(batch_size=batch_size, seed=seed, first=first, last=last, process=process, processes=processes)
         self.count = count
-        self.batch_size = batch_size
-        self.seed = seed
-        self.first = first
-        self.last = last
-        self.process = process
-        self.processes = processes
-
-    def __len__(self) -> int:
-        return max(0, self.last - self.first)
 
     def __iter__(self) -> Iterator[list[Key]]:
         epochs = _Epochs(self.count, self.seed)
         for step in range(self.first, self.last):
-            start = (step * self.processes + self.process) * self.batch_size
-            yield [(*epochs.at(start + i), None) for i in range(self.batch_size)]
+            yield [(*epochs.at(place), None) for place in self._places(step)]
 
 
-class OneTaskStream(Sampler[list[Key]]):
+class OneTaskStream(_Stream):
     """Batches of keys for one process, one task per micro-step: the samplers that LV-Adapter is compared with.
 
     Each task runs through its own shuffled epochs without a gap, however often it is its turn. In a micro-step all
@@ -88,17 +99,9 @@ class OneTaskStream(Sampler[list[Key]]):
         process: int = 0,
         processes: int = 1,
     ) -> None:
+        super().__init__(batch_size=batch_size, seed=seed, first=first, last=last, process=process, processes=processes)
         self.images = {task: np.asarray(indices, np.int64) for task, indices in images.items()}
         self.order = order
-        self.batch_size = batch_size
-        self.seed = seed
-        self.first = first
-        self.last = last
-        self.process = process
-        self.processes = processes
-
-    def __len__(self) -> int:
-        return max(0, self.last - self.first)
 
     def __iter__(self) -> Iterator[list[Key]]:
         tasks = list(self.images)
@@ -106,12 +109,11 @@ class OneTaskStream(Sampler[list[Key]]):
         epochs = [_Epochs(len(self.images[task]), self.seed, number, _TASK_EPOCHS) for number, task in enumerate(tasks)]
         turns = np.bincount(numbers[: self.first], minlength=len(tasks)).tolist()
         for number in numbers[self.first :].tolist():
-            start = (turns[number] * self.processes + self.process) * self.batch_size
-            turns[number] += 1
             keys: list[Key] = []
-            for position in range(start, start + self.batch_size):
-                epoch, offset = epochs[number].at(position)
+            for place in self._places(turns[number]):
+                epoch, offset = epochs[number].at(place)
                 keys.append((epoch, int(self.images[tasks[number]][offset]), tasks[number]))
+            turns[number] += 1
             yield keys
 
     def _task_numbers(self) -> npt.NDArray[np.int64]:
@@ -135,9 +137,9 @@ class _Epochs:
         self._epoch_in_hand = -1
         self._order = np.zeros(0, np.int64)
 
-    def at(self, position: int) -> tuple[int, int]:
-        """(epoch, which thing) at a position of the endless sequence."""
-        epoch, offset = divmod(position, self.count)
+    def at(self, place: int) -> tuple[int, int]:
+        """(epoch, which thing) at a place in the endless sequence."""
+        epoch, offset = divmod(place, self.count)
         if epoch != self._epoch_in_hand:
             self._order = np.random.default_rng([self._seed, epoch, *self._words]).permutation(self.count)
             self._epoch_in_hand = epoch
