@@ -1,8 +1,6 @@
 """Pretrained backbones: read a published file, recognise its layout, match each tensor and say what was done."""
 
 import pickle
-import warnings
-import zipfile
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -11,11 +9,12 @@ from typing import Any
 
 import timm
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lvad_perception.errors import CheckpointError, ConfigError
 from lvad_training.model.backbone import Backbone
 from lvad_training.model.layouts import COUNTER, IMAGENET, Normalisation, Recognised, architecture_name, recognise
+from lvad_training.model.torchscript import is_torchscript, read_torchscript
 
 ENOUGH = 0.9  # share of the backbone's tensors that a file has to have
 FIRST_LAYERS = (
@@ -166,11 +165,8 @@ def _read(path: Path) -> Mapping[str, Any]:
             from safetensors.torch import load_file
 
             return load_file(str(path))
-        if _is_torchscript(path):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # TorchScript is deprecated; these archives stay what they are
-                archive: nn.Module = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
-                return archive.state_dict()
+        if is_torchscript(path):
+            return read_torchscript(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as err:  # torch raises many kinds here: RuntimeError, EOFError, SafetensorError, ...
         raise CheckpointError(f"{path}: {_why_unreadable(path, err)}") from err
@@ -203,13 +199,6 @@ def _why_unreadable(path: Path, err: Exception) -> str:
             "any code; if you trust it, save its state dict alone with torch.save"
         )
     return f"not a readable weights file ({type(err).__name__}); it is truncated or of another kind, copy it again"
-
-
-def _is_torchscript(path: Path) -> bool:
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
 def _load(backbone: Backbone, found: Recognised, source: str) -> MatchReport:

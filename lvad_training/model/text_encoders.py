@@ -8,8 +8,6 @@ Face folder of all-MiniLM-L6-v2 (22 M parameters, 384 channels).
 
 import dataclasses
 import difflib
-import warnings
-import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +18,7 @@ from torch import Tensor, nn
 
 from lvad_perception.errors import CheckpointError, ConfigError, MissingDependencyError
 from lvad_training.checkpoints import weights_sha256
+from lvad_training.model.torchscript import is_torchscript, read_torchscript
 
 RANDOM_SEED = 0
 """Of a tower without weights, so that a resumed run finds the tower that it began with."""
@@ -241,17 +240,15 @@ def open_clip_encoder(name: str, weights: str | None) -> ClipTextEncoder:
             "choose RN50, a ViT of CLIP's, or kind huggingface with a folder of the text model"
         )
     tag = open_clip.get_pretrained_cfg(name, weights) if weights is not None else {}
-    published = weights is not None and not tag and _is_torchscript(name, weights, open_clip)
+    archive = _published_archive(name, weights, open_clip) if weights is not None and not tag else None
+    quick_gelu = archive is not None or bool(tag.get("quick_gelu"))  # OpenAI's GELU, whatever the name says
     with torch.random.fork_rng():  # whatever is drawn here, training's chance is not to notice
         torch.manual_seed(RANDOM_SEED)
         try:
-            model = open_clip.create_model(
-                name,
-                pretrained=None if published else weights,
-                force_quick_gelu=published or bool(tag.get("quick_gelu")),  # OpenAI's GELU, whatever the name says
-            )
-            if published:
-                _load_torchscript(model, str(weights))
+            pretrained = None if archive is not None else weights
+            model = open_clip.create_model(name, pretrained=pretrained, force_quick_gelu=quick_gelu)
+            if archive is not None:
+                _load_archive(model, archive)
         except Exception as err:  # urllib, huggingface_hub, pickle and torch raise many kinds here
             connect = "connect to the network, or give a local file as model.language.text_encoder.weights"
             raise CheckpointError(
@@ -304,24 +301,20 @@ def huggingface_encoder(folder: str) -> HuggingFaceTextEncoder:
     return HuggingFaceTextEncoder(model=model, tokenizer=tokenizer, name=f"huggingface {label}")
 
 
-def _is_torchscript(name: str, weights: str, open_clip: Any) -> bool:
-    """Whether a file is the TorchScript archive in which OpenAI published CLIP."""
-    if not Path(weights).is_file():
+def _published_archive(name: str, weights: str, open_clip: Any) -> Path | None:
+    """The TorchScript archive in which OpenAI published CLIP; None for a file of another kind."""
+    path = Path(weights)
+    if not path.is_file():
         raise CheckpointError(
             f"text encoder {name}: weights {weights!r} are neither a file nor one of open_clip's tags; check the path, "
             f"or choose of {', '.join(open_clip.list_pretrained_tags_by_model(name)) or 'another model'}"
         )
-    if not zipfile.is_zipfile(weights):
-        return False
-    with zipfile.ZipFile(weights) as archive:
-        return any(member.endswith("/constants.pkl") for member in archive.namelist())
+    return path if is_torchscript(path) else None
 
 
-def _load_torchscript(model: nn.Module, path: str) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # TorchScript is deprecated, and the files are as they are
-        found = torch.jit.load(path, map_location="cpu").state_dict()  # type: ignore[no-untyped-call]
+def _load_archive(model: nn.Module, archive: Path) -> None:
     own = model.state_dict()
+    found = read_torchscript(archive)
     model.load_state_dict({key: value for key, value in found.items() if key in own})  # sizes are among its tensors
 
 
