@@ -1,5 +1,7 @@
 """Metrics as aligned text for a terminal or a log."""
 
+from collections.abc import Sequence
+
 from lvad_perception.metrics.detection import DetectionMetrics, DetectionScores
 from lvad_perception.metrics.segmentation import DrivableMetrics, SegmentationMetrics
 
@@ -26,42 +28,42 @@ def _detection(metrics: DetectionMetrics) -> str:
         _detection_row("all classes", metrics.scores),
     ]
     rows += [_detection_row(name, scores) for name, scores in metrics.per_class.items() if scores.truth]
-    return _aligned(rows)
+    return aligned(rows)
 
 
 def _detection_row(name: str, scores: DetectionScores) -> Row:
     numbers = (scores.ap, scores.ap50, scores.ap75, scores.ap_small, scores.ap_medium, scores.ap_large, scores.ar100)
-    return (name, *map(_number, numbers), str(scores.truth))
+    return (name, *map(number, numbers), str(scores.truth))
 
 
 def _semantic(metrics: SegmentationMetrics) -> str:
     scores = metrics.scores
     rows: list[Row] = [
         (f"semantic, {_images(metrics.images)}", "IoU", "truth"),
-        (f"mean of {_present(scores.iou)}", _number(scores.mean_iou), ""),
-        ("best constant prediction", _number(scores.constant_mean_iou), ""),
-        ("pixel accuracy", _number(scores.pixel_accuracy), ""),
+        (f"mean of {_present(scores.iou)}", number(scores.mean_iou), ""),
+        ("best constant prediction", number(scores.constant_mean_iou), ""),
+        ("pixel accuracy", number(scores.pixel_accuracy), ""),
     ]
     rows += [
-        (name, _number(iou), _number(metrics.truth_share[name])) for name, iou in scores.iou.items() if iou is not None
+        (name, number(iou), number(metrics.truth_share[name])) for name, iou in scores.iou.items() if iou is not None
     ]
-    return _aligned(rows)
+    return aligned(rows)
 
 
 def _drivable(metrics: DrivableMetrics) -> str:
     official, three_class = metrics.official, metrics.three_class
     rows: list[Row] = [
         (f"drivable, {_images(metrics.images)}", "official", "3-class", "truth"),
-        ("mean IoU", _number(official.mean_iou), _number(three_class.mean_iou), ""),
-        ("best constant prediction", _number(official.constant_mean_iou), _number(three_class.constant_mean_iou), ""),
-        ("pixel accuracy", _number(official.pixel_accuracy), _number(three_class.pixel_accuracy), ""),
+        ("mean IoU", number(official.mean_iou), number(three_class.mean_iou), ""),
+        ("best constant prediction", number(official.constant_mean_iou), number(three_class.constant_mean_iou), ""),
+        ("pixel accuracy", number(official.pixel_accuracy), number(three_class.pixel_accuracy), ""),
     ]
     rows += [
-        (name, _number(official.iou.get(name)), _number(iou), _number(metrics.truth_share[name]))
+        (name, number(official.iou.get(name)), number(iou), number(metrics.truth_share[name]))
         for name, iou in three_class.iou.items()
         if iou is not None
     ]
-    return _aligned(rows)
+    return aligned(rows)
 
 
 def _images(count: int) -> str:
@@ -73,15 +75,16 @@ def _present(iou: dict[str, float | None]) -> str:
     return f"{count} class{'' if count == 1 else 'es'}"
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """One decimal; "-" where there is no number."""
     return "-" if value is None else f"{value:.1f}"
 
 
-def _aligned(rows: list[Row]) -> str:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(
-            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        )
-        for row in rows
-    )
+def aligned(rows: Sequence[Row]) -> str:
+    """Rows of equal length as lines: the first column to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for first, *rest in rows:
+        cells = [cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True)]
+        lines.append("  ".join([first.ljust(widths[0]), *cells]).rstrip())
+    return "\n".join(lines)

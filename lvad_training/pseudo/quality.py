@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lvad_perception.metrics.segmentation import confuse, score
+from lvad_perception.metrics.table import aligned, number
 from lvad_perception.types import Detections, TruthBoxes, UInt8
 from lvad_perception.vocabulary import TASKS, UNLABELED, Vocabulary
 from lvad_training.pseudo.matching import match_boxes
@@ -186,27 +187,16 @@ def _table(task: str, quality: TaskQuality) -> str:
     rows = [head]
     if boxes:
         rates = (quality.precision, quality.recall, quality.f1)
-        rows.append(("all classes", "", f"{total:,}", *map(_number, rates)))
+        rows.append(("all classes", "", f"{total:,}", *map(number, rates)))
     else:
         labelled = None if quality.unlabelled is None else 100 - quality.unlabelled
-        rows.append(("labelled, of all", "", _number(labelled), "", "", "", ""))
-        rows.append(("mean IoU", "", "", "", "", "", _number(quality.mean_iou)))
-        rows.append(("pixel accuracy", "", "", "", "", "", _number(quality.pixel_accuracy)))
+        rows.append(("labelled, of all", "", number(labelled), "", "", "", ""))
+        rows.append(("mean IoU", "", "", "", "", "", number(quality.mean_iou)))
+        rows.append(("pixel accuracy", "", "", "", "", "", number(quality.pixel_accuracy)))
     for name, one in quality.classes.items():
-        amount = f"{one.labels:,}" if boxes else _number(_percent(one.labels, total))
+        amount = f"{one.labels:,}" if boxes else number(_percent(one.labels, total))
         threshold = "none" if one.threshold is None else f"{one.threshold:.2f}"
         rates = (one.precision, one.recall, one.f1)
-        rows.append((name, threshold, amount, *map(_number, rates)) + (() if boxes else (_number(one.iou),)))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
-    lines = ["  ".join(_padded(row, widths)).rstrip() for row in rows]
+        rows.append((name, threshold, amount, *map(number, rates)) + (() if boxes else (number(one.iou),)))
     where = f"compared with the annotation of {quality.compared:,} of the images, which served this report alone"
-    return "\n".join([*lines, where if quality.compared else "not compared: none of the images is annotated"])
-
-
-def _padded(row: tuple[str, ...], widths: list[int]) -> list[str]:
-    first, *rest = row
-    return [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True))]
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}"
+    return f"{aligned(rows)}\n{where if quality.compared else 'not compared: none of the images is annotated'}"

@@ -22,6 +22,7 @@ from lvad_perception.errors import (
     VocabularyMismatchError,
 )
 from lvad_perception.metrics import Evaluator, Metrics, constant_baseline
+from lvad_perception.metrics.table import aligned
 from lvad_perception.types import Detections, Predictions, Truth, TruthBoxes
 from lvad_perception.vocabulary import DETECTION, DRIVABLE, SEMANTIC, TASKS, UNLABELED
 
@@ -412,10 +413,15 @@ def test_text_is_an_aligned_table() -> None:
     assert [block.split(",")[0] for block in blocks] == ["detection", "semantic", "drivable"]
     for block in blocks:
         lines = block.splitlines()
-        assert len({len(line) for line in lines}) == 1, block
+        assert len(lines[0]) == len(lines[-1]) == max(map(len, lines)), block
     assert "bicycle" in blocks[0]
     assert "bicycle" not in blocks[1]  # not in the semantic truth
     assert "best constant prediction" in blocks[2]
+
+
+def test_columns_are_aligned_and_lines_end_without_blanks() -> None:
+    text = aligned([("head", "a", "bb"), ("x", "1.0", ""), ("longer", "10.0", "2.0")])
+    assert text.splitlines() == ["head       a   bb", "x        1.0", "longer  10.0  2.0"]
 
 
 def test_a_task_without_truth_is_none() -> None:
