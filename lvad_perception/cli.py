@@ -13,6 +13,7 @@ from lvad_perception import __version__
 from lvad_perception.commands.bags import add_bag_commands
 from lvad_perception.commands.bench import add_bench
 from lvad_perception.commands.models import add_model_commands
+from lvad_perception.commands.optimize import add_optimize
 from lvad_perception.errors import LvadError
 
 STATUS_BAD_INPUT: Final = 2
@@ -25,6 +26,7 @@ examples:
   lvad-perception evaluate predicted_bag
   lvad-perception evaluate --model model.onnx --data bdd100k --split val --json metrics.json
   lvad-perception report predicted_bag --output report.html
+  lvad-perception optimize model.onnx --output model.engine --precision fp16 --calibration images
   lvad-perception bench --model model.onnx --frames 200
 """
 
@@ -63,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"lvad-perception {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     add_bag_commands(commands)
+    add_optimize(commands)
     add_bench(commands)
     add_model_commands(commands)
     return parser

@@ -1,0 +1,92 @@
+"""The command optimize: an engine file for this machine's TensorRT and GPU."""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from lvad_perception.commands.arguments import MODEL_HELP, add_command
+
+if TYPE_CHECKING:
+    from lvad_perception.engines.tensorrt_build import Progress
+
+_MIB: Final = 1 << 20
+
+
+def add_optimize(commands: Any) -> None:
+    """Add it to the command line's sub-parsers."""
+    from lvad_perception.engines.lowering import PRECISIONS
+
+    command = add_command(
+        commands, "optimize", _optimize, "build a TensorRT engine for this machine and check it against ONNX Runtime"
+    )
+    command.add_argument("model", type=Path, metavar="MODEL", help=MODEL_HELP)
+    command.add_argument(
+        "--output",
+        "-o",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="file to write: .engine or .plan, built by TensorRT itself, or .pth, built by torch2trt",
+    )
+    command.add_argument("--precision", choices=PRECISIONS, default="fp16", help="what to compute in (default: fp16)")
+    command.add_argument(
+        "--calibration",
+        type=Path,
+        metavar="DIR",
+        help="folder of images of the vehicle's cameras: for the scales of int8, and to compare the engine on",
+    )
+    command.add_argument(
+        "--calibration-images", type=int, default=64, metavar="N", help="how many to take for the scales (default: 64)"
+    )
+    command.add_argument("--check-images", type=int, default=8, metavar="N", help="how many to compare on (default: 8)")
+    command.add_argument(
+        "--level", type=int, choices=range(6), metavar="0-5", help="the builder's effort (default: TensorRT's own, 3)"
+    )
+    command.add_argument(
+        "--workspace-mib", type=int, metavar="MIB", help="most scratch memory for the build (default: all of the GPU's)"
+    )
+    command.add_argument(
+        "--cache-dir", type=Path, metavar="DIR", help="folder for built engines (default: the user's cache folder)"
+    )
+    command.add_argument("--rebuild", action="store_true", help="build also when the cache has this engine")
+
+
+def _optimize(arguments: argparse.Namespace) -> None:
+    from lvad_perception.engines.tensorrt_build import BuildOptions
+    from lvad_perception.optimize import optimize
+
+    workspace = arguments.workspace_mib
+    options = BuildOptions(arguments.level, None if workspace is None else workspace * _MIB)
+    with progress_bar() as progress:
+        result = optimize(
+            arguments.model,
+            arguments.output,
+            precision=arguments.precision,
+            images=arguments.calibration,
+            calibration_images=arguments.calibration_images,
+            check_images=arguments.check_images,
+            options=options,
+            cache_dir=arguments.cache_dir,
+            rebuild=arguments.rebuild,
+            report=lambda line: print(line, file=sys.stderr, flush=True),
+            progress=progress,
+        )
+    print(result.to_text())
+
+
+@contextmanager
+def progress_bar() -> Iterator["Progress"]:
+    """A bar on standard error, as soon as something reports to it."""
+    from tqdm import tqdm
+
+    with tqdm(total=100, unit="%", bar_format="{l_bar}{bar}| {elapsed}", delay=1, leave=False) as bar:
+
+        def show(share: float, phase: str) -> None:
+            bar.set_description(phase, refresh=False)
+            bar.n = round(100 * share)
+            bar.refresh()
+
+        yield show

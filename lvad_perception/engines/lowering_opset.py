@@ -1,0 +1,103 @@
+"""An ONNX model in opset 17, the newest that TensorRT 8.6 documents.
+
+Its parser does not refuse opset 18: it looks for the axes of ReduceMax, ReduceMean and their like in an attribute,
+while they are an input there, and so reduces over all axes without a word. ONNX's own converter knows no way back for
+Split.
+"""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from lvad_perception.errors import EngineError
+
+OPSET: Final = 17
+IR_VERSION: Final = 8
+"""Of the ONNX release that brought this opset."""
+_REMEDY: Final = f"update TensorRT to 10 or newer, since 8.6 reads no opset above {OPSET}"
+
+
+def in_opset_17(model: Any) -> Any:
+    """The model in opset 17; the same object where it is in that or an older one already.
+
+    Raises:
+        EngineError: it uses what opset 17 does not have.
+    """
+    import onnx
+
+    (current,) = (each.version for each in model.opset_import if each.domain in ("", "ai.onnx"))
+    if current <= OPSET:
+        return model
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    constants = {tensor.name: tensor for tensor in result.graph.initializer}
+    for node in result.graph.node:
+        # What is not newer than 17 means the same in both.
+        if onnx.defs.get_schema(node.op_type, current).since_version > OPSET:
+            _REWRITES.get(node.op_type, _refuse)(node, constants)
+    for each in result.opset_import:
+        if each.domain in ("", "ai.onnx"):
+            each.version = OPSET
+    result.ir_version = min(model.ir_version, IR_VERSION)
+    return result
+
+
+def _reduce(node: Any, constants: dict[str, Any]) -> None:
+    """Axes from an input into an attribute."""
+    import onnx
+
+    _drop(node, "noop_with_empty_axes", 0)
+    if len(node.input) > 1 and node.input[1]:
+        if node.input[1] not in constants:
+            raise EngineError(f"{node.op_type} -> {node.output[0]} computes its axes; {_REMEDY}")
+        axes = onnx.numpy_helper.to_array(constants[node.input[1]]).tolist()
+        node.attribute.append(onnx.helper.make_attribute("axes", axes))
+    del node.input[1:]
+
+
+def _split(node: Any, _constants: dict[str, Any]) -> None:
+    """Into as many equal parts as there are outputs, which is what 17 does without being told."""
+    for attribute in [each for each in node.attribute if each.name == "num_outputs"]:
+        node.attribute.remove(attribute)
+
+
+def _resize(node: Any, _constants: dict[str, Any]) -> None:
+    _drop(node, "antialias", 0)
+    _drop(node, "keep_aspect_ratio_policy", b"stretch")
+    if any(each.name == "axes" for each in node.attribute):
+        _refuse(node, {})
+
+
+def _pad(node: Any, _constants: dict[str, Any]) -> None:
+    if len(node.input) > 3:
+        _refuse(node, {})
+
+
+def _scatter(node: Any, _constants: dict[str, Any]) -> None:
+    if any(each.name == "reduction" and each.s in (b"max", b"min") for each in node.attribute):
+        _refuse(node, {})
+
+
+def _drop(node: Any, name: str, harmless: int | bytes) -> None:
+    """Remove an attribute that 17 does not know, where its value asks for what 17 does anyway."""
+    import onnx
+
+    for attribute in [each for each in node.attribute if each.name == name]:
+        if onnx.helper.get_attribute_value(attribute) != harmless:
+            _refuse(node, {})
+        node.attribute.remove(attribute)
+
+
+def _refuse(node: Any, _constants: dict[str, Any]) -> None:
+    raise EngineError(f"{node.op_type} -> {node.output[0]} cannot be written in opset {OPSET}; {_REMEDY}")
+
+
+_REDUCTIONS: Final = ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "SumSquare")
+_REWRITES: Final[dict[str, Callable[[Any, dict[str, Any]], None]]] = {
+    **{f"Reduce{name}": _reduce for name in _REDUCTIONS},
+    "Pad": _pad,
+    "Resize": _resize,
+    "ScatterElements": _scatter,
+    "ScatterND": _scatter,
+    "Split": _split,
+}
+"""Of the operators that opset 18 changed, those with a counterpart."""

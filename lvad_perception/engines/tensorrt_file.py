@@ -1,0 +1,204 @@
+"""Files that hold a TensorRT plan, and what each says of itself; read and written without TensorRT.
+
+``.engine`` (or ``.plan``), written by ``lvad-perception optimize``::
+
+    offset 0    8 bytes      MAGIC
+    offset 8    4 bytes      length L of the facts, unsigned, little-endian
+    offset 12   L bytes      the facts as JSON: manifest, precision, target, model_sha256, builder, agreement
+    offset 12+L to the end   the plan, as TensorRT serialised it
+
+A plan says nothing that can be read before TensorRT has accepted it, so the facts stand in front of it: one file cannot
+lose its manifest, and a wrong version or GPU is named before anything is loaded. Two more kinds are read:
+
+* ``.pth``: the state dict of a torch2trt ``TRTModule``, with the facts as JSON text under ``FACTS_KEY``;
+* a bare plan, or a ``.pth`` without facts, with the manifest as JSON beside it: ``model.plan`` and ``model.plan.json``.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from lvad_perception.errors import EngineError, MissingDependencyError, ModelFileError
+from lvad_perception.manifest import Manifest
+
+MAGIC: Final = b"LVADTRT1"
+FACTS_KEY: Final = "lvad_facts"
+SUFFIXES: Final = (".engine", ".plan", ".pth")
+_LENGTH_BYTES: Final = 4
+_MOST_FACTS: Final = 16 << 20
+_REMEDY: Final = "copy it again or build it with: lvad-perception optimize MODEL.onnx --output"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a plan was built, which is the only place where it runs.
+
+    Attributes:
+        tensorrt: full version, such as "10.3.0".
+        gpu: the device's name, such as "Orin".
+        capability: its compute capability, such as "8.7".
+    """
+
+    tensorrt: str
+    gpu: str
+    capability: str
+
+    def to_text(self) -> str:
+        """Such as "TensorRT 10.3.0 on Orin (compute capability 8.7)"."""
+        return f"TensorRT {self.tensorrt} on {self.gpu} (compute capability {self.capability})"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EngineFile:
+    """A plan and what is known of it.
+
+    Attributes:
+        plan: what TensorRT deserialises.
+        manifest: of the model file that it was built from.
+        precision: "fp32", "fp16" or "int8"; None for a plan that was built elsewhere and does not say.
+        target: where it was built, or None as above.
+        model_sha256: hash of the model file, or None as above.
+        builder: "tensorrt" or "torch2trt", or None as above.
+        agreement: how far it was from ONNX Runtime after the build, for people, or None as above.
+    """
+
+    plan: bytes | bytearray | memoryview
+    manifest: Manifest
+    precision: str | None = None
+    target: Target | None = None
+    model_sha256: str | None = None
+    builder: str | None = None
+    agreement: str | None = None
+
+    def facts(self) -> str:
+        """Everything but the plan, as JSON text."""
+        facts = {
+            "manifest": json.loads(self.manifest.to_json()),
+            "precision": self.precision,
+            "target": None if self.target is None else asdict(self.target),
+            "model_sha256": self.model_sha256,
+            "builder": self.builder,
+            "agreement": self.agreement,
+        }
+        return json.dumps(facts, sort_keys=True)
+
+
+def read_engine_file(path: Path) -> EngineFile:
+    """Read an ``.engine``, ``.plan`` or torch2trt ``.pth`` file.
+
+    Raises:
+        ModelFileError: missing, truncated, of another kind, or without manifest.
+        VocabularyMismatchError: the model was trained on other classes.
+        MissingDependencyError: a ``.pth`` file, and torch is not installed.
+    """
+    if path.suffix == ".pth":
+        state = _read_state(path)
+        facts = state.get(FACTS_KEY)
+        plan: bytes | bytearray | memoryview = state["engine"]
+    else:
+        data = _read(path)
+        facts, plan = _split(data, path) if data.startswith(MAGIC) else (None, data)
+    if facts is not None:
+        return _from_facts(facts, plan, str(path))
+    beside = path.with_name(path.name + ".json")
+    if not beside.exists():
+        raise ModelFileError(
+            f"{path} carries no manifest; build it with lvad-perception optimize, or put its model file's manifest "
+            f"beside it: lvad-perception info MODEL.onnx --json > {beside.name}"
+        )
+    return EngineFile(plan, Manifest.from_json(_read(beside).decode(errors="replace"), source=str(beside)))
+
+
+def write_engine_file(path: Path, file: EngineFile) -> None:
+    """Write the plan with its facts; ``path`` appears whole or not at all.
+
+    Raises:
+        EngineError: it cannot be written.
+    """
+    facts = file.facts().encode()
+    _write(path, (MAGIC, len(facts).to_bytes(_LENGTH_BYTES, "little"), facts, file.plan))
+
+
+def write_torch2trt_file(path: Path, file: EngineFile, state: Mapping[str, Any]) -> None:
+    """Write the state dict of a ``TRTModule`` with the facts; ``path`` appears whole or not at all.
+
+    torch2trt's own ``load_state_dict`` reads it too and passes over the facts.
+
+    Raises:
+        EngineError: it cannot be written.
+    """
+    import io
+
+    import torch
+
+    stream = io.BytesIO()
+    torch.save({**state, FACTS_KEY: file.facts()}, stream)
+    _write(path, (stream.getbuffer(),))
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as err:
+        raise ModelFileError(f"{path} cannot be read ({err.strerror}); check the path and its permissions") from err
+
+
+def _split(data: bytes, path: Path) -> tuple[str, memoryview]:
+    """The facts and the plan of a file that starts with ``MAGIC``."""
+    start = len(MAGIC) + _LENGTH_BYTES
+    length = int.from_bytes(data[len(MAGIC) : start], "little")
+    if length > _MOST_FACTS or len(data) <= start + length:
+        raise ModelFileError(f"{path} is truncated; {_REMEDY} {path.name}")
+    return data[start : start + length].decode(errors="replace"), memoryview(data)[start + length :]
+
+
+def _read_state(path: Path) -> Mapping[str, Any]:
+    try:
+        import torch
+    except ImportError as err:
+        raise MissingDependencyError(
+            f"{path} is a torch2trt file, which needs torch; install torch for this machine or use an .engine file"
+        ) from err
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    # Unpickling a damaged or foreign file can raise anything.
+    except Exception as err:
+        raise ModelFileError(f"{path} cannot be loaded as a torch2trt file; {_REMEDY} {path.name}") from err
+    if not isinstance(state, Mapping) or not isinstance(state.get("engine"), (bytes, bytearray)):
+        raise ModelFileError(
+            f"{path} holds no TensorRT engine; give the state dict of a torch2trt TRTModule, "
+            f"or build it with: lvad-perception optimize MODEL.onnx --output {path.name}"
+        )
+    return state
+
+
+def _from_facts(text: str, plan: bytes | bytearray | memoryview, source: str) -> EngineFile:
+    try:
+        facts = json.loads(text)
+        manifest = json.dumps(facts["manifest"])
+        target = None if facts["target"] is None else Target(**facts["target"])
+        rest = {name: facts[name] for name in ("precision", "model_sha256", "builder", "agreement")}
+    except (ValueError, TypeError, KeyError) as err:
+        raise ModelFileError(f"{source}: what it says of itself cannot be read ({err}); {_REMEDY} FILE") from err
+    return EngineFile(plan, Manifest.from_json(manifest, source=source), target=target, **rest)
+
+
+def _write(path: Path, parts: tuple[bytes | bytearray | memoryview, ...]) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+        partial = Path(name)
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                for part in parts:
+                    stream.write(part)
+            partial.chmod(0o644)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as err:
+        raise EngineError(f"{path} cannot be written ({err.strerror}); choose a folder with space") from err

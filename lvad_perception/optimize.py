@@ -1,0 +1,305 @@
+"""Model file -> engine file for this machine, written only when it agrees with ONNX Runtime on images."""
+
+import hashlib
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from lvad_perception.agreement import TOLERANCES, Agreement, agree, copied
+from lvad_perception.bdd100k.index import cache_places
+from lvad_perception.engines.base import Engine
+from lvad_perception.engines.cuda import Cuda
+from lvad_perception.engines.lowering import PRECISIONS, lower
+from lvad_perception.engines.onnx import OnnxEngine
+from lvad_perception.engines.tensorrt import TensorRtEngine, import_tensorrt, version_of
+from lvad_perception.engines.tensorrt_build import BuildOptions, Progress, build_plan, build_with_torch2trt
+from lvad_perception.engines.tensorrt_file import (
+    SUFFIXES,
+    EngineFile,
+    Target,
+    write_engine_file,
+    write_torch2trt_file,
+)
+from lvad_perception.errors import ConfigError, DatasetError, EngineError, ModelFileError
+from lvad_perception.images import read_image
+from lvad_perception.manifest import Manifest
+from lvad_perception.preprocess import letterbox_image
+from lvad_perception.types import RawOutputs, Size, UInt8
+
+CALIBRATION_IMAGES: Final = 64
+CHECK_IMAGES: Final = 8
+_FORMAT: Final = 1
+"""Of cached engines: raised when the same inputs would be built differently."""
+_IMAGE_SUFFIXES: Final = (".jpg", ".jpeg", ".png")
+
+
+@dataclass(frozen=True, slots=True)
+class Optimized:
+    """What was written.
+
+    Attributes:
+        path: the engine file.
+        description: of the engine: runtime, version, GPU, precision.
+        manifest: of the model.
+        agreement: with ONNX Runtime on the checked images.
+        images: how many those were, and whether they are from a folder.
+        built_s: seconds that the build took; None when the engine was in the cache.
+        size_bytes: of the file.
+    """
+
+    path: Path
+    description: str
+    manifest: Manifest
+    agreement: Agreement
+    images: str
+    built_s: float | None
+    size_bytes: int
+
+    def to_text(self) -> str:
+        """Lines for people."""
+        how = "from the cache" if self.built_s is None else f"built in {self.built_s:.0f} s"
+        return (
+            f"{self.path}: {self.description}; {self.size_bytes / 2**20:.1f} MiB, {how}\n"
+            f"  agrees with ONNX Runtime on {self.images}: {self.agreement.to_text()}"
+        )
+
+
+def optimize(
+    model: Path,
+    output: Path,
+    *,
+    precision: str = "fp16",
+    images: Path | None = None,
+    calibration_images: int = CALIBRATION_IMAGES,
+    check_images: int = CHECK_IMAGES,
+    options: BuildOptions | None = None,
+    cache_dir: Path | None = None,
+    rebuild: bool = False,
+    device: Cuda | None = None,
+    report: Callable[[str], None] = print,
+    progress: Progress = lambda share, phase: None,
+) -> Optimized:
+    """Build an engine for this machine's TensorRT and GPU, check it, write it.
+
+    Args:
+        model: the ``.onnx`` model file.
+        output: ``.engine`` or ``.plan``, built by TensorRT's builder, or ``.pth``, built by torch2trt.
+        precision: "fp32", "fp16" or "int8".
+        images: folder of images like those of the vehicle's cameras; scales of INT8 are measured on them and engines
+            compared. Without one, engines are compared on rendered images and INT8 is refused.
+        calibration_images: how many of the folder to measure scales on, evenly spread over its sorted names.
+        check_images: how many to compare on.
+        options: how hard to try; the timing cache is this function's.
+        cache_dir: where engines are kept, by TensorRT version, GPU, model and settings; the user's cache when None.
+        rebuild: build also when the cache has it.
+        device: the CUDA device; the first one when None.
+        report: told each step.
+        progress: told where calibration and build are.
+
+    Raises:
+        EngineError: there is no GPU, TensorRT cannot build it, or the engine disagrees; nothing is written.
+        ModelFileError, VocabularyMismatchError: the model file is none.
+        ConfigError: impossible options. DatasetError, ImageError: the folder has no images.
+        MissingDependencyError: TensorRT, torch, onnx or, for ``.pth``, torch2trt is not installed.
+    """
+    _check(model, output, precision, images)
+    device = device or Cuda()
+    target = Target(import_tensorrt("optimize").__version__, device.name, device.capability)
+    reference = OnnxEngine(model)
+    manifest = reference.manifest
+    checked, source = _images(images, manifest.input_hw, check_images)
+    batches = to_batches(checked, manifest.batch_size)
+    wanted = [copied(reference.infer(batch)) for batch in batches]
+    reference.close()
+    calibration: list[UInt8] = []
+    if precision == "int8":
+        calibration = to_batches(_images(images, manifest.input_hw, calibration_images)[0], manifest.batch_size)
+    options = options or BuildOptions()
+    content = model.read_bytes()
+    facts = EngineFile(
+        b"",
+        manifest,
+        precision=precision,
+        target=target,
+        model_sha256=hashlib.sha256(content).hexdigest(),
+        builder="torch2trt" if output.suffix == ".pth" else "tensorrt",
+    )
+    folder = _cache_folder(cache_dir)
+    kept = folder / f"{_key(facts, options, calibration)}{'.pth' if output.suffix == '.pth' else '.engine'}"
+    judge = _Judge(batches, wanted, precision, source, output)
+    if kept.exists() and not rebuild:
+        report(f"found in the cache: {kept}")
+        agreement, description = judge.engine(kept, device)
+        return _deliver(kept, output, Optimized(output, description, manifest, agreement, source, None, 0))
+    report(f"rewriting the model in {precision.upper()}")
+    old = version_of(import_tensorrt("optimize")) < (10, 0)
+    lowered = lower(content, precision=precision, opset_17=old, batches=calibration, progress=progress)
+    report(f"the rewritten model in ONNX Runtime: {judge.model(lowered).to_text()}")
+    report(f"building for {target.to_text()}; this takes minutes")
+    began = time.perf_counter()
+    facts, state = _build(lowered, facts, replace(options, timing_cache=_timings(folder, target)), progress)
+    built_s = time.perf_counter() - began
+    with tempfile.TemporaryDirectory(dir=folder, prefix="build-") as scratch:
+        built = Path(scratch) / kept.name
+        _write(built, facts, state)
+        agreement, description = judge.engine(built, device)
+    _write(kept, replace(facts, agreement=agreement.to_text()), state)
+    return _deliver(kept, output, Optimized(output, description, manifest, agreement, source, built_s, 0))
+
+
+def _build(
+    lowered: bytes, facts: EngineFile, options: BuildOptions, progress: Progress
+) -> tuple[EngineFile, dict[str, Any] | None]:
+    """The engine, and the state dict of torch2trt's module where that built it."""
+    assert facts.precision is not None
+    if facts.builder == "torch2trt":
+        plan, state = build_with_torch2trt(lowered, facts.manifest, facts.precision)
+        return replace(facts, plan=plan), state
+    return replace(facts, plan=build_plan(lowered, facts.precision, options, progress=progress)), None
+
+
+def _write(path: Path, file: EngineFile, state: dict[str, Any] | None) -> None:
+    if state is None:
+        write_engine_file(path, file)
+    else:
+        write_torch2trt_file(path, file, state)
+
+
+def _timings(folder: Path, target: Target) -> Path:
+    """Timing cache of one TensorRT version and GPU, for any model."""
+    return folder / f"timing-{hashlib.sha256(target.to_text().encode()).hexdigest()[:16]}.cache"
+
+
+def folder_images(folder: Path, size_hw: Size, count: int) -> list[UInt8]:
+    """``count`` images of a folder, evenly spread over its sorted names, letterboxed: uint8 [H, W, 3] each.
+
+    Raises:
+        DatasetError: the folder has no .jpg or .png file.
+        ImageError: one cannot be decoded.
+    """
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _IMAGE_SUFFIXES)
+    if not paths:
+        raise DatasetError(f"{folder} has no .jpg or .png file; name a folder of images of the vehicle's cameras")
+    places = np.unique(np.linspace(0, len(paths) - 1, min(count, len(paths))).round().astype(int))
+    return [letterbox_image(read_image(paths[place]), size_hw)[0] for place in places]
+
+
+def rendered_images(size_hw: Size, count: int) -> list[UInt8]:
+    """Smooth colours with noise, the same in every call: uint8 [H, W, 3] each."""
+    import cv2
+
+    random = np.random.default_rng(0)
+    shape = (size_hw[0] // 40 + 2, size_hw[1] // 40 + 2, 3)
+    coarse = [random.integers(0, 256, shape, np.uint8) for _ in range(count)]
+    smooth = [cv2.resize(each, size_hw[::-1], interpolation=cv2.INTER_CUBIC) for each in coarse]
+    return [np.asarray(cv2.add(each, random.integers(0, 12, each.shape, np.uint8)), np.uint8) for each in smooth]
+
+
+def to_batches(images: Sequence[UInt8], batch_size: int) -> list[UInt8]:
+    """Images [H, W, 3] -> batches [N, H, W, 3]; the last one is filled up from the start."""
+    starts = range(0, len(images), batch_size)
+    return [np.stack([images[(start + each) % len(images)] for each in range(batch_size)]) for start in starts]
+
+
+@dataclass(frozen=True, slots=True)
+class _Judge:
+    """What an engine is compared with, and the refusal."""
+
+    batches: Sequence[UInt8]
+    wanted: Sequence[RawOutputs]
+    precision: str
+    source: str
+    output: Path
+
+    def model(self, content: bytes) -> Agreement:
+        """Judge an ONNX file in ONNX Runtime."""
+        with tempfile.TemporaryDirectory(prefix="lvad-lowered-") as folder:
+            path = Path(folder) / "lowered.onnx"
+            path.write_bytes(content)
+            return self._judge(OnnxEngine(path), "the rewritten model, in ONNX Runtime")
+
+    def engine(self, path: Path, device: Cuda) -> tuple[Agreement, str]:
+        """Judge an engine file; its agreement and description."""
+        engine = TensorRtEngine(path, device=device)
+        description = engine.description
+        return self._judge(engine, f"the engine ({description})"), description
+
+    def _judge(self, engine: Engine, what: str) -> Agreement:
+        try:
+            found = [copied(engine.infer(batch)) for batch in self.batches]
+        finally:
+            engine.close()
+        tolerance = TOLERANCES[self.precision]
+        agreement = agree(found, self.wanted, tolerance)
+        if not agreement.within(tolerance):
+            raise EngineError(
+                f"{self.output}: not written, since {what} disagrees with ONNX Runtime in FP32 on {self.source}: "
+                f"{agreement.to_text()}, where {self.precision.upper()} may differ by {tolerance.boxes_px:g} px, "
+                f"{tolerance.scores:g} in scores and {1 - tolerance.masks:.2%} of mask pixels; "
+                + ("use --precision fp16" if self.precision == "int8" else "use --precision fp32 or another TensorRT")
+            )
+        return agreement
+
+
+def _check(model: Path, output: Path, precision: str, images: Path | None) -> None:
+    if model.suffix != ".onnx" or not model.is_file():
+        raise ModelFileError(f"{model} is no .onnx model file; write one with: lvad-train export CHECKPOINT MODEL.onnx")
+    if output.suffix not in SUFFIXES:
+        raise ConfigError(f"{output} does not end in {' or '.join(SUFFIXES)}; name the engine file so")
+    if precision not in PRECISIONS:
+        raise ConfigError(f"{precision} is no precision; choose {', '.join(PRECISIONS)}")
+    if precision == "int8" and images is None:
+        raise ConfigError("INT8 needs images to measure its scales on; name a folder with --calibration")
+
+
+def _images(folder: Path | None, size_hw: Size, count: int) -> tuple[list[UInt8], str]:
+    """Images and what to call them."""
+    if count < 1:
+        raise ConfigError(f"{count} images show nothing; give at least 1")
+    found = rendered_images(size_hw, count) if folder is None else folder_images(folder, size_hw, count)
+    return found, f"{len(found)} {'rendered images' if folder is None else f'images of {folder}'}"
+
+
+def _cache_folder(cache_dir: Path | None) -> Path:
+    for place in cache_places(cache_dir):
+        folder = place / "tensorrt"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                return folder
+        except OSError:
+            continue
+    raise EngineError("no cache folder can be written; name one with space with --cache-dir")
+
+
+def _key(facts: EngineFile, options: BuildOptions, calibration: Sequence[UInt8]) -> str:
+    """What two builds must share for one to stand for the other."""
+    scales = hashlib.sha256()
+    for batch in calibration:
+        scales.update(batch.tobytes())
+    assert facts.target is not None
+    parts = [_FORMAT, facts.model_sha256, facts.precision, facts.builder, asdict(facts.target)]
+    parts += [options.level, options.workspace_bytes, scales.hexdigest()]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+
+def _deliver(kept: Path, output: Path, result: Optimized) -> Optimized:
+    """Copy the engine from the cache; ``output`` appears whole or not at all."""
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        partial = output.with_name(f".{output.name}.part")
+        try:
+            shutil.copyfile(kept, partial)
+            partial.replace(output)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as err:
+        raise EngineError(f"{output} cannot be written ({err.strerror}); choose a folder with space") from err
+    return replace(result, size_bytes=output.stat().st_size)

@@ -1,0 +1,165 @@
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from lvad_perception.engines.tensorrt import TensorRtEngine
+from lvad_perception.engines.tensorrt_build import BuildOptions, build_plan
+from lvad_perception.engines.tensorrt_file import EngineFile, Target, write_engine_file
+from lvad_perception.errors import EngineError, MissingDependencyError, ModelFileError
+
+from .fake_tensorrt import VERSIONS, FakeCuda, make_tensorrt
+
+pytest.importorskip("onnx", reason="onnx is not installed")
+pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+
+
+@pytest.fixture(params=VERSIONS)
+def trt(request, monkeypatch):
+    module = make_tensorrt(request.param)
+    monkeypatch.setitem(sys.modules, "tensorrt", module)
+    return module
+
+
+@pytest.fixture
+def trt10(monkeypatch):
+    module = make_tensorrt("10.3.0")
+    monkeypatch.setitem(sys.modules, "tensorrt", module)
+    return module
+
+
+@pytest.fixture
+def write_engine(tmp_path, tiny_model_file, make_manifest):
+    """An engine file of the tiny model; changes of its facts."""
+
+    def write(**changes):
+        plan = build_plan(tiny_model_file.read_bytes(), "fp32", BuildOptions(), progress=lambda *_: None)
+        target = Target(sys.modules["tensorrt"].__version__, FakeCuda().name, "8.7")
+        path = tmp_path / "model.engine"
+        write_engine_file(path, replace(EngineFile(plan, make_manifest(), "fp32", target), **changes))
+        return path
+
+    return write
+
+
+def images_like(manifest, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (manifest.batch_size, *manifest.input_hw, 3), np.uint8)
+
+
+def test_outputs_are_the_models_in_every_version(trt, write_engine, reference):
+    device = FakeCuda()
+    engine = TensorRtEngine(write_engine(), device=device)
+    for seed in range(3):
+        images = images_like(engine.manifest, seed)
+        raw, wanted = engine.infer(images), reference(images)
+        for name in ("labels", "semantic", "drivable", "semantic_confidence", "boxes"):
+            np.testing.assert_array_equal(getattr(raw, name), getattr(wanted, name))
+            assert getattr(raw, name).dtype == getattr(wanted, name).dtype
+        np.testing.assert_allclose(raw.scores, wanted.scores, atol=1e-6)
+    assert device.replays == 3  # of the graph, not of its parts
+    assert engine.precision == "fp32"
+    assert engine.description == f"TensorRT {trt.__version__}, Fake with 2 multiprocessors, FP32, CUDA graph"
+    assert engine.device_memory_bytes > images.nbytes + 1000
+
+
+def test_buffers_are_reused(trt10, write_engine):
+    engine = TensorRtEngine(write_engine(), device=FakeCuda())
+    first = engine.infer(images_like(engine.manifest))
+    second = engine.infer(images_like(engine.manifest, 1))
+    assert first.semantic is second.semantic
+
+
+def test_a_network_that_cannot_be_recorded_runs_without_graph(trt10, write_engine, reference):
+    engine = TensorRtEngine(write_engine(), device=FakeCuda(records=False))
+    images = images_like(engine.manifest)
+    np.testing.assert_array_equal(engine.infer(images).semantic, reference(images).semantic)
+    assert engine.description.endswith("no CUDA graph")
+
+
+def test_plugins_are_loaded_before_the_plan(trt10, write_engine):
+    path = write_engine()
+    trt10.facts.plugins = False
+    TensorRtEngine(path, device=FakeCuda())
+    assert trt10.facts.plugins
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        Target("8.6.1", "Fake with 2 multiprocessors", "8.7"),
+        Target("10.3.0", "Fake with 8 multiprocessors", "8.7"),
+        Target("10.3.0", "Fake with 2 multiprocessors", "9.0"),
+    ],
+)
+def test_an_engine_of_another_machine_names_both_and_the_remedy(trt10, write_engine, target):
+    path = write_engine(target=target)
+    with pytest.raises(
+        EngineError,
+        match=r"was built for TensorRT .* on Fake .* and this is TensorRT 10\.3\.0 on Fake with 2 multiprocessors .*; "
+        r"run lvad-perception optimize MODEL\.onnx --output model\.engine on this machine",
+    ):
+        TensorRtEngine(path, device=FakeCuda())
+    assert trt10.facts.runs == 0
+
+
+def test_a_plan_that_tensorrt_refuses_names_its_reason(trt10, write_engine):
+    path = write_engine(plan=b"of another version", target=None)
+    with pytest.raises(
+        EngineError, match=r"cannot be loaded by .*The engine plan file is not compatible.*run lvad-perception optimize"
+    ):
+        TensorRtEngine(path, device=FakeCuda())
+
+
+def test_a_manifest_of_another_model_is_refused(trt10, write_engine, make_manifest):
+    with pytest.raises(ModelFileError, match=r"its input images is uint8 \[2, 48, 64, 3\] but its manifest promises"):
+        TensorRtEngine(write_engine(manifest=make_manifest(batch_size=3)), device=FakeCuda())
+
+
+def test_images_of_another_shape_are_refused(trt10, write_engine):
+    engine = TensorRtEngine(write_engine(), device=FakeCuda())
+    with pytest.raises(EngineError, match=r"images of shape \(1, 48, 64, 3\) and type uint8 do not fit this engine"):
+        engine.infer(images_like(engine.manifest)[:1])
+    with pytest.raises(EngineError, match="type float32 do not fit"):
+        engine.infer(images_like(engine.manifest).astype(np.float32))
+
+
+def test_a_device_that_fails_says_so(trt10, write_engine):
+    path = write_engine()
+    engine = TensorRtEngine(path, device=FakeCuda())
+    trt10.facts.broken_run = True
+    with pytest.raises(EngineError, match=r"TensorRT failed to run \(it gave no reason\); restart the process"):
+        engine.infer(images_like(engine.manifest))
+    with pytest.raises(EngineError, match=r"model\.engine failed on the first image"):
+        TensorRtEngine(path, device=FakeCuda())
+
+
+def test_a_closed_engine_says_so(trt10, write_engine):
+    engine = TensorRtEngine(write_engine(), device=FakeCuda())
+    images = images_like(engine.manifest)
+    engine.close()
+    engine.close()
+    with pytest.raises(EngineError, match="the engine is closed; open the engine file again"):
+        engine.infer(images)
+
+
+def test_without_tensorrt_the_message_says_how_to_install_it(trt10, write_engine, monkeypatch):
+    path = write_engine()
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    with pytest.raises(MissingDependencyError, match=r"sudo apt install tensorrt.*pip install 'tensorrt>=10\.0,<11'"):
+        TensorRtEngine(path, device=FakeCuda())
+
+
+def test_an_old_tensorrt_is_refused(trt10, write_engine, monkeypatch):
+    path = write_engine()
+    monkeypatch.setattr(trt10, "__version__", "8.5.2.2")
+    with pytest.raises(EngineError, match=r"TensorRT 8\.5\.2\.2 is older than 8\.6.*install JetPack 6 or newer"):
+        TensorRtEngine(path, device=FakeCuda())
+
+
+def test_without_a_gpu_the_message_names_the_alternative(trt10, write_engine):
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(EngineError, match=r"sees no CUDA GPU; check nvidia-smi .* or use the \.onnx model file"):
+        TensorRtEngine(write_engine())
