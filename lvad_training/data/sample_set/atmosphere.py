@@ -132,7 +132,7 @@ def draw_atmosphere(rng: np.random.Generator) -> Atmosphere:
         weather, rng.uniform(0.0012, 0.003)
     )
     ambient, sun = ambient * exposure, sun * exposure
-    return Atmosphere(time, weather, _rgb(ambient), _rgb(sun), direction, _rgb(haze), float(density), float(headlamps))
+    return Atmosphere(time, weather, rgb(ambient), rgb(sun), direction, rgb(haze), float(density), float(headlamps))
 
 
 def paint_sky(camera: Camera, atmosphere: Atmosphere, rng: np.random.Generator) -> Array:
@@ -157,7 +157,7 @@ def paint_sky(camera: Camera, atmosphere: Atmosphere, rng: np.random.Generator) 
         atmosphere.timeofday
     ]
     if cover > 0.9:
-        white = _rgb(grey * 1.02)
+        white = rgb(grey * 1.02)
     shaded = np.asarray(white, np.float32) * (0.86 + 0.14 * clouds[:, :, None].clip(-1, 1))
     sky = sky + (density * np.float32(0.85))[:, :, None] * (shaded - sky)
     if atmosphere.casts_shadows and atmosphere.sun_direction[2] > 0.2:
@@ -239,5 +239,6 @@ def _tile(kind: str) -> Array:
     return np.asarray(shaped / shaped.std(), np.float32)
 
 
-def _rgb(values: npt.NDArray[np.floating]) -> Rgb:
+def rgb(values: npt.NDArray[np.floating]) -> Rgb:
+    """Three numbers of an array as the plain numbers that OpenCV takes."""
     return (float(values[0]), float(values[1]), float(values[2]))

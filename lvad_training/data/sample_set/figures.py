@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lvad_training.data.sample_set.camera import Points
-from lvad_training.data.sample_set.canvas import Color
+from lvad_training.data.sample_set.canvas import Color, scaled
 
 Part = tuple[Points, Color]
 
@@ -90,8 +90,8 @@ def pedestrian(rng: np.random.Generator) -> list[Part]:
         _limb((stride * 0.75, 0.28 * tall), (stride, 0.05 * tall), leg * 0.85, leg * 0.6),
     )
     shoe: Color = (30, 28, 28) if rng.uniform() < 0.7 else (220, 220, 220)
-    darker = (bottom[0] * 0.75, bottom[1] * 0.75, bottom[2] * 0.75)
-    sleeve = (top[0] * 0.82, top[1] * 0.82, top[2] * 0.82)
+    darker = scaled(bottom, 0.75)
+    sleeve = scaled(top, 0.82)
     parts: list[Part] = [
         (_limb((-half, shoulder * 0.97), (-half - abs(hands[0]), 0.5 * tall), 0.055 * tall), sleeve),
         (back[0], darker),
@@ -191,7 +191,7 @@ def rider(rng: np.random.Generator, *, from_side: bool, on_motorcycle: bool) -> 
     """Somebody who sits on a bicycle or a motorcycle; paint it after the vehicle."""
     skin, top, bottom = _pick(rng, _SKINS), _pick(rng, _CLOTHES), _pick(rng, _CLOTHES[:7])
     cap = _pick(rng, _CLOTHES)
-    sleeve = (top[0] * 0.82, top[1] * 0.82, top[2] * 0.82)
+    sleeve = scaled(top, 0.82)
     helmet = on_motorcycle or rng.uniform() < 0.6
     seat = 0.86 if on_motorcycle else 0.94
     if not from_side:
@@ -211,8 +211,8 @@ def rider(rng: np.random.Generator, *, from_side: bool, on_motorcycle: bool) -> 
     hip, shoulder = (-0.2, seat), (0.12, seat + 0.52)
     knee, hand = (0.18, seat - 0.28), (0.42, seat + 0.14)
     return [
-        (_limb(hip, (0.1, seat - 0.34), 0.17, 0.13), (bottom[0] * 0.7, bottom[1] * 0.7, bottom[2] * 0.7)),
-        (_limb((0.1, seat - 0.34), (-0.1, 0.3), 0.12, 0.08), (bottom[0] * 0.7, bottom[1] * 0.7, bottom[2] * 0.7)),
+        (_limb(hip, (0.1, seat - 0.34), 0.17, 0.13), scaled(bottom, 0.7)),
+        (_limb((0.1, seat - 0.34), (-0.1, 0.3), 0.12, 0.08), scaled(bottom, 0.7)),
         (_limb(hip, knee, 0.18, 0.14), bottom),
         (_limb(knee, (0.0, 0.24), 0.13, 0.09), bottom),
         (_limb((-0.02, 0.2), (0.16, 0.2), 0.08), _DARK),

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lvad_perception.vocabulary import DRIVABLE_BACKGROUND
+from lvad_training.data.sample_set.atmosphere import rgb
 from lvad_training.data.sample_set.ground import (
     ALTERNATIVE,
     CROSSWALK_DEPTH_M,
@@ -48,12 +49,12 @@ def draw_street(rng: np.random.Generator) -> Street:
     left_edge, right_edge = divide - oncoming_count * lane, same[-1] + lane / 2
 
     asphalt = np.array([92, 92, 95]) * rng.uniform(0.75, 1.3) + rng.uniform(-3, 3, 3)
-    road_color = (float(asphalt[0]), float(asphalt[1]), float(asphalt[2]))
+    road_color = rgb(asphalt)
     pave = np.array([158, 152, 146]) * rng.uniform(0.85, 1.15) + rng.uniform(-8, 8, 3)
-    walk_color = (float(pave[0]), float(pave[1]), float(pave[2]))
+    walk_color = rgb(pave)
     grass = np.array([98, 112, 62]) if rng.uniform() < 0.75 else np.array([150, 132, 100])
     grass = grass * rng.uniform(0.85, 1.15)
-    land_color = (float(grass[0]), float(grass[1]), float(grass[2]))
+    land_color = rgb(grass)
 
     has_walk = place != "highway"
     parks = [bool(has_walk and rng.uniform() < 0.5) for _ in range(2)]

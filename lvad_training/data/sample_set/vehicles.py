@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from lvad_training.data.sample_set.atmosphere import rgb
 from lvad_training.data.sample_set.camera import Points
 from lvad_training.data.sample_set.canvas import Color, scaled
 
@@ -94,8 +95,7 @@ _PAINTS: tuple[Color, ...] = (
 
 
 def _paint(rng: np.random.Generator) -> Color:
-    base = np.array(_PAINTS[int(rng.integers(len(_PAINTS)))]) + rng.uniform(-10, 10, 3)
-    return (float(base[0]), float(base[1]), float(base[2]))
+    return rgb(np.array(_PAINTS[int(rng.integers(len(_PAINTS)))]) + rng.uniform(-10, 10, 3))
 
 
 def _end_decals(color: Color, *, lamps_on: bool) -> list[Decal]:
