@@ -1,7 +1,6 @@
 """Weights and recipe on disk, and everything that is needed to resume. Files are written whole or not at all."""
 
 import hashlib
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 import lvad_perception
 from lvad_perception.errors import CheckpointError
 from lvad_training.config import recipe_from_dict, recipe_to_dict
+from lvad_training.files import replacing
 from lvad_training.recipe import Recipe
 
 FORMAT = "lvad-checkpoint-1"
@@ -44,7 +44,11 @@ class Checkpoint:
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint: first beside the target, then renamed over it, so that a kill leaves the old or the new."""
+    """Write a checkpoint, whole or not at all.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
     content = {
         "format": FORMAT,
         "recipe": recipe_to_dict(checkpoint.recipe),
@@ -55,16 +59,10 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "version": checkpoint.version,
         "text_encoder": checkpoint.text_encoder,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        with partial.open("wb") as file:
+        with replacing(path, partial=path.with_name(f".{path.name}.partial")) as file:
             torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
     except OSError as err:
-        partial.unlink(missing_ok=True)
         raise CheckpointError(f"{path}: cannot be written ({err.strerror}); free disk space or change output") from err
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lvad_perception.errors import ConfigError
+from lvad_training.files import write_whole
 from lvad_training.runs import code_version
 
 RECORD = "stage.json"
@@ -24,12 +25,9 @@ def read_record(folder: Path) -> dict[str, Any] | None:
 
 def write_record(folder: Path, inputs: dict[str, str], state: str, seconds: float) -> None:
     """Note whole or not at all what a stage depends on, and whether it is "running" or "done". Raises ConfigError."""
+    content = {"state": state, "seconds": round(seconds, 1), "version": code_version(), "inputs": inputs}
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / f".{RECORD}.partial"
-        content = {"state": state, "seconds": round(seconds, 1), "version": code_version(), "inputs": inputs}
-        partial.write_text(json.dumps(content, indent=1), encoding="utf-8")
-        partial.replace(folder / RECORD)
+        write_whole(folder / RECORD, json.dumps(content, indent=1))
     except OSError as err:
         raise ConfigError(f"{folder}: cannot be written to ({err.strerror}); choose another output") from err
 

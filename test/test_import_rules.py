@@ -26,7 +26,7 @@ LAYERS = {
         {"cli"},
     ],
     "lvad_training": [
-        {"samples", "presets", "recipe"},
+        {"files", "samples", "presets", "recipe"},
         {"config"},
         {"decode", "checkpoints", "schedule"},
         {"data", "model", "losses", "pseudo", "loop"},

@@ -25,6 +25,7 @@ from lvad_perception.bdd100k import Split
 from lvad_perception.errors import ConfigError, DatasetError
 from lvad_perception.types import Bool
 from lvad_perception.vocabulary import TASKS
+from lvad_training.files import write_whole
 
 PAPER_SIZES: Final = {
     "disjoint_normal": {"detection": 10_000, "semantic": 7_000, "drivable": 20_000},
@@ -115,19 +116,13 @@ def make_lists(
 
 
 def write_lists(lists: Lists, path: Path) -> None:
-    """Write lists as JSON: first beside the target, then renamed over it, so that a kill leaves the old or the new.
+    """Write lists as JSON, whole or not at all.
 
     Raises:
         ConfigError: ``path`` cannot be written.
     """
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(lists), indent=1) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        write_whole(path, json.dumps(asdict(lists), indent=1) + "\n")
     except OSError as err:
         raise ConfigError(f"{path}: lists cannot be written there ({err.strerror}); choose another path") from err
 

@@ -18,6 +18,7 @@ from lvad_perception.bdd100k.tree import find_sources
 from lvad_perception.errors import ConfigError, DatasetError
 from lvad_perception.types import Detections, UInt8
 from lvad_perception.vocabulary import DETECTION
+from lvad_training.files import write_whole
 from lvad_training.pseudo.quality import PseudoReport
 
 REPORT, TABLE, UNFINISHED = "pseudo.json", "pseudo.txt", "unfinished"
@@ -76,7 +77,7 @@ class LabelFolder:
         with _explained(self.path):
             if not found:
                 self._clear()
-                _write(self.unfinished / _SETTINGS, msgspec.json.encode(self.settings))
+                write_whole(self.unfinished / _SETTINGS, msgspec.json.encode(self.settings))
             self._link_images()
 
     def finished(self) -> PseudoReport | None:
@@ -103,15 +104,14 @@ class LabelFolder:
         path = self.path / "labels/det_20" / f"det_{self.split.name}.json"
         body = b",\n".join(entries[frame] for frame in sorted(entries))
         with _explained(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _write(path, b"[\n" + body + b"\n]\n")
+            write_whole(path, b"[\n" + body + b"\n]\n")
 
     def finish(self, report: PseudoReport) -> None:
         """Write the report and remove what was needed only until here."""
         with _explained(self.path):
-            _write(self.path / TABLE, (report.to_text() + "\n").encode())
+            write_whole(self.path / TABLE, report.to_text() + "\n")
             data = msgspec.json.encode(_Finished(self.settings, report))
-            _write(self.path / REPORT, msgspec.json.format(data, indent=1))
+            write_whole(self.path / REPORT, msgspec.json.format(data, indent=1))
             self.clean()
 
     def clean(self) -> None:
@@ -133,8 +133,7 @@ class LabelFolder:
 
     def _clear(self) -> None:
         """Remove labels that are there; settings that fit nothing mark the folder as ours until that is done."""
-        self.unfinished.mkdir(parents=True, exist_ok=True)
-        _write(self.unfinished / _SETTINGS, b"{}")
+        write_whole(self.unfinished / _SETTINGS, b"{}")
         for name in (REPORT, TABLE):
             (self.path / name).unlink(missing_ok=True)
         for name in ("labels", "images", "seg"):  # of images the links, not what they point to
@@ -181,13 +180,6 @@ def detection_entry(image: str, boxes: Detections, ignored: Detections) -> bytes
                 facts = {"category": DETECTION.names[label], "score": round(score, 4), "box2d": corners, **attributes}
                 labels.append({"id": str(len(labels)), **facts})
     return msgspec.json.encode({"name": image, "labels": labels})
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write a file that is there whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(data)
-    partial.replace(path)
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ import yaml
 from lvad_perception.errors import ConfigError, LvadError, NonFiniteLossError
 from lvad_perception.report import write_page
 from lvad_training.config import recipe_to_dict
+from lvad_training.files import write_whole
 from lvad_training.recipe import Recipe
 from lvad_training.reproduce.facts import made_now, pseudo_reports, table_facts, write_made
 from lvad_training.reproduce.render import Context, heading, summary, to_markdown, to_sections
@@ -132,8 +133,8 @@ def _write(job: _Job, failures: dict[tuple[str, int], str]) -> None:
     ]
     facts = table_facts(table, job.base, out=out, seeds=job.seeds, stages=stages)
     context = Context(job.seeds, facts, pseudo_reports(table, out=out, seeds=job.seeds), job.smoke)
-    _replace_file(out / f"{table.name}.md", to_markdown(table, results, context))
-    _replace_file(out / f"{table.name}.json", json.dumps(results_to_dict(table, results, facts), indent=1))
+    _write_file(out / f"{table.name}.md", to_markdown(table, results, context))
+    _write_file(out / f"{table.name}.json", json.dumps(results_to_dict(table, results, facts), indent=1))
     write_page(
         out / f"{table.name}.html",
         title=heading(table),
@@ -149,7 +150,7 @@ def _claim(out: Path, base: Recipe) -> None:
     try:
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        _replace_file(path, yaml.safe_dump(wanted, sort_keys=False))
+        _write_file(path, yaml.safe_dump(wanted, sort_keys=False))
         return
     except (OSError, yaml.YAMLError) as err:
         raise ConfigError(f"{path}: cannot be read ({type(err).__name__}); choose another --out") from err
@@ -180,12 +181,8 @@ def _differences(old: Any, new: Any, path: str = "") -> list[str]:
     return [] if old == new else [path or "all of it"]
 
 
-def _replace_file(path: Path, text: str) -> None:
-    """Write beside the target, then rename over it: a kill leaves the old file or the new one."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")  # several commands may share the folder
+def _write_file(path: Path, text: str) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
+        write_whole(path, text)
     except OSError as err:
         raise ConfigError(f"{path}: cannot be written ({err.strerror}); choose another --out") from err
