@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import lvad_perception
@@ -110,7 +111,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     import torch
 
     from lvad_training.checkpoints import load_checkpoint
-    from lvad_training.training import evaluate_weights
+    from lvad_training.training import evaluate_checkpoint
 
     checkpoint = load_checkpoint(options.checkpoint)
     data = checkpoint.recipe.data
@@ -118,15 +119,10 @@ def _evaluate(options: argparse.Namespace) -> int:
         data = msgspec.structs.replace(data, root=str(options.data))
     if options.workers is not None:
         data = msgspec.structs.replace(data, workers=options.workers)
-    recipe = msgspec.structs.replace(checkpoint.recipe, data=data)
+    checkpoint = replace(checkpoint, recipe=msgspec.structs.replace(checkpoint.recipe, data=data))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    metrics = evaluate_weights(
-        recipe,
-        checkpoint.weights,
-        device,
-        text=checkpoint.text_encoder,
-        split=options.split or data.val_split,
-        progress=sys.stderr.isatty(),
+    metrics = evaluate_checkpoint(
+        checkpoint, device, split=options.split or data.val_split, progress=sys.stderr.isatty()
     )
     assert metrics is not None  # a missing split raised
     print(metrics.to_text())

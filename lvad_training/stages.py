@@ -189,7 +189,7 @@ def _write_pseudo(stage: Stage, *, going_on: bool, progress: bool) -> None:
     teachers = []
     for task, path in stage.teachers:
         found = load_checkpoint(path)
-        net = network_of(found.recipe, found.weights, found.text_encoder, device, source=str(path))
+        net = network_of(found, device, source=str(path))
         teachers.append(
             Teacher(
                 task=task,

@@ -9,12 +9,10 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import gather_object
-from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.tensorboard import SummaryWriter
@@ -87,7 +85,6 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, prog
     _load_start(net, recipe, state, encoder)
     if settings.freeze == "backbone":
         net.backbone.freeze()
-    text = encoder.facts.to_dict() if encoder is not None else None
     criterion = build_criterion(recipe.model, recipe.loss).to(accelerator.device)
     optimizer = AdamW(parameter_groups(net, settings), lr=settings.learning_rate)
     scheduler = LambdaLR(optimizer, lambda step: learning_rate_factor(step, settings))
@@ -117,50 +114,51 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, prog
             if writer is not None:
                 log_step(report, writer, curve, bar)
             if report.step % settings.checkpoint_every == 0 or report.step == settings.steps:
-                net.fold_prompts()
-                _save_resumable(folder / CHECKPOINT, recipe, report.step, net, text, accelerator, optimizer, scheduler)
+                snapshot = _snapshot(net, recipe, report.step)
+                _save_resumable(folder / CHECKPOINT, snapshot, accelerator, optimizer, scheduler)
             if (
                 main
                 and settings.evaluate_every
                 and report.step % settings.evaluate_every == 0 < settings.steps - report.step
             ):
-                net.fold_prompts()
-                metrics = evaluate_weights(recipe, net.state_dict(), accelerator.device, text=text)
+                metrics = evaluate_checkpoint(_snapshot(net, recipe, report.step), accelerator.device)
                 log_metrics(metrics, report.step, writer)
     accelerator.wait_for_everyone()
     if main:
-        net.fold_prompts()
-        metrics = evaluate_weights(recipe, net.state_dict(), accelerator.device, text=text, progress=progress)
+        final = _snapshot(net, recipe, settings.steps)
+        metrics = evaluate_checkpoint(final, accelerator.device, progress=progress)
         log_metrics(metrics, settings.steps, writer)
-        _finish(folder, Checkpoint(recipe, settings.steps, net.state_dict(), text_encoder=text), metrics)
+        _finish(folder, final, metrics)
     if writer is not None:
         writer.close()
     accelerator.wait_for_everyone()
     return folder / MODEL
 
 
-def evaluate_weights(
-    recipe: Recipe,
-    weights: dict[str, Tensor],
-    device: torch.device,
-    *,
-    text: dict[str, Any] | None = None,
-    split: str | None = None,
-    progress: bool = False,
+def evaluate_checkpoint(
+    checkpoint: Checkpoint, device: torch.device, *, split: str | None = None, progress: bool = False
 ) -> Metrics | None:
-    """Measure weights in float32 on the recipe's validation split (None when there is no such split) or another.
+    """Measure a checkpoint in float32 on a data set.
 
-    ``text`` is what the checkpoint says of its text encoder.
+    Args:
+        checkpoint: its recipe says which data set.
+        device: where to compute.
+        split: name of the split to measure; None for the recipe's validation split.
+        progress: show a progress bar.
+
+    Returns:
+        The metrics, or None when ``split`` is None and there is no validation split.
 
     Raises:
         CheckpointError: the weights do not fit the recipe's model.
         DatasetError: ``split`` was asked for and does not exist.
     """
+    recipe = checkpoint.recipe
     batches = evaluation_batches(recipe, split or recipe.data.val_split, optional=split is None)
     if batches is None:
         return None
     return loop.evaluate(
-        model=network_of(recipe, weights, text, device, source="the checkpoint"),
+        model=network_of(checkpoint, device, source="the checkpoint"),
         samples=tqdm(batches, desc="evaluate", unit="batch", disable=not progress),
         evaluator=Evaluator(tasks=recipe.model.tasks),
         device=device,
@@ -177,18 +175,20 @@ def evaluate_folder(folder: Path, *, progress: bool = False) -> Metrics | None:
     """
     found = load_checkpoint(folder / MODEL)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    metrics = evaluate_weights(found.recipe, found.weights, device, text=found.text_encoder, progress=progress)
+    metrics = evaluate_checkpoint(found, device, progress=progress)
     _finish(folder, found, metrics)
     return metrics
 
 
-def network_of(
-    recipe: Recipe, weights: dict[str, Tensor], text: dict[str, Any] | None, device: torch.device, *, source: str
-) -> nn.Module:
-    """The network of a checkpoint's parts, on a device, without text encoder. Raises CheckpointError."""
+def network_of(checkpoint: Checkpoint, device: torch.device, *, source: str) -> MultiTaskNet:
+    """The network of a checkpoint on a device, without text encoder; errors name ``source``.
+
+    Raises:
+        CheckpointError: the weights do not fit the recipe's model.
+    """
     with torch.random.fork_rng():  # the weights that are drawn here are replaced; training's chance is not to notice
-        net = build_model(recipe.model, facts=TextFacts.from_dict(text))
-    load_weights(net, weights, source=source)
+        net = build_model(checkpoint.recipe.model, facts=TextFacts.from_dict(checkpoint.text_encoder))
+    load_weights(net, checkpoint.weights, source=source)
     return net.to(device)
 
 
@@ -245,17 +245,22 @@ def _check_encoder(encoder: TextEncoder | None, found: Checkpoint, source: str) 
         encoder.facts.check_same(TextFacts.from_dict(found.text_encoder), source=source)
 
 
+def _snapshot(net: MultiTaskNet, recipe: Recipe, step: int) -> Checkpoint:
+    """The network as it is now, its prompts folded. The weights are the network's own tensors, not copies."""
+    net.fold_prompts()
+    encoder = net.prompts.encoder if net.prompts is not None else None
+    facts = encoder.facts.to_dict() if encoder is not None else None
+    return Checkpoint(recipe, step, net.state_dict(), text_encoder=facts)
+
+
 def _save_resumable(
     path: Path,
-    recipe: Recipe,
-    step: int,
-    net: nn.Module,
-    text: dict[str, Any] | None,
+    snapshot: Checkpoint,
     accelerator: Accelerator,
     optimizer: torch.optim.Optimizer,
     scheduler: LambdaLR,
 ) -> None:
-    """Everything that the next step depends on, in one file: optimiser, schedule and every process's random state."""
+    """The snapshot and all else that the next step depends on: optimiser, schedule, every process's random state."""
     random = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         random["cuda"] = torch.cuda.get_rng_state()
@@ -267,7 +272,7 @@ def _save_resumable(
             "random": every,
             "scaler": accelerator.scaler.state_dict() if accelerator.scaler is not None else None,
         }
-        save_checkpoint(path, Checkpoint(recipe, step, net.state_dict(), resume=resume, text_encoder=text))
+        save_checkpoint(path, replace(snapshot, resume=resume))
     accelerator.wait_for_everyone()
 
 
