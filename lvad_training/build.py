@@ -4,6 +4,7 @@ import torch
 
 from lvad_perception.errors import ConfigError
 from lvad_perception.vocabulary import DETECTION, DRIVABLE, SEMANTIC, TASKS, Vocabulary
+from lvad_training.checkpoints import Checkpoint, load_weights
 from lvad_training.losses.detection import DetectionCriterion
 from lvad_training.losses.multitask import MultiTaskCriterion
 from lvad_training.losses.segmentation import MaskCriterion
@@ -64,6 +65,18 @@ def build_model(
         prompts=prompts,
         adapter=_adapter(config, prompts),
     )
+
+
+def network_of(checkpoint: Checkpoint, *, source: str) -> MultiTaskNet:
+    """The network of a checkpoint, without text encoder; errors name ``source``. Draws nothing from torch's generator.
+
+    Raises:
+        CheckpointError: the weights do not fit the recipe's model.
+    """
+    with torch.random.fork_rng():  # the weights that are drawn here are replaced; training's chance is not to notice
+        net = build_model(checkpoint.recipe.model, facts=TextFacts.from_dict(checkpoint.text_encoder))
+    load_weights(net, checkpoint.weights, source=source)
+    return net
 
 
 def build_criterion(model: ModelConfig, loss: LossConfig) -> MultiTaskCriterion:

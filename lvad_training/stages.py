@@ -23,6 +23,7 @@ from lvad_perception.bdd100k import Split, open_split
 from lvad_perception.errors import ConfigError
 from lvad_training import loop
 from lvad_training.batches import labelled_images, selected_images, teacher_images, unlabelled_images
+from lvad_training.build import network_of
 from lvad_training.checkpoints import load_checkpoint, weights_sha256
 from lvad_training.config import recipe_to_dict
 from lvad_training.data.settings import make_lists, read_lists, write_lists
@@ -31,7 +32,7 @@ from lvad_training.recipe import Recipe, StageConfig, StagesConfig
 from lvad_training.records import RECORD, file_digest, read_record, text_digest, write_record
 from lvad_training.runs import MODEL, essence
 from lvad_training.samples import ConfidentPredictions
-from lvad_training.training import evaluate_folder, network_of, train
+from lvad_training.training import evaluate_folder, train
 
 LISTS = "lists.json"
 
@@ -189,7 +190,7 @@ def _write_pseudo(stage: Stage, *, going_on: bool, progress: bool) -> None:
     teachers = []
     for task, path in stage.teachers:
         found = load_checkpoint(path)
-        net = network_of(found, device, source=str(path))
+        net = network_of(found, source=str(path)).to(device)
         teachers.append(
             Teacher(
                 task=task,

@@ -22,7 +22,7 @@ from lvad_perception.errors import CheckpointError, ConfigError
 from lvad_perception.metrics import Evaluator, Metrics
 from lvad_training import loop
 from lvad_training.batches import evaluation_batches, training_batches
-from lvad_training.build import build_criterion, build_model, build_text_encoder
+from lvad_training.build import build_criterion, build_model, build_text_encoder, network_of
 from lvad_training.checkpoints import (
     Checkpoint,
     load_checkpoint,
@@ -158,7 +158,7 @@ def evaluate_checkpoint(
     if batches is None:
         return None
     return loop.evaluate(
-        model=network_of(checkpoint, device, source="the checkpoint"),
+        model=network_of(checkpoint, source="the checkpoint").to(device),
         samples=tqdm(batches, desc="evaluate", unit="batch", disable=not progress),
         evaluator=Evaluator(tasks=recipe.model.tasks),
         device=device,
@@ -178,18 +178,6 @@ def evaluate_folder(folder: Path, *, progress: bool = False) -> Metrics | None:
     metrics = evaluate_checkpoint(found, device, progress=progress)
     _finish(folder, found, metrics)
     return metrics
-
-
-def network_of(checkpoint: Checkpoint, device: torch.device, *, source: str) -> MultiTaskNet:
-    """The network of a checkpoint on a device, without text encoder; errors name ``source``.
-
-    Raises:
-        CheckpointError: the weights do not fit the recipe's model.
-    """
-    with torch.random.fork_rng():  # the weights that are drawn here are replaced; training's chance is not to notice
-        net = build_model(checkpoint.recipe.model, facts=TextFacts.from_dict(checkpoint.text_encoder))
-    load_weights(net, checkpoint.weights, source=source)
-    return net.to(device)
 
 
 def _accelerator(settings: TrainConfig) -> Accelerator:
