@@ -12,11 +12,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import msgspec
 import torch
 from accelerate import PartialState
+from msgspec.structs import replace
 from torch import nn
 
 from lvad_perception.bdd100k import Split, open_split
@@ -28,7 +27,7 @@ from lvad_training.checkpoints import load_checkpoint, weights_sha256
 from lvad_training.config import recipe_to_dict
 from lvad_training.data.settings import make_lists, read_lists, write_lists
 from lvad_training.pseudo import Teacher, write_pseudo_labels
-from lvad_training.recipe import Recipe, StageConfig, StagesConfig
+from lvad_training.recipe import Recipe, StageConfig, TrainConfig
 from lvad_training.records import RECORD, file_digest, read_record, text_digest, write_record
 from lvad_training.runs import MODEL, essence
 from lvad_training.samples import ConfidentPredictions
@@ -65,26 +64,26 @@ def plan(recipe: Recipe) -> list[Stage]:
     output = Path(recipe.output)
     shared = Path(stages.shared) if stages.shared is not None else output
     lists = recipe.data.lists if stages.setting == "full" else str(shared / LISTS)
-    base = _replace(recipe, stages=None, data=_replace(recipe.data, lists=lists))
+    base = replace(recipe, stages=None, data=replace(recipe.data, lists=lists))
     found: list[Stage] = []
     if stages.teach is not None:
         for task in recipe.model.tasks:
             folder = shared / f"teach-{task}"
             found.append(Stage(folder.name, folder, _teacher_recipe(base, task, stages.teach, folder)))
         teachers = tuple((task, shared / f"teach-{task}" / MODEL) for task in recipe.model.tasks)
-        found.append(Stage("pseudo", shared / "pseudo", _replace(base, stages=stages), teachers))
-        base = _replace(base, data=_replace(base.data, pseudo=str(shared / "pseudo")))
+        found.append(Stage("pseudo", shared / "pseudo", replace(base, stages=stages), teachers))
+        base = replace(base, data=replace(base.data, pseudo=str(shared / "pseudo")))
     if stages.adapt is not None:
         folder = output / "adapt"
-        settings = _replace(_stage_settings(base, stages.adapt), freeze="backbone")
-        found.append(Stage("adapt", folder, _replace(base, train=settings, output=str(folder))))
-        base = _replace(
+        settings = replace(_stage_settings(base, stages.adapt), freeze="backbone")
+        found.append(Stage("adapt", folder, replace(base, train=settings, output=str(folder))))
+        base = replace(
             base,
-            train=_replace(base.train, start_from=str(folder / MODEL)),
-            model=_replace(base.model, backbone=_replace(base.model.backbone, weights=None)),
+            train=replace(base.train, start_from=str(folder / MODEL)),
+            model=replace(base.model, backbone=replace(base.model.backbone, weights=None)),
         )
     folder = output / "finetune"
-    return [*found, Stage("finetune", folder, _replace(base, output=str(folder)))]
+    return [*found, Stage("finetune", folder, replace(base, output=str(folder)))]
 
 
 def run(
@@ -128,9 +127,19 @@ def run(
         train(recipe, resume=resume, overwrite=overwrite, progress=progress)
         return last.folder
     _make_lists(recipe, stages, log)
+    images = _split_digest(recipe)
     for number, stage in enumerate(chosen, start=1):
         title = f"[{number}/{len(chosen)}] {stage.name}"
-        _run_stage(stage, title, resume=resume, overwrite=overwrite, again=only is not None, progress=progress, log=log)
+        _run_stage(
+            stage,
+            title,
+            images=images,
+            resume=resume,
+            overwrite=overwrite,
+            again=only is not None,
+            progress=progress,
+            log=log,
+        )
     return chosen[-1].folder
 
 
@@ -143,6 +152,7 @@ def _run_stage(
     stage: Stage,
     title: str,
     *,
+    images: str,
     resume: bool,
     overwrite: bool,
     again: bool,
@@ -150,7 +160,7 @@ def _run_stage(
     log: Callable[[str], None],
 ) -> None:
     processes = PartialState()
-    inputs = _inputs(stage)
+    inputs = _inputs(stage, images)
     record = read_record(stage.folder)
     same = record is not None and record["inputs"] == inputs
     done = record is not None and record["state"] == "done"
@@ -185,26 +195,11 @@ def _run_stage(
 
 def _write_pseudo(stage: Stage, *, going_on: bool, progress: bool) -> None:
     recipe, processes = stage.recipe, PartialState()
-    device = processes.device
-    split = open_split(Path(recipe.data.root), recipe.data.train_split)
-    teachers = []
-    for task, path in stage.teachers:
-        found = load_checkpoint(path)
-        net = network_of(found, source=str(path)).to(device)
-        teachers.append(
-            Teacher(
-                task=task,
-                identity=weights_sha256(found.weights),
-                predict=partial(_predict, net, recipe, split, device),
-                frames=unlabelled_images(recipe, task)[1].tolist(),
-                trained_on=labelled_images(recipe, task)[1].tolist(),
-            )
-        )
     assert recipe.stages is not None
     report = write_pseudo_labels(
-        split=split,
+        split=open_split(Path(recipe.data.root), recipe.data.train_split),
         folder=stage.folder,
-        teachers=teachers,
+        teachers=[_teacher(recipe, task, path, processes.device) for task, path in stage.teachers],
         config=recipe.stages.pseudo,
         resume=going_on,
         process=processes.process_index,
@@ -214,6 +209,20 @@ def _write_pseudo(stage: Stage, *, going_on: bool, progress: bool) -> None:
     )
     if progress and processes.is_main_process:
         print(report.to_text())
+
+
+def _teacher(recipe: Recipe, task: str, path: Path, device: torch.device) -> Teacher:
+    found = load_checkpoint(path)
+    net = network_of(found, source=str(path)).to(device)
+    split, unlabelled = unlabelled_images(recipe, task)
+    _, labelled = labelled_images(recipe, task)
+    return Teacher(
+        task=task,
+        identity=weights_sha256(found.weights),
+        predict=partial(_predict, net, recipe, split, device),
+        frames=unlabelled.tolist(),
+        trained_on=labelled.tolist(),
+    )
 
 
 def _predict(
@@ -251,29 +260,30 @@ def _make_lists(recipe: Recipe, stages: list[Stage], log: Callable[[str], None])
 
 def _teacher_recipe(base: Recipe, task: str, stage: StageConfig, folder: Path) -> Recipe:
     others = {other: None for other in base.model.tasks if other != task}
-    recipe: Recipe = _replace(
+    return replace(
         base,
-        model=_replace(base.model, language=None, **others),
-        train=_replace(_stage_settings(base, stage), prompt_multiplier=1.0),  # it has none: the same for all students
+        model=replace(base.model, language=None, **others),
+        train=replace(_stage_settings(base, stage), prompt_multiplier=1.0),  # it has none: the same for all students
         output=str(folder),
     )
-    return recipe
 
 
-def _stage_settings(recipe: Recipe, stage: StageConfig) -> Any:
+def _stage_settings(recipe: Recipe, stage: StageConfig) -> TrainConfig:
     changes = {key: value for key in ("learning_rate", "warmup_steps") if (value := getattr(stage, key)) is not None}
-    return _replace(recipe.train, steps=stage.steps, **changes)
+    return replace(recipe.train, steps=stage.steps, **changes)
 
 
-def _inputs(stage: Stage) -> dict[str, str]:
-    """A digest per part of everything that the stage's result depends on, files by their content."""
-    plain = essence(stage.recipe)
-    stages: StagesConfig | None = stage.recipe.stages
-    if stage.teachers and stages is not None:
-        plain = {"data": plain["data"], "pseudo": recipe_to_dict(stage.recipe)["stages"]["pseudo"]}
-    digests = {section: text_digest(json.dumps(value, sort_keys=True)) for section, value in plain.items()}
+def _inputs(stage: Stage, images: str) -> dict[str, str]:
+    """A digest per part of everything that the stage's result depends on, files by their content.
+
+    ``images`` is the digest of the training split, the same for all stages.
+    """
     recipe = stage.recipe
-    digests["images"] = _split_digest(recipe)
+    plain = essence(recipe)
+    if stage.teachers:
+        plain = {"data": plain["data"], "pseudo": recipe_to_dict(recipe)["stages"]["pseudo"]}
+    digests = {section: text_digest(json.dumps(value, sort_keys=True)) for section, value in plain.items()}
+    digests["images"] = images
     files = {"data.lists": recipe.data.lists}
     if recipe.data.pseudo is not None:
         files["data.pseudo"] = str(Path(recipe.data.pseudo) / RECORD)
@@ -300,7 +310,3 @@ def _split_digest(recipe: Recipe) -> str:
 def _require(path: Path, remedy: str) -> None:
     if not path.is_file():
         raise ConfigError(f"{path}: is not there; {remedy}")
-
-
-def _replace(section: Any, **changes: Any) -> Any:
-    return msgspec.structs.replace(section, **changes)

@@ -3,14 +3,13 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import msgspec
+from msgspec.structs import replace
 
 from lvad_perception.errors import ConfigError
 from lvad_perception.vocabulary import TASKS
 from lvad_training.config import parse_recipe, recipe_to_dict
-from lvad_training.recipe import LanguageConfig, Recipe, StageConfig, StagesConfig
+from lvad_training.recipe import LanguageConfig, ModelConfig, Recipe, StageConfig, StagesConfig
 from lvad_training.reproduce.base import PAPER_EPOCHS
 from lvad_training.reproduce.tables import Method, Row
 
@@ -56,17 +55,17 @@ def _recipe(base: Recipe, row: Row, method: Method, seed: int, shared: Path) -> 
         total = teach.steps  # a single-task network gets what its teacher gets
     adapt, finetune = budget(method, total, stages.adapt)
     name = f"{method.name}-{adapt}+{finetune}" if method.adapt else method.name
-    recipe = _replace(
+    recipe = replace(
         base,
-        data=_replace(base.data, sampler=method.sampler),
+        data=replace(base.data, sampler=method.sampler),
         model=_model(base, method),
-        train=_replace(base.train, steps=finetune, seed=seed),
+        train=replace(base.train, steps=finetune, seed=seed),
         stages=StagesConfig(
             setting=row.setting,
             sizes=stages.sizes if stages.setting == row.setting else {},
             teach=teach if method.self_training or method.teacher else None,
             pseudo=stages.pseudo,
-            adapt=_replace(stages.adapt or StageConfig(steps=1), steps=adapt) if method.adapt else None,
+            adapt=replace(stages.adapt or StageConfig(steps=1), steps=adapt) if method.adapt else None,
             shared=str(shared),
         ),
         output=str(shared / name),
@@ -107,13 +106,9 @@ def budget(method: Method, total: int, adapt: StageConfig | None) -> tuple[int, 
     return steps, finetune
 
 
-def _model(base: Recipe, method: Method) -> Any:
+def _model(base: Recipe, method: Method) -> ModelConfig:
     heads = {task: None for task in TASKS if method.task not in (None, task) and not method.teacher}
     language = None
     if method.language is not None:
-        language = _replace(base.model.language or LanguageConfig(), **method.language)
-    return _replace(base.model, language=language, **heads)
-
-
-def _replace(section: Any, **changes: Any) -> Any:
-    return msgspec.structs.replace(section, **changes)
+        language = replace(base.model.language or LanguageConfig(), **method.language)
+    return replace(base.model, language=language, **heads)
