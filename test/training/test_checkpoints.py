@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from lvad_perception.errors import CheckpointError
-from lvad_training.build import build_model
+from lvad_training.build import build_model, network_of
 from lvad_training.checkpoints import (
     Checkpoint,
     load_checkpoint,
@@ -76,6 +76,19 @@ def test_weights_of_another_model_are_refused(make_recipe, checkpoint):
     other = build_model(make_recipe(model={"network_hw": [64, 96], "neck_width": 32}).model)
     with pytest.raises(CheckpointError, match=r"do not fit the configured model \(\d+ tensors differ, first detection"):
         load_weights(other, checkpoint.weights, source="model.pt")
+
+
+def test_the_network_of_a_checkpoint_takes_nothing_from_chance(checkpoint):
+    before = torch.get_rng_state()
+    net = network_of(checkpoint, source="model.pt")
+    assert torch.equal(torch.get_rng_state(), before)
+    assert weights_sha256(net.state_dict()) == weights_sha256(checkpoint.weights)
+
+
+def test_a_checkpoint_that_cannot_be_written_is_one_sentence(tmp_path, checkpoint):
+    (tmp_path / "file").touch()
+    with pytest.raises(CheckpointError, match=r"model.pt: cannot be written \(File exists\); free disk"):
+        save_checkpoint(tmp_path / "file" / "model.pt", checkpoint)
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", None], ids=["empty", "text", "truncated"])
