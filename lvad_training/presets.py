@@ -1,4 +1,4 @@
-"""The architectures that a recipe can start from: what differs from the defaults of ``config.py``."""
+"""The architectures that a recipe can start from: what differs from the defaults of ``recipe.py``."""
 
 from typing import Any
 

@@ -70,9 +70,9 @@ class MaskConfig(Section, frozen=True):
 class TextEncoderConfig(Section, frozen=True):
     """The frozen text tower. It is needed in training only: its output is folded into the checkpoint.
 
-    ``kind``: "open_clip", or "huggingface" for a text encoder of transformers that takes ``inputs_embeds``. ``name``:
-    open_clip's model name, or the folder of the Hugging Face model. ``weights``: open_clip's tag or a local file; None
-    for random weights, which only tests want. Hugging Face folders hold their own.
+    ``kind``: "open_clip", or "huggingface" for a text encoder of transformers. ``name``: open_clip's model name, or the
+    local folder of the Hugging Face model. ``weights``: open_clip's tag or a local file; None for random weights, which
+    only tests want. Hugging Face folders hold their own.
     """
 
     kind: Literal["open_clip", "huggingface"] = "open_clip"

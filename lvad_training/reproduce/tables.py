@@ -43,7 +43,7 @@ class Row:
     """One line of a table.
 
     Attributes:
-        key: names the row in its table, in ``paper.py`` and in results.json.
+        key: names the row in its table, in ``paper.py`` and in the JSON that is written.
         title: as printed.
         setting: which images are annotated for what.
         methods: what to train; a row of single-task networks has one for each task.
