@@ -132,7 +132,7 @@ class TensorRtEngine:
         """How to run once, as a CUDA graph where this network can be recorded, and what to call that."""
         cuda = self._cuda
         assert cuda is not None
-        self._log.errors.clear()
+        self._log.clear()
         cuda.run(self._enqueue)
         try:
             return cuda.record(self._enqueue), "CUDA graph"
@@ -180,25 +180,36 @@ def version_of(trt: Any) -> tuple[int, int]:
 
 
 def make_log(trt: Any) -> Any:
-    """A logger for TensorRT that keeps its errors; ``text()`` is the first one, which is the cause of the others."""
+    """A logger for TensorRT that keeps what went wrong; ``text()`` is the cause.
+
+    That is the first error, of which later ones are consequences; without one it is the last warning, as which 8.6
+    reports that CUDA does not start.
+    """
+    severities = trt.ILogger.Severity
 
     class Log(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
-            self.errors: list[str] = []
+            self.error = self.warning = ""
 
         def log(self, severity: Any, msg: str) -> None:
-            if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
-                self.errors.append(msg.strip())
+            if severity in (severities.ERROR, severities.INTERNAL_ERROR):
+                self.error = self.error or msg.strip()
+            elif severity == severities.WARNING:
+                self.warning = msg.strip()
 
         def text(self) -> str:
-            return self.errors[0] if self.errors else "it gave no reason"
+            return self.error or self.warning or "it gave no reason"
+
+        def clear(self) -> None:
+            self.error = self.warning = ""
 
     return Log()
 
 
 def _load(trt: Any, log: Any, file: EngineFile, here: Target, path: Path) -> tuple[Any, Any]:
-    # RoiAlign is a plugin of TensorRT's own library; without this call its plans do not load.
+    # RoiAlign is a plugin of TensorRT's own library; without this call its plans do not load. The device is known to be
+    # there: without one, making a Runtime of 8.6 crashes the process.
     trt.init_libnvinfer_plugins(log, "")
     runtime = trt.Runtime(log)
     engine = runtime.deserialize_cuda_engine(file.plan)

@@ -71,7 +71,7 @@ class Builder:
 
     def __init__(self, trt, log):
         if not trt.facts.gpu:
-            log.log(trt.ILogger.Severity.INTERNAL_ERROR, "CUDA initialization failure with error: 100")
+            log.log(trt.ILogger.Severity.WARNING, "CUDA initialization failure with error: 35")
             raise TypeError("pybind11::init(): factory function returned nullptr")
         self._trt = trt
 
