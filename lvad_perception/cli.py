@@ -14,6 +14,7 @@ from lvad_perception.commands.bags import add_bag_commands
 from lvad_perception.commands.bench import add_bench
 from lvad_perception.commands.models import add_model_commands
 from lvad_perception.commands.optimize import add_optimize
+from lvad_perception.commands.quantize import add_quantize
 from lvad_perception.errors import LvadError
 
 STATUS_BAD_INPUT: Final = 2
@@ -66,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     add_bag_commands(commands)
     add_optimize(commands)
+    add_quantize(commands)
     add_bench(commands)
     add_model_commands(commands)
     return parser

@@ -14,7 +14,8 @@ from lvad_perception.types import RawOutputs, UInt8
 _HINTS: Final[Mapping[str, str]] = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 """Precision -> OpenVINO's name of it as an inference precision. INT8 is no such hint: it is in the file."""
 _NAMES: Final[Mapping[str, str]] = {"f32": "fp32", "bf16": "bf16", "f16": "fp16", "i8": "int8", "u8": "int8"}
-_PRODUCTS: Final = ("Convolution", "GroupConvolution", "Deconvolution", "MatMul", "FullyConnected")
+_CONVOLUTIONS: Final = ("Convolution", "GroupConvolution", "Deconvolution")
+_PRODUCTS: Final = ("MatMul", "FullyConnected")
 
 
 class OpenVinoEngine:
@@ -64,7 +65,7 @@ class OpenVinoEngine:
 
     @property
     def precision(self) -> str:
-        """What most of its products are really computed in."""
+        """What most of its convolutions are really computed in."""
         return self._precision
 
     @property
@@ -158,18 +159,25 @@ def compile_network(core: Any, model: Any, *, threads: int, precision: str | Non
 
 
 def precision_used(compiled: Any) -> str:
-    """What most convolutions and matrix products of a compiled model really run in.
+    """What most convolutions of a compiled model really run in; of one without, its matrix products.
 
-    Asked of the compiled graph: a hint is a wish. A graph without products answers with the hint.
+    Asked of the compiled graph: a hint is a wish. A graph without either answers with the hint.
     """
-    used: Counter[str] = Counter()
+    convolutions: Counter[str] = Counter()
+    products: Counter[str] = Counter()
     for node in compiled.get_runtime_model().get_ops():
-        facts = node.get_rt_info()
-        if "layerType" in facts and str(facts["layerType"].value) in _PRODUCTS:
-            used[str(facts["runtimePrecision"].value).lower()] += 1
+        facts = {key: str(getattr(value, "value", value)) for key, value in node.get_rt_info().items()}
+        for kinds, used in ((_CONVOLUTIONS, convolutions), (_PRODUCTS, products)):
+            used[facts.get("runtimePrecision", "").lower()] += facts.get("layerType") in kinds
     hint = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
-    name = used.most_common(1)[0][0] if used else hint
-    return _NAMES.get(name, name)
+    for used in (convolutions, products):
+        if used.total():
+            return _name(used.most_common(1)[0][0])
+    return _name(hint)
+
+
+def _name(element_type: str) -> str:
+    return _NAMES.get(element_type, element_type)
 
 
 def tensors_of(ports: Any) -> Tensors:

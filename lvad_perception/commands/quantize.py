@@ -1,0 +1,45 @@
+"""The command quantize: the same model with INT8 convolutions, for CPUs."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from lvad_perception.commands.arguments import MODEL_HELP, add_command
+from lvad_perception.commands.optimize import progress_bar
+
+
+def add_quantize(commands: Any) -> None:
+    """Add it to the command line's sub-parsers."""
+    command = add_command(
+        commands, "quantize", _quantize, "write the model with INT8 convolutions for CPUs and check it on images"
+    )
+    command.add_argument("model", type=Path, metavar="MODEL", help=MODEL_HELP)
+    command.add_argument("--output", "-o", type=Path, required=True, metavar="FILE.onnx", help="file to write")
+    command.add_argument(
+        "--calibration",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder of images of the vehicle's cameras: some for the scales, others to compare on",
+    )
+    command.add_argument(
+        "--calibration-images", type=int, default=64, metavar="N", help="how many to take for the scales (default: 64)"
+    )
+    command.add_argument(
+        "--check-images", type=int, default=16, metavar="N", help="how many to compare on (default: 16)"
+    )
+
+
+def _quantize(arguments: argparse.Namespace) -> None:
+    from lvad_perception.quantize import quantize
+
+    with progress_bar() as progress:
+        result = quantize(
+            arguments.model,
+            arguments.output,
+            arguments.calibration,
+            calibration_images=arguments.calibration_images,
+            check_images=arguments.check_images,
+            progress=progress,
+        )
+    print(result.to_text())
