@@ -108,7 +108,6 @@ def _add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
 
 def _evaluate(options: argparse.Namespace) -> int:
     import msgspec
-    import torch
 
     from lvad_training.checkpoints import load_checkpoint
     from lvad_training.training import evaluate_checkpoint
@@ -120,10 +119,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     if options.workers is not None:
         data = msgspec.structs.replace(data, workers=options.workers)
     checkpoint = replace(checkpoint, recipe=msgspec.structs.replace(checkpoint.recipe, data=data))
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    metrics = evaluate_checkpoint(
-        checkpoint, device, split=options.split or data.val_split, progress=sys.stderr.isatty()
-    )
+    metrics = evaluate_checkpoint(checkpoint, split=options.split or data.val_split, progress=sys.stderr.isatty())
     assert metrics is not None  # a missing split raised
     print(metrics.to_text())
     if options.json is not None:

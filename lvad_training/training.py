@@ -121,12 +121,12 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, prog
                 and settings.evaluate_every
                 and report.step % settings.evaluate_every == 0 < settings.steps - report.step
             ):
-                metrics = evaluate_checkpoint(_snapshot(net, recipe, report.step), accelerator.device)
+                metrics = evaluate_checkpoint(_snapshot(net, recipe, report.step), device=accelerator.device)
                 log_metrics(metrics, report.step, writer)
     accelerator.wait_for_everyone()
     if main:
         final = _snapshot(net, recipe, settings.steps)
-        metrics = evaluate_checkpoint(final, accelerator.device, progress=progress)
+        metrics = evaluate_checkpoint(final, device=accelerator.device, progress=progress)
         log_metrics(metrics, settings.steps, writer)
         _finish(folder, final, metrics)
     if writer is not None:
@@ -136,13 +136,17 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, prog
 
 
 def evaluate_checkpoint(
-    checkpoint: Checkpoint, device: torch.device, *, split: str | None = None, progress: bool = False
+    checkpoint: Checkpoint,
+    *,
+    device: torch.device | None = None,
+    split: str | None = None,
+    progress: bool = False,
 ) -> Metrics | None:
     """Measure a checkpoint in float32 on a data set.
 
     Args:
         checkpoint: its recipe says which data set.
-        device: where to compute.
+        device: where to compute; None for the GPU if there is one.
         split: name of the split to measure; None for the recipe's validation split.
         progress: show a progress bar.
 
@@ -153,6 +157,7 @@ def evaluate_checkpoint(
         CheckpointError: the weights do not fit the recipe's model.
         DatasetError: ``split`` was asked for and does not exist.
     """
+    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     recipe = checkpoint.recipe
     batches = evaluation_batches(recipe, split or recipe.data.val_split, optional=split is None)
     if batches is None:
@@ -174,8 +179,7 @@ def evaluate_folder(folder: Path, *, progress: bool = False) -> Metrics | None:
         ConfigError: the metrics cannot be written.
     """
     found = load_checkpoint(folder / MODEL)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    metrics = evaluate_checkpoint(found, device, progress=progress)
+    metrics = evaluate_checkpoint(found, progress=progress)
     _finish(folder, found, metrics)
     return metrics
 
