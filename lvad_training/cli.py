@@ -8,11 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import lvad_perception
-from lvad_perception.errors import LvadError
-from lvad_training.reproduce.command import add_reproduce
+from lvad_perception.errors import ConfigError, LvadError
+from lvad_training.reproduce.command import EXIT_INTERRUPTED, add_reproduce
 
 EXIT_BAD_INPUT = 2
-EXIT_INTERRUPTED = 130
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -110,6 +109,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     import msgspec
 
     from lvad_training.checkpoints import load_checkpoint
+    from lvad_training.files import write_whole
     from lvad_training.training import evaluate_checkpoint
 
     checkpoint = load_checkpoint(options.checkpoint)
@@ -123,7 +123,10 @@ def _evaluate(options: argparse.Namespace) -> int:
     assert metrics is not None  # a missing split raised
     print(metrics.to_text())
     if options.json is not None:
-        options.json.write_text(json.dumps(metrics.to_dict(), indent=1), encoding="utf-8")
+        try:
+            write_whole(options.json, json.dumps(metrics.to_dict(), indent=1))
+        except OSError as err:
+            raise ConfigError(f"--json {options.json}: cannot be written ({err.strerror}); name another file") from err
     return 0
 
 
@@ -142,7 +145,6 @@ def _add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 
 
 def _export(options: argparse.Namespace) -> int:
-    from lvad_perception.errors import ConfigError
     from lvad_training.batches import comparison_images
     from lvad_training.checkpoints import load_checkpoint
     from lvad_training.export import export
@@ -222,7 +224,6 @@ def _data_check(options: argparse.Namespace) -> int:
 
 def _data_lists(options: argparse.Namespace) -> int:
     from lvad_perception.bdd100k import open_split
-    from lvad_perception.errors import ConfigError
     from lvad_training.data.settings import make_lists, write_lists
 
     sizes = {}

@@ -16,6 +16,7 @@ from lvad_perception.errors import ConfigError
 from lvad_perception.metrics import Metrics
 from lvad_training.checkpoints import Checkpoint, load_checkpoint
 from lvad_training.config import recipe_to_dict
+from lvad_training.files import write_whole
 from lvad_training.loop import StepReport
 from lvad_training.recipe import Recipe
 
@@ -38,7 +39,7 @@ def prepare_folder(folder: Path, recipe: Recipe, first_step: int) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _trim_curve(folder / CURVE, first_step)
-        (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe_to_dict(recipe), sort_keys=False), encoding="utf-8")
+        write_whole(folder / "recipe.yaml", yaml.safe_dump(recipe_to_dict(recipe), sort_keys=False))
         if first_step == 0:
             for name in (CHECKPOINT, MODEL, METRICS):
                 (folder / name).unlink(missing_ok=True)
@@ -121,4 +122,4 @@ def _trim_curve(path: Path, step: int) -> None:
                 kept.append(line + "\n")
         except (ValueError, KeyError):
             continue  # a line that a kill cut off
-    path.write_text("".join(kept), encoding="utf-8")
+    write_whole(path, "".join(kept))

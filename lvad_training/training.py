@@ -30,6 +30,7 @@ from lvad_training.checkpoints import (
     resolve_start,
     save_checkpoint,
 )
+from lvad_training.files import write_whole
 from lvad_training.model.backbone import Backbone
 from lvad_training.model.multitask import MultiTaskNet
 from lvad_training.model.published import MatchReport, load_published, load_timm
@@ -287,7 +288,7 @@ def _restore(
 def _finish(folder: Path, final: Checkpoint, metrics: Metrics | None) -> None:
     plain = metrics.to_dict() if metrics is not None else None
     try:
-        (folder / METRICS).write_text(json.dumps(plain, indent=1), encoding="utf-8")
+        write_whole(folder / METRICS, json.dumps(plain, indent=1))
     except OSError as err:
         raise ConfigError(f"{folder}: metrics cannot be written ({err.strerror}); free disk space") from err
     save_checkpoint(folder / MODEL, replace(final, metrics=plain, version=code_version()))

@@ -11,8 +11,9 @@ from pathlib import Path
 import timm
 import torch
 
-from lvad_perception.errors import DatasetError
+from lvad_perception.errors import ConfigError, DatasetError
 from lvad_training.data.settings import read_lists
+from lvad_training.files import write_whole
 from lvad_training.pseudo.folder import TABLE as PSEUDO_TEXT
 from lvad_training.recipe import LanguageConfig, Recipe
 from lvad_training.records import read_record
@@ -47,8 +48,11 @@ def made_now(command: str) -> Made:
 
 
 def write_made(folder: Path, made: Made) -> None:
-    """Leave the conditions beside the metrics."""
-    (folder / MADE).write_text(json.dumps(asdict(made), indent=1), encoding="utf-8")
+    """Leave the conditions beside the metrics. Raises ConfigError when they cannot be written."""
+    try:
+        write_whole(folder / MADE, json.dumps(asdict(made), indent=1))
+    except OSError as err:
+        raise ConfigError(f"{folder / MADE}: cannot be written ({err.strerror}); choose another --out") from err
 
 
 def read_made(folder: Path) -> Made | None:

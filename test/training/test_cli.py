@@ -42,6 +42,13 @@ def test_evaluate_measures_another_data_set(checkpoint_file, small_split, tmp_pa
     assert "semantic, 4 images" in capsys.readouterr().out
 
 
+def test_metrics_that_cannot_be_written_are_one_sentence(checkpoint_file, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert main(["evaluate", str(checkpoint_file), "--json", str(tmp_path / "file" / "m.json")]) == 2
+    error = capsys.readouterr().err
+    assert f"error: --json {tmp_path}/file/m.json: cannot be written (File exists); name another file" in error
+
+
 def test_slim_writes_half_precision(checkpoint_file, tmp_path):
     assert main(["slim", str(checkpoint_file), str(tmp_path / "slim.pt")]) == 0
     assert load_checkpoint(tmp_path / "slim.pt").weights["neck.lateral.0.0.weight"].element_size() == 2
