@@ -117,11 +117,7 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, prog
             if report.step % settings.checkpoint_every == 0 or report.step == settings.steps:
                 snapshot = _snapshot(net, recipe, report.step)
                 _save_resumable(folder / CHECKPOINT, snapshot, accelerator, optimizer, scheduler)
-            if (
-                main
-                and settings.evaluate_every
-                and report.step % settings.evaluate_every == 0 < settings.steps - report.step
-            ):
+            if main and _is_measured(report.step, settings):
                 metrics = evaluate_checkpoint(_snapshot(net, recipe, report.step), device=accelerator.device)
                 log_metrics(metrics, report.step, writer)
     accelerator.wait_for_everyone()
@@ -236,6 +232,12 @@ def load_backbone(backbone: Backbone, config: BackboneConfig) -> MatchReport:
 def _check_encoder(encoder: TextEncoder | None, found: Checkpoint, source: str) -> None:
     if encoder is not None:
         encoder.facts.check_same(TextFacts.from_dict(found.text_encoder), source=source)
+
+
+def _is_measured(step: int, settings: TrainConfig) -> bool:
+    """Whether to validate on the way; after the last step that is done in any case."""
+    every = settings.evaluate_every
+    return every > 0 and step % every == 0 and step < settings.steps
 
 
 def _snapshot(net: MultiTaskNet, recipe: Recipe, step: int) -> Checkpoint:
