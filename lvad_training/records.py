@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from lvad_perception.bdd100k import Split
 from lvad_perception.errors import ConfigError
 from lvad_training.files import write_whole
 from lvad_training.runs import code_version
@@ -41,6 +42,14 @@ def file_digest(path: Path) -> str:
     with path.open("rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
+    return digest.hexdigest()[:16]
+
+
+def split_digest(split: Split) -> str:
+    """Of the names of a split's images and of what each is annotated for."""
+    digest = hashlib.sha256()
+    for index in range(len(split)):
+        digest.update(f"{split.name_of(index)} {sorted(split.annotated(index))}\n".encode())
     return digest.hexdigest()[:16]
 
 

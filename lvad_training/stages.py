@@ -5,7 +5,6 @@ stage makes, its folder holds ``stage.json``: a digest of everything that the re
 version of the code. A finished stage whose inputs are as they were is skipped; one that was interrupted continues.
 """
 
-import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -28,7 +27,7 @@ from lvad_training.config import recipe_to_dict
 from lvad_training.data.settings import make_lists, read_lists, write_lists
 from lvad_training.pseudo import Teacher, write_pseudo_labels
 from lvad_training.recipe import Recipe, StageConfig, TrainConfig
-from lvad_training.records import RECORD, file_digest, read_record, text_digest, write_record
+from lvad_training.records import RECORD, file_digest, read_record, split_digest, text_digest, write_record
 from lvad_training.runs import MODEL, essence
 from lvad_training.samples import ConfidentPredictions
 from lvad_training.training import evaluate_folder, train
@@ -127,7 +126,7 @@ def run(
         train(recipe, resume=resume, overwrite=overwrite, progress=progress)
         return last.folder
     _make_lists(recipe, stages, log)
-    images = _split_digest(recipe)
+    images = split_digest(open_split(Path(recipe.data.root), recipe.data.train_split))
     for number, stage in enumerate(chosen, start=1):
         title = f"[{number}/{len(chosen)}] {stage.name}"
         _run_stage(
@@ -296,15 +295,6 @@ def _inputs(stage: Stage, images: str) -> dict[str, str]:
             _require(path, f"run the stage that writes it, or correct {name}")
             digests[name] = file_digest(path)
     return digests
-
-
-def _split_digest(recipe: Recipe) -> str:
-    """Of the names of the training images and of what each is annotated for."""
-    split = open_split(Path(recipe.data.root), recipe.data.train_split)
-    digest = hashlib.sha256()
-    for index in range(len(split)):
-        digest.update(f"{split.name_of(index)} {sorted(split.annotated(index))}\n".encode())
-    return digest.hexdigest()[:16]
 
 
 def _require(path: Path, remedy: str) -> None:
