@@ -11,8 +11,9 @@ from typing import Any
 import yaml
 
 from lvad_perception.bdd100k import find_splits, open_split, read_image
-from lvad_perception.errors import DatasetError, LvadError
+from lvad_perception.errors import ConfigError, DatasetError, LvadError
 from lvad_perception.types import Size
+from lvad_training.files import write_whole
 
 NETWORK_PIXELS = 256 * 448
 """Area of the network input that the demo trains at, which a CPU can train on in minutes."""
@@ -41,9 +42,9 @@ def demo(out: Path, *, data: Path | None, images: int, steps: int, seed: int, fr
     Raises:
         DemoError: a command failed.
         DatasetError: the data set has no training images.
+        ConfigError: ``out`` cannot be written to.
     """
     started = time.monotonic()
-    out.mkdir(parents=True, exist_ok=True)
     given = data is not None
     if data is None:
         data = out / "data"
@@ -51,10 +52,11 @@ def demo(out: Path, *, data: Path | None, images: int, steps: int, seed: int, fr
     rate = RATE_FROM_SCRATCH if from_scratch else RATE_ON_OWN_DATA if given else RATE_ON_RENDERED
     train_split, val_split = _splits(data)
     recipe = out / "recipe.yaml"
-    recipe.write_text(
-        yaml.safe_dump(_recipe(data, train_split, val_split, out, steps, seed, rate, from_scratch), sort_keys=False),
-        encoding="utf-8",
-    )
+    content = _recipe(data, train_split, val_split, out, steps, seed, rate, from_scratch)
+    try:
+        write_whole(recipe, yaml.safe_dump(content, sort_keys=False))
+    except OSError as err:
+        raise ConfigError(f"--out {out}: cannot be written to ({err.strerror}); name another folder") from err
     model, bag, predicted = out / "model.onnx", out / "bag", out / "predicted"
     video, report = out / "overlay.mp4", out / "report.html"
     commands = [

@@ -1,6 +1,6 @@
 import pytest
 
-from lvad_perception.errors import DatasetError
+from lvad_perception.errors import ConfigError, DatasetError
 from lvad_training import demo as demo_module
 from lvad_training.config import load_recipe
 from lvad_training.demo import DemoError, demo, fit_network_size
@@ -57,6 +57,13 @@ def test_an_empty_folder_is_named(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DatasetError, match="empty"):
         demo(tmp_path / "out", data=tmp_path / "empty", images=5, steps=3, seed=0, from_scratch=True)
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(small_split, commands, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"--out .*/file/out: cannot be written to \(.*\); name another folder"):
+        demo(tmp_path / "file" / "out", data=small_split, images=5, steps=3, seed=0, from_scratch=True)
+    assert commands == []
 
 
 def test_a_failing_command_ends_the_demo(small_split, tmp_path, capfd):
