@@ -95,9 +95,9 @@ class MatchReport:
 def load_published(backbone: Backbone, path: Path) -> MatchReport:
     """Load a published file into a backbone, whatever project wrote it; see ``layouts.py`` for those that are known.
 
-    Nothing in the file is called: ``.safetensors`` holds numbers alone, ``torch.load`` runs with ``weights_only``, and
-    OpenAI's CLIP archives (TorchScript, told by what is in the zip) go through ``torch.jit.load``, of whose result only
-    the state dict is taken.
+    ``.safetensors`` holds numbers alone, and ``torch.load`` runs with ``weights_only``. OpenAI's CLIP archives
+    (TorchScript, told by what is in the zip) go through ``torch.jit.load``, of whose result only the state dict is
+    taken; PyTorch does not vouch for archives that were tampered with.
 
     This package normalises images with ImageNet's mean and deviation. Weights that expect others (CLIP; SimCLR's
     conversions, which take pixels of 0 to 1) get the difference folded into the first convolution's kernel and its

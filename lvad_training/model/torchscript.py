@@ -17,7 +17,10 @@ def is_torchscript(path: Path) -> bool:
 
 
 def read_torchscript(path: Path) -> dict[str, Tensor]:
-    """The state dict of an archive, on the CPU; its code is not called. Raises whatever ``torch.jit.load`` does."""
+    """The state dict of an archive, on the CPU. Raises whatever ``torch.jit.load`` does.
+
+    The model in it is not called; but PyTorch does not vouch for archives that were tampered with.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TorchScript is deprecated, and these archives stay what they are
         archive: torch.nn.Module = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
