@@ -52,7 +52,7 @@ def start(context: LaunchContext) -> list:
     given = {argument.name: LaunchConfiguration(argument.name).perform(context) for argument in ARGUMENTS}
     try:
         playback = plan_playback(Path(given["bag"]).expanduser(), topics=given["topics"].split(), annotated=True)
-        parameters = playback.launch_parameters(given["parameters"])
+        arguments = playback.camera_arguments(given)
     except LvadError as err:
         raise RuntimeError(str(err)) from None
     folder = tempfile.TemporaryDirectory()
@@ -60,13 +60,7 @@ def start(context: LaunchContext) -> list:
     playback.write_qos(qos)
     perception = IncludeLaunchDescription(
         PythonLaunchDescriptionSource(str(Path(__file__).with_name("camera.launch.py"))),
-        launch_arguments={
-            "model": given["model"],
-            "namespace": playback.namespace,
-            "params_file": given["params_file"],
-            "parameters": parameters,
-            "log_level": given["log_level"],
-        }.items(),
+        launch_arguments=arguments.items(),
     )
     evaluation = Node(
         package="lvad_perception",

@@ -66,7 +66,7 @@ def start(context: LaunchContext) -> list:
     try:
         check_output(output, overwrite=False)
         playback = plan_playback(Path(given["bag"]).expanduser(), topics=given["topics"].split())
-        parameters = playback.launch_parameters(given["parameters"])
+        arguments = playback.camera_arguments(given)
     except LvadError as err:
         raise RuntimeError(str(err).replace(" or replace it with --overwrite", "")) from None
     folder = tempfile.TemporaryDirectory()
@@ -74,13 +74,7 @@ def start(context: LaunchContext) -> list:
     playback.write_qos(qos)
     perception = IncludeLaunchDescription(
         PythonLaunchDescriptionSource(str(Path(__file__).with_name("camera.launch.py"))),
-        launch_arguments={
-            "model": given["model"],
-            "namespace": playback.namespace,
-            "params_file": given["params_file"],
-            "parameters": parameters,
-            "log_level": given["log_level"],
-        }.items(),
+        launch_arguments=arguments.items(),
     )
     recorder = ExecuteProcess(
         cmd=playback.record_command(qos, output), name="recorder", output="screen", sigterm_timeout="60"

@@ -5,7 +5,7 @@ in another Python than the node, one without rosbags: what is needed is in the b
 """
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -65,25 +65,28 @@ class Playback:
             parameters[f"{name}.transport"] = "compressed" if camera.compressed else "raw"
         return parameters
 
-    def launch_parameters(self, further: str) -> str:
-        """``node_parameters`` and what a person adds to them, as YAML for the argument of camera.launch.py.
+    def camera_arguments(self, given: Mapping[str, str]) -> dict[str, str]:
+        """The arguments of camera.launch.py with which the node is brought up for the bag.
 
         Args:
-            further: YAML mapping, which wins; empty for none.
+            given: arguments of the launch file that plays it. Of these "model", "params_file" and "log_level" are
+                handed on; "parameters" is a YAML mapping, or empty, that wins over ``node_parameters``.
 
         Raises:
-            ConfigError: it is not a YAML mapping.
+            ConfigError: "parameters" is not a YAML mapping.
         """
         import yaml
 
+        further = given["parameters"]
         try:
             added = yaml.safe_load(further) or {}
         except yaml.YAMLError:
             added = None
         if not isinstance(added, dict):
             raise ConfigError(f"parameters is {further!r}; write it as YAML, like '{{threads: 2}}'")
-        text: str = yaml.safe_dump(self.node_parameters() | added, default_flow_style=True, width=float("inf"))
-        return text
+        parameters = yaml.safe_dump(self.node_parameters() | added, default_flow_style=True, width=float("inf"))
+        handed_on = {name: given[name] for name in ("model", "params_file", "log_level")}
+        return {**handed_on, "namespace": self.namespace, "parameters": parameters}
 
     def write_qos(self, path: Path) -> None:
         """Write a file for ``--qos-profile-overrides-path`` of the player and the recorder."""

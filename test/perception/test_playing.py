@@ -15,6 +15,7 @@ from lvad_perception.node.parameters import NodeParameters
 from lvad_perception.perceiver import Perceiver
 
 TYPES = rosbags_types()
+GIVEN = {"bag": "bag", "model": "m.onnx", "params_file": "p.yaml", "parameters": "", "log_level": "warn"}
 
 
 @pytest.fixture
@@ -69,12 +70,26 @@ def test_the_node_takes_the_parameters(annotated_bag):
 def test_what_a_person_adds_to_the_parameters_wins(annotated_bag):
     yaml = pytest.importorskip("yaml")
     playback = plan_playback(annotated_bag)
-    text = playback.launch_parameters("{lossless: false, threads: 2}")
-    assert yaml.safe_load(text) == {**playback.node_parameters(), "lossless": False, "threads": 2}
-    assert yaml.safe_load(playback.launch_parameters("")) == playback.node_parameters()
+
+    def parameters(further):
+        return yaml.safe_load(playback.camera_arguments({**GIVEN, "parameters": further})["parameters"])
+
+    assert parameters("{lossless: false, threads: 2}") == {
+        **playback.node_parameters(),
+        "lossless": False,
+        "threads": 2,
+    }
+    assert parameters("") == playback.node_parameters()
     for nonsense in ("half", "{", "[1, 2]"):
         with pytest.raises(ConfigError, match=re.escape("write it as YAML, like '{threads: 2}'")):
-            playback.launch_parameters(nonsense)
+            parameters(nonsense)
+
+
+def test_the_node_is_brought_up_in_the_namespace_of_the_bag(tmp_path):
+    pytest.importorskip("yaml")
+    found = plan_playback(bag_of(tmp_path / "bag", "/robot/front/image_raw")).camera_arguments(GIVEN)
+    assert found.pop("parameters")
+    assert found == {"model": "m.onnx", "params_file": "p.yaml", "log_level": "warn", "namespace": "/robot"}
 
 
 def test_earlier_results_are_not_played_again(annotated_bag, tmp_path, make_engine):
