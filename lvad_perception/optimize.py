@@ -27,7 +27,7 @@ from lvad_perception.engines.tensorrt_file import (
     write_engine_file,
     write_torch2trt_file,
 )
-from lvad_perception.errors import ConfigError, DatasetError, EngineError, ModelFileError
+from lvad_perception.errors import ConfigError, DatasetError, EngineError, LvadError, ModelFileError
 from lvad_perception.images import read_image
 from lvad_perception.manifest import Manifest
 from lvad_perception.preprocess import letterbox_image
@@ -92,10 +92,10 @@ def optimize(
         model: the ``.onnx`` model file.
         output: ``.engine`` or ``.plan``, built by TensorRT's builder, or ``.pth``, built by torch2trt.
         precision: "fp32", "fp16" or "int8".
-        images: folder of images like those of the vehicle's cameras; scales of INT8 are measured on them and engines
-            compared. Without one, engines are compared on rendered images and INT8 is refused.
-        calibration_images: how many of the folder to measure scales on, evenly spread over its sorted names.
-        check_images: how many to compare on.
+        images: folder of images like those of the vehicle's cameras: to compare engines on, and to measure the scales
+            of INT8 on others of them. Without one, engines are compared on rendered images and INT8 is refused.
+        calibration_images: most images to measure scales on, evenly spread over the folder's sorted names.
+        check_images: about how many to compare on, likewise.
         options: how hard to try; the timing cache is this function's.
         cache_dir: where engines are kept, by TensorRT version, GPU, model and settings; the user's cache when None.
         rebuild: build also when the cache has it.
@@ -109,18 +109,18 @@ def optimize(
         ConfigError: impossible options. DatasetError, ImageError: the folder has no images.
         MissingDependencyError: TensorRT, torch, onnx or, for ``.pth``, torch2trt is not installed.
     """
-    _check(model, output, precision, images)
+    _check(model, output, precision, images, (calibration_images, check_images))
     device = device or Cuda()
     target = Target(import_tensorrt("optimize").__version__, device.name, device.capability)
     reference = OnnxEngine(model)
+    if reference.precision != "fp32":
+        raise ConfigError(f"{model} is in {reference.precision.upper()} already; give the FP32 file that was exported")
     manifest = reference.manifest
-    checked, source = _images(images, manifest.input_hw, check_images)
-    batches = to_batches(checked, manifest.batch_size)
+    calibration_images = calibration_images if precision == "int8" else 0
+    scales, checked, source = _images(images, manifest.input_hw, calibration_images, check_images)
+    batches, calibration = (to_batches(each, manifest.batch_size) for each in (checked, scales))
     wanted = [copied(reference.infer(batch)) for batch in batches]
     reference.close()
-    calibration: list[UInt8] = []
-    if precision == "int8":
-        calibration = to_batches(_images(images, manifest.input_hw, calibration_images)[0], manifest.batch_size)
     options = options or BuildOptions()
     content = model.read_bytes()
     facts = EngineFile(
@@ -136,8 +136,12 @@ def optimize(
     judge = _Judge(batches, wanted, precision, source, output)
     if kept.exists() and not rebuild:
         report(f"found in the cache: {kept}")
-        agreement, description = judge.engine(kept, device)
-        return _deliver(kept, output, Optimized(output, description, manifest, agreement, source, None, 0))
+        try:
+            agreement, description = judge.engine(kept, device)
+        except LvadError as err:
+            report(f"the cached engine is of no use: {err}")
+        else:
+            return _deliver(kept, output, Optimized(output, description, manifest, agreement, source, None, 0))
     report(f"rewriting the model in {precision.upper()}")
     old = version_of(import_tensorrt("optimize")) < (10, 0)
     lowered = lower(content, precision=precision, opset_17=old, batches=calibration, progress=progress)
@@ -248,7 +252,7 @@ class _Judge:
         return agreement
 
 
-def _check(model: Path, output: Path, precision: str, images: Path | None) -> None:
+def _check(model: Path, output: Path, precision: str, images: Path | None, counts: tuple[int, int]) -> None:
     if model.suffix != ".onnx" or not model.is_file():
         raise ModelFileError(f"{model} is no .onnx model file; write one with: lvad-train export CHECKPOINT MODEL.onnx")
     if output.suffix not in SUFFIXES:
@@ -257,14 +261,24 @@ def _check(model: Path, output: Path, precision: str, images: Path | None) -> No
         raise ConfigError(f"{precision} is no precision; choose {', '.join(PRECISIONS)}")
     if precision == "int8" and images is None:
         raise ConfigError("INT8 needs images to measure its scales on; name a folder with --calibration")
+    if min(counts) < 1:
+        raise ConfigError(f"{min(counts)} images show nothing; give at least 1")
 
 
-def _images(folder: Path | None, size_hw: Size, count: int) -> tuple[list[UInt8], str]:
-    """Images and what to call them."""
-    if count < 1:
-        raise ConfigError(f"{count} images show nothing; give at least 1")
-    found = rendered_images(size_hw, count) if folder is None else folder_images(folder, size_hw, count)
-    return found, f"{len(found)} {'rendered images' if folder is None else f'images of {folder}'}"
+def _images(folder: Path | None, size_hw: Size, calibration: int, check: int) -> tuple[list[UInt8], list[UInt8], str]:
+    """Images for the scales, others to compare on, and what to call the latter."""
+    if folder is None:
+        return [], rendered_images(size_hw, check), f"{check} rendered images"
+    found = folder_images(folder, size_hw, calibration + check)
+    if not calibration:
+        return [], found, f"{len(found)} images of {folder}"
+    stride = max(2, len(found) // check)
+    places = set(range(stride // 2, len(found), stride))
+    checked = [image for place, image in enumerate(found) if place in places]
+    if not checked:
+        raise ConfigError(f"{folder} has a single image; scales and comparison need different ones")
+    others = [image for place, image in enumerate(found) if place not in places]
+    return others, checked, f"{len(checked)} images of {folder}"
 
 
 def _cache_folder(cache_dir: Path | None) -> Path:

@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lvad_perception.agreement import TOLERANCES
+from lvad_perception.agreement import TOLERANCES, Agreement
 from lvad_perception.cli import main
 from lvad_perception.engines.tensorrt_build import BuildOptions
 from lvad_perception.engines.tensorrt_file import read_engine_file
@@ -42,6 +42,9 @@ def build(tiny_model_file, tmp_path):
         return optimize(tiny_model_file, tmp_path / name, report=lines.append, **options), lines
 
     return build
+
+
+NO_DISTANCE = Agreement(0, 0, 1, 0, 0)
 
 
 def wrong_by(monkeypatch, shift):
@@ -99,6 +102,15 @@ class TestCache:
         assert "from the cache" in result.to_text()
         assert lines[0].startswith("found in the cache: ")
         assert read_engine_file(result.path).precision == "fp32"
+
+    def test_a_damaged_one_is_built_anew(self, trt, build, tmp_path):
+        build()
+        (kept,) = (tmp_path / "cache/tensorrt").glob("*.engine")
+        kept.write_bytes(kept.read_bytes()[:50])
+        result, lines = build()
+        assert any("the cached engine is of no use: " in line and "is truncated" in line for line in lines)
+        assert result.built_s is not None
+        assert read_engine_file(kept).precision == "fp32"
 
     def test_rebuild_builds(self, trt, build):
         build()
@@ -182,9 +194,23 @@ def spoilt(content):
 
 
 def test_int8_measures_its_scales_on_the_folder(trt, build, small_split):
-    result, _ = build(precision="int8", images=small_split / "images", calibration_images=4)
-    assert "images of" in result.images
+    result, _ = build(precision="int8", images=small_split / "images", calibration_images=6, check_images=2)
+    assert result.images == f"2 images of {small_split / 'images'}"
     assert read_engine_file(result.path).precision == "int8"
+
+
+def test_scales_and_comparison_have_different_images(trt, build, small_split, monkeypatch):
+    from lvad_perception import optimize as module
+
+    given = []
+    right = module.lower
+    monkeypatch.setattr(module, "lower", lambda *a, **k: given.extend(k["batches"]) or right(*a, **k))
+    checked = []
+    monkeypatch.setattr(module._Judge, "model", lambda self, _: checked.extend(self.batches) or NO_DISTANCE)
+    build(precision="int8", images=small_split / "images", calibration_images=6, check_images=2)
+    seen = {image.tobytes() for batch in given for image in batch}
+    assert len(given) == 3
+    assert not seen & {image.tobytes() for batch in checked for image in batch}
 
 
 class TestImages:
