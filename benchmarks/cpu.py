@@ -166,7 +166,8 @@ def _engines(arguments: argparse.Namespace) -> Iterator[tuple[str, Path, dict[st
     yield "OpenVINO BF16", arguments.model, {"runtime": "openvino", "precision": "bf16"}
     if arguments.int8:
         yield "ONNX Runtime INT8", arguments.int8, {}
-        yield "OpenVINO INT8", arguments.int8, {"runtime": "openvino"}
+        yield "OpenVINO INT8 over FP32", arguments.int8, {"runtime": "openvino"}
+        yield "OpenVINO INT8 over BF16", arguments.int8, {"runtime": "openvino", "precision": "int8"}
 
 
 def _session(model: Path, threads: int, change: Callable[[Any], None]) -> Callable[[UInt8], Any]:

@@ -62,7 +62,7 @@ def open_plain(
         model: an ONNX file, or its content.
         runtime: "onnxruntime" or "openvino".
         threads: CPU threads for one inference.
-        precision: "fp32", "bf16" or "fp16" for what is not quantised; OpenVINO alone heeds it.
+        precision: as ``compile_network`` takes it; OpenVINO alone heeds it.
         name: for tables; the file's name when None.
 
     Raises:
@@ -101,8 +101,6 @@ def _in_openvino(name: str, model: Path | bytes, threads: int, precision: str) -
         key: _random(name, key, dtype, [side if isinstance(side, int) else None for side in shape])
         for key, (dtype, shape) in tensors_of(network.inputs).items()
     }
-    # What is not quantised in a quantised network is computed in FP32.
-    precision = "fp32" if precision == "int8" else precision
     try:
         network.reshape({key: list(array.shape) for key, array in inputs.items()})
     except RuntimeError as err:

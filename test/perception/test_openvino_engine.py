@@ -64,6 +64,11 @@ def test_a_closed_engine_says_so(tiny_model_file):
         engine.infer(images_like(engine.manifest))
 
 
+def test_int8_of_a_file_that_is_not_quantised(tiny_model_file):
+    with pytest.raises(EngineError, match=r"not in int8; quantise it with: lvad-perception quantize"):
+        OpenVinoEngine(tiny_model_file, precision="int8")
+
+
 class TestWrongFiles:
     def test_a_file_of_another_kind(self, tmp_path):
         path = tmp_path / "photo.onnx"
