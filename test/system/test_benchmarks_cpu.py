@@ -29,7 +29,7 @@ def test_every_way_to_run_a_model_is_a_row(tiny_model_file, tmp_path, capsys):
     assert status == 0
     assert cells(lines[0])[1:6] == ["threads", "median ms", "p99 ms", "CPU ms", "ratio"]
     rows = [cells(line) for line in lines[2:]]
-    assert len(rows) == 2 * (3 + len(OPTIONS) - 1)
+    assert len(rows) == 2 * (3 + len(OPTIONS) - 1 + 1)  # the options but the chosen ones, and bound outputs
     first = rows[0]
     assert first[:2] == ["ONNX Runtime FP32", "1"]
     assert float(first[2]) <= float(first[3])
