@@ -3,7 +3,7 @@ import pytest
 
 from lvad_perception.engines.lowering import lower
 from lvad_perception.engines.lowering_half import deciding_products, in_half
-from lvad_perception.engines.lowering_int8 import in_int8, measure_ranges
+from lvad_perception.engines.lowering_int8 import best_range, in_int8, measure_ranges
 from lvad_perception.engines.lowering_opset import in_opset_17
 from lvad_perception.errors import ConfigError, EngineError, ModelFileError
 
@@ -172,6 +172,31 @@ class TestInt8:
         dark = measure_ranges(model, ["stem.relu"], [batch // 8 + 100 for batch in batches], lambda *_: None)
         assert 0 < dark["stem.relu"] < bright
 
+    def test_a_few_large_values_are_clipped_for_finer_steps(self):
+        counts = np.zeros(100)
+        counts[5:40] = 1e6
+        counts[99] = 1
+        assert 0.39 < best_range(counts, 1.0) < 0.45
+
+    def test_evenly_spread_values_keep_their_range(self):
+        assert best_range(np.ones(2048), 3.0) > 2.9
+
+    def test_the_range_has_the_least_error_of_all(self):
+        """By quantising values and trying every range."""
+        values = np.abs(np.random.default_rng(0).laplace(size=20000)).astype(np.float32)
+        most = float(values.max())
+
+        def error(clip):
+            step = clip / 127
+            return float(((np.minimum(np.round(values / step), 127) * step - values) ** 2).mean())
+
+        found = best_range(np.histogram(values, 2048, (0, most))[0].astype(float), most)
+        assert error(found) < 1.02 * min(error(share * most) for share in np.linspace(0.2, 1, 200))
+        assert error(found) < 0.95 * error(most)
+
+    def test_a_tensor_of_zeros_has_a_range(self):
+        assert best_range(np.zeros(16), 1e-6) == 1e-6
+
     def test_outputs_stay_close(self, model, batches):
         lowered = lower(model.SerializeToString(), precision="int8", batches=batches)
         for batch in batches:
@@ -187,7 +212,7 @@ class TestInt8:
     def test_progress_counts_batches(self, model, batches):
         seen = []
         in_int8(model, batches, progress=lambda share, phase: seen.append(share))
-        assert seen == [0.25, 0.5, 0.75, 1.0]
+        assert seen == [0.125 * step for step in range(1, 9)]  # twice over four batches
 
     def test_without_images_it_is_refused(self, model):
         with pytest.raises(ConfigError, match=r"INT8 needs images .*--calibration"):
