@@ -71,6 +71,7 @@ class Row:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print; 0, or 2 after one sentence on standard error."""
     arguments = _parse(argv)
+    _hush()
     try:
         with ExitStack() as open_engines:
             rows, inputs = make_rows(arguments, open_engines)
@@ -196,6 +197,13 @@ def _bound(model: Path, threads: int) -> Callable[[UInt8], Any]:
         session.run_with_iobinding(binding)
 
     return run
+
+
+def _hush() -> None:
+    """ONNX Runtime warns of every option that is set a second time."""
+    import onnxruntime
+
+    onnxruntime.set_default_logger_severity(3)
 
 
 def _level(name: str) -> Any:

@@ -1,5 +1,6 @@
 """Everything that ``lvad-perception bench`` says of a model: its stages, other batch sizes, its work, its rivals."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -115,7 +116,7 @@ class Bench:
             agreement, tolerance = self.agreement
             facts["agreement"] = {
                 "boxes": agreement.boxes,
-                "boxes_px": agreement.boxes_px,
+                "boxes_px": agreement.boxes_px if math.isfinite(agreement.boxes_px) else None,  # JSON has no infinity
                 "scores": agreement.scores,
                 "masks": agreement.masks,
                 "confidence": agreement.confidence,

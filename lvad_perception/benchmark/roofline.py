@@ -3,18 +3,21 @@
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
 
 from lvad_perception.benchmark.cost import GraphCost
 from lvad_perception.engines.plain import open_plain
-from lvad_perception.errors import MissingDependencyError
+from lvad_perception.errors import EngineError, MissingDependencyError
 
 _SIDE: Final = 1536
 _REPEATS: Final = 10
 _COPIED_BYTES: Final = 128 * 2**20
 """More than the caches of most CPUs."""
+_CUDA_SIDE: Final = 8192
+_CUDA_COPIED_BYTES: Final = 2**29
 _ELEMENT_BYTES: Final = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
 
 
@@ -82,8 +85,8 @@ class Roofline:
         return (
             f"work of a run: {self.cost.flop / 1e9:.2f} GFLOP ({parts}), {self.cost.weights / 1e6:.2f} M constants, "
             f"{self.moved_bytes / 1e6:.0f} MB moved by products, {self.intensity:.0f} FLOP/byte\n"
-            f"this machine:  {self.machine.gflops:.0f} GFLOP/s (product of {_SIDE} x {_SIDE} matrices, "
-            f"{self.precision.upper()}, same runtime and threads), {self.machine.gbytes_s:.1f} GB/s (copy)\n"
+            f"this machine:  {self.machine.gflops:.0f} GFLOP/s (product of matrices in {self.precision.upper()}), "
+            f"{self.machine.gbytes_s:.1f} GB/s (copy)\n"
             f"roofline:      {self.gflops:.0f} of {self.roof_gflops:.0f} GFLOP/s, {100 * self.fraction:.0f} %; "
             f"no run can be shorter than {self.limit_ms:.2f} ms"
         )
@@ -121,6 +124,41 @@ def measure_machine(*, runtime: str, precision: str, threads: int) -> Machine:
     network.run()
     best_ms = min(network.timed_ms() for _ in range(_REPEATS))
     return Machine(gflops=2 * _SIDE**3 / best_ms / 1e6, gbytes_s=_copy_gbytes_s(threads))
+
+
+def measure_cuda(precision: str) -> Machine:
+    """Measure the first CUDA device with torch, for about a second.
+
+    Raises:
+        MissingDependencyError: torch is not installed.
+        EngineError: it sees no CUDA device.
+    """
+    try:
+        import torch
+    except ImportError as err:
+        raise MissingDependencyError("the peak of a GPU is measured with torch; install torch with CUDA") from err
+    if not torch.cuda.is_available():
+        raise EngineError("torch sees no CUDA device; check the driver with nvidia-smi")
+    side = _CUDA_SIDE
+    if precision == "int8":
+        left, right = (torch.randint(-127, 128, (side, side), dtype=torch.int8, device="cuda") for _ in range(2))
+        product = partial(torch._int_mm, left, right.t())  # takes its second factor by columns
+    else:
+        dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
+        product = partial(torch.mm, *(torch.randn(side, side, device="cuda").to(dtype) for _ in range(2)))
+    source = torch.ones(_CUDA_COPIED_BYTES, dtype=torch.uint8, device="cuda")
+    copy = partial(torch.empty_like(source).copy_, source)
+    best_s = []
+    for work in (product, copy):
+        times = []
+        for _ in range(_REPEATS + 3):  # the first ones set up libraries and raise the clocks; the best counts
+            torch.cuda.synchronize()
+            began = time.perf_counter()
+            work()
+            torch.cuda.synchronize()
+            times.append(time.perf_counter() - began)
+        best_s.append(min(times))
+    return Machine(gflops=2 * side**3 / best_s[0] / 1e9, gbytes_s=2 * _CUDA_COPIED_BYTES / best_s[1] / 1e9)
 
 
 def _copy_gbytes_s(threads: int) -> float:

@@ -134,20 +134,22 @@ def _batches(engines: list[tuple[str, Engine]], frames: "Iterator[Decode]", coun
 def _roofline(arguments: argparse.Namespace, engine: Engine, engine_ms: float) -> "Roofline | str":
     """The roofline, or why it is not known: it is no reason to lose the times."""
     from lvad_perception.benchmark.cost import graph_cost
-    from lvad_perception.benchmark.roofline import Roofline, measure_machine
+    from lvad_perception.benchmark.roofline import Roofline, measure_cuda, measure_machine
     from lvad_perception.engines.base import usable_cores
     from lvad_perception.engines.plain import runtime_of
 
-    runtime = runtime_of(engine)
-    if runtime is None:
-        return "roofline: not known, since the peak of this device is not measured here; see python -m benchmarks.gpu"
+    runtime, graph = runtime_of(engine), arguments.model if arguments.model.suffix == ".onnx" else arguments.reference
+    if graph is None:
+        return f"roofline: not known; name the .onnx file that {arguments.model.name} was made from with --reference"
     try:
-        cost = graph_cost(arguments.model)
+        cost = graph_cost(graph)
         if not cost.flop:
             return "roofline: not known, since the graph has no convolution and no matrix product"
-        machine = measure_machine(
-            runtime=runtime, precision=engine.precision, threads=arguments.threads or usable_cores()
-        )
+        if runtime is None:
+            machine = measure_cuda(engine.precision)
+        else:
+            threads = arguments.threads or usable_cores()
+            machine = measure_machine(runtime=runtime, precision=engine.precision, threads=threads)
     except LvadError as err:
         return f"roofline: not known, since {err}"
     return Roofline(cost, machine, engine.precision, engine_ms)

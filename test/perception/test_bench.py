@@ -11,10 +11,10 @@ from lvad_perception.benchmark.bench import BatchTimes, Bench, compare_outputs, 
 from lvad_perception.benchmark.cost import GraphCost
 from lvad_perception.benchmark.drawing import draw
 from lvad_perception.benchmark.frames import synthetic_frames
-from lvad_perception.benchmark.roofline import Machine, Roofline
+from lvad_perception.benchmark.roofline import Machine, Roofline, measure_cuda
 from lvad_perception.benchmark.stages import run_benchmark
 from lvad_perception.benchmark.statistics import ratio_of_medians
-from lvad_perception.errors import ConfigError
+from lvad_perception.errors import ConfigError, EngineError
 from lvad_perception.perceiver import Perceiver
 
 ROOFLINE = Roofline(
@@ -76,6 +76,15 @@ class TestRoofline:
             machine = roofline.measure_machine(runtime="onnxruntime", precision=precision, threads=2)
             assert machine.gflops > 0
             assert machine.gbytes_s > 0
+
+
+def test_the_peak_of_a_gpu_needs_one():
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    if torch.cuda.is_available():
+        assert measure_cuda("fp16").gflops > measure_cuda("fp32").gflops > 0
+        return
+    with pytest.raises(EngineError, match="torch sees no CUDA device; check the driver"):
+        measure_cuda("fp16")
 
 
 class TestRivals:
