@@ -8,11 +8,11 @@ from types import TracebackType
 import numpy as np
 
 from lvad_perception.engines.base import Engine
-from lvad_perception.errors import ConfigError
+from lvad_perception.errors import ConfigError, ImageError
 from lvad_perception.manifest import OUTPUT_NAMES, Manifest
 from lvad_perception.postprocess import to_predictions
-from lvad_perception.preprocess import letterbox_image
-from lvad_perception.types import Float32, Predictions, RawOutputs, UInt8
+from lvad_perception.preprocess import fit_letterbox, letterbox_image
+from lvad_perception.types import Float32, Letterbox, Predictions, RawOutputs, UInt8
 from lvad_perception.vocabulary import DETECTION
 
 
@@ -26,7 +26,9 @@ class Timings:
 
 
 class Perceiver:
-    """Runs an engine on images of any size. Not thread-safe, but for ``set_thresholds``: one thread at a time.
+    """Runs an engine on images of any size, or of the one camera size that its model file was made for.
+
+    Not thread-safe, but for ``set_thresholds`` and ``check_image``: one thread at a time.
 
     Attributes:
         score_threshold: boxes with a lower confidence are left out, in [0, 1]; classes may have their own.
@@ -57,7 +59,7 @@ class Perceiver:
         self._clock = clock
         self.set_thresholds(score_threshold, class_thresholds)
         # Slots that a short batch leaves over keep an older image; what the model says of it is dropped.
-        self._input = np.zeros((engine.manifest.batch_size, *engine.manifest.network_hw, 3), np.uint8)
+        self._input = np.zeros((engine.manifest.batch_size, *engine.manifest.input_hw, 3), np.uint8)
 
     @property
     def manifest(self) -> Manifest:
@@ -102,6 +104,20 @@ class Perceiver:
             thresholds[label] = threshold
         self.score_threshold, self._thresholds = score_threshold, thresholds
 
+    def check_image(self, image: UInt8) -> None:
+        """Whether the model takes such an image; from any thread.
+
+        Raises:
+            ImageError: its model file was made for images of another size.
+        """
+        camera_hw = self.manifest.camera_hw
+        if camera_hw is not None and image.shape[:2] != camera_hw:
+            found, wanted = (f"{size[1]}x{size[0]}" for size in (image.shape, camera_hw))
+            raise ImageError(
+                f"an image of {found} does not fit this model file, which was made for cameras of {wanted}; export the "
+                f"model again with --camera-size {found}, or without that option for images of any size"
+            )
+
     def __call__(self, images: Sequence[UInt8], *, tasks: Sequence[Collection[str]] | None = None) -> list[Predictions]:
         """Predict for any number of images, as many at a time as the model file's batch size.
 
@@ -114,7 +130,7 @@ class Perceiver:
             One entry an image, in order, in source pixels; the arrays belong to the caller.
 
         Raises:
-            ImageError: an image is not uint8 [H, W, 3].
+            ImageError: an image is not uint8 [H, W, 3], or the model file was made for images of another size.
             EngineError: the runtime failed.
         """
         predictions: list[Predictions] = []
@@ -124,12 +140,9 @@ class Perceiver:
             asked = tasks[start : start + len(self._input)] if tasks is not None else [OUTPUT_NAMES] * len(chunk)
             thresholds = self._thresholds
             began = self._clock()
-            placements = [
-                letterbox_image(image, self.manifest.network_hw, out=slot)[1]
-                for image, slot in zip(chunk, self._input, strict=False)
-            ]
+            batch, placements = self._place(chunk)
             prepared = self._clock()
-            raw = self._engine.infer(self._input)
+            raw = self._engine.infer(batch)
             inferred = self._clock()
             for index, placement in enumerate(placements):
                 limits: Float32 | float = 0.0 if raw.labels is None else thresholds[raw.labels[index]]
@@ -140,6 +153,18 @@ class Perceiver:
             postprocess_ns += self._clock() - inferred
         self.last_timings = Timings(preprocess_ns, engine_ns, postprocess_ns)
         return predictions
+
+    def _place(self, images: Sequence[UInt8]) -> tuple[UInt8, list[Letterbox]]:
+        """The engine's input for as many images as it takes, or fewer, and where each of them lies in it."""
+        input_hw = self.manifest.input_hw
+        if len(self._input) == 1 and images[0].shape == (*input_hw, 3):
+            (image,) = images
+            if image.dtype == np.uint8 and image.flags.c_contiguous:  # it is the input as it stands: nothing is copied
+                return image[None], [fit_letterbox(input_hw, input_hw)]
+        for image in images:
+            self.check_image(image)
+        slots = zip(images, self._input, strict=False)
+        return self._input, [letterbox_image(image, input_hw, out=slot)[1] for image, slot in slots]
 
     def close(self) -> None:
         """Close the engine; calling it again does nothing."""

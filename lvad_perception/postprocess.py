@@ -2,6 +2,7 @@
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from lvad_perception.types import Bool, Detections, Float32, Letterbox, Predictions, RawOutputs, UInt8
 from lvad_perception.vocabulary import UNLABELED
@@ -38,6 +39,16 @@ def mask_to_source(mask: UInt8, box: Letterbox) -> UInt8:
         return np.array(inside)  # a copy: the engine may write over its outputs in the next call
     size_wh = (box.source_hw[1], box.source_hw[0])
     return np.asarray(cv2.resize(inside, size_wh, interpolation=cv2.INTER_NEAREST_EXACT), np.uint8)
+
+
+def network_pixels(box: Letterbox) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """``mask_to_source`` as indices: the network row of each source row, int64 [H], and likewise columns, int64 [W]."""
+    found = []
+    for source, resized, start in zip(box.source_hw, box.resized_hw, (box.top, box.left), strict=True):
+        ramp = np.arange(start, start + resized, dtype=np.float32)[None]
+        taken = cv2.resize(ramp, (source, 1), interpolation=cv2.INTER_NEAREST_EXACT)[0]
+        found.append(np.asarray(taken, np.int64))
+    return found[0], found[1]
 
 
 def mask_to_network(mask: UInt8, box: Letterbox, *, border: int) -> UInt8:

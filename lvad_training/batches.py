@@ -125,8 +125,8 @@ def teacher_images(recipe: Recipe, split: Split, frames: Sequence[int] | Frames)
     return _loader(samples, recipe.data.workers, list, batch_size=recipe.train.batch_size)
 
 
-def comparison_images(recipe: Recipe, folder: Path | None, network_hw: Size) -> list[UInt8]:
-    """A few images at network size: of a folder, or of the recipe's validation (else training) split.
+def comparison_images(recipe: Recipe, folder: Path | None, size_hw: Size) -> list[UInt8]:
+    """A few images, letterboxed to a size: of a folder, or of the recipe's validation (else training) split.
 
     Raises:
         DatasetError: there are none.
@@ -142,7 +142,7 @@ def comparison_images(recipe: Recipe, folder: Path | None, network_hw: Size) -> 
         paths = [split.image_path(int(index)) for index in picks]
     if not paths:
         raise DatasetError(f"{folder}: no .jpg or .png image to compare on; give another folder with --images")
-    return [letterbox_image(read_image(path), network_hw)[0] for path in paths[:COMPARISON_IMAGES]]
+    return [letterbox_image(read_image(path), size_hw)[0] for path in paths[:COMPARISON_IMAGES]]
 
 
 def _annotation(recipe: Recipe, tasks: Sequence[str], *, pseudo: bool = True) -> Annotation:

@@ -134,12 +134,21 @@ def _add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     parser = commands.add_parser(
         "export",
         help="turn a checkpoint into a model file",
-        description="Turn a checkpoint into an .onnx model file, after comparing ONNX Runtime with torch on images.",
+        description="Turn a checkpoint into a model file, after comparing its runtime with torch on images: .onnx for "
+        "ONNX Runtime, OpenVINO and TensorRT, .pt2 for PyTorch on a CUDA GPU.",
+        epilog="example: lvad-train export runs/edge/model.pt edge.onnx --camera-size 1280x720",
     )
     parser.add_argument("checkpoint", type=Path, help="model.pt or checkpoint.pt of a run")
-    parser.add_argument("output", type=Path, help="model file to write (.onnx)")
+    parser.add_argument("output", type=Path, help="model file to write (.onnx or .pt2)")
     parser.add_argument("--batch", type=int, default=1, help="images per call, static in the file (default: 1)")
     parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="network size (default: the recipe's)")
+    parser.add_argument(
+        "--camera-size",
+        type=_size_wh,
+        metavar="WxH",
+        help="take only images of this size, such as 1280x720, and resize them in the model file (default: any size, "
+        "resized on the CPU)",
+    )
     parser.add_argument("--images", type=Path, help="folder of images to compare on (default: the recipe's data set)")
     parser.set_defaults(run=_export)
 
@@ -147,22 +156,41 @@ def _add_export(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 def _export(options: argparse.Namespace) -> int:
     from lvad_training.batches import comparison_images
     from lvad_training.checkpoints import load_checkpoint
-    from lvad_training.export import export
+    from lvad_training.export import FORMATS, export
 
-    if options.output.suffix != ".onnx":
-        raise ConfigError(f"{options.output}: a model file ends in .onnx; name it so")
+    if options.output.suffix not in FORMATS:
+        raise ConfigError(f"{options.output}: a model file ends in {' or '.join(FORMATS)}; name it so")
     size_hw = tuple(options.size) if options.size else None
     if options.batch < 1 or (size_hw and (min(size_hw) < 32 or any(side % 32 for side in size_hw))):
         raise ConfigError("--batch must be at least 1 and --size two multiples of 32, for instance --size 384 640")
+    camera_hw = options.camera_size[::-1] if options.camera_size else None
     checkpoint = load_checkpoint(options.checkpoint)
-    images = comparison_images(checkpoint.recipe, options.images, size_hw or checkpoint.recipe.model.network_hw)
-    parity = export(checkpoint, options.output, images=images, batch_size=options.batch, network_hw=size_hw)
+    images = comparison_images(
+        checkpoint.recipe, options.images, camera_hw or size_hw or checkpoint.recipe.model.network_hw
+    )
+    agreement = export(
+        checkpoint,
+        options.output,
+        images=images,
+        batch_size=options.batch,
+        network_hw=size_hw,
+        camera_hw=camera_hw,
+    )
     megabytes = options.output.stat().st_size / 1e6
     print(
-        f"{options.output}: {megabytes:.1f} MB; ONNX Runtime agrees with torch on {len(images)} images: boxes within "
-        f"{parity.boxes_px:.2g} px, scores within {parity.scores:.2g}, masks equal on {parity.masks:.3%} of pixels"
+        f"{options.output}: {megabytes:.1f} MB; {FORMATS[options.output.suffix].runtime} agrees with torch on "
+        f"{len(images)} images: boxes within {agreement.boxes_px:.2g} px, scores within {agreement.scores:.2g}, masks "
+        f"equal on {agreement.masks:.3%} of pixels"
     )
     return 0
+
+
+def _size_wh(text: str) -> tuple[int, int]:
+    """ "1280x720" -> (1280, 720), for argparse."""
+    width, _, height = text.partition("x")
+    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; write it as 1280x720")
+    return int(width), int(height)
 
 
 def _add_slim(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

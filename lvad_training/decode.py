@@ -1,6 +1,7 @@
-"""Outputs -> boxes and label maps in network pixels: the only decoding, traced into the model file as it is.
+"""Outputs -> boxes and label maps: the only decoding, traced into the model file as it is.
 
-Static shapes, no NMS, no GridSample, and uint8 only ever cast from floats, as TensorRT's ONNX parser wants.
+Static shapes, no NMS, no GridSample, and uint8 only ever cast from floats, as TensorRT's ONNX parser wants. No constant
+tensor is made on the way, which would be copied to a GPU, and waited for, in every call.
 """
 
 from dataclasses import dataclass
@@ -9,12 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from lvad_training.camera import CameraFrame
 from lvad_training.samples import DetectionOutputs, MaskOutputs, Outputs
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Decoded:
-    """The model file's outputs as tensors, network pixels; see ``lvad_perception.types.RawOutputs``.
+    """The model file's outputs as tensors, network or camera pixels; see ``lvad_perception.types.RawOutputs``.
 
     Attributes:
         boxes: float32 [B, K, 4], xyxy; scores: float32 [B, K], descending; labels: int32 [B, K].
@@ -31,21 +33,25 @@ class Decoded:
     drivable: Tensor | None
 
 
-def decode(outputs: Outputs, size_hw: tuple[int, int], max_detections: int) -> Decoded:
+def decode(
+    outputs: Outputs, size_hw: tuple[int, int], max_detections: int, *, camera: CameraFrame | None = None
+) -> Decoded:
     """Decode the last refinement and decoder layer of each task.
 
     Args:
         outputs: of the network.
         size_hw: network size.
         max_detections: K, boxes to keep per image (fewer when the head proposes fewer candidates).
+        camera: brings everything to camera pixels; None leaves it in network pixels.
     """
     boxes = scores = labels = semantic = confidence = drivable = None
     if outputs.detection is not None:
         boxes, scores, labels = decode_boxes(outputs.detection, size_hw, max_detections)
+        boxes = boxes if camera is None else camera.boxes_to_camera(boxes)
     if outputs.semantic is not None:
-        semantic, confidence = decode_masks(outputs.semantic, size_hw)
+        semantic, confidence = decode_masks(outputs.semantic, size_hw, camera=camera)
     if outputs.drivable is not None:
-        drivable, _ = decode_masks(outputs.drivable, size_hw)
+        drivable, _ = decode_masks(outputs.drivable, size_hw, camera=camera)
     return Decoded(boxes, scores, labels, semantic, confidence, drivable)
 
 
@@ -60,17 +66,28 @@ def decode_boxes(
     proposal = torch.div(index, classes, rounding_mode="floor")
     labels = (index - proposal * classes).int()
     chosen = boxes.gather(1, proposal[:, :, None].expand(-1, -1, 4))  # (B, K, 4)
-    limit = chosen.new_tensor([size_hw[1], size_hw[0], size_hw[1], size_hw[0]])
-    return torch.minimum(chosen.clamp(min=0), limit), scores, labels
+    x, y = chosen[..., 0::2].clamp(0, size_hw[1]), chosen[..., 1::2].clamp(0, size_hw[0])  # (B, K, 2) each
+    return torch.stack([x, y], dim=-1).flatten(2), scores, labels
 
 
-def decode_masks(outputs: MaskOutputs, size_hw: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """MaskFormer's semantic inference: label map uint8 [B, H, W] and the share of the winning class times 255."""
+def decode_masks(
+    outputs: MaskOutputs, size_hw: tuple[int, int], *, camera: CameraFrame | None = None
+) -> tuple[Tensor, Tensor]:
+    """MaskFormer's semantic inference: label map uint8 [B, H, W] and the share of the winning class times 255.
+
+    Both of network size, or of the camera's: the classes are chosen at network size either way.
+    """
     weights = outputs.logits[-1].float().softmax(2)[:, :, :-1]  # (B, Q, C)
     masks = outputs.masks[-1].float().sigmoid()  # (B, Q, h, w)
     scores = weights.transpose(1, 2) @ masks.flatten(2)  # (B, C, h * w)
     scores = scores.reshape(*scores.shape[:2], *masks.shape[2:])
-    scores = functional.interpolate(scores, size=size_hw, mode="bilinear", align_corners=False)  # (B, C, H, W)
-    best, label_map = scores.max(dim=1)
-    share = best / scores.sum(dim=1).clamp(min=1e-6)
-    return label_map.float().to(torch.uint8), (share * 255).round().to(torch.uint8)
+    total = _enlarge(scores.sum(dim=1, keepdim=True), size_hw)[:, 0]  # the sum of the enlarged, a C-th of the work
+    best, label_map = _enlarge(scores, size_hw).max(dim=1)  # (B, H, W)
+    whole = [label_map.float(), (best / total.clamp(min=1e-6) * 255).round()]
+    if camera is not None:
+        whole = [camera.mask_to_camera(mask) for mask in whole]
+    return whole[0].to(torch.uint8), whole[1].to(torch.uint8)
+
+
+def _enlarge(scores: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    return functional.interpolate(scores, size=size_hw, mode="bilinear", align_corners=False)

@@ -1,125 +1,118 @@
-"""Checkpoint -> model file, written only after ONNX Runtime reproduced torch's outputs on several images."""
+"""Checkpoint -> model file, written only after its runtime reproduced torch's outputs on several images."""
 
 import logging
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import lvad_perception
+from lvad_perception.agreement import TOLERANCES, Agreement, agree
 from lvad_perception.errors import ExportError, MissingDependencyError
-from lvad_perception.manifest import INPUT_NAME, MANIFEST_KEY, Manifest
-from lvad_perception.types import Size, UInt8
-from lvad_training.build import build_model, task_classes
-from lvad_training.checkpoints import Checkpoint, load_weights, weights_sha256
-from lvad_training.decode import Decoded, decode
-from lvad_training.model.text_encoders import TextFacts
+from lvad_perception.manifest import INPUT_NAME, MANIFEST_KEY, OUTPUT_NAMES, Manifest
+from lvad_perception.types import RawOutputs, Size, UInt8
+from lvad_training.build import network_of, task_classes
+from lvad_training.camera import CameraFrame
+from lvad_training.checkpoints import Checkpoint, weights_sha256
+from lvad_training.graph import ModelFileGraph
 
 OPSET = 18
-BOX_TOLERANCE_PX = 1e-2
-SCORE_TOLERANCE = 1e-4
-MASK_AGREEMENT = 0.999
-SCORE_TIE = 2 * SCORE_TOLERANCE
+TOLERANCE = TOLERANCES["fp32"]
 
-
-class ModelFileGraph(nn.Module):
-    """The network with everything that the host must not do: layout, normalisation, decoding, casts.
-
-    Args:
-        net: the trained network.
-        max_detections: K.
-    """
-
-    def __init__(self, net: nn.Module, max_detections: int) -> None:
-        super().__init__()
-        self.net = net
-        self.max_detections = max_detections
-
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """uint8 [N, H, W, 3] RGB -> the outputs that the manifest names, in its order."""
-        # TensorRT wants uint8 converted before any other layer.
-        outputs = self.net(images.float().permute(0, 3, 1, 2))
-        decoded = decode(outputs, (images.shape[1], images.shape[2]), self.max_detections)
-        return tuple(tensor for tensor in in_file_order(decoded) if tensor is not None)
+Runner = Callable[[UInt8], Sequence[np.ndarray[Any, Any]]]
+"""uint8 [N, H, W, 3] -> the outputs in the order of ``Manifest.output_names``."""
 
 
 @dataclass(frozen=True, slots=True)
-class Parity:
-    """Largest disagreement between ONNX Runtime and torch over the compared images.
+class Format:
+    """One kind of model file.
 
     Attributes:
-        boxes_px: of box corners, network pixels; scores: of confidences.
-        masks: smallest share of equal pixels over label maps.
+        runtime: what runs it here, for messages.
+        write: graph, path and manifest -> the file.
+        load: path -> what runs the file.
     """
 
-    boxes_px: float
-    scores: float
-    masks: float
-
-    @property
-    def holds(self) -> bool:
-        """Whether the file may be written."""
-        return self.boxes_px <= BOX_TOLERANCE_PX and self.scores <= SCORE_TOLERANCE and self.masks >= MASK_AGREEMENT
+    runtime: str
+    write: Callable[[nn.Module, Path, Manifest], None]
+    load: Callable[[Path], Runner]
 
 
 def export(
-    checkpoint: Checkpoint, path: Path, *, images: Sequence[UInt8], batch_size: int = 1, network_hw: Size | None = None
-) -> Parity:
+    checkpoint: Checkpoint,
+    path: Path,
+    *,
+    images: Sequence[UInt8],
+    batch_size: int = 1,
+    network_hw: Size | None = None,
+    camera_hw: Size | None = None,
+) -> Agreement:
     """Write the model file of a checkpoint.
 
     Args:
         checkpoint: a trained model.
-        path: the .onnx file to write.
-        images: uint8 [H, W, 3] at network size to compare on, at least two; they are also compared in batches of two.
+        path: the file to write; its suffix, one of ``FORMATS``, says in which format.
+        images: uint8 [H, W, 3] of the size that the file takes, at least two, to compare on; they are also compared in
+            batches of two.
         batch_size: static N of the file.
         network_hw: network size, multiples of 32; the recipe's when None.
+        camera_hw: size of the only images that the file takes; None for letterboxed images of network size.
+
+    Returns:
+        How far the file's runtime is from torch.
 
     Raises:
-        ExportError: ONNX Runtime disagrees with torch, or a file cannot be written; nothing is left at ``path``.
+        ExportError: the runtime disagrees with torch, or a file cannot be written; nothing is left at ``path``.
         CheckpointError: the weights do not fit their recipe.
+        MissingDependencyError: a library that writes or runs the format is not installed.
     """
-    size_hw = network_hw or checkpoint.recipe.model.network_hw
-    net = build_model(checkpoint.recipe.model, facts=TextFacts.from_dict(checkpoint.text_encoder))
-    load_weights(net, checkpoint.weights, source="the checkpoint")
-    graph = ModelFileGraph(net, checkpoint.recipe.model.max_detections).eval()
-    manifest = _manifest(checkpoint, graph, size_hw, batch_size)
+    network_hw = network_hw or checkpoint.recipe.model.network_hw
+    net = network_of(checkpoint, source="the checkpoint")
+    camera = CameraFrame(camera_hw, network_hw) if camera_hw is not None else None
+    graph = ModelFileGraph(net, checkpoint.recipe.model.max_detections, camera=camera).eval()
+    manifest = _manifest(checkpoint, graph, network_hw, batch_size, camera_hw)
+    file_format = FORMATS[path.suffix]
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as scratch:
-        partial = Path(scratch) / "model.onnx"
-        parities = []
+        partial = Path(scratch) / f"model{path.suffix}"
+        found: list[RawOutputs] = []
+        wanted: list[RawOutputs] = []
         for count in sorted({1, 2, batch_size}, key=lambda count: count == batch_size):  # the file itself last
-            write_onnx(graph, partial, replace(manifest, batch_size=count))
-            parities.append(compare(graph, partial, images, count))
-        parity = Parity(
-            max(each.boxes_px for each in parities),
-            max(each.scores for each in parities),
-            min(each.masks for each in parities),
-        )
-        if not parity.holds:
+            facts = replace(manifest, batch_size=count)
+            file_format.write(graph, partial, facts)
+            found += run_batches(file_format.load(partial), images, facts)
+            wanted += run_batches(_torch_runner(graph), images, facts)
+        agreement = agree(found, wanted, TOLERANCE)
+        if not agreement.within(TOLERANCE):
             raise ExportError(
-                f"{path}: not written, since ONNX Runtime differs from torch by {parity.boxes_px:.3g} px in boxes and "
-                f"{parity.scores:.3g} in scores, and agrees on {parity.masks:.2%} of mask pixels; "
+                f"{path}: not written, since {file_format.runtime} differs from torch by {agreement.boxes_px:.3g} px "
+                f"in boxes and {agreement.scores:.3g} in scores, and agrees on {agreement.masks:.2%} of mask pixels; "
                 "try another onnxruntime or torch version and report this"
             )
         partial.replace(path)
-    return parity
+    return agreement
 
 
-def in_file_order(decoded: Decoded) -> tuple[Tensor | None, ...]:
-    """The decoded tensors in the order of ``Manifest.output_names``, None for absent tasks."""
-    return (
-        decoded.boxes,
-        decoded.scores,
-        decoded.labels,
-        decoded.semantic,
-        decoded.semantic_confidence,
-        decoded.drivable,
-    )
+def run_batches(run: Runner, images: Sequence[UInt8], manifest: Manifest) -> list[RawOutputs]:
+    """Run on all images, as many at a time as the manifest says; the last batch is filled up from the first images."""
+    outputs = []
+    for start in range(0, len(images), manifest.batch_size):
+        batch = np.stack([images[(start + offset) % len(images)] for offset in range(manifest.batch_size)])
+        named = dict(zip(manifest.output_names, map(np.array, run(batch)), strict=True))
+        outputs.append(RawOutputs(**{name: named.get(name) for names in OUTPUT_NAMES.values() for name in names}))
+    return outputs
+
+
+def compare(graph: nn.Module, path: Path, images: Sequence[UInt8], manifest: Manifest) -> Agreement:
+    """Run a model file and the torch graph on the same images, in batches of the manifest's size."""
+    found = run_batches(FORMATS[path.suffix].load(path), images, manifest)
+    return agree(found, run_batches(_torch_runner(graph), images, manifest), TOLERANCE)
 
 
 def write_onnx(graph: nn.Module, path: Path, manifest: Manifest) -> None:
@@ -129,13 +122,12 @@ def write_onnx(graph: nn.Module, path: Path, manifest: Manifest) -> None:
         import onnxscript  # noqa: F401  # torch's exporter needs it and says so less clearly
     except ImportError as err:
         raise MissingDependencyError(f"export needs {err.name}; pip install 'lvad_perception[train]'") from err
-    example = torch.zeros((manifest.batch_size, *manifest.network_hw, 3), dtype=torch.uint8)
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             graph,
-            (example,),
+            (_example(manifest),),
             dynamo=True,
             opset_version=OPSET,
             input_names=[INPUT_NAME],
@@ -155,56 +147,56 @@ def write_onnx(graph: nn.Module, path: Path, manifest: Manifest) -> None:
     onnx.save(model, str(path))
 
 
-def compare(graph: nn.Module, path: Path, images: Sequence[UInt8], batch_size: int) -> Parity:
-    """Run a model file and the torch graph on the same images.
+def write_pt2(graph: nn.Module, path: Path, manifest: Manifest) -> None:
+    """Trace the graph with the manifest's static shapes and write it as torch's exported program, manifest inside."""
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        program = torch.export.export(graph, (_example(manifest),))
+    program.example_inputs = None  # megabytes of zeros, and the only part of the file that would be a pickle
+    for node in program.graph.nodes:  # traces of this machine's source paths are of no use to anyone
+        node.meta = {"val": node.meta["val"]} if "val" in node.meta else {}
+    torch.export.save(program, path, extra_files={MANIFEST_KEY: manifest.to_json()})
 
-    Boxes whose scores tie to within the tolerance may come in either order; they are compared as a set.
-    """
+
+def _run_onnx(path: Path) -> Runner:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-    boxes_px = scores = 0.0
-    masks = 1.0
-    for start in range(0, len(images), batch_size):
-        chunk = [images[(start + offset) % len(images)] for offset in range(batch_size)]
-        batch = np.stack(chunk)
-        found = dict(zip(names, session.run(None, {INPUT_NAME: batch}), strict=True))
+    return lambda batch: session.run(None, {INPUT_NAME: batch})
+
+
+def _run_pt2(path: Path) -> Runner:
+    return _torch_runner(torch.export.load(path).module())
+
+
+def _torch_runner(graph: nn.Module) -> Runner:
+    def run(batch: UInt8) -> list[np.ndarray[Any, Any]]:
         with torch.no_grad():
-            wanted = dict(zip(names, (tensor.numpy() for tensor in graph(torch.from_numpy(batch))), strict=True))
-        for name in ("semantic", "drivable"):
-            if name in wanted:
-                masks = min(masks, float((found[name] == wanted[name]).mean()))
-        if "boxes" in wanted:
-            scores = max(scores, float(np.abs(found["scores"] - wanted["scores"]).max()))
-            boxes_px = max(boxes_px, *(_box_distance(found, wanted, index) for index in range(batch_size)))
-    return Parity(boxes_px, scores, masks)
+            return [tensor.numpy() for tensor in graph(torch.from_numpy(batch))]
+
+    return run
 
 
-def _box_distance(found: dict[str, np.ndarray], wanted: dict[str, np.ndarray], image: int) -> float:
-    """Largest corner distance from each found box to the nearest wanted one of equal label and nearly equal score.
-
-    The last boxes may tie with candidates that fell off the list: those within a tie of the lowest score are left out.
-    """
-    scores, goal_scores = found["scores"][image], wanted["scores"][image]
-    floor = goal_scores[-1] + SCORE_TIE
-    worst = 0.0
-    for box, label, score in zip(found["boxes"][image], found["labels"][image], scores, strict=True):
-        if score <= floor:
-            continue
-        same = (wanted["labels"][image] == label) & (np.abs(goal_scores - score) <= SCORE_TIE)
-        distances = np.abs(wanted["boxes"][image][same] - box).max(axis=1)
-        worst = max(worst, float(distances.min()) if len(distances) else float("inf"))
-    return worst
+def _example(manifest: Manifest) -> torch.Tensor:
+    return torch.zeros((manifest.batch_size, *manifest.input_hw, 3), dtype=torch.uint8)
 
 
-def _manifest(checkpoint: Checkpoint, graph: ModelFileGraph, size_hw: Size, batch_size: int) -> Manifest:
+FORMATS = {
+    ".onnx": Format("ONNX Runtime", write_onnx, _run_onnx),
+    ".pt2": Format("the exported program", write_pt2, _run_pt2),
+}
+"""Suffix of a model file -> how it is written and checked."""
+
+
+def _manifest(
+    checkpoint: Checkpoint, graph: ModelFileGraph, network_hw: Size, batch_size: int, camera_hw: Size | None
+) -> Manifest:
     recipe = checkpoint.recipe
     candidates = recipe.model.max_detections
     if recipe.model.detection is not None:
         candidates = min(candidates, recipe.model.detection.proposals * len(task_classes(recipe.model)["detection"]))
     return Manifest(
-        network_hw=(int(size_hw[0]), int(size_hw[1])),
+        network_hw=(int(network_hw[0]), int(network_hw[1])),
         batch_size=batch_size,
         max_detections=candidates,
         classes=task_classes(recipe.model),
@@ -213,4 +205,5 @@ def _manifest(checkpoint: Checkpoint, graph: ModelFileGraph, size_hw: Size, batc
         weights_sha256=weights_sha256(graph.net.state_dict()),
         created_by=f"lvad_perception {lvad_perception.__version__}",
         training={"steps": checkpoint.step, "seed": recipe.train.seed},
+        camera_hw=camera_hw,
     )

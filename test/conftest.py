@@ -72,7 +72,7 @@ def write_tiny_model(path, *, manifest=None, manifest_text=None, dynamic=False, 
     from onnx import TensorProto, helper, numpy_helper
 
     manifest = manifest or tiny_manifest()
-    batch, (height, width) = manifest.batch_size, manifest.network_hw
+    batch, (height, width) = manifest.batch_size, manifest.input_hw
     constants = {
         "red": np.int64(0),
         "green": np.int64(1),
@@ -149,7 +149,7 @@ class FakeEngine:
         self._outputs = None
 
     def infer(self, images):
-        assert images.shape == (self.manifest.batch_size, *self.manifest.network_hw, 3)
+        assert images.shape == (self.manifest.batch_size, *self.manifest.input_hw, 3)
         assert images.flags.c_contiguous
         self.batches.append(images.copy())
         if self._outputs is not None:
@@ -245,7 +245,7 @@ def make_tiny_model():
     return write_tiny_model
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_manifest():
     """``tiny_manifest(**changes)``."""
     return tiny_manifest

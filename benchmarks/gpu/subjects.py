@@ -14,7 +14,8 @@ from lvad_perception.types import Size, UInt8
 from lvad_training.build import build_model, task_classes
 from lvad_training.checkpoints import load_checkpoint, load_weights, resolve_start
 from lvad_training.config import parse_recipe
-from lvad_training.export import ModelFileGraph, write_onnx
+from lvad_training.export import FORMATS
+from lvad_training.graph import ModelFileGraph
 from lvad_training.model.multitask import MultiTaskNet
 from lvad_training.recipe import Recipe
 from lvad_training.samples import Batch, Targets
@@ -100,9 +101,9 @@ def synthetic_batch(size: int, size_hw: Size, *, seed: int = 0) -> Batch:
     return Batch([f"synthetic {index}" for index in range(size)], images, targets)
 
 
-def model_file(job: Job, preset: str) -> Path:
-    """The preset's model file of batch 1, written when it is asked for first and shared by the parts."""
-    path = Path(job.scratch) / f"{preset}.onnx"
+def model_file(job: Job, preset: str, *, suffix: str = ".onnx", batch: int = 1) -> Path:
+    """The preset's model file, written when it is asked for first and shared by the parts."""
+    path = Path(job.scratch) / f"{preset}-{batch}{suffix}"
     if not path.exists():
         recipe = preset_recipe(job, preset)
         net, _ = preset_net(recipe)
@@ -110,7 +111,7 @@ def model_file(job: Job, preset: str) -> Path:
         candidates = recipe.model.detection.proposals * len(classes["detection"]) if recipe.model.detection else 0
         manifest = Manifest(
             network_hw=recipe.model.network_hw,
-            batch_size=1,
+            batch_size=batch,
             max_detections=min(recipe.model.max_detections, candidates),
             classes=classes,
             score_threshold=recipe.model.score_threshold,
@@ -118,8 +119,8 @@ def model_file(job: Job, preset: str) -> Path:
             weights_sha256="0" * 64,
             created_by="benchmarks.gpu",
         )
-        partial = path.with_name(f"{preset}.partial.onnx")
-        write_onnx(ModelFileGraph(net, recipe.model.max_detections).eval(), partial, manifest)
+        partial = path.with_name(f"partial-{path.name}")
+        FORMATS[suffix].write(ModelFileGraph(net, recipe.model.max_detections).eval(), partial, manifest)
         partial.replace(path)
     return path
 

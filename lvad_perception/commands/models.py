@@ -23,11 +23,12 @@ def _info(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(json.dumps(facts, indent=2, sort_keys=True))
         return
-    height, width = engine.manifest.network_hw
+    sizes = dict.fromkeys((engine.manifest.input_hw, engine.manifest.network_hw))  # two in a file for one camera size
+    spelled = ", resized inside to ".join(f"{width}x{height}" for height, width in sizes)
     print(f"{arguments.model} ({arguments.model.stat().st_size / 2**20:.1f} MiB), preset {facts['preset']}")
     print(f"  written by       {facts['created_by']}")
     print(f"  weights          sha256 {facts['weights_sha256']}")
-    print(f"  input            {width}x{height}, batch {facts['batch_size']}")
+    print(f"  input            {spelled}, batch {facts['batch_size']}")
     print(f"  boxes            at most {facts['max_detections']}, published from a score of {facts['score_threshold']}")
     for task, names in facts["classes"].items():
         print(f"  {task:<16} {', '.join(names)}")

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from lvad_perception.errors import LvadError
+from lvad_perception.errors import ImageError, LvadError
 from lvad_perception.messages import Message, stamp_ns
 from lvad_perception.node.decoding import decode
 from lvad_perception.node.health import CameraHealth
@@ -91,12 +91,17 @@ class Worker:
             self._decoders.shutdown()
 
     def _decode(self, frame: Frame[Message]) -> _Decoded | None:
-        """None for a frame that cannot be decoded, which is counted and logged."""
+        """None for a frame that cannot be decoded or is of a size that the model does not take: counted and logged."""
         began_s = time.monotonic()
         try:
             image = decode(frame.message)
         except Exception as err:
             self._skip(frame, err, corrupt=True)
+            return None
+        try:
+            self._perceiver.check_image(image)
+        except ImageError as err:  # here, where it costs the other cameras of the batch nothing
+            self._skip(frame, err)
             return None
         return _Decoded(frame, image, 1000 * (began_s - frame.received_s), 1000 * (time.monotonic() - began_s))
 

@@ -15,7 +15,7 @@ from lvad_training.model.attention import Attention, FeedForward
 from lvad_training.samples import DetectionOutputs
 
 MAX_LOG_SCALE = math.log(1000 / 16)
-DELTA_SCALE = (2.0, 2.0, 1.0, 1.0)
+CENTER_SCALE = 2.0
 MIN_SIDE = 1e-3
 
 
@@ -34,6 +34,15 @@ def grid_boxes(count: int) -> Tensor:
         boxes += [(x, y, side, side) for x, y in cells[:room]]
     boxes += [(0.5, 0.5, 1.0, 1.0)] * (count - len(boxes))
     return torch.tensor(boxes[:count], dtype=torch.float32)
+
+
+def place_boxes(boxes_cxcywh: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    """Boxes [Q, 4], cxcywh in fractions of the image -> [Q, 4], xyxy in its pixels."""
+    height, width = size_hw
+    center_x, center_y, extent_x, extent_y = boxes_cxcywh.float().unbind(1)
+    center_x, center_y = center_x * width, center_y * height
+    half_w, half_h = extent_x * width / 2, extent_y * height / 2
+    return torch.stack([center_x - half_w, center_y - half_h, center_x + half_w, center_y + half_h], dim=1)
 
 
 def pool_proposals(
@@ -68,25 +77,30 @@ def pool_proposals(
     area = (flat[:, 2] - flat[:, 0]).clamp(min=MIN_SIDE) * (flat[:, 3] - flat[:, 1]).clamp(min=MIN_SIDE)
     wanted = 4 + torch.log2(area.sqrt() / canonical_px + 1e-6)  # FPN's k
     index = (wanted.floor() - 2).clamp(min=0, max=len(levels) - 1)
+    if static:
+        scaled = zip(levels, strides, strict=True)
+        every = [
+            roi_align(level.float(), rois, pool_size, 1 / stride, samples, aligned=True) for level, stride in scaled
+        ]
+        pooled: Tensor = every[0]
+        for number, here in enumerate(every[1:], start=1):
+            pooled = torch.where((index == number)[:, None, None, None], here, pooled)
+        return pooled
     pooled = flat.new_zeros((batch * proposals, levels[0].shape[1], pool_size, pool_size))
     for number, (level, stride) in enumerate(zip(levels, strides, strict=True)):
-        if static:
-            here = roi_align(level.float(), rois, pool_size, 1 / stride, samples, aligned=True)
-            pooled = torch.where((index == number)[:, None, None, None], here, pooled)
-        else:
-            chosen = (index == number).nonzero()[:, 0]
-            here = roi_align(level.float(), rois[chosen], pool_size, 1 / stride, samples, aligned=True)
-            pooled = pooled.index_copy(0, chosen, here)
+        chosen = (index == number).nonzero()[:, 0]
+        here = roi_align(level.float(), rois[chosen], pool_size, 1 / stride, samples, aligned=True)
+        pooled = pooled.index_copy(0, chosen, here)
     return pooled
 
 
 def apply_deltas(boxes_xyxy: Tensor, deltas: Tensor) -> Tensor:
     """Shift and scale boxes by the network's (dx, dy, dw, dh), [B, Q, 4] each; the box coding of Faster R-CNN."""
-    dx, dy, dw, dh = (deltas.float() / deltas.new_tensor(DELTA_SCALE)).unbind(-1)
+    dx, dy, dw, dh = deltas.float().unbind(-1)
     x1, y1, x2, y2 = boxes_xyxy.unbind(-1)
     width, height = (x2 - x1).clamp(min=MIN_SIDE), (y2 - y1).clamp(min=MIN_SIDE)
-    center_x = (x1 + x2) / 2 + dx * width
-    center_y = (y1 + y2) / 2 + dy * height
+    center_x = (x1 + x2) / 2 + dx / CENTER_SCALE * width
+    center_y = (y1 + y2) / 2 + dy / CENTER_SCALE * height
     width, height = width * dw.clamp(max=MAX_LOG_SCALE).exp(), height * dh.clamp(max=MAX_LOG_SCALE).exp()
     half_w, half_h = width / 2, height / 2
     return torch.stack([center_x - half_w, center_y - half_h, center_x + half_w, center_y + half_h], dim=-1)
@@ -205,9 +219,8 @@ class SparseRcnnHead(nn.Module):
         if self.project is not None:
             levels = [conv(level) for conv, level in zip(self.project, levels, strict=True)]
         batch, _, height, width = levels[0].shape
-        size = self.boxes.new_tensor([width, height, width, height]) * self.strides[0]
-        center, extent = (self.boxes.float() * size).chunk(2, dim=1)
-        boxes = torch.cat([center - extent / 2, center + extent / 2], dim=1).expand(batch, -1, -1)  # (B, Q, 4)
+        size_hw = (height * self.strides[0], width * self.strides[0])
+        boxes = place_boxes(self.boxes, size_hw).expand(batch, -1, -1)  # (B, Q, 4)
         features = self.features.expand(batch, -1, -1)
         logits: list[Tensor] = []
         refined: list[Tensor] = []

@@ -20,6 +20,58 @@ def assert_equal(first, second):
         np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
 
 
+@pytest.fixture
+def camera_manifest(make_manifest):
+    """Of a model file for one camera size; the fake engine's outputs are of that size."""
+    return make_manifest(network_hw=(32, 32), camera_hw=(48, 64))
+
+
+class TestOneCameraSize:
+    def test_images_go_in_and_results_come_out_as_they_are(self, make_engine, camera_manifest, reference):
+        engine = make_engine(camera_manifest)
+        images = [random_image(seed, 48, 64) for seed in range(3)]
+        found = Perceiver(engine, score_threshold=0.0)(images)
+        np.testing.assert_array_equal(engine.batches[0], np.stack(images[:2]))
+        for image, predictions in zip(images, found, strict=True):
+            raw = reference(image[None])
+            assert predictions.size_hw == (48, 64)
+            np.testing.assert_array_equal(predictions.semantic, raw.semantic[0])
+            np.testing.assert_array_equal(predictions.detections.boxes_xyxy, raw.boxes[0])
+
+    def test_predictions_survive_the_next_call(self, make_engine, camera_manifest):
+        perceiver = Perceiver(make_engine(camera_manifest))
+        (first,) = perceiver([random_image(1, 48, 64)])
+        kept = first.drivable.copy()
+        perceiver([random_image(2, 48, 64)])
+        np.testing.assert_array_equal(first.drivable, kept)
+
+    @pytest.mark.parametrize("batch_size", [1, 2])
+    def test_an_image_of_another_size_says_how_to_export(self, make_engine, make_manifest, batch_size):
+        manifest = make_manifest(network_hw=(32, 32), camera_hw=(48, 64), batch_size=batch_size)
+        engine = make_engine(manifest)
+        perceiver = Perceiver(engine)
+        sentence = (
+            "an image of 160x90 does not fit this model file, which was made for cameras of 64x48; "
+            "export the model again with --camera-size 160x90, or without that option"
+        )
+        with pytest.raises(ImageError, match=sentence):
+            perceiver([random_image(0)])
+        with pytest.raises(ImageError, match=sentence):
+            perceiver.check_image(random_image(0))
+        assert engine.batches == []
+        perceiver.check_image(random_image(0, 48, 64))
+
+    def test_without_a_camera_size_every_image_fits(self, fake_engine):
+        Perceiver(fake_engine).check_image(random_image(0))
+
+    def test_an_onnx_file_takes_the_cameras_images(self, tmp_path, make_tiny_model, camera_manifest, reference):
+        pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+        path = make_tiny_model(tmp_path / "camera.onnx", manifest=camera_manifest)
+        image = random_image(4, 48, 64)
+        (predictions,) = Perceiver(open_engine(path, threads=1), score_threshold=0.0)([image])
+        np.testing.assert_array_equal(predictions.semantic, reference(image[None]).semantic[0])
+
+
 class TestPerceiver:
     def test_masks_and_boxes_are_in_source_pixels(self, fake_engine):
         image = np.zeros((90, 160, 3), np.uint8)
@@ -100,6 +152,25 @@ class TestPerceiver:
                 for name in names:
                     expected = getattr(full, name) if task in tasks else None
                     np.testing.assert_array_equal(getattr(part, name), expected)
+
+    def test_an_image_that_is_the_input_as_it_stands_is_not_copied(self, make_engine, make_manifest):
+        engine = make_engine(make_manifest(batch_size=1))
+        seen = []
+        infer = engine.infer
+        engine.infer = lambda images: seen.append(images) or infer(images)
+        perceiver = Perceiver(engine, score_threshold=0.0)
+        exact, wide, strided = random_image(1, 48, 64), random_image(2), random_image(3, 48, 128)[:, ::2]
+        found = [perceiver([image])[0] for image in (exact, wide, strided)]
+        assert [np.shares_memory(batch, image) for batch, image in zip(seen, (exact, wide, strided), strict=True)] == [
+            *(True, False, False)
+        ]
+        (copied,) = Perceiver(make_engine(), score_threshold=0.0)([exact])
+        assert_equal(found[0], copied)
+
+    def test_an_image_of_network_size_must_be_8_bit_too(self, make_engine, make_manifest):
+        perceiver = Perceiver(make_engine(make_manifest(batch_size=1)))
+        with pytest.raises(ImageError, match="convert it to 8-bit RGB"):
+            perceiver([np.zeros((48, 64, 3), np.float32)])
 
     def test_a_float_image_is_refused(self, fake_engine):
         with pytest.raises(ImageError, match="convert it to 8-bit RGB"):

@@ -4,6 +4,7 @@ import shutil
 import pytest
 import yaml
 
+from lvad_perception.engines import open_engine
 from lvad_training.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from lvad_training.cli import main
 from lvad_training.config import recipe_to_dict
@@ -79,7 +80,7 @@ def test_data_check_fails_where_training_would(small_split, tmp_path, capsys):
         (["evaluate", "nothing.pt"], "nothing.pt: no such checkpoint"),
         (["evaluate", "CHECKPOINT", "--split", "dusk"], "dusk"),
         (["export", "nothing.pt", "model.onnx"], "nothing.pt: no such checkpoint"),
-        (["export", "CHECKPOINT", "model.engine"], "a model file ends in .onnx"),
+        (["export", "CHECKPOINT", "model.engine"], "a model file ends in .onnx or .pt2"),
         (["export", "CHECKPOINT", "model.onnx", "--size", "100", "200"], "two multiples of 32"),
         (["export", "CHECKPOINT", "model.onnx", "--images", "EMPTY"], "no .jpg or .png image to compare on"),
         (["data", "check", "nowhere"], "nowhere"),
@@ -99,6 +100,23 @@ def test_bad_input_is_one_sentence_and_status_2(
     assert message in err
     assert err.count("\n") == 1
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("size", ["1280", "1280x", "0x720", "720p", "1280 720"])
+def test_a_camera_size_is_width_x_height(size, checkpoint_file, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["export", str(checkpoint_file), "model.onnx", "--camera-size", size])
+    assert end.value.code == 2
+    assert f"{size!r} is no size; write it as 1280x720" in capsys.readouterr().err
+
+
+def test_export_for_a_camera_tells_how_well_it_agrees(checkpoint_file, tmp_path, capsys):
+    path = tmp_path / "camera.pt2"
+    assert main(["export", str(checkpoint_file), str(path), "--camera-size", "192x128"]) == 0
+    out = capsys.readouterr().out
+    assert "the exported program agrees with torch on 6 images" in out
+    manifest = open_engine(path).manifest
+    assert (manifest.camera_hw, manifest.network_hw) == ((128, 192), (64, 96))
 
 
 def test_interrupting_tells_how_to_go_on(recipe_file, monkeypatch, capsys):

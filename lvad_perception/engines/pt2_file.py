@@ -1,0 +1,125 @@
+"""``.pt2`` files: torch's exported programs with the manifest inside, read so that nothing in them can run by itself.
+
+torch warns of loading such a file from a stranger: parts of it may be pickles, which run what they like, and its graph
+may name any function that torch can reach. The files that ``lvad-train export`` writes hold neither, so files that do
+are refused before torch sees them: raw tensors, static shapes, operators of ATen and torchvision alone.
+"""
+
+import json
+import re
+import zipfile
+from pathlib import Path
+from typing import Any, Final
+
+from lvad_perception.engines.graph import REMEDY, check_graph, first_line
+from lvad_perception.errors import EngineError, MissingDependencyError, ModelFileError
+from lvad_perception.manifest import INPUT_NAME, MANIFEST_KEY, Manifest
+
+_PROGRAM: Final = "models/model.json"
+_CONFIGS: Final = ("data/weights/model_weights_config.json", "data/constants/model_constants_config.json")
+_SAMPLE_INPUTS: Final = "data/sample_inputs/model.pt"
+_ENTRIES: Final = re.compile(
+    r"archive_format|archive_version|byteorder|version|\.data/\w+|\.format_version|\.storage_alignment"
+    rf"|data/weights/weight_\d+|data/constants/tensor_\d+|extra/\w+"
+    rf"|{'|'.join(map(re.escape, (_PROGRAM, *_CONFIGS, _SAMPLE_INPUTS)))}"
+)
+_OPERATORS: Final = re.compile(r"torch\.ops\.(aten|torchvision)\.\w+\.\w+|_operator\.getitem")
+
+
+def load_program(path: Path) -> tuple[Any, Manifest]:
+    """Read a file and check its graph against its manifest.
+
+    Returns:
+        The ``torch.export.ExportedProgram``, on the CPU, and the manifest.
+
+    Raises:
+        ModelFileError: truncated, of another kind, without manifest, unsafe, or its graph does not fit its manifest.
+        VocabularyMismatchError: the model was trained on other classes.
+        EngineError: this torch cannot read what another version wrote.
+        MissingDependencyError: torch or torchvision is not installed.
+    """
+    manifest = _read_manifest(path)
+    try:
+        import torch
+        import torchvision  # noqa: F401  # registers RoIAlign
+    except ImportError as err:
+        raise MissingDependencyError(
+            f"{path}: {err.name} is not installed; install it with: pip install torch torchvision, or use the .onnx "
+            "model file"
+        ) from err
+    try:
+        program = torch.export.load(path)
+    # Whatever a later version changed shows as an exception of any class.
+    except Exception as err:
+        raise EngineError(
+            f"{path} cannot be read by torch {torch.__version__} ({first_line(err)}); export the model again with this "
+            "version of torch, since other versions may write these files differently"
+        ) from err
+    _check_tensors(program, manifest, str(path))
+    return program, manifest
+
+
+def _read_manifest(path: Path) -> Manifest:
+    """The manifest, after everything in the archive has been found harmless."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name.partition("/")[2] for name in archive.namelist()]  # below a folder named after the file
+            entries = dict(zip(names, archive.namelist(), strict=True))
+            _refuse(path, _unsafe_entries(names))
+            texts = {name: archive.read(entries[name]) for name in (_PROGRAM, *_CONFIGS) if name in entries}
+            if len(texts) < 3:
+                raise ModelFileError(f"{path} is no exported program; {REMEDY}")
+            if _SAMPLE_INPUTS in entries and archive.getinfo(entries[_SAMPLE_INPUTS]).file_size:
+                _refuse(path, ["sample inputs, which are a pickle"])
+            text = archive.read(entries[f"extra/{MANIFEST_KEY}"]).decode() if f"extra/{MANIFEST_KEY}" in entries else ""
+        contents = {name: json.loads(content) for name, content in texts.items()}
+        _refuse(path, _unsafe_program(contents[_PROGRAM], texts[_PROGRAM]))
+        for name in _CONFIGS:
+            _refuse(path, [f"the pickle {key}" for key, fact in contents[name]["config"].items() if fact["use_pickle"]])
+    except (OSError, zipfile.BadZipFile, ValueError, KeyError, TypeError, AttributeError) as err:
+        raise ModelFileError(
+            f"{path} cannot be read as an exported program ({first_line(err)}); it is truncated or of another kind: "
+            f"copy it again or {REMEDY}"
+        ) from err
+    if not text:
+        raise ModelFileError(f"{path} carries no {MANIFEST_KEY}; {REMEDY}")
+    return Manifest.from_json(text, source=str(path))
+
+
+def _unsafe_entries(names: list[str]) -> list[str]:
+    repeated = {name for name in names if names.count(name) > 1}  # two readers may see two different files
+    return sorted(repeated | {name for name in names if not _ENTRIES.fullmatch(name)})
+
+
+def _unsafe_program(program: dict[str, Any], text: bytes) -> list[str]:
+    nodes = program["graph_module"]["graph"]["nodes"]
+    found = {node["target"] for node in nodes if not _OPERATORS.fullmatch(node["target"])}
+    if b'"expr_str"' in text:  # sizes as expressions, which are evaluated
+        found.add("dynamic sizes")
+    return sorted(found)
+
+
+def _refuse(path: Path, found: list[str]) -> None:
+    if found:
+        raise ModelFileError(
+            f"{path} holds {', '.join(found[:3])}, which a model file has no need of and which could run code when it "
+            f"is loaded; {REMEDY} from a checkpoint that you trust"
+        )
+
+
+def _check_tensors(program: Any, manifest: Manifest, source: str) -> None:
+    """Raise ModelFileError unless inputs and outputs are exactly what the manifest promises."""
+    values = {node.name: node.meta["val"] for node in program.graph.nodes if "val" in node.meta}
+    inputs = [values[name] for name in program.graph_signature.user_inputs]
+    outputs = [values[name] for name in program.graph_signature.user_outputs]
+    if len(inputs) != 1 or len(outputs) != len(manifest.output_names):
+        raise ModelFileError(
+            f"{source}: its graph has {len(inputs)} inputs and {len(outputs)} outputs, but its manifest promises 1 and "
+            f"{len(manifest.output_names)}; {REMEDY}"
+        )
+    tensors = dict(zip(manifest.output_names, map(_spell, outputs), strict=True))
+    check_graph({INPUT_NAME: _spell(inputs[0])}, tensors, manifest, source=source)
+
+
+def _spell(tensor: Any) -> tuple[str, list[int]]:
+    return str(tensor.dtype).removeprefix("torch."), list(tensor.shape)

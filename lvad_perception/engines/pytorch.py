@@ -1,0 +1,228 @@
+"""PyTorch for ``.pt2`` files: compiled in half precision and replayed as a CUDA graph; plain torch on the CPU."""
+
+import logging
+from collections.abc import Callable, Sequence
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from lvad_perception.engines.cuda import Cuda
+from lvad_perception.engines.graph import OUTPUT_TYPES, first_line
+from lvad_perception.engines.pt2_file import load_program
+from lvad_perception.errors import ConfigError, EngineError
+from lvad_perception.manifest import Manifest
+from lvad_perception.types import RawOutputs, UInt8
+
+PRECISIONS: Final = ("fp32", "fp16", "bf16")
+_LOG: Final = logging.getLogger(__name__)
+
+_Network = Callable[[Any], Sequence[Any]]
+"""Tensor uint8 [N, H, W, 3] -> tensors in the order of ``Manifest.output_names``."""
+_Run = Callable[[UInt8], Sequence[npt.NDArray[Any]]]
+"""The same with arrays of the host, valid until the next call."""
+
+
+class PyTorchEngine:
+    """An exported program; meets ``base.Engine``.
+
+    On a CUDA device the program is compiled, its convolutions and matrix products in half precision and channels last,
+    and everything from the copy in to the copies out is one CUDA graph between buffers that are allocated once, on the
+    host page-locked. Boxes, scores and the choice of classes stay in FP32, as the exported graph casts for them.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        precision: str | None = None,
+        device: str | None = None,
+        compiled: bool | None = None,
+        threads: int | None = None,
+    ) -> None:
+        """Load a file and run it once; on a CUDA device that compiles it, in a minute or so unless torch has it cached.
+
+        Args:
+            path: a ``.pt2`` file that ``lvad-train export`` wrote.
+            precision: one of ``PRECISIONS``; None is FP16 on a CUDA device and FP32 on the CPU.
+            device: "cuda" or "cpu"; None takes the CUDA device where there is one.
+            compiled: whether to compile; None does on a CUDA device.
+            threads: CPU threads, of everything that the process does with torch; None leaves the choice to torch.
+
+        Raises:
+            ModelFileError: truncated, of another kind, without manifest, unsafe, or its graph differs from it.
+            VocabularyMismatchError: the model was trained on other classes.
+            EngineError: there is no CUDA device, or torch cannot read or run the program.
+            MissingDependencyError: torch or torchvision is not installed.
+            ConfigError: no such precision.
+        """
+        if precision not in (None, *PRECISIONS):
+            raise ConfigError(f"{path} runs in {', '.join(PRECISIONS)}, not in {precision}; choose one of them")
+        program, self._manifest = load_program(path)
+        import torch
+
+        cuda = Cuda() if (device or ("cuda" if torch.cuda.is_available() else "cpu")) == "cuda" else None
+        if threads is not None:
+            torch.set_num_threads(threads)
+        reserved = torch.cuda.memory_reserved() if cuda else 0
+        self._precision = precision or ("fp16" if cuda else "fp32")
+        self._shape = (self._manifest.batch_size, *self._manifest.input_hw, 3)
+        place = torch.device("cuda", 0) if cuda else torch.device("cpu")
+        try:
+            module = _deployed(program, place, self._precision)
+            network, how = _network(module, place, self._precision), "not compiled"
+            if compiled or (compiled is None and cuda):
+                # The module, whose code is its own: of code that is shared torch compiles eight versions at most.
+                faster = _network(torch.compile(module, dynamic=False, fullgraph=True), place, self._precision)
+                if _runs(faster, torch.zeros(self._shape, dtype=torch.uint8, device=place), path):
+                    network, how = faster, "compiled"
+            self._run: _Run | None = _on_cuda(network, cuda, self._manifest) if cuda else _on_cpu(network)
+            self._run(np.zeros(self._shape, np.uint8))
+        except RuntimeError as err:
+            raise EngineError(
+                f"{path}: torch {torch.__version__} failed on the first image ({first_line(err)}); check the free "
+                "memory, or use the .onnx model file"
+            ) from err
+        self._memory = torch.cuda.memory_reserved() - reserved if cuda else None
+        where = f"{cuda.name}, CUDA graph" if cuda else f"CPU, {_threads(torch.get_num_threads())}"
+        self._description = f"PyTorch {torch.__version__}, {where}, {self._precision.upper()}, {how}"
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the model file says of itself."""
+        return self._manifest
+
+    @property
+    def description(self) -> str:
+        """Runtime, version, device, precision, and whether it is compiled."""
+        return self._description
+
+    @property
+    def precision(self) -> str:
+        """What convolutions and matrix products are computed in."""
+        return self._precision
+
+    @property
+    def device_memory_bytes(self) -> int | None:
+        """What torch reserved on the CUDA device for it; None on the CPU."""
+        return self._memory
+
+    def infer(self, images: UInt8) -> RawOutputs:
+        """Run the model on uint8 [N, H, W, 3], RGB, of the manifest's shape; see ``base.Engine``.
+
+        Raises:
+            EngineError: the device failed, the images are of another shape, or the engine is closed.
+        """
+        if self._run is None:
+            raise EngineError("the engine is closed; open the model file again")
+        if images.shape != self._shape or images.dtype != np.uint8:
+            raise EngineError(
+                f"images of shape {images.shape} and type {images.dtype} do not fit this engine, whose input is uint8 "
+                f"{self._shape}; give as many images as the model's batch size, at its input size"
+            )
+        try:
+            arrays = self._run(images)
+        except RuntimeError as err:
+            raise EngineError(f"torch failed to run ({first_line(err)}); restart the process") from err
+        outputs = dict.fromkeys(OUTPUT_TYPES) | dict(zip(self._manifest.output_names, arrays, strict=True))
+        return RawOutputs(**outputs)
+
+    def close(self) -> None:
+        """Free the model's memory; calling it again does nothing."""
+        self._run = None
+
+
+def _deployed(program: Any, place: Any, precision: str) -> Any:
+    """The program as a module on its device: weights of products in the precision, of convolutions channels last."""
+    import torch
+    from torch.export.passes import move_to_device_pass
+
+    if place.type != "cpu":
+        program = move_to_device_pass(program, place)
+    module = program.module()
+    aten = torch.ops.aten
+    for node in list(module.graph.nodes):
+        # What the export took for granted of types no longer holds in half precision; infer() checks the shape.
+        if node.target in (aten._assert_tensor_metadata.default, "_guards_fn"):
+            module.graph.erase_node(node)
+    module.recompile()
+    uses: dict[str, set[Any]] = {}
+    for node in module.graph.nodes:
+        if node.op == "get_attr":
+            uses.setdefault(node.target, set()).update(user.target for user in node.users)
+    products = {aten.conv2d.default, aten.linear.default}
+    for name, users in uses.items():
+        tensor = attrgetter(name)(module)
+        if users <= products:  # else autocast would cast them again in every call
+            tensor.data = tensor.data.to(_dtype(precision))
+        if tensor.dim() == 4:
+            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+    return module.requires_grad_(False)
+
+
+def _network(module: Callable[[Any], Sequence[Any]], place: Any, precision: str) -> _Network:
+    """Calls the module without gradients; in half precision what autocast knows to be safe, everything else in FP32."""
+    import torch
+
+    dtype = None if precision == "fp32" else _dtype(precision)
+
+    def network(images: Any) -> Sequence[Any]:
+        # Without autocast's cache: a CUDA graph must not remember casts of another run.
+        with torch.no_grad(), torch.autocast(place.type, dtype, enabled=dtype is not None, cache_enabled=False):
+            return module(images)
+
+    return network
+
+
+def _runs(compiled: _Network, images: Any, path: Path) -> bool:
+    """Compile, which the first call does; False where the compiler fails or lacks something."""
+    _LOG.info("%s: compiling, which takes a minute or so unless torch has done it before", path)
+    try:
+        compiled(images)
+    # The compiler's own errors, those of Triton and those of a C compiler have no base in common.
+    except Exception as err:
+        _LOG.warning("%s: runs uncompiled, which is slower, since torch.compile failed (%s)", path, first_line(err))
+        return False
+    return True
+
+
+def _on_cpu(network: _Network) -> _Run:
+    import torch
+
+    return lambda images: [tensor.numpy() for tensor in network(torch.from_numpy(images))]
+
+
+def _on_cuda(network: _Network, cuda: Cuda, manifest: Manifest) -> _Run:
+    """The network between page-locked buffers, as one CUDA graph with its copies."""
+    source = cuda.buffer((manifest.batch_size, *manifest.input_hw, 3), np.uint8)
+    shapes = [tuple(tensor.shape) for tensor in network(source.device)]
+    results = [
+        cuda.buffer(shape, OUTPUT_TYPES[name]) for name, shape in zip(manifest.output_names, shapes, strict=True)
+    ]
+    arrays = [result.host for result in results]
+
+    def work() -> None:
+        source.upload()
+        for result, tensor in zip(results, network(source.device), strict=True):
+            result.pinned.copy_(tensor, non_blocking=True)
+
+    replay = cuda.record(work)
+
+    def run(images: UInt8) -> Sequence[npt.NDArray[Any]]:
+        np.copyto(source.host, images)
+        replay()
+        return arrays
+
+    return run
+
+
+def _dtype(precision: str) -> Any:
+    import torch
+
+    return {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
+
+
+def _threads(count: int) -> str:
+    return f"{count} thread{'s'[: count != 1]}"
