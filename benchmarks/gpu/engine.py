@@ -1,0 +1,83 @@
+"""The ``.pt2`` files in ``lvad_perception``'s PyTorch engine, as a vehicle runs them: host to host, copies included."""
+
+import time
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.gpu.job import Cells, Recorder
+from benchmarks.gpu.subjects import model_file, preset_recipe, road_images
+from benchmarks.gpu.timing import Stopwatch
+from lvad_perception.agreement import TOLERANCES, agree
+from lvad_perception.engines.pytorch import PyTorchEngine
+from lvad_perception.types import RawOutputs, UInt8
+
+CASES = (("fp16", 1), ("bf16", 1), ("fp16", 4), ("fp32", 1))
+"""Precision and batch, the most telling first: compiling takes most of the time."""
+NEEDS_S = 15.0
+"""With less time left no engine is opened."""
+COMPARED = 2
+SECONDS = 1.5
+
+
+def run(recorder: Recorder) -> None:
+    """Time to open, latency, throughput and memory of the engine, and whether it keeps to its precision's tolerance."""
+    job = recorder.job
+    recorder.note(
+        "Times by the host's clock around `infer`: the copy in, one CUDA graph, the copies out. Differences are to the "
+        "same file in FP32 on the CPU, as lvad_perception/agreement.py defines and bounds them."
+    )
+    references: dict[str, list[RawOutputs]] = {}
+    for precision, batch in [("bf16", 1)] if job.small else CASES:
+        for preset in job.presets:
+            facts = {"preset": preset, "precision": precision, "batch": batch}
+
+            def cells(preset: str = preset, precision: str = precision, batch: int = batch) -> Cells:
+                if preset not in references:
+                    references[preset] = _on_cpu(recorder, preset)
+                return _measure(recorder, preset, precision, batch, references[preset])
+
+            recorder.measure("PyTorch engine", facts, cells, needs_s=2.0 if job.small else NEEDS_S)
+
+
+def _images(recorder: Recorder, preset: str, count: int) -> UInt8:
+    return road_images(count, preset_recipe(recorder.job, preset).model.network_hw, seed=1)
+
+
+def _on_cpu(recorder: Recorder, preset: str) -> list[RawOutputs]:
+    recorder.say(f"{preset}: on the CPU")
+    engine = PyTorchEngine(model_file(recorder.job, preset, suffix=".pt2"), device="cpu")
+    return [_copied(engine.infer(image[None])) for image in _images(recorder, preset, COMPARED)]
+
+
+def _measure(recorder: Recorder, preset: str, precision: str, batch: int, wanted: list[RawOutputs]) -> Cells:
+    job = recorder.job
+    path = model_file(job, preset, suffix=".pt2", batch=batch)
+    recorder.say(f"{preset}: opening {path.name} in {precision}")
+    torch._dynamo.reset()
+    began = time.perf_counter()
+    engine = PyTorchEngine(path, device=job.device, precision=precision)
+    opened_s = time.perf_counter() - began
+    try:
+        recorder.say(engine.description)
+        images = _images(recorder, preset, batch)
+        watch = Stopwatch(events=False, quick=job.small)  # infer returns when the outputs are on the host
+        measured = watch.speed(lambda: engine.infer(images), batch=batch, seconds=SECONDS)
+        memory = engine.device_memory_bytes
+        cells: Cells = {"opened in s": opened_s, **measured, "MB": None if memory is None else memory / 1e6}
+        if batch == 1:
+            found = [_copied(engine.infer(image[None])) for image in _images(recorder, preset, COMPARED)]
+            tolerance = TOLERANCES[precision]
+            agreement = agree(found, wanted, tolerance)
+            cells |= {"agrees": agreement.within(tolerance), "difference": agreement.to_text()}
+        return cells
+    finally:
+        engine.close()
+
+
+def _copied(raw: RawOutputs) -> RawOutputs:
+    """Arrays of an engine hold until its next call only."""
+    copies: dict[str, Any] = {name: np.array(getattr(raw, name)) for name in RawOutputs.__slots__}
+    return replace(raw, **copies)
