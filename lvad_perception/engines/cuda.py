@@ -82,6 +82,8 @@ class Cuda:
         kind = self._torch.from_numpy(np.zeros(0, dtype)).dtype
         pinned = self._torch.zeros(shape, dtype=kind, pin_memory=True)
         device = self._torch.zeros(shape, dtype=kind, device=self._device)
+        # Zeroed in the default stream, which the own one does not wait for.
+        self._torch.cuda.current_stream(self._device).synchronize()
         return Buffer(pinned.numpy(), device.data_ptr(), pinned, device)
 
     def run(self, work: Callable[[], None]) -> None:
