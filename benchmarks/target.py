@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -68,11 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run; 0 when every engine was built and is right, 1 when one is not, 2 when nothing can be built here."""
     options = _parser().parse_args(arguments)
     print("\n".join(f"{name:<14} {value}" for name, value in machine().items()), flush=True)
-    try:
-        device = Cuda()
-        import_tensorrt("benchmarks.target")
-    except LvadError as err:
-        print(f"\nno engine can be built here: {err}", file=sys.stderr)
+    device, problems = requirements()
+    if device is None or problems:
+        print("\nno engine can be built here:", *(f"  {problem}" for problem in problems), sep="\n", file=sys.stderr)
         return 2
     print(f"{'gpu':<14} {device.name}, compute capability {device.capability}\n", flush=True)
     rows: list[Row] = []
@@ -96,6 +95,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         facts = {"machine": machine(), "gpu": device.name, "rows": [asdict(row) for row in rows]}
         options.json.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     return 0 if all(row.outcome == "right" for row in rows) else 1
+
+
+def requirements() -> tuple[Cuda | None, list[str]]:
+    """The GPU, and everything without which nothing can be built, a sentence each."""
+    device: Cuda | None = None
+    problems: list[str] = []
+    try:
+        device = Cuda()
+    except LvadError as err:
+        problems.append(str(err))
+    try:
+        import_tensorrt("an engine")
+    except LvadError as err:
+        problems.append(str(err))
+    if find_spec("onnx") is None:
+        problems.append("onnx is not installed, which rewrites the model; pip install onnx")
+    return device, problems
 
 
 def machine() -> dict[str, str]:

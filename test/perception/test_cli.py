@@ -20,6 +20,7 @@ COMMANDS = (
     ["replay"],
     ["evaluate"],
     ["bench"],
+    ["optimize"],
     ["quantize"],
     ["info"],
 )

@@ -84,12 +84,16 @@ def test_a_missing_file_is_a_row(trt, tmp_path, capsys):
     }
 
 
-def test_without_a_gpu_it_says_what_is_missing(tiny_model_file, capsys):
+def test_without_a_gpu_it_says_everything_that_is_missing(tiny_model_file, monkeypatch, capsys):
     torch = pytest.importorskip("torch", reason="torch is not installed")
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
     assert target.main([str(tiny_model_file)]) == 2
     out, err = capsys.readouterr()
     assert "torch " in out
-    assert "no engine can be built here: torch " in err
-    assert "sees no CUDA GPU" in err
+    first, *problems = err.strip().splitlines()
+    assert first == "no engine can be built here:"
+    assert len(problems) == 2
+    assert "sees no CUDA GPU; check nvidia-smi" in problems[0]
+    assert "an engine: TensorRT cannot be imported" in problems[1]
