@@ -134,6 +134,12 @@ class TestWholeChain:
         status, out, _ = run("info", tiny_model_file, "--json")
         assert json.loads(out)["network_hw"] == [48, 64]
 
+    def test_info_of_a_file_for_one_camera_size(self, run, tmp_path, make_tiny_model, make_manifest):
+        manifest = make_manifest(network_hw=(32, 32), camera_hw=(48, 64))
+        status, out, _ = run("info", make_tiny_model(tmp_path / "camera.onnx", manifest=manifest))
+        assert status == 0
+        assert "input            64x48, resized inside to 32x32, batch 2" in out
+
 
 class TestBadInput:
     """One sentence that names the thing and the remedy, status 2, never a traceback."""
@@ -154,12 +160,6 @@ class TestBadInput:
             ("", "is a directory; name the .onnx file in it"),
         ],
     )
-    def test_info_of_a_file_for_one_camera_size(self, run, tmp_path, make_tiny_model, make_manifest):
-        manifest = make_manifest(network_hw=(32, 32), camera_hw=(48, 64))
-        status, out, _ = run("info", make_tiny_model(tmp_path / "camera.onnx", manifest=manifest))
-        assert status == 0
-        assert "input            64x48, resized inside to 32x32, batch 2" in out
-
     @pytest.mark.parametrize("command", ["info", "bench", "replay", "evaluate"])
     def test_a_wrong_model(self, run, tmp_path, small_split, command, name, sentence):
         (tmp_path / "text.onnx").write_text("no model")
