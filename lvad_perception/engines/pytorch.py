@@ -30,7 +30,7 @@ class PyTorchEngine:
 
     On a CUDA device the program is compiled, its convolutions and matrix products in half precision and channels last,
     and everything from the copy in to the copies out is one CUDA graph between buffers that are allocated once, on the
-    host page-locked. Boxes, scores and the choice of classes stay in FP32, as the exported graph casts for them.
+    host page-locked. Boxes and scores stay in FP32, for which the exported graph casts, as does what autocast knows.
     """
 
     def __init__(
@@ -152,7 +152,7 @@ def _deployed(program: Any, place: Any, precision: str) -> Any:
     for node in module.graph.nodes:
         if node.op == "get_attr":
             uses.setdefault(node.target, set()).update(user.target for user in node.users)
-    products = {aten.conv2d.default, aten.linear.default}
+    products = {aten.conv2d.default, aten.conv2d.padding, aten.linear.default}
     for name, users in uses.items():
         tensor = attrgetter(name)(module)
         if users <= products:  # else autocast would cast them again in every call
@@ -196,8 +196,11 @@ def _on_cpu(network: _Network) -> _Run:
 
 def _on_cuda(network: _Network, cuda: Cuda, manifest: Manifest) -> _Run:
     """The network between page-locked buffers, as one CUDA graph with its copies."""
+    import torch
+
     source = cuda.buffer((manifest.batch_size, *manifest.input_hw, 3), np.uint8)
     shapes = [tuple(tensor.shape) for tensor in network(source.device)]
+    torch.cuda.synchronize()  # weights were cast in the default stream, and buffers zeroed; the graph runs in another
     results = [
         cuda.buffer(shape, OUTPUT_TYPES[name]) for name, shape in zip(manifest.output_names, shapes, strict=True)
     ]
