@@ -42,8 +42,9 @@ TOLERANCES: Final[Mapping[str, Tolerance]] = MappingProxyType(
         # one's rounding. Below the published scores the order of nearly equal candidates is left to chance, and so is
         # which of two nearly equal classes wins for single boxes.
         "fp16": Tolerance(boxes_px=2.0, scores=0.02, masks=0.99, least_score=0.3, share=0.95),
-        # 8 significant bits: a coordinate of 640 px is a multiple of 4 px wherever it passes through a product.
-        "bf16": Tolerance(boxes_px=6.0, scores=0.05, masks=0.98, least_score=0.3, share=0.95),
+        # 8 significant bits: a coordinate of 640 px is a multiple of 4 px wherever it passes through a product. Where a
+        # network is unsure of whole regions, as on scenes unlike its training's, two of a hundred pixels change class.
+        "bf16": Tolerance(boxes_px=6.0, scores=0.05, masks=0.97, least_score=0.3, share=0.95),
         # 256 levels a tensor, chosen from calibration images: accuracy has to be measured again on the data set;
         # what these bounds rule out is a calibration that went wrong.
         "int8": Tolerance(boxes_px=8.0, scores=0.1, masks=0.95, least_score=0.3, share=0.9),

@@ -51,7 +51,7 @@ def _bars(rows: Sequence[tuple[str, float, float, str]], *, top: float) -> list[
         x = left + width * tick / ticks[-1]
         parts.append(_line(x, top, x, bottom, "grid"))
         parts.append(_text(x, bottom + 16, f"{tick:g}", "tick", "middle"))
-    parts.append(_text(left + width + 12, bottom + 16, "ms", "tick"))
+    parts.append(_text(left - 8, bottom + 16, "median, mark: 99th percentile, ms", "tick", "end"))
     for place, (name, middle, high, kind) in enumerate(rows):
         y = top + _ROW * place
         length, mark = width * middle / ticks[-1], left + width * high / ticks[-1]
@@ -89,7 +89,9 @@ def _roof(roofline: Roofline, *, top: float) -> list[str]:
     parts.append(f'<path class="roof" d="M{path}"/>')
     x, y = place(roofline.intensity, roofline.gflops)
     parts.append(f'<circle class="point" cx="{x:.1f}" cy="{y:.1f}" r="5"/>')
-    parts.append(_text(x + 9, y + 4, f"{roofline.gflops:.0f} GFLOP/s, {100 * roofline.fraction:.0f} % of the roof", ""))
+    label = f"{roofline.gflops:.0f} GFLOP/s, {100 * roofline.fraction:.0f} % of the roof"
+    # Towards the middle, where there is room.
+    parts.append(_text(x + 9, y + 20, label, "") if x < (left + right) / 2 else _text(x - 9, y + 20, label, "", "end"))
     return parts
 
 
