@@ -189,6 +189,7 @@ def active_node(model: Path | None, *, jpeg: bool, threads: int) -> Iterator[Any
     values = {
         "model": str(model or "none.onnx"),
         "threads": threads,
+        "runtime": "onnxruntime",  # that of the engine alone, which it is compared with
         "cameras": [CAMERA],
         f"{CAMERA}.image_topic": image_topic(CAMERA, jpeg=jpeg),
         f"{CAMERA}.reliability": "reliable",

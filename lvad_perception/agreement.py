@@ -1,5 +1,6 @@
 """How far two engines' outputs on the same images are apart, and how far each precision may be."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -168,7 +169,8 @@ def _bound(values: npt.NDArray[Any], share: float) -> float:
     """The least of the values that ``share`` of them do not exceed; 0 for none, NaN if one is."""
     if not len(values):
         return 0.0
-    return float(np.quantile(values, share, method="higher"))
+    ordered = np.sort(values)  # NaN last
+    return float(ordered[-1] if np.isnan(ordered[-1]) else ordered[math.ceil(share * (len(ordered) - 1))])
 
 
 def _check_shapes(one: RawOutputs, other: RawOutputs) -> None:
