@@ -40,7 +40,7 @@ INPUTS = 8
 OPTIONS: Mapping[str, Callable[[Any], None]] = {
     "as chosen": lambda options: None,
     "idle threads spin": lambda options: options.add_session_config_entry("session.intra_op.allow_spinning", "1"),
-    "denormals kept": lambda options: options.add_session_config_entry("session.set_denormal_as_zero", "0"),
+    "denormals are zero": lambda options: options.add_session_config_entry("session.set_denormal_as_zero", "1"),
     "no memory arena": lambda options: setattr(options, "enable_cpu_mem_arena", False),
     "no memory pattern": lambda options: setattr(options, "enable_mem_pattern", False),
     "basic graph optimisation": lambda options: setattr(options, "graph_optimization_level", _level("BASIC")),
