@@ -234,7 +234,7 @@ def test_without_a_gpu_a_part_is_skipped_with_the_reason(make_job, monkeypatch) 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_parts_run_on_a_cpu(tmp_path, small_split) -> None:
-    parts = ("correctness", "train-bf16", "loader", "fit")
+    parts = ("correctness", "train-bf16", "loader", "engine", "fit")
     result = command("--cpu", "--presets", "tiny", "--data", small_split, "--out", tmp_path, "--only", *parts)
     assert result.returncode == 0, result.stdout + result.stderr
     found = json.loads((tmp_path / "gpu.json").read_text())["parts"]
@@ -245,6 +245,9 @@ def test_parts_run_on_a_cpu(tmp_path, small_split) -> None:
         assert not failed, (name, failed)
     (compared, *_) = found["correctness"]["tables"]["cpu against the CPU in fp32"]
     assert compared["agrees"] is True
+    (ran,) = found["engine"]["tables"]["PyTorch engine"]
+    assert ran["precision"] == "bf16"
+    assert {"agrees", "p50 ms", "opened in s"} <= ran.keys()
     (trained,) = found["fit"]["tables"]["Short training"]
     assert trained["val images"] == 8
     text = (tmp_path / "gpu.md").read_text()
