@@ -17,6 +17,9 @@ from lvad_perception.engines.onnx import create_session
 from lvad_perception.manifest import INPUT_NAME
 from lvad_perception.types import Float32, UInt8
 
+_LEAST_CHANNELS: Final = 32
+"""Of the input of an INT8 convolution: integer kernels take 32 channels at a time, and the stem, which has fewer, cost
+more accuracy than all other layers together."""
 _LEVELS: Final = 127
 _BINS: Final = 2048
 _LEAST_SHARE: Final = 0.2
@@ -27,7 +30,7 @@ _LEAST_RANGE: Final = 1e-6
 
 
 def in_int8(model: Any, batches: Sequence[UInt8], *, progress: Callable[[float, str], None]) -> Any:
-    """A copy of the model with INT8 convolutions; the first, which sees pixels, and those that make outputs stay FP32.
+    """A copy of the model with INT8 convolutions; the narrow ones of the stem and those that make outputs stay FP32.
 
     Args:
         model: ``onnx.ModelProto`` in FP32.
@@ -42,8 +45,14 @@ def in_int8(model: Any, batches: Sequence[UInt8], *, progress: Callable[[float, 
     graph = result.graph
     weights = {tensor.name: tensor for tensor in graph.initializer}
     kept = deciding_products(graph)
-    convolutions = [index for index, node in enumerate(graph.node) if node.op_type == "Conv"]
-    chosen = [index for index in convolutions[1:] if index not in kept and graph.node[index].input[1] in weights]
+    chosen = [
+        index
+        for index, node in enumerate(graph.node)
+        if node.op_type == "Conv"
+        and index not in kept
+        and node.input[1] in weights
+        and _input_channels(node, weights[node.input[1]]) >= _LEAST_CHANNELS
+    ]
     ranges = measure_ranges(model, sorted({graph.node[index].input[0] for index in chosen}), batches, progress)
     nodes, made = [], set()
     for index, node in enumerate(graph.node):
@@ -108,6 +117,11 @@ def best_range(counts: npt.NDArray[np.float64], most: float) -> float:
     clipped = np.maximum(centres[:, None] - ranges, 0) ** 2  # (bins, candidates)
     errors = counts @ np.where(centres[:, None] <= ranges, rounding, clipped)
     return float(ranges[errors.argmin()]) if counts.any() else most
+
+
+def _input_channels(node: Any, weight: Any) -> int:
+    groups = next((each.i for each in node.attribute if each.name == "group"), 1)
+    return int(weight.dims[1] * groups)
 
 
 def _pair(name: str, most: Float32 | np.float32) -> tuple[list[Any], list[Any]]:

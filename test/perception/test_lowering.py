@@ -11,6 +11,7 @@ onnx = pytest.importorskip("onnx", reason="onnx is not installed")
 ort = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 
 SIDE = 16
+WIDTH = 32
 FLOAT, HALF = 1, 10
 
 
@@ -27,11 +28,11 @@ def network(opset=18):
     axes = ["axes"] if opset >= 18 else []
     constants = {
         "mean": np.float32(114),
-        "stem.w": weights(8, 3, 3, 3) / 64,
-        "first.w": weights(8, 8, 3, 3),
-        "first.b": weights(8),
-        "second.w": weights(8, 8, 1, 1),
-        "flat": np.int64([1, 8, SIDE * SIDE]),
+        "stem.w": weights(WIDTH, 3, 3, 3) / 64,
+        "first.w": weights(WIDTH, WIDTH, 3, 3),
+        "first.b": weights(WIDTH),
+        "second.w": weights(WIDTH, WIDTH, 1, 1),
+        "flat": np.int64([1, WIDTH, SIDE * SIDE]),
         "mix.w": weights(SIDE * SIDE, 8),
         "norm.w": np.ones(8, np.float32),
         "norm.b": np.zeros(8, np.float32),
@@ -64,8 +65,8 @@ def network(opset=18):
         "network",
         [h.make_tensor_value_info("images", onnx.TensorProto.UINT8, [1, SIDE, SIDE, 3])],
         [
-            h.make_tensor_value_info("scores", FLOAT, [1, 8]),
-            h.make_tensor_value_info("boxes", FLOAT, [1, 8, 4]),
+            h.make_tensor_value_info("scores", FLOAT, [1, WIDTH]),
+            h.make_tensor_value_info("boxes", FLOAT, [1, WIDTH, 4]),
         ],
         [onnx.numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
     )
@@ -139,17 +140,17 @@ class TestHalf:
     def test_a_half_tensor_that_is_an_output_leaves_as_float(self, model):
         watched = onnx.ModelProto()
         watched.CopyFrom(model)
-        watched.graph.output.append(onnx.helper.make_tensor_value_info("block", FLOAT, [1, 8, SIDE, SIDE]))
+        watched.graph.output.append(onnx.helper.make_tensor_value_info("block", FLOAT, [1, WIDTH, SIDE, SIDE]))
         lowered = in_half(watched)
         assert dtypes(lowered)["block"] == FLOAT
         onnx.checker.check_model(lowered, full_check=True)
 
 
 class TestInt8:
-    def test_pairs_stand_before_inner_convolutions_only(self, model, batches):
+    def test_pairs_stand_before_wide_convolutions_only(self, model, batches):
         lowered = in_int8(model, batches, progress=lambda *_: None)
         convolutions = {node.output[0]: node.input for node in lowered.graph.node if node.op_type == "Conv"}
-        assert list(convolutions["stem"]) == ["centred", "stem.w"]  # sees pixels
+        assert list(convolutions["stem"]) == ["centred", "stem.w"]  # three channels
         assert list(convolutions["first"]) == ["stem.relu.dequantised", "first.w.dequantised", "first.b"]
         assert list(convolutions["second"]) == ["first.relu.dequantised", "second.w.dequantised"]
         assert sum(node.op_type == "QuantizeLinear" for node in lowered.graph.node) == 4
@@ -161,7 +162,7 @@ class TestInt8:
             if name.endswith(".zero"):
                 assert array.dtype == np.int8
                 assert not array.any()
-        assert constants["first.w.scale"].shape == (8,)
+        assert constants["first.w.scale"].shape == (WIDTH,)
         assert constants["stem.relu.scale"].shape == ()
         np.testing.assert_allclose(
             constants["first.w.scale"] * 127, np.abs(constants["first.w"]).max(axis=(1, 2, 3)), rtol=1e-6

@@ -16,7 +16,10 @@ pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 
 @pytest.fixture
 def model(tmp_path, make_tiny_model):
-    """The tiny model, whose blue channel passes through three convolutions that change nothing."""
+    """The tiny model, whose blue channel passes through three convolutions that change nothing: to 32 copies and back.
+
+    Of those only the one in the middle is for INT8: it is wide enough, and not the last before an output.
+    """
     from onnx import helper, numpy_helper
 
     path = make_tiny_model(tmp_path / "model.onnx")
@@ -31,8 +34,9 @@ def model(tmp_path, make_tiny_model):
     del content.graph.node[:]
     content.graph.node.extend([*nodes[: place + 1], *layers, *nodes[place + 1 :]])
     content.graph.initializer.append(numpy_helper.from_array(np.int64([1]), "channel"))
-    ones = np.ones((1, 1, 1, 1), np.float32)
-    content.graph.initializer.extend(numpy_helper.from_array(ones, f"w{index}") for index in range(3))
+    for index, shape in enumerate([(32, 1, 1, 1), (32, 32, 1, 1), (1, 32, 1, 1)]):
+        weights = np.full(shape, 1 / shape[1], np.float32)  # the mean of the copies
+        content.graph.initializer.append(numpy_helper.from_array(weights, f"w{index}"))
     onnx.save(content, str(path))
     return path
 
