@@ -46,8 +46,10 @@ EXTRAS = {
     "eval": ["faster-coco-eval>=1.6.5"],
     # Video files in and out.
     "video": ["av>=17.0"],
-    # TensorRT on a machine where it does not come with the system, as it does on Jetson.
-    "tensorrt": ["tensorrt>=10.0,<11"],
+    # What `optimize` and TensorRT engines need beside TensorRT; on Jetson torch and TensorRT come with the system.
+    "tensorrt": ["tensorrt>=10.0,<11", "torch>=2.3", "onnx>=1.17"],
+    # A faster CPU runtime, and INT8 for it.
+    "openvino": ["openvino>=2025.0", "onnx>=1.17"],
     "test": [
         # ROS 2's launch_testing loads itself as a pytest plugin and cannot live with pytest 9.
         "pytest>=7.4,<9",
