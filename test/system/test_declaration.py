@@ -97,7 +97,7 @@ def test_what_is_fixed_while_the_node_is_configured_is_refused(tiny_model_file, 
     assert len(fixed) >= 8
     others = {str: "reliable", int: 7, bool: True}
     for row in fixed:
-        value = {"camera.transport": "raw", "output_size": "network"}.get(row.name, others[type(row.default)])
+        value = row.choices[-1] if row.choices else others[type(row.default)]
         reason = change(node, **{row.name: value})
         assert reason == f"parameter {row.name} {row.change.value}; deactivate it and clean it up first"
     assert change(node, threads=0) == ""  # what it is already, as in a file that is loaded again
