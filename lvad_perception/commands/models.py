@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lvad_perception.commands.arguments import MODEL_HELP, add_command
+from lvad_perception.manifest import Manifest
 
 
 def add_model_commands(commands: Any) -> None:
@@ -16,14 +17,12 @@ def add_model_commands(commands: Any) -> None:
 
 
 def _info(arguments: argparse.Namespace) -> None:
-    from lvad_perception.engines import open_engine
-
-    engine = open_engine(arguments.model)
-    facts = json.loads(engine.manifest.to_json())
+    manifest, where = _facts_of(arguments.model)
+    facts = json.loads(manifest.to_json())
     if arguments.json:
         print(json.dumps(facts, indent=2, sort_keys=True))
         return
-    sizes = dict.fromkeys((engine.manifest.input_hw, engine.manifest.network_hw))  # two in a file for one camera size
+    sizes = dict.fromkeys((manifest.input_hw, manifest.network_hw))  # two in a file for one camera size
     spelled = ", resized inside to ".join(f"{width}x{height}" for height, width in sizes)
     print(f"{arguments.model} ({arguments.model.stat().st_size / 2**20:.1f} MiB), preset {facts['preset']}")
     print(f"  written by       {facts['created_by']}")
@@ -34,5 +33,22 @@ def _info(arguments: argparse.Namespace) -> None:
         print(f"  {task:<16} {', '.join(names)}")
     for key, value in facts["training"].items():
         print(f"  {'training ' + key:<16} {value if isinstance(value, str) else json.dumps(value)}")
-    print(f"  runs here on     {engine.description}")
-    engine.close()
+    for label, text in where.items():
+        print(f"  {label:<16} {text}")
+
+
+def _facts_of(path: Path) -> tuple[Manifest, dict[str, str]]:
+    """The manifest, and where the file runs; of an engine file without TensorRT and its GPU, for which it was built."""
+    from lvad_perception.engines import open_engine
+    from lvad_perception.engines.tensorrt_file import SUFFIXES, read_engine_file
+
+    if path.suffix in SUFFIXES:
+        file = read_engine_file(path)
+        target = "it does not say" if file.target is None else file.target.to_text()
+        where = {"built for": target, "precision": file.precision, "agreed": file.agreement}
+        return file.manifest, {label: text for label, text in where.items() if text is not None}
+    engine = open_engine(path)
+    try:
+        return engine.manifest, {"runs here on": engine.description}
+    finally:
+        engine.close()

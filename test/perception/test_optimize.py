@@ -250,3 +250,12 @@ class TestCommand:
             pytest.skip("there is a GPU")
         assert main(["optimize", str(tiny_model_file), "-o", str(tmp_path / "model.engine")]) == 2
         assert "sees no CUDA GPU" in capsys.readouterr().err
+
+    def test_info_needs_neither_tensorrt_nor_gpu(self, trt, build, monkeypatch, capsys):
+        result, _ = build(precision="fp16")
+        monkeypatch.setitem(sys.modules, "tensorrt", None)
+        assert main(["info", str(result.path)]) == 0
+        lines = [line.split(maxsplit=2) for line in capsys.readouterr().out.splitlines()]
+        assert ["built", "for", f"TensorRT 10.3.0 on {FakeCuda().name} (compute capability 8.7)"] in lines
+        assert ["precision", "fp16"] in lines
+        assert ["agreed", *result.agreement.to_text().split(maxsplit=1)] in lines
