@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from lvad_perception.engines.lowering import lower
+from lvad_perception.engines.onnx import create_session
 from lvad_perception.manifest import Manifest
 from lvad_training.build import build_model, task_classes
 from lvad_training.camera import CameraFrame
@@ -230,6 +231,18 @@ def test_every_operator_is_documented(exported, version, precision):
     lowered = onnx.load_from_string(lower(content, precision=precision, opset_17=version == "8.6", batches=batches))
     found = list(violations(lowered, version))
     assert not found, "\n" + "\n".join(found)
+
+
+@pytest.mark.slow
+def test_opset_17_says_the_same(exported):
+    """What TensorRT 8.6 gets, run by ONNX Runtime."""
+    content, (images,) = exported
+    wanted, found = (
+        create_session(each, threads=1).run(None, {"images": images})
+        for each in (content, lower(content, precision="fp32", opset_17=True))
+    )
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.slow
