@@ -78,7 +78,9 @@ class TestSigint:
     def start(self, ros_environment, tiny_model_file):
         """A function that starts the executable, or ``SLOW`` with so many quick calls."""
         started = []
-        arguments = ["--ros-args", "-p", f"model:={tiny_model_file}", "-r", "__node:=interrupted"]
+        # ``SLOW`` replaces this runtime and counts its calls.
+        options = ("-p", f"model:={tiny_model_file}", "-p", "runtime:=onnxruntime", "-r", "__node:=interrupted")
+        arguments = ["--ros-args", *options]
 
         def start(quick_calls=None):
             code = ["-m", "lvad_perception.node.main"] if quick_calls is None else ["-c", SLOW, str(quick_calls)]
