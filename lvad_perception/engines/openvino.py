@@ -156,7 +156,8 @@ def compile_network(core: Any, model: Any, *, threads: int, precision: str | Non
         "INFERENCE_PRECISION_HINT": _HINTS[precision],
         # Pinned, every process of the machine would hold the same first cores.
         "ENABLE_CPU_PINNING": "NO",
-        "CPU_DENORMALS_OPTIMIZATION": "YES",
+        # Denormal numbers stay: to take them for zero changes the arithmetic of the calling thread for good.
+        "CPU_DENORMALS_OPTIMIZATION": "NO",
     }
     try:
         return core.compile_model(model, "CPU", options)

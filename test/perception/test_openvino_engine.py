@@ -44,6 +44,13 @@ def test_nothing_is_copied(tiny_model_file):
     assert first.semantic.ctypes.data == second.semantic.ctypes.data
 
 
+def test_the_arithmetic_of_the_caller_stays(tiny_model_file):
+    denormal = np.full(64, 1e-40, np.float32)
+    engine = OpenVinoEngine(tiny_model_file, threads=1)
+    engine.infer(images_like(engine.manifest))
+    assert (denormal + denormal).min() > 0
+
+
 def test_it_describes_itself(tiny_model_file):
     engine = OpenVinoEngine(tiny_model_file, threads=2)
     assert engine.description.startswith("OpenVINO 20")
