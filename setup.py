@@ -47,7 +47,7 @@ EXTRAS = {
     # Video files in and out.
     "video": ["av>=17.0"],
     # What `optimize` and TensorRT engines need beside TensorRT; on Jetson torch and TensorRT come with the system.
-    "tensorrt": ["tensorrt>=10.0,<11", "torch>=2.3", "onnx>=1.17"],
+    "tensorrt": ["tensorrt>=10.0,<11", "torch>=2.4", "onnx>=1.17"],
     # A faster CPU runtime, and INT8 for it.
     "openvino": ["openvino>=2025.0", "onnx>=1.17"],
     "test": [
