@@ -40,9 +40,20 @@ def run(capsys):
     return run
 
 
-def program(*argv, **options):
+# The command line with an engine that takes its time, so that a signal finds it at work on any machine.
+SLOWLY = """
+import sys, time
+from lvad_perception.engines.onnx import OnnxEngine
+infer = OnnxEngine.infer
+OnnxEngine.infer = lambda engine, images: time.sleep(0.2) or infer(engine, images)
+from lvad_perception.cli import main
+sys.exit(main())
+"""
+
+
+def program(*argv, slowly=False, **options):
     """Start the command line as a program of its own."""
-    command = [sys.executable, "-m", "lvad_perception.cli", *map(str, argv)]
+    command = [sys.executable, *(["-c", SLOWLY] if slowly else ["-m", "lvad_perception.cli"]), *map(str, argv)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
 
 
@@ -240,10 +251,11 @@ class TestSignals:
     def test_an_interrupted_replay_leaves_nothing(
         self, run, tmp_path, make_small_split, tiny_model_file, number, status
     ):
-        root = make_small_split(tmp_path / "bdd", frames=400)
+        root = make_small_split(tmp_path / "bdd", frames=60)
         assert run("bag", "from-bdd100k", root, "--split", "val", "-o", tmp_path / "bag")[0] == 0
         place = tmp_path / "place"
-        process = program("replay", tmp_path / "bag", "--model", tiny_model_file, "--output", place / "out")
+        arguments = ("replay", tmp_path / "bag", "--model", tiny_model_file, "--output", place / "out")
+        process = program(*arguments, slowly=True)
         deadline = time.monotonic() + 60
         while not place.exists() and time.monotonic() < deadline and process.poll() is None:
             time.sleep(0.005)
