@@ -7,6 +7,13 @@ Every rate is in percent. The definitions are those of pycocotools and of the BD
 
 from lvad_perception.metrics.detection import DetectionMetrics, DetectionScores
 from lvad_perception.metrics.evaluator import Evaluator, Metrics
+from lvad_perception.metrics.findings import (
+    Findings,
+    FrameFacts,
+    FrameFindings,
+    SliceScores,
+    worst_first,
+)
 from lvad_perception.metrics.segmentation import (
     DrivableMetrics,
     SegmentationMetrics,
@@ -19,8 +26,13 @@ __all__ = [
     "DetectionScores",
     "DrivableMetrics",
     "Evaluator",
+    "Findings",
+    "FrameFacts",
+    "FrameFindings",
     "Metrics",
     "SegmentationMetrics",
     "SegmentationScores",
+    "SliceScores",
     "constant_baseline",
+    "worst_first",
 ]

@@ -1,13 +1,23 @@
 """``Evaluator``: images one by one in, ``Metrics`` out."""
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from lvad_perception.errors import ConfigError, DatasetError
 from lvad_perception.metrics.detection import BoxStore, DetectionMetrics, DetectionScores
+from lvad_perception.metrics.findings import (
+    SCORE_THRESHOLD,
+    Findings,
+    FrameFacts,
+    FrameFindings,
+    SliceScores,
+    groups,
+)
+from lvad_perception.metrics.matching import BACKGROUND, confuse_boxes, f1
 from lvad_perception.metrics.segmentation import (
     Confusion,
     DrivableMetrics,
@@ -15,6 +25,7 @@ from lvad_perception.metrics.segmentation import (
     SegmentationScores,
     confuse,
     drivable_metrics,
+    score,
     segmentation_metrics,
 )
 from lvad_perception.metrics.table import metrics_table
@@ -54,6 +65,19 @@ class Metrics:
         return metrics_table(self.detection, self.semantic, self.drivable)
 
 
+@dataclass(slots=True)
+class _Frame:
+    """What is kept of a named frame.
+
+    Attributes:
+        boxes: place of its boxes in the store, None where it has none.
+        masks: task -> its confusion matrix without the zeros: places in the flat matrix, and counts.
+    """
+
+    boxes: int | None = None
+    masks: dict[str, tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]] = field(default_factory=dict)
+
+
 class Evaluator:
     """Collects predictions against truth; memory grows with boxes, never with pixels.
 
@@ -69,13 +93,20 @@ class Evaluator:
         self._boxes = BoxStore()
         self._confusions: dict[str, Confusion] = {}
         self._images: dict[str, int] = {}
+        self._frames: dict[str, _Frame] = {}
         for task in ("semantic", "drivable"):
             classes = len(TASKS[task].names)
             self._confusions[task] = np.zeros((classes, classes + 1), np.int64)
             self._images[task] = 0
 
-    def add(self, predictions: Predictions, truth: Truth) -> None:
+    def add(self, predictions: Predictions, truth: Truth, *, frame: str | None = None) -> None:
         """Add one image. A task that the predictions or the truth lack is skipped for this image.
+
+        Args:
+            predictions: what the model says of it.
+            truth: its annotation.
+            frame: key of the image, for ``findings`` to say something of it alone; its tasks may come one at a time.
+                None keeps it in the sums only.
 
         Raises:
             DatasetError: prediction and truth differ in size.
@@ -94,12 +125,20 @@ class Evaluator:
                 masks[task] = confuse(mask, prediction, len(TASKS[task].names))
         if "detection" in self._tasks and predictions.detections is not None and truth.boxes is not None:
             self._boxes.add(predictions.detections, truth.boxes)
+            if frame is not None:
+                self._frames.setdefault(frame, _Frame()).boxes = len(self._boxes.truths) - 1
         for task, confusion in masks.items():  # last, so that a refused image leaves no trace
             self._confusions[task] += confusion
             self._images[task] += 1
+            if frame is not None:
+                places = np.flatnonzero(confusion)
+                self._frames.setdefault(frame, _Frame()).masks[task] = places, confusion.ravel()[places]
 
     def merge(self, other: "Evaluator") -> None:
         """Add everything that ``other`` collected, as when several processes evaluate a part each."""
+        for key, frame in other._frames.items():
+            place = None if frame.boxes is None else frame.boxes + len(self._boxes.truths)
+            self._frames[key] = _Frame(place, dict(frame.masks))
         self._boxes.detections.extend(other._boxes.detections)
         self._boxes.truths.extend(other._boxes.truths)
         for task in self._confusions:
@@ -112,6 +151,64 @@ class Evaluator:
         Raises:
             DatasetError: no image had both a prediction and a truth for any task.
         """
+        return self._metrics(self._boxes.compute() if self._boxes.truths else None)
+
+    def findings(
+        self, frames: Mapping[str, FrameFacts] | None = None, *, score_threshold: float = SCORE_THRESHOLD
+    ) -> Findings:
+        """Metrics of all images and, of those that were added with a key, what each contributed to them.
+
+        Args:
+            frames: key -> what is known of the frame; one that is missing is called by its key.
+            score_threshold: least score of the boxes in the confusion matrix and in the frames' errors.
+
+        Raises:
+            DatasetError: as ``compute``.
+        """
+        boxes, precision = self._boxes.compute_with_curves() if self._boxes.truths else (None, {})
+        metrics = self._metrics(boxes)
+        known = {key: (frames or {}).get(key, FrameFacts(key)) for key in self._frames}
+        confusions = {task: self._confusions[task] for task, count in self._images.items() if count}
+        if boxes is not None:
+            confusions["detection"] = np.zeros((BACKGROUND + 1, BACKGROUND + 1), np.int64)
+        found = []
+        for key, facts in known.items():
+            frame, errors = self._frames[key], {}
+            if frame.boxes is not None:
+                counts = confuse_boxes(
+                    self._boxes.detections[frame.boxes], self._boxes.truths[frame.boxes], score_threshold
+                )
+                confusions["detection"] += counts
+                errors["detection"] = 100.0 - f1(counts)
+            for task in frame.masks:
+                mean_iou = score(self._summed(task, [key]), TASKS[task].names).mean_iou
+                if mean_iou is not None:
+                    errors[task] = 100.0 - mean_iou
+            found.append(FrameFindings(facts.name, dict(facts.attributes), dict(facts.losses), errors))
+        slices = {
+            attribute: {value: self._slice(keys) for value, keys in values.items()}
+            for attribute, values in groups(known).items()
+        }
+        return Findings(metrics, precision, confusions, score_threshold, slices, tuple(found))
+
+    def _summed(self, task: str, keys: Sequence[str]) -> Confusion:
+        """A mask task's confusion matrix over some of the frames."""
+        total = np.zeros_like(self._confusions[task])
+        for key in keys:
+            if task in self._frames[key].masks:
+                places, counts = self._frames[key].masks[task]
+                total.ravel()[places] += counts
+        return total
+
+    def _slice(self, keys: Sequence[str]) -> SliceScores:
+        boxes = [place for key in keys if (place := self._frames[key].boxes) is not None]
+        ap, ap50 = self._boxes.compute_part(boxes) if boxes else (None, None)
+        semantic, drivable = (
+            score(self._summed(task, keys), TASKS[task].names).mean_iou for task in ("semantic", "drivable")
+        )
+        return SliceScores(len(keys), ap, ap50, semantic, drivable)
+
+    def _metrics(self, boxes: DetectionMetrics | None) -> Metrics:
         if not self._boxes.truths and not any(self._images.values()):
             raise DatasetError(
                 f"nothing to evaluate: no image has both a prediction and a truth for {', '.join(self._tasks)}; "
@@ -119,7 +216,7 @@ class Evaluator:
             )
         semantic, drivable = self._confusions["semantic"], self._confusions["drivable"]
         return Metrics(
-            detection=self._boxes.compute() if self._boxes.truths else None,
+            detection=boxes,
             semantic=segmentation_metrics(semantic, self._images["semantic"], SEMANTIC)
             if self._images["semantic"]
             else None,
