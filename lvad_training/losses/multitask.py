@@ -14,7 +14,9 @@ class MultiTaskCriterion(nn.Module):
     A task contributes over the images that are annotated for it, and nothing when none is.
 
     Args:
-        detection, semantic, drivable: criterion of each task, or None for a task without head.
+        detection: criterion of the boxes, or None for a network without that head.
+        semantic: of the semantic masks, likewise.
+        drivable: of the drivable area, likewise.
         weights: alpha of each task, by its name.
     """
 

@@ -165,8 +165,7 @@ class SparseRcnnHead(nn.Module):
         classes: number of classes.
         in_width: channels of the pyramid.
         strides: of the pyramid's levels, finest first.
-        proposals: number of learned proposals.
-        initial_boxes: float32 [proposals, 4], cxcywh, fractions of the image.
+        initial_boxes: where the learned proposals start, float32 [Q, 4], cxcywh, fractions of the image.
         refinements: steps of the cascade.
         width: channels of the proposals.
         heads: attention heads.
