@@ -26,6 +26,7 @@ from unittest.mock import patch
 import numpy as np
 
 from benchmarks.robot import OUTPUTS, Robot, image_message, image_topic, message_types
+from lvad_perception.command_line import size_wh
 from lvad_perception.manifest import Manifest
 from lvad_perception.types import Detections, RawOutputs
 from lvad_perception.vocabulary import DETECTION, SEMANTIC, TASKS
@@ -275,18 +276,20 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, help="model file; without it only what is not the engine is measured")
-    parser.add_argument("--size", default="1280x720", metavar="WxH", help="of the images (default: 1280x720)")
+    parser.add_argument(
+        "--size", type=size_wh, default=(1280, 720), metavar="WxH", help="of the images (default: 1280x720)"
+    )
     parser.add_argument("--frames", type=int, default=300, metavar="N", help="frames a measurement (default: 300)")
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads of the model (default: all)")
     arguments = parser.parse_args()
-    width, height = map(int, arguments.size.split("x"))
+    width, height = arguments.size
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     import rclpy
 
     rclpy.init(args=["--ros-args", "--log-level", "error"])
     shape: dict[str, Any] = {"size_hw": (height, width), "count": arguments.frames}
     print_table(
-        f"Each message alone, {arguments.size}, {BOXES} boxes", ("ms", "median", "99 %"), message_costs(**shape)
+        f"Each message alone, {width}x{height}, {BOXES} boxes", ("ms", "median", "99 %"), message_costs(**shape)
     )
     models = [None, arguments.model] if arguments.model else [None]
     for model in models:

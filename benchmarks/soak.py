@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.robot import image_message, image_topic, message_types
+from lvad_perception.command_line import size_wh
 
 MEMORY_MB = 10.0
 LATENCY_SHARE = 0.1
@@ -196,12 +197,14 @@ def main() -> int:
     parser.add_argument("--every", type=float, default=10.0, metavar="S", help="seconds a sample (default: 10)")
     parser.add_argument("--rate", type=float, default=30.0, metavar="HZ", help="of each camera (default: 30)")
     parser.add_argument("--cameras", type=int, default=1, metavar="N", help="how many (default: 1)")
-    parser.add_argument("--size", default="1280x720", metavar="WxH", help="of the images (default: 1280x720)")
+    parser.add_argument(
+        "--size", type=size_wh, default=(1280, 720), metavar="WxH", help="of the images (default: 1280x720)"
+    )
     parser.add_argument("--raw", action="store_true", help="send rgb8 images instead of JPEG")
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads of the model (default: all)")
     parser.add_argument("--csv", type=Path, default=Path("soak.csv"), help="file to write (default: soak.csv)")
     arguments = parser.parse_args()
-    width, height = map(int, arguments.size.split("x"))
+    width, height = arguments.size
     cameras = [f"camera{index}" for index in range(arguments.cameras)]
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     import rclpy

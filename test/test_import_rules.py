@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 LAYERS = {
     "lvad_perception": [
-        {"types", "vocabulary", "errors"},
+        {"types", "vocabulary", "errors", "command_line"},
         {"manifest", "images", "pixels", "preprocess", "postprocess", "metrics", "topics", "problems", "agreement"},
         {"engines", "bdd100k", "messages", "overlay", "video"},
         {"perceiver", "report", "pairing"},
@@ -36,6 +36,7 @@ LAYERS = {
         {"stages"},
         {"reproduce"},
         {"demo"},
+        {"commands"},
         {"cli"},
     ],
 }
@@ -45,6 +46,7 @@ SHARED_WITH_TRAINING = {
     "types",
     "vocabulary",
     "errors",
+    "command_line",
     "manifest",
     "agreement",
     "images",

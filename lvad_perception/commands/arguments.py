@@ -1,4 +1,4 @@
-"""What several commands share: the model's options, opening it, sizes, and files of results."""
+"""What several commands share: the model's options, opening it, and files of results."""
 
 import argparse
 import json
@@ -57,14 +57,6 @@ def open_model(arguments: argparse.Namespace, path: Path) -> Engine:
         precision=arguments.precision,
         say=lambda sentence: print(sentence, file=sys.stderr),
     )
-
-
-def size_wh(text: str) -> tuple[int, int]:
-    """ "1280x720" -> (1280, 720), for argparse."""
-    width, _, height = text.partition("x")
-    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; write it as 1280x720")
-    return int(width), int(height)
 
 
 def write_json(path: Path | None, facts: dict[str, Any]) -> None:

@@ -6,11 +6,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lvad_perception.command_line import size_wh
 from lvad_perception.commands.arguments import (
     add_command,
     add_model,
     open_model,
-    size_wh,
     write_json,
     write_text,
 )

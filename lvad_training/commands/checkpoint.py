@@ -1,0 +1,129 @@
+"""Commands on a checkpoint: evaluate, export and slim."""
+
+import argparse
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from lvad_perception.command_line import size_wh
+from lvad_perception.errors import ConfigError
+from lvad_training.commands.arguments import DATASET_HELP, Commands, add_checkpoint
+
+
+def add_checkpoint_commands(commands: Commands) -> None:
+    """Add them to the command line's sub-parsers."""
+    _add_evaluate(commands)
+    _add_export(commands)
+    _add_slim(commands)
+
+
+def _add_evaluate(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "evaluate", help="measure a checkpoint on a data set", description="Measure a checkpoint on a data set."
+    )
+    add_checkpoint(parser)
+    parser.add_argument("--data", type=Path, help=f"{DATASET_HELP} (default: the recipe's)")
+    parser.add_argument("--split", help="split to measure (default: the recipe's validation split)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the metrics as JSON")
+    parser.add_argument("--workers", type=int, help="loader processes (default: the recipe's)")
+    parser.set_defaults(run=_evaluate)
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    import msgspec
+
+    from lvad_training.checkpoints import load_checkpoint
+    from lvad_training.files import write_whole
+    from lvad_training.training import evaluate_checkpoint
+
+    checkpoint = load_checkpoint(options.checkpoint)
+    data = checkpoint.recipe.data
+    if options.data is not None:
+        data = msgspec.structs.replace(data, root=str(options.data))
+    if options.workers is not None:
+        data = msgspec.structs.replace(data, workers=options.workers)
+    checkpoint = replace(checkpoint, recipe=msgspec.structs.replace(checkpoint.recipe, data=data))
+    metrics = evaluate_checkpoint(checkpoint, split=options.split or data.val_split, progress=sys.stderr.isatty())
+    assert metrics is not None  # a missing split raised
+    print(metrics.to_text())
+    if options.json is not None:
+        try:
+            write_whole(options.json, json.dumps(metrics.to_dict(), indent=1))
+        except OSError as err:
+            raise ConfigError(f"--json {options.json}: cannot be written ({err.strerror}); name another file") from err
+    return 0
+
+
+def _add_export(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "export",
+        help="turn a checkpoint into a model file",
+        description="Turn a checkpoint into a model file, after comparing its runtime with torch on images: .onnx for "
+        "ONNX Runtime, OpenVINO and TensorRT, .pt2 for PyTorch on a CUDA GPU.",
+        epilog="example: lvad-train export runs/edge/model.pt edge.onnx --camera-size 1280x720",
+    )
+    add_checkpoint(parser)
+    parser.add_argument("output", type=Path, help="model file to write (.onnx or .pt2)")
+    parser.add_argument("--batch", type=int, default=1, help="images per call, static in the file (default: 1)")
+    parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="network size (default: the recipe's)")
+    parser.add_argument(
+        "--camera-size",
+        type=size_wh,
+        metavar="WxH",
+        help="take only images of this size, such as 1280x720, and resize them in the model file (default: any size, "
+        "resized on the CPU)",
+    )
+    parser.add_argument("--images", type=Path, help="folder of images to compare on (default: the recipe's data set)")
+    parser.set_defaults(run=_export)
+
+
+def _export(options: argparse.Namespace) -> int:
+    from lvad_training.batches import comparison_images
+    from lvad_training.checkpoints import load_checkpoint
+    from lvad_training.export import FORMATS, export
+
+    if options.output.suffix not in FORMATS:
+        raise ConfigError(f"{options.output}: a model file ends in {' or '.join(FORMATS)}; name it so")
+    size_hw = tuple(options.size) if options.size else None
+    if options.batch < 1 or (size_hw and (min(size_hw) < 32 or any(side % 32 for side in size_hw))):
+        raise ConfigError("--batch must be at least 1 and --size two multiples of 32, for instance --size 384 640")
+    camera_hw = options.camera_size[::-1] if options.camera_size else None
+    checkpoint = load_checkpoint(options.checkpoint)
+    images = comparison_images(
+        checkpoint.recipe, options.images, camera_hw or size_hw or checkpoint.recipe.model.network_hw
+    )
+    agreement = export(
+        checkpoint,
+        options.output,
+        images=images,
+        batch_size=options.batch,
+        network_hw=size_hw,
+        camera_hw=camera_hw,
+    )
+    megabytes = options.output.stat().st_size / 1e6
+    print(
+        f"{options.output}: {megabytes:.1f} MB; {FORMATS[options.output.suffix].runtime} agrees with torch on "
+        f"{len(images)} images: boxes within {agreement.boxes_px:.2g} px, scores within {agreement.scores:.2g}, masks "
+        f"equal on {agreement.masks:.3%} of pixels"
+    )
+    return 0
+
+
+def _add_slim(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "slim",
+        help="shrink a checkpoint for shipping",
+        description="Write a checkpoint without resume state and with half-precision weights.",
+    )
+    add_checkpoint(parser)
+    parser.add_argument("output", type=Path, help="file to write (.pt)")
+    parser.set_defaults(run=_slim)
+
+
+def _slim(options: argparse.Namespace) -> int:
+    from lvad_training.checkpoints import load_checkpoint, save_checkpoint, slim
+
+    save_checkpoint(options.output, slim(load_checkpoint(options.checkpoint)))
+    print(f"{options.output}: {options.output.stat().st_size / 1e6:.1f} MB")
+    return 0
