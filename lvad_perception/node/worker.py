@@ -1,15 +1,23 @@
-"""The thread that decodes, infers and publishes; it has images of several cameras decoded side by side."""
+"""The thread that decodes and infers, and its helpers: images of several cameras are decoded side by side, and results
+are published while the next ones are computed.
+
+Publishing copies megabytes of masks through rclpy and the middleware, as long as a small engine takes on a GPU. To
+do that beside the next inference makes no frame older. Decoding stays in line: an image that is decoded ahead of its
+inference would be an older one.
+"""
 
 import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from lvad_perception.errors import ImageError, LvadError
 from lvad_perception.messages import Message, stamp_ns
 from lvad_perception.node.decoding import decode
+from lvad_perception.node.handover import Handover
 from lvad_perception.node.health import CameraHealth
 from lvad_perception.node.inputs import CameraInput
 from lvad_perception.node.mailbox import Frame, Mailbox
@@ -66,6 +74,7 @@ class Worker:
         self._batch_size = perceiver.manifest.batch_size
         # A batch's images are decoded at the same time: OpenCV lets other threads run meanwhile.
         self._decoders = ThreadPoolExecutor(self._batch_size, thread_name_prefix="perception decoder")
+        self._publishing = Handover("perception publisher")
         self._thread = threading.Thread(target=self._work, name="perception worker")
         self._thread.start()
 
@@ -75,7 +84,7 @@ class Worker:
         return self._thread.is_alive()
 
     def stop(self) -> None:
-        """Close the mailbox and wait for the batch that is in work."""
+        """Close the mailbox and wait until the batch that is in work is published."""
         self._mailbox.close()
         self._thread.join()
 
@@ -89,6 +98,7 @@ class Worker:
         finally:
             self._mailbox.close()  # whoever waits for room in it would wait for ever
             self._decoders.shutdown()
+            self._publishing.close()
 
     def _decode(self, frame: Frame[Message]) -> _Decoded | None:
         """None for a frame that cannot be decoded or is of a size that the model does not take: counted and logged."""
@@ -106,18 +116,14 @@ class Worker:
         return _Decoded(frame, image, 1000 * (began_s - frame.received_s), 1000 * (time.monotonic() - began_s))
 
     def _process(self, batch: list[_Decoded]) -> None:
-        """Infer and publish; a failure that lasts shows in the log and the diagnostics, and the cameras go on."""
+        """Infer and hand over; a failure that lasts shows in the log and the diagnostics, and the cameras go on."""
         try:
             results, spent_ms = self._perceive(batch)
         except Exception as err:
             for item in batch:
                 self._skip(item.frame, err)
             return
-        for item, predictions in zip(batch, results, strict=True):
-            try:
-                self._publish(item, predictions, spent_ms)
-            except Exception as err:
-                self._skip(item.frame, err)
+        self._publishing.put(partial(self._publish_all, batch, results, spent_ms, time.monotonic()))
 
     def _perceive(self, batch: list[_Decoded]) -> tuple[list[Predictions], dict[str, float]]:
         """One entry a frame, and where the time went in milliseconds."""
@@ -133,9 +139,20 @@ class Worker:
             "postprocess": timings.postprocess_ns / 1e6,
         }
 
-    def _publish(self, item: _Decoded, predictions: Predictions, spent_ms: dict[str, float]) -> None:
+    def _publish_all(
+        self, batch: list[_Decoded], results: list[Predictions], spent_ms: dict[str, float], inferred_s: float
+    ) -> None:
+        """In the publishing thread. The first camera's time to publish includes what the previous batch still took."""
+        began_s = inferred_s
+        for item, predictions in zip(batch, results, strict=True):
+            try:
+                self._publish(item, predictions, spent_ms, began_s)
+            except Exception as err:
+                self._skip(item.frame, err)
+            began_s = time.monotonic()
+
+    def _publish(self, item: _Decoded, predictions: Predictions, spent_ms: dict[str, float], began_s: float) -> None:
         header, camera = item.frame.message.header, self._cameras[item.frame.camera]
-        began_s = time.monotonic()
         camera.outputs.publish(item.image, predictions, header, camera.source.camera_info)
         parts_ms = {
             "wait": item.wait_ms,

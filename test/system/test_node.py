@@ -1,5 +1,6 @@
 """The perception node in this process, driven by transitions, under real ROS 2."""
 
+import threading
 import time
 
 import numpy as np
@@ -120,6 +121,37 @@ def test_failing_engine_costs_a_frame_not_the_node(
     wait_until(arrived)
     assert node._health["camera"].report().skipped == 2
     assert "out of memory; close something" in capfd.readouterr().err
+
+
+def test_the_next_frame_is_inferred_while_one_is_published(
+    tiny_model_file, make_active_node, make_engine, robot, images, wait_until, monkeypatch
+):
+    from lvad_perception.node.outputs import CameraOutputs
+
+    inferred_both, waited = threading.Event(), []
+
+    class Counting(make_engine):
+        inferred = 0
+
+        def infer(self, batch):
+            self.inferred += 1
+            if self.inferred == 3:  # after the warm-up's and the first frame's
+                inferred_both.set()
+            return super().infer(batch)
+
+    publish = CameraOutputs.publish
+
+    def publish_when_both_are_inferred(*arguments):
+        waited.append(inferred_both.wait(5.0))
+        publish(*arguments)
+
+    monkeypatch.setattr("lvad_perception.node.perception.open_engine", lambda *_, **__: Counting())
+    monkeypatch.setattr(CameraOutputs, "publish", publish_when_both_are_inferred)
+    make_active_node(model=str(tiny_model_file))
+    results = listen_to_all(robot)["detections"]
+    wait_until(lambda: robot.publish(TOPIC, raw_message(images[0])) or inferred_both.wait(0.05), seconds=20.0)
+    wait_until(lambda: results)
+    assert waited[0]
 
 
 def test_overlay_is_drawn_only_while_somebody_subscribes(
