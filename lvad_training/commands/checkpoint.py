@@ -66,7 +66,7 @@ def _add_export(commands: Commands) -> None:
     add_checkpoint(parser)
     parser.add_argument("output", type=Path, help="model file to write (.onnx or .pt2)")
     parser.add_argument("--batch", type=int, default=1, help="images per call, static in the file (default: 1)")
-    parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="network size (default: the recipe's)")
+    parser.add_argument("--size", type=size_wh, metavar="WxH", help="network size (default: the recipe's)")
     parser.add_argument(
         "--camera-size",
         type=size_wh,
@@ -85,9 +85,9 @@ def _export(options: argparse.Namespace) -> int:
 
     if options.output.suffix not in FORMATS:
         raise ConfigError(f"{options.output}: a model file ends in {' or '.join(FORMATS)}; name it so")
-    size_hw = tuple(options.size) if options.size else None
+    size_hw = options.size[::-1] if options.size else None
     if options.batch < 1 or (size_hw and (min(size_hw) < 32 or any(side % 32 for side in size_hw))):
-        raise ConfigError("--batch must be at least 1 and --size two multiples of 32, for instance --size 384 640")
+        raise ConfigError("--batch must be at least 1 and --size two multiples of 32, for instance --size 640x384")
     camera_hw = options.camera_size[::-1] if options.camera_size else None
     checkpoint = load_checkpoint(options.checkpoint)
     images = comparison_images(

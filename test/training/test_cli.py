@@ -81,7 +81,7 @@ def test_data_check_fails_where_training_would(small_split, tmp_path, capsys):
         (["evaluate", "CHECKPOINT", "--split", "dusk"], "dusk"),
         (["export", "nothing.pt", "model.onnx"], "nothing.pt: no such checkpoint"),
         (["export", "CHECKPOINT", "model.engine"], "a model file ends in .onnx or .pt2"),
-        (["export", "CHECKPOINT", "model.onnx", "--size", "100", "200"], "two multiples of 32"),
+        (["export", "CHECKPOINT", "model.onnx", "--size", "200x100"], "two multiples of 32"),
         (["export", "CHECKPOINT", "model.onnx", "--images", "EMPTY"], "no .jpg or .png image to compare on"),
         (["data", "check", "nowhere"], "nowhere"),
         (["data", "check", "EMPTY"], "EMPTY"),
@@ -102,10 +102,11 @@ def test_bad_input_is_one_sentence_and_status_2(
     assert "Traceback" not in err
 
 
+@pytest.mark.parametrize("option", ["--size", "--camera-size"])
 @pytest.mark.parametrize("size", ["1280", "1280x", "0x720", "720p", "1280 720"])
-def test_a_camera_size_is_width_x_height(size, checkpoint_file, capsys):
+def test_a_size_is_width_x_height(option, size, checkpoint_file, capsys):
     with pytest.raises(SystemExit) as end:
-        main(["export", str(checkpoint_file), "model.onnx", "--camera-size", size])
+        main(["export", str(checkpoint_file), "model.onnx", option, size])
     assert end.value.code == 2
     assert f"{size!r} is no size; write it as 1280x720" in capsys.readouterr().err
 
@@ -117,6 +118,12 @@ def test_export_for_a_camera_tells_how_well_it_agrees(checkpoint_file, tmp_path,
     assert "the exported program agrees with torch on 6 images" in out
     manifest = open_engine(path).manifest
     assert (manifest.camera_hw, manifest.network_hw) == ((128, 192), (64, 96))
+
+
+def test_export_at_another_network_size(checkpoint_file, tmp_path):
+    path = tmp_path / "wide.pt2"
+    assert main(["export", str(checkpoint_file), str(path), "--size", "128x64"]) == 0
+    assert open_engine(path).manifest.network_hw == (64, 128)
 
 
 def test_interrupting_tells_how_to_go_on(recipe_file, monkeypatch, capsys):
