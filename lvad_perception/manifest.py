@@ -1,12 +1,13 @@
 """What a model file says of itself: the JSON text under ``MANIFEST_KEY`` in the ONNX metadata."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Final
 
-from lvad_perception import vocabulary
 from lvad_perception.errors import ModelFileError, VocabularyMismatchError
 from lvad_perception.types import Size
+from lvad_perception.vocabulary import TASKS, UNLABELED, Vocabulary, difference, vocabularies_of
 
 MANIFEST_KEY: Final = "lvad_manifest"
 MANIFEST_VERSIONS: Final = (1, 2)
@@ -28,6 +29,8 @@ class Manifest:
         batch_size: static N of the graph's input ``images`` uint8 [N, H, W, 3].
         max_detections: K, boxes per image.
         classes: task name ("detection", "semantic", "drivable") -> class names in id order; an absent task is absent.
+            Detection and semantic classes are what the model was trained on; drivable ids have a meaning of their own,
+            so their classes are always BDD100K's.
         score_threshold: boxes below this confidence are not published unless asked for, in [0, 1].
         preset: name of the architecture, for people.
         weights_sha256: hash of the trained weights that were exported.
@@ -63,6 +66,28 @@ class Manifest:
         """Names of the graph's outputs, in the order of ``OUTPUT_NAMES``."""
         return tuple(name for task, names in OUTPUT_NAMES.items() if task in self.classes for name in names)
 
+    @property
+    def vocabularies(self) -> dict[str, Vocabulary]:
+        """The classes of each task with their colours."""
+        return vocabularies_of(self.classes)
+
+    def require(self, wanted: Mapping[str, Vocabulary], *, by: str) -> None:
+        """Make sure that the model has a user's own classes, in their order.
+
+        Args:
+            wanted: the user's, by task; tasks that either lacks are passed over.
+            by: who asks, for the message: "the node".
+
+        Raises:
+            VocabularyMismatchError: classes differ; the message says which.
+        """
+        for task, names in self.classes.items():
+            if task in wanted and (differs := difference(names, wanted[task].names)):
+                raise VocabularyMismatchError(
+                    f"{by} takes models of the {task} classes {', '.join(wanted[task].names)}, and this one {differs}; "
+                    "take a model that was trained on them"
+                )
+
     def to_json(self) -> str:
         """The manifest as JSON text; ``from_json`` reads it back."""
         facts = {"manifest_version": 2, **asdict(self)}
@@ -73,7 +98,7 @@ class Manifest:
 
     @classmethod
     def from_json(cls, text: str, *, source: str) -> "Manifest":
-        """Read a manifest and check it against this package's vocabulary.
+        """Read a manifest and check it against what this package knows.
 
         Args:
             text: JSON as written by ``to_json``.
@@ -81,7 +106,7 @@ class Manifest:
 
         Raises:
             ModelFileError: not JSON, a key is missing, a value is out of range, or written by a newer package.
-            VocabularyMismatchError: the model was trained on other classes.
+            VocabularyMismatchError: the model has a task that this package does not know, or other drivable classes.
         """
         try:
             facts = json.loads(text)
@@ -112,14 +137,21 @@ class Manifest:
         if not self.classes:
             raise ModelFileError(f"{source}: its manifest names no task; export the model again")
         for task, names in self.classes.items():
-            expected = vocabulary.TASKS.get(task)
-            if expected is None or names != expected.names:
-                found = ", ".join(names)
-                wanted = ", ".join(expected.names if expected else vocabulary.TASKS)
+            found = ", ".join(names)
+            if task not in TASKS:
                 raise VocabularyMismatchError(
-                    f"{source}: its {task} classes are [{found}] but this package "
-                    f"{'has' if expected else 'only knows'} [{wanted}]; "
+                    f"{source}: its {task} classes are [{found}] but this package only knows [{', '.join(TASKS)}]; "
                     "export the model with this version of the package"
+                )
+            if task == "drivable" and names != TASKS[task].names:
+                raise VocabularyMismatchError(
+                    f"{source}: its drivable classes are [{found}] but this package has "
+                    f"[{', '.join(TASKS[task].names)}]; export the model with this version of the package"
+                )
+            if not names or not all(names) or len(set(names)) < len(names) or len(names) > UNLABELED:
+                raise ModelFileError(
+                    f"{source}: its manifest lists no, nameless, repeated or more than {UNLABELED} {task} classes; "
+                    "export the model again"
                 )
 
 

@@ -7,7 +7,7 @@ Boxes travel as centre and size in float64, from which the float32 corners come 
 """
 
 import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
@@ -226,18 +226,21 @@ def mask_to_message(mask: UInt8, header: Message, *, types: MessageTypes) -> Mes
     return _image_message(mask, header, "mono8", types)
 
 
-def detections_to_message(detections: Detections, header: Message, *, types: MessageTypes) -> Message:
+def detections_to_message(
+    detections: Detections, header: Message, *, names: Sequence[str] = DETECTION.names, types: MessageTypes
+) -> Message:
     """Detections as ``vision_msgs/Detection2DArray``: one hypothesis a box, its ``class_id`` the class name.
 
-    Boxes stay in source pixels; every ``Detection2D`` carries the source header too.
+    Boxes stay in source pixels; every ``Detection2D`` carries the source header too. ``names`` are the classes of the
+    model that detected.
     """
-    return _boxes_to_message(detections.boxes_xyxy, detections.labels, detections.scores, None, header, types)
+    return _boxes_to_message(detections.boxes_xyxy, detections.labels, detections.scores, None, header, names, types)
 
 
 def truth_to_message(boxes: TruthBoxes, header: Message, *, types: MessageTypes) -> Message:
     """Annotated boxes as ``vision_msgs/Detection2DArray``: score 1, ``id`` = ``CROWD_ID`` for crowds."""
     ones = np.ones(len(boxes), np.float32)
-    return _boxes_to_message(boxes.boxes_xyxy, boxes.labels, ones, boxes.crowd.tolist(), header, types)
+    return _boxes_to_message(boxes.boxes_xyxy, boxes.labels, ones, boxes.crowd.tolist(), header, DETECTION.names, types)
 
 
 def boxes_to_centers(boxes_xyxy: Float32) -> npt.NDArray[np.float64]:
@@ -349,13 +352,19 @@ def _pack_array(pixels: UInt8) -> "array.array[int]":
 
 
 def _boxes_to_message(
-    boxes_xyxy: Float32, labels: Int32, scores: Float32, crowd: list[bool] | None, header: Message, types: MessageTypes
+    boxes_xyxy: Float32,
+    labels: Int32,
+    scores: Float32,
+    crowd: list[bool] | None,
+    header: Message,
+    names: Sequence[str],
+    types: MessageTypes,
 ) -> Message:
     centers_and_sizes = boxes_to_centers(boxes_xyxy).tolist()
     detections = []
     for index, (label, score) in enumerate(zip(labels.tolist(), scores.tolist(), strict=True)):
         x, y, size_x, size_y = centers_and_sizes[index]
-        hypothesis = types.ObjectHypothesis(class_id=DETECTION.names[label], score=score)
+        hypothesis = types.ObjectHypothesis(class_id=names[label], score=score)
         center = types.Pose2D(position=types.Point2D(x=x, y=y), theta=0.0)
         box = types.BoundingBox2D(center=center, size_x=size_x, size_y=size_y)
         results = [types.ObjectHypothesisWithPose(hypothesis=hypothesis, pose=types.no_pose)]

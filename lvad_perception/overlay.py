@@ -1,26 +1,34 @@
 """Predictions and truth drawn on the image, in one look: what an engineer wants to see of a frame.
 
-Semantic classes tint the image in the Cityscapes palette. Where the drivable area is known its colours take the place
-of the semantic ones, which there say no more than "road". Boxes carry their class and score.
+Semantic classes tint the image in the colours of their vocabulary; BDD100K's are the Cityscapes palette. Where the
+drivable area is known its colours take the place of the semantic ones, which there say no more than "road". Boxes carry
+their class and score.
 """
 
+from collections.abc import Mapping
+from functools import cache
 from typing import Final
 
 import cv2
 import numpy as np
 
 from lvad_perception.errors import ImageError
-from lvad_perception.types import Bool, Float32, Int32, Predictions, Size, Truth, UInt8
-from lvad_perception.vocabulary import DETECTION, DRIVABLE, DRIVABLE_BACKGROUND, SEMANTIC, Rgb, Vocabulary
+from lvad_perception.types import Bool, Float32, Predictions, Size, Truth, UInt8
+from lvad_perception.vocabulary import BACKGROUND, DRIVABLE, DRIVABLE_BACKGROUND, TASKS, Rgb, Vocabulary
 
-_DRIVABLE_START: Final = 64  # drivable classes follow the semantic ones in the common palette
 _NOTHING: Final = 255
+_DRIVABLE_START: Final = _NOTHING - len(DRIVABLE.names)  # drivable classes are at the end of the common palette
 _IGNORED_COLOR: Final[Rgb] = (170, 170, 170)
 _FONT: Final = cv2.FONT_HERSHEY_SIMPLEX
 
 
 def draw_predictions(
-    image: UInt8, predictions: Predictions, *, score_threshold: float = 0.3, alpha: float = 0.5
+    image: UInt8,
+    predictions: Predictions,
+    *,
+    score_threshold: float = 0.3,
+    alpha: float = 0.5,
+    vocabularies: Mapping[str, Vocabulary] = TASKS,
 ) -> UInt8:
     """Draw what the model says.
 
@@ -29,6 +37,7 @@ def draw_predictions(
         predictions: of this image; tasks that are None are not drawn.
         score_threshold: boxes with a lower confidence are left out.
         alpha: weight of the mask colours, 0 (invisible) to 1 (opaque).
+        vocabularies: the classes by task, a model file's or a data set's; BDD100K's by default.
 
     Returns:
         uint8 [H, W, 3], RGB.
@@ -36,22 +45,28 @@ def draw_predictions(
     Raises:
         ImageError: the predictions are of another size than the image.
     """
-    canvas = _tinted(image, predictions.size_hw, predictions.semantic, predictions.drivable, alpha)
+    canvas = _tinted(
+        image, predictions.size_hw, predictions.semantic, predictions.drivable, alpha, vocabularies.get("semantic")
+    )
     if predictions.detections is not None:
         found = predictions.detections
         keep = np.flatnonzero(found.scores >= score_threshold)[::-1]  # the best are drawn last, on top
-        texts = [f"{DETECTION.names[found.labels[place]]} {found.scores[place]:.2f}" for place in keep]
-        _draw_boxes(canvas, found.boxes_xyxy[keep], found.labels[keep], texts)
+        objects = vocabularies["detection"]
+        texts = [f"{objects.names[found.labels[place]]} {found.scores[place]:.2f}" for place in keep]
+        _draw_boxes(canvas, found.boxes_xyxy[keep], [objects.colors[label] for label in found.labels[keep]], texts)
     return canvas
 
 
-def draw_truth(image: UInt8, truth: Truth, *, alpha: float = 0.5) -> UInt8:
+def draw_truth(
+    image: UInt8, truth: Truth, *, alpha: float = 0.5, vocabularies: Mapping[str, Vocabulary] = TASKS
+) -> UInt8:
     """Draw the annotation in the look of ``draw_predictions``; crowds and ignored boxes are thin and grey.
 
     Args:
         image: uint8 [H, W, 3], RGB; left as it is.
         truth: of this image; tasks that are None are not drawn.
         alpha: weight of the mask colours, 0 (invisible) to 1 (opaque).
+        vocabularies: the classes by task, a model file's or a data set's; BDD100K's by default.
 
     Returns:
         uint8 [H, W, 3], RGB.
@@ -59,7 +74,7 @@ def draw_truth(image: UInt8, truth: Truth, *, alpha: float = 0.5) -> UInt8:
     Raises:
         ImageError: the truth is of another size than the image.
     """
-    canvas = _tinted(image, truth.size_hw, truth.semantic, truth.drivable, alpha)
+    canvas = _tinted(image, truth.size_hw, truth.semantic, truth.drivable, alpha, vocabularies.get("semantic"))
     if truth.boxes is not None:
         for x1, y1, x2, y2 in np.round(truth.boxes.boxes_xyxy[truth.boxes.crowd]).astype(int).tolist():
             cv2.rectangle(canvas, (x1, y1), (x2 - 1, y2 - 1), _IGNORED_COLOR, 1)
@@ -67,7 +82,9 @@ def draw_truth(image: UInt8, truth: Truth, *, alpha: float = 0.5) -> UInt8:
         labels = truth.boxes.labels[real]
         boxes_xyxy = truth.boxes.boxes_xyxy[real]
         order = np.argsort(boxes_xyxy[:, 3], kind="stable")  # nearer objects reach lower and lie on top
-        _draw_boxes(canvas, boxes_xyxy[order], labels[order], [DETECTION.names[label] for label in labels[order]])
+        objects = vocabularies["detection"]
+        colors = [objects.colors[label] for label in labels[order]]
+        _draw_boxes(canvas, boxes_xyxy[order], colors, [objects.names[label] for label in labels[order]])
     return canvas
 
 
@@ -83,11 +100,23 @@ def _palette(vocabulary: Vocabulary, start: int = 0) -> UInt8:
     return table
 
 
-_COMMON_PALETTE: Final = np.maximum(_palette(SEMANTIC), _palette(DRIVABLE, _DRIVABLE_START))
+@cache
+def _common_palette(vocabulary: Vocabulary | None) -> UInt8:
+    """uint8 [256, 1, 3]: the colours of the semantic classes, if there are any, and of the drivable ones."""
+    semantic = np.zeros((256, 3), np.uint8) if vocabulary is None else _palette(vocabulary)
+    return np.maximum(semantic, _palette(DRIVABLE, _DRIVABLE_START))[:, None]
 
 
-def _tinted(image: UInt8, size_hw: Size, semantic: UInt8 | None, drivable: UInt8 | None, alpha: float) -> UInt8:
-    """A copy of the image, blended with the colours of both masks where they say something."""
+def _tinted(
+    image: UInt8,
+    size_hw: Size,
+    semantic: UInt8 | None,
+    drivable: UInt8 | None,
+    alpha: float,
+    vocabulary: Vocabulary | None,
+) -> UInt8:
+    """A copy of the image, blended with the colours of both masks where they say something; ``vocabulary`` is
+    semantic's."""
     if image.shape != (*size_hw, 3) or any(mask is not None and mask.shape != size_hw for mask in (semantic, drivable)):
         raise ImageError(
             f"an image of shape {image.shape} cannot carry an overlay of size {size_hw}; "
@@ -96,22 +125,24 @@ def _tinted(image: UInt8, size_hw: Size, semantic: UInt8 | None, drivable: UInt8
     if semantic is None and drivable is None:
         return np.array(image)
     classes: UInt8 = np.full(size_hw, _NOTHING, np.uint8) if semantic is None else semantic.copy()
-    classes[classes >= len(SEMANTIC.names)] = _NOTHING
+    if vocabulary is not None:
+        classes[classes >= len(vocabulary.names)] = _NOTHING
+        if BACKGROUND in vocabulary.names:
+            classes[classes == vocabulary.index(BACKGROUND)] = _NOTHING
     if drivable is not None:
         free = drivable < DRIVABLE_BACKGROUND
         classes[free] = drivable[free] + _DRIVABLE_START
-    colors = cv2.applyColorMap(classes, _COMMON_PALETTE[:, None])
+    colors = cv2.applyColorMap(classes, _common_palette(vocabulary))
     blended = cv2.addWeighted(image, 1 - alpha, colors, alpha, 0)
     known = np.not_equal(classes, _NOTHING).view(np.uint8)
     return np.asarray(cv2.copyTo(blended, known, image.copy()), np.uint8)
 
 
-def _draw_boxes(canvas: UInt8, boxes_xyxy: Float32, labels: Int32, texts: list[str]) -> None:
+def _draw_boxes(canvas: UInt8, boxes_xyxy: Float32, colors: list[Rgb], texts: list[str]) -> None:
     """Outlines, the last on top, and then names, which make way for the names of later boxes; in place."""
     height, width = canvas.shape[:2]
     thickness = max(1, round(min(height, width) / 320))
     corners = np.round(boxes_xyxy).astype(int).tolist()
-    colors = [DETECTION.colors[label] for label in labels]
     for (x1, y1, x2, y2), color in zip(corners, colors, strict=True):
         cv2.rectangle(canvas, (x1, y1), (max(x1, x2 - 1), max(y1, y2 - 1)), color, thickness)
     plates: list[tuple[int, int, int, int]] = []

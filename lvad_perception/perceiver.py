@@ -13,7 +13,6 @@ from lvad_perception.manifest import OUTPUT_NAMES, Manifest
 from lvad_perception.postprocess import to_predictions
 from lvad_perception.preprocess import fit_letterbox, letterbox_image
 from lvad_perception.types import Float32, Letterbox, Predictions, RawOutputs, UInt8
-from lvad_perception.vocabulary import DETECTION
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +98,7 @@ class Perceiver:
         for threshold in (score_threshold, *class_thresholds.values()):
             if not 0.0 <= threshold <= 1.0:
                 raise ConfigError(f"score threshold {threshold} is outside [0, 1]; give a confidence such as 0.3")
-        thresholds: Float32 = np.full(len(DETECTION.names), score_threshold, np.float32)
+        thresholds: Float32 = np.full(len(self.manifest.classes.get("detection", ())), score_threshold, np.float32)
         for label, threshold in class_thresholds.items():
             thresholds[label] = threshold
         self.score_threshold, self._thresholds = score_threshold, thresholds

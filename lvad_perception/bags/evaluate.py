@@ -19,6 +19,7 @@ from lvad_perception.perceiver import Perceiver
 from lvad_perception.problems import Problems, message_text, tell_stderr
 from lvad_perception.topics import Side, listing, side_of
 from lvad_perception.types import Size, Truth, UInt8
+from lvad_perception.vocabulary import TASKS
 
 
 def evaluate_bag(bag: Path, *, tell: Callable[[str], None] = tell_stderr, progress: bool = False) -> Metrics:
@@ -91,8 +92,10 @@ def evaluate_dataset(
     Raises:
         DatasetError: no such folder or split, or no annotation for any of the model's tasks.
         LabelError: a label file cannot be read at all.
+        VocabularyMismatchError: the model has other classes than BDD100K.
         EngineError: the engine failed.
     """
+    perceiver.manifest.require(TASKS, by=f"an evaluation on BDD100K's annotation in {root}")
     data = open_split(Path(root), split, cache_dir=cache_dir)
     problems = Problems(tell)
     evaluator = Evaluator(perceiver.manifest.classes)

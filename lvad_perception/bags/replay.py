@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -27,7 +27,7 @@ from lvad_perception.perceiver import Perceiver
 from lvad_perception.problems import Problems, message_text, tell_stderr
 from lvad_perception.topics import CAMERA_INFO, CONFIDENCE, LABEL_INFO, NAME, TRUTH, message_type
 from lvad_perception.types import Predictions, UInt8
-from lvad_perception.vocabulary import TASKS
+from lvad_perception.vocabulary import Vocabulary
 
 MIN_FPS: Final = 1.0
 
@@ -126,7 +126,7 @@ def replay(
             "lvad_score_threshold": str(perceiver.score_threshold),
         }
         with create_bag(output, storage=storage, overwrite=overwrite, custom_data=facts) as writer:
-            results = _ResultWriter(writer, confidence=confidence)
+            results = _ResultWriter(writer, perceiver.manifest.vocabularies, confidence=confidence)
             frames = _frames(reader, cameras, writer, problems, images=images, progress=progress)
             seen = _perceive(frames, perceiver, results)
             if overlay_video is None:
@@ -134,7 +134,7 @@ def replay(
                     pass
             else:
                 threshold = perceiver.manifest.score_threshold if overlay_threshold is None else overlay_threshold
-                _film(seen, overlay_video, cameras[0], threshold, reader)
+                _film(seen, overlay_video, cameras[0], threshold, reader, perceiver.manifest.vocabularies)
             if not results.images:
                 raise BagError(
                     f"none of the {problems.total} images in {bag} can be decoded; "
@@ -200,11 +200,12 @@ def _perceive(
 class _ResultWriter:
     """Writes predictions under the camera's namespace; counts what it wrote."""
 
-    def __init__(self, bag: BagWriter, *, confidence: bool) -> None:
+    def __init__(self, bag: BagWriter, vocabularies: Mapping[str, Vocabulary], *, confidence: bool) -> None:
         self.images: Counter[str] = Counter()
         self.detections = 0
         self.engine_ns = 0
         self._bag = bag
+        self._vocabularies = vocabularies
         self._confidence = confidence
         self._types = rosbags_types()
         self._described: set[str] = set()
@@ -214,7 +215,8 @@ class _ResultWriter:
         self.images[camera.topic] += 1
         if predictions.detections is not None:
             self.detections += len(predictions.detections)
-            msg = detections_to_message(predictions.detections, frame.header, types=self._types)
+            names = self._vocabularies["detection"].names
+            msg = detections_to_message(predictions.detections, frame.header, names=names, types=self._types)
             self._bag.write(camera.result("detection"), msg, frame.stamp_ns)
         for task, mask in (("semantic", predictions.semantic), ("drivable", predictions.drivable)):
             if mask is not None:
@@ -226,7 +228,7 @@ class _ResultWriter:
     def _write_mask(self, task: str, topic: str, mask: UInt8, frame: Frame) -> None:
         if topic not in self._described:
             self._described.add(topic)
-            info = label_info_to_message(TASKS[task], frame.header, types=self._types)
+            info = label_info_to_message(self._vocabularies[task], frame.header, types=self._types)
             self._bag.write(f"{topic}/{LABEL_INFO}", info, frame.stamp_ns, latched=True)
         self._bag.write(topic, mask_to_message(mask, frame.header, types=self._types), frame.stamp_ns)
 
@@ -240,7 +242,12 @@ def _is_copied(connection: Any, cameras: list[Camera]) -> bool:
 
 
 def _film(
-    seen: Iterator[tuple[Frame, Predictions]], path: Path, camera: Camera, threshold: float, reader: BagReader
+    seen: Iterator[tuple[Frame, Predictions]],
+    path: Path,
+    camera: Camera,
+    threshold: float,
+    reader: BagReader,
+    vocabularies: Mapping[str, Vocabulary],
 ) -> None:
     from lvad_perception.overlay import draw_predictions
     from lvad_perception.video import write_video
@@ -248,7 +255,7 @@ def _film(
     seconds = reader.duration_ns / 1e9
     fps = max(MIN_FPS, (camera.connection.msgcount - 1) / seconds) if seconds > 0 else MIN_FPS
     drawn = (
-        draw_predictions(frame.image, predictions, score_threshold=threshold)
+        draw_predictions(frame.image, predictions, score_threshold=threshold, vocabularies=vocabularies)
         for frame, predictions in seen
         if frame.camera is camera
     )

@@ -72,8 +72,13 @@ class DetectionMetrics:
 
 @dataclass(slots=True)
 class BoxStore:
-    """The boxes of all images so far: per image a few small arrays, nothing else."""
+    """The boxes of all images so far: per image a few small arrays, nothing else.
 
+    Attributes:
+        names: the classes, in id order.
+    """
+
+    names: tuple[str, ...] = DETECTION.names
     detections: list[Detections] = field(default_factory=list)
     truths: list[TruthBoxes] = field(default_factory=list)
 
@@ -82,16 +87,16 @@ class BoxStore:
 
         Raises:
             MissingDependencyError: faster-coco-eval is not installed; said with the first image, not after the last.
-            VocabularyMismatchError: a label is not one of the ten classes.
+            VocabularyMismatchError: a label is not one of the classes.
             EngineError: a score or box is not finite.
         """
         if not self.truths:
             _faster_coco_eval()
         for labels, owner in ((detections.labels, "detection"), (truth.labels, "truth")):
-            if len(labels) and not 0 <= labels.min() <= labels.max() < len(DETECTION.names):
+            if len(labels) and not 0 <= labels.min() <= labels.max() < len(self.names):
                 raise VocabularyMismatchError(
-                    f"a {owner} has label {labels[(labels < 0) | (labels >= len(DETECTION.names))][0]} but there are "
-                    f"{len(DETECTION.names)} classes; convert labels with lvad_perception.vocabulary.DETECTION"
+                    f"a {owner} has label {labels[(labels < 0) | (labels >= len(self.names))][0]} but there are "
+                    f"{len(self.names)} classes; convert labels to {', '.join(self.names)}"
                 )
         if not (np.isfinite(detections.scores).all() and np.isfinite(detections.boxes_xyxy).all()):
             raise EngineError("a detection has a score or box that is not a finite number; check the model's weights")
@@ -115,22 +120,20 @@ class BoxStore:
             COCO scores of everything added; class name -> float64 [101], precision in percent at recall 0 to 100 %.
         """
         detections, truth = _flatten(self.detections, self.truths)
-        curves = [_class_curves(class_id, detections, truth) for class_id in range(len(DETECTION.names))]
+        curves = [_class_curves(class_id, detections, truth) for class_id in range(len(self.names))]
         precision = np.stack([curve.precision for curve in curves])  # (C, T, R, A)
         recall = np.stack([curve.recall for curve in curves])  # (C, T)
         counts = [curve.truth for curve in curves]
         per_class = {
-            name: _scores(precision[i : i + 1], recall[i : i + 1], counts[i]) for i, name in enumerate(DETECTION.names)
+            name: _scores(precision[i : i + 1], recall[i : i + 1], counts[i]) for i, name in enumerate(self.names)
         }
-        shown = {name: 100.0 * precision[i, _IOU_50, :, _ALL] for i, name in enumerate(DETECTION.names) if counts[i]}
+        shown = {name: 100.0 * precision[i, _IOU_50, :, _ALL] for i, name in enumerate(self.names) if counts[i]}
         return DetectionMetrics(len(self.truths), _scores(precision, recall, sum(counts)), per_class), shown
 
     def compute_part(self, images: Sequence[int]) -> tuple[float | None, float | None]:
         """AP and AP50 over all classes of some of the images, given by their places; cheaper than ``compute``."""
         detections, truth = _flatten([self.detections[i] for i in images], [self.truths[i] for i in images])
-        curves = [
-            _class_curves(class_id, detections, truth, all_areas=False) for class_id in range(len(DETECTION.names))
-        ]
+        curves = [_class_curves(class_id, detections, truth, all_areas=False) for class_id in range(len(self.names))]
         precision = np.stack([curve.precision for curve in curves])  # (C, T, R, 1)
         return _mean(precision), _mean(precision[:, _IOU_50])
 
@@ -218,7 +221,7 @@ def _class_curves(class_id: int, detections: _Boxes, truth: _Boxes, *, all_areas
     if count == 0:
         return _Curves(np.full((10, 101, 4 if all_areas else 1), -1.0), np.full(10, -1.0), 0)
     images = sorted({annotation["image_id"] for annotation in wanted + found})
-    base = {"images": [{"id": image} for image in images], "categories": [{"id": 1, "name": DETECTION.names[class_id]}]}
+    base = {"images": [{"id": image} for image in images], "categories": [{"id": 1, "name": "object"}]}
     evaluation = coco.COCOeval_faster(
         coco.COCO({**base, "annotations": wanted}), coco.COCO({**base, "annotations": found}), iouType="bbox"
     )

@@ -17,7 +17,7 @@ from lvad_perception.metrics.findings import (
     SliceScores,
     groups,
 )
-from lvad_perception.metrics.matching import BACKGROUND, confuse_boxes, f1
+from lvad_perception.metrics.matching import confuse_boxes, f1
 from lvad_perception.metrics.segmentation import (
     Confusion,
     DrivableMetrics,
@@ -30,7 +30,7 @@ from lvad_perception.metrics.segmentation import (
 )
 from lvad_perception.metrics.table import metrics_table
 from lvad_perception.types import Predictions, Size, Truth
-from lvad_perception.vocabulary import SEMANTIC, TASKS
+from lvad_perception.vocabulary import TASKS, Vocabulary
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,18 +84,29 @@ class Evaluator:
     Images may be added in any order; only equal scores of boxes make the order matter, as they do in pycocotools.
     """
 
-    def __init__(self, tasks: Iterable[str] = tuple(TASKS)) -> None:
-        """Evaluate ``tasks``, names of ``vocabulary.TASKS``. Raises ConfigError for another name."""
+    def __init__(
+        self, tasks: Iterable[str] = tuple(TASKS), *, vocabularies: Mapping[str, Vocabulary] | None = None
+    ) -> None:
+        """Evaluate some tasks.
+
+        Args:
+            tasks: names of ``vocabulary.TASKS``.
+            vocabularies: the classes of predictions and truth by task; BDD100K's where None or a task is absent.
+
+        Raises:
+            ConfigError: there is no such task.
+        """
         self._tasks = tuple(tasks)
         unknown = [task for task in self._tasks if task not in TASKS]
         if unknown or not self._tasks:
             raise ConfigError(f"cannot evaluate {unknown or 'no task at all'}; choose from {', '.join(TASKS)}")
-        self._boxes = BoxStore()
+        self._vocabularies = {**TASKS, **(vocabularies or {})}
+        self._boxes = BoxStore(self._vocabularies["detection"].names)
         self._confusions: dict[str, Confusion] = {}
         self._images: dict[str, int] = {}
         self._frames: dict[str, _Frame] = {}
         for task in ("semantic", "drivable"):
-            classes = len(TASKS[task].names)
+            classes = len(self._vocabularies[task].names)
             self._confusions[task] = np.zeros((classes, classes + 1), np.int64)
             self._images[task] = 0
 
@@ -122,7 +133,7 @@ class Evaluator:
             if task in self._tasks and prediction is not None and mask is not None:
                 if prediction.shape != mask.shape:
                     raise _size_error(f"{task} prediction", prediction.shape, mask.shape)
-                masks[task] = confuse(mask, prediction, len(TASKS[task].names))
+                masks[task] = confuse(mask, prediction, len(self._vocabularies[task].names))
         if "detection" in self._tasks and predictions.detections is not None and truth.boxes is not None:
             self._boxes.add(predictions.detections, truth.boxes)
             if frame is not None:
@@ -169,19 +180,23 @@ class Evaluator:
         metrics = self._metrics(boxes)
         known = {key: (frames or {}).get(key, FrameFacts(key)) for key in self._frames}
         confusions = {task: self._confusions[task] for task, count in self._images.items() if count}
+        classes = len(self._boxes.names)
         if boxes is not None:
-            confusions["detection"] = np.zeros((BACKGROUND + 1, BACKGROUND + 1), np.int64)
+            confusions["detection"] = np.zeros((classes + 1, classes + 1), np.int64)
         found = []
         for key, facts in known.items():
             frame, errors = self._frames[key], {}
             if frame.boxes is not None:
                 counts = confuse_boxes(
-                    self._boxes.detections[frame.boxes], self._boxes.truths[frame.boxes], score_threshold
+                    self._boxes.detections[frame.boxes],
+                    self._boxes.truths[frame.boxes],
+                    score_threshold,
+                    classes=classes,
                 )
                 confusions["detection"] += counts
                 errors["detection"] = 100.0 - f1(counts)
             for task in frame.masks:
-                mean_iou = score(self._summed(task, [key]), TASKS[task].names).mean_iou
+                mean_iou = score(self._summed(task, [key]), self._vocabularies[task].names).mean_iou
                 if mean_iou is not None:
                     errors[task] = 100.0 - mean_iou
             found.append(FrameFindings(facts.name, dict(facts.attributes), dict(facts.losses), errors))
@@ -204,7 +219,8 @@ class Evaluator:
         boxes = [place for key in keys if (place := self._frames[key].boxes) is not None]
         ap, ap50 = self._boxes.compute_part(boxes) if boxes else (None, None)
         semantic, drivable = (
-            score(self._summed(task, keys), TASKS[task].names).mean_iou for task in ("semantic", "drivable")
+            score(self._summed(task, keys), self._vocabularies[task].names).mean_iou
+            for task in ("semantic", "drivable")
         )
         return SliceScores(len(keys), ap, ap50, semantic, drivable)
 
@@ -217,7 +233,7 @@ class Evaluator:
         semantic, drivable = self._confusions["semantic"], self._confusions["drivable"]
         return Metrics(
             detection=boxes,
-            semantic=segmentation_metrics(semantic, self._images["semantic"], SEMANTIC)
+            semantic=segmentation_metrics(semantic, self._images["semantic"], self._vocabularies["semantic"])
             if self._images["semantic"]
             else None,
             drivable=drivable_metrics(drivable, self._images["drivable"]) if self._images["drivable"] else None,

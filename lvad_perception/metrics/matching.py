@@ -21,21 +21,24 @@ from lvad_perception.vocabulary import DETECTION
 
 MATCH_IOU: Final = 0.5
 BACKGROUND: Final = len(DETECTION.names)
-"""Row of detections that match no truth, column of truth that no detection matches."""
+"""Row of detections that match no truth, column of truth that no detection matches, with BDD100K's classes."""
 
 
-def confuse_boxes(detections: Detections, truth: TruthBoxes, score_threshold: float) -> npt.NDArray[np.int64]:
+def confuse_boxes(
+    detections: Detections, truth: TruthBoxes, score_threshold: float, *, classes: int = BACKGROUND
+) -> npt.NDArray[np.int64]:
     """Boxes of one image by true class (row) and predicted class (column), the last of both is the background.
 
     Args:
         detections: best score first.
         truth: of the same image.
         score_threshold: detections with a lower score are left out.
+        classes: C, how many there are.
 
     Returns:
-        int64 [11, 11]; the last entry, background taken for background, is 0.
+        int64 [C + 1, C + 1]; the last entry, background taken for background, is 0.
     """
-    counts = np.zeros((BACKGROUND + 1, BACKGROUND + 1), np.int64)
+    counts = np.zeros((classes + 1, classes + 1), np.int64)
     shown = detections.scores >= score_threshold
     boxes_xyxy, labels = detections.boxes_xyxy[shown], detections.labels[shown]
     order = np.argsort(-detections.scores[shown], kind="stable")
@@ -55,8 +58,8 @@ def confuse_boxes(detections: Detections, truth: TruthBoxes, score_threshold: fl
                 free_found[row] = free_truth[column] = False
                 counts[wanted[column], labels[row]] += 1
     free_found &= ~_in_crowd(overlap[:, truth.crowd], areas)
-    np.add.at(counts[:, BACKGROUND], wanted[free_truth], 1)
-    np.add.at(counts[BACKGROUND], labels[free_found], 1)
+    np.add.at(counts[:, classes], wanted[free_truth], 1)
+    np.add.at(counts[classes], labels[free_found], 1)
     return counts
 
 
@@ -67,7 +70,7 @@ def f1(counts: npt.NDArray[np.int64]) -> float:
         counts: what ``confuse_boxes`` returns, of one image or summed.
     """
     hits = int(np.trace(counts))
-    found, wanted = int(counts[:, :BACKGROUND].sum()), int(counts[:BACKGROUND].sum())
+    found, wanted = int(counts[:, :-1].sum()), int(counts[:-1].sum())
     return 100.0 if found + wanted == 0 else 200.0 * hits / (found + wanted)
 
 

@@ -39,6 +39,7 @@ from lvad_perception.node.parameters import CameraParameters, NodeParameters
 from lvad_perception.node.worker import ActiveCamera, Worker
 from lvad_perception.perceiver import Perceiver
 from lvad_perception.preprocess import PAD_VALUE
+from lvad_perception.vocabulary import TASKS
 
 _REMIND_EVERY_S: Final = 10.0
 _NODE_STATUS: Final = "all cameras"
@@ -159,6 +160,8 @@ class PerceptionNode(LifecycleNode):  # type: ignore[misc]
             say=self.get_logger().info,
         )
         try:
+            # Its parameters name BDD100K's classes, and so do those who listen to it.
+            engine.manifest.require(TASKS, by="the node")
             self._perceiver = Perceiver(
                 engine, score_threshold=parameters.score_threshold, class_thresholds=parameters.class_thresholds
             )

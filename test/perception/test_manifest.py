@@ -4,7 +4,7 @@ import pytest
 
 from lvad_perception.errors import ModelFileError, VocabularyMismatchError
 from lvad_perception.manifest import Manifest
-from lvad_perception.vocabulary import DETECTION
+from lvad_perception.vocabulary import DETECTION, NUIMAGES_DETECTION, SEMANTIC, TASKS
 
 
 def read(facts):
@@ -100,13 +100,41 @@ def test_no_task(manifest_facts):
             {"drivable": ["direct", "background", "alternative"]},
             r"\[direct, background, alternative\] but this package has",
         ),
-        ({"detection": ["vehicle"]}, r"detection classes are \[vehicle\] but this package has \[pedestrian, rider"),
         (
             {"lane": ["solid"]},
             r"lane classes are \[solid\] but this package only knows \[detection, semantic, drivable\]",
         ),
     ],
 )
-def test_other_classes_are_named(manifest_facts, classes, sentence):
+def test_what_this_package_cannot_serve_is_named(manifest_facts, classes, sentence):
     with pytest.raises(VocabularyMismatchError, match=sentence):
         read({**manifest_facts, "classes": classes})
+
+
+@pytest.mark.parametrize("names", [[], [""], ["car", "car"], [str(number) for number in range(256)]], ids=len)
+def test_what_is_no_list_of_classes(manifest_facts, names):
+    with pytest.raises(ModelFileError, match="lists no, nameless, repeated or more than 255 semantic classes"):
+        read({**manifest_facts, "classes": {"semantic": names}})
+
+
+def test_the_classes_are_those_that_the_model_was_trained_on(manifest_facts):
+    known = read({**manifest_facts, "classes": {"detection": NUIMAGES_DETECTION.names}})
+    assert known.vocabularies == {"detection": NUIMAGES_DETECTION}
+    own = read({**manifest_facts, "classes": {"semantic": ["lane", "kerb", "other"]}}).vocabularies["semantic"]
+    assert own.names == ("lane", "kerb", "other")
+    assert len(set(own.colors)) == 3
+
+
+def test_who_needs_other_classes_hears_which_differ(make_manifest):
+    names = tuple("trailer" if name == "train" else name for name in DETECTION.names if name != "rider")
+    model = make_manifest(classes={"detection": names, "semantic": SEMANTIC.names})
+    sentence = (
+        r"the node takes models of the detection classes pedestrian, .*, and this one lacks rider, train and has "
+    )
+    with pytest.raises(VocabularyMismatchError, match=f"{sentence}trailer; take a model that was trained on them"):
+        model.require(TASKS, by="the node")
+    swapped = make_manifest(classes={"semantic": SEMANTIC.names[::-1]})
+    with pytest.raises(VocabularyMismatchError, match="and this one has them in another order"):
+        swapped.require(TASKS, by="the node")
+    model.require({"semantic": SEMANTIC}, by="a user of masks")
+    make_manifest().require(TASKS, by="the node")
