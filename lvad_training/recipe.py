@@ -27,7 +27,7 @@ class BackboneConfig(Section, frozen=True):
     weights: str | None = None
 
 
-class DetectionConfig(Section, frozen=True):
+class SparseRcnnConfig(Section, frozen=True, tag_field="head", tag="sparse_rcnn"):
     """Sparse R-CNN, defaults of its paper (projects/SparseRCNN/configs, 100 proposals).
 
     ``proposal_boxes``: "image" starts every proposal as the whole image, as the paper does; "grid" spreads them over
@@ -48,7 +48,27 @@ class DetectionConfig(Section, frozen=True):
     matches_per_truth: int = 1
 
 
-class MaskConfig(Section, frozen=True):
+class FcosConfig(Section, frozen=True, tag_field="head", tag="fcos"):
+    """FCOS, all convolutions; defaults of its paper (arXiv 1904.01355).
+
+    ``convolutions``: of each of the two towers. ``norm``: "group" as the paper, or "batch", each level its own, which
+    costs nothing once folded into the convolutions of the model file. ``strides``: of the levels, each twice the one
+    before; those beyond the backbone's 32 are made from its coarsest level. ``center_radius``: how near its centre
+    points learn a box, in strides. ``candidates``: points of an image, best first, that take part in the suppression of
+    boxes of the same object; ``overlap``: intersection over union from which two are; ``least_score``: of a box.
+    """
+
+    width: int = 256
+    convolutions: int = 4
+    norm: Literal["group", "batch"] = "group"
+    strides: tuple[int, ...] = (8, 16, 32, 64, 128)
+    center_radius: float = 1.5
+    candidates: int = 1000
+    overlap: float = 0.6
+    least_score: float = 0.05
+
+
+class MaskFormerConfig(Section, frozen=True, tag_field="head", tag="maskformer"):
     """A MaskFormer head, defaults of its paper (configs/cityscapes-19).
 
     ``memory_stride``: which pyramid level the queries attend to. ``mask_kernel``: of the convolution that makes the
@@ -65,6 +85,26 @@ class MaskConfig(Section, frozen=True):
     mask_kernel: Literal[1, 3] = 3
     memory_stride: Literal[4, 8, 16, 32] = 32
     pixel_loss: bool = False
+
+
+class SemanticFpnConfig(Section, frozen=True, tag_field="head", tag="semantic_fpn"):
+    """Panoptic FPN's semantic branch, all convolutions; defaults of its paper (arXiv 1901.02446).
+
+    ``norm``: "group" as the paper, or "batch", which costs nothing once folded into the convolutions of the model file.
+    """
+
+    width: int = 128
+    norm: Literal["group", "batch"] = "group"
+
+
+DetectionConfig = SparseRcnnConfig | FcosConfig
+MaskConfig = MaskFormerConfig | SemanticFpnConfig
+HEADS: dict[str, tuple[type[Section], ...]] = {
+    "detection": (SparseRcnnConfig, FcosConfig),
+    "semantic": (MaskFormerConfig, SemanticFpnConfig),
+    "drivable": (MaskFormerConfig, SemanticFpnConfig),
+}
+"""Task -> the heads to choose from by the key ``head`` of its section; the first where a recipe names none."""
 
 
 class TextEncoderConfig(Section, frozen=True):
@@ -108,6 +148,8 @@ class LanguageConfig(Section, frozen=True):
 class ModelConfig(Section, frozen=True):
     """The network. A task whose section is null has no head; without ``language`` there is no text.
 
+    ``detection``: a section with ``head: sparse_rcnn`` or ``head: fcos``; ``semantic`` and ``drivable``: with
+    ``head: maskformer`` or ``head: semantic_fpn``. The other keys of the section are those of its head.
     ``neck_norm``: "group" as MaskFormer, or "batch", which costs nothing once folded into the convolutions of the model
     file.
     """
@@ -116,9 +158,9 @@ class ModelConfig(Section, frozen=True):
     backbone: BackboneConfig = BackboneConfig()
     neck_width: int = 256
     neck_norm: Literal["group", "batch"] = "group"
-    detection: DetectionConfig | None = DetectionConfig()
-    semantic: MaskConfig | None = MaskConfig()
-    drivable: MaskConfig | None = MaskConfig()
+    detection: DetectionConfig | None = SparseRcnnConfig()
+    semantic: MaskConfig | None = MaskFormerConfig()
+    drivable: MaskConfig | None = MaskFormerConfig()
     language: LanguageConfig | None = None
     score_threshold: float = 0.3
     max_detections: int = 100
@@ -131,7 +173,11 @@ class ModelConfig(Section, frozen=True):
 
 
 class LossConfig(Section, frozen=True):
-    """Loss weights, defaults of Sparse R-CNN and MaskFormer; the first three are the tasks' alphas."""
+    """Loss weights, defaults of the heads' papers; the first three are the tasks' alphas.
+
+    ``box_*`` are Sparse R-CNN's, ``point_*`` FCOS's, ``mask_*`` and ``no_object`` MaskFormer's; ``pixel`` is of the
+    cross-entropy per pixel, Semantic FPN's and MaskFormer's auxiliary one.
+    """
 
     detection: float = 1.0
     semantic: float = 1.0
@@ -139,6 +185,9 @@ class LossConfig(Section, frozen=True):
     box_class: float = 2.0
     box_l1: float = 5.0
     box_giou: float = 2.0
+    point_class: float = 1.0
+    point_giou: float = 1.0
+    point_centerness: float = 1.0
     mask_class: float = 1.0
     mask_focal: float = 20.0
     mask_dice: float = 1.0
@@ -241,7 +290,8 @@ class StagesConfig(Section, frozen=True):
     task, each on the images annotated for it; with it, ``pseudo`` labels the rest and the finetuned model learns from
     both (self-training). ``adapt``: training with frozen backbone before finetuning, which the section ``train``
     describes. ``shared``: folder of the lists, teachers and pseudo labels, by default ``output``; recipes that name the
-    same one share them.
+    same one share them. ``teacher_backbone``: of the teachers, where it is not the model's; so recipes of different
+    backbones can share their teachers.
     """
 
     setting: Literal["full", "disjoint_normal", "disjoint_balance"] = "full"
@@ -250,6 +300,7 @@ class StagesConfig(Section, frozen=True):
     pseudo: PseudoConfig = PseudoConfig()
     adapt: StageConfig | None = None
     shared: str | None = None
+    teacher_backbone: BackboneConfig | None = None
 
 
 class Recipe(Section, frozen=True):

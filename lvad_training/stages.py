@@ -26,7 +26,7 @@ from lvad_training.checkpoints import load_checkpoint, weights_sha256
 from lvad_training.config import recipe_to_dict
 from lvad_training.data.settings import make_lists, read_lists, write_lists
 from lvad_training.pseudo import Teacher, write_pseudo_labels
-from lvad_training.recipe import Recipe, StageConfig, TrainConfig
+from lvad_training.recipe import Recipe, StageConfig, StagesConfig, TrainConfig
 from lvad_training.records import RECORD, file_digest, read_record, split_digest, text_digest, write_record
 from lvad_training.runs import MODEL, essence
 from lvad_training.samples import ConfidentPredictions
@@ -68,7 +68,7 @@ def plan(recipe: Recipe) -> list[Stage]:
     if stages.teach is not None:
         for task in recipe.model.tasks:
             folder = shared / f"teach-{task}"
-            found.append(Stage(folder.name, folder, _teacher_recipe(base, task, stages.teach, folder)))
+            found.append(Stage(folder.name, folder, _teacher_recipe(base, task, stages, folder)))
         teachers = tuple((task, shared / f"teach-{task}" / MODEL) for task in recipe.model.tasks)
         found.append(Stage("pseudo", shared / "pseudo", replace(base, stages=stages), teachers))
         base = replace(base, data=replace(base.data, pseudo=str(shared / "pseudo")))
@@ -257,12 +257,15 @@ def _make_lists(recipe: Recipe, stages: list[Stage], log: Callable[[str], None])
     processes.wait_for_everyone()
 
 
-def _teacher_recipe(base: Recipe, task: str, stage: StageConfig, folder: Path) -> Recipe:
+def _teacher_recipe(base: Recipe, task: str, stages: StagesConfig, folder: Path) -> Recipe:
+    assert stages.teach is not None
     others = {other: None for other in base.model.tasks if other != task}
+    backbone = stages.teacher_backbone or base.model.backbone
+    settings = _stage_settings(base, stages.teach)
     return replace(
         base,
-        model=replace(base.model, language=None, **others),
-        train=replace(_stage_settings(base, stage), prompt_multiplier=1.0),  # it has none: the same for all students
+        model=replace(base.model, backbone=backbone, language=None, **others),
+        train=replace(settings, prompt_multiplier=1.0),  # it has none: the same for all students
         output=str(folder),
     )
 

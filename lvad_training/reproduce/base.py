@@ -51,6 +51,7 @@ def base_recipe(
     data: Path | None,
     smoke: bool,
     overrides: list[str],
+    published: bool = False,
 ) -> Recipe:
     """The recipe that every row starts from.
 
@@ -64,6 +65,7 @@ def base_recipe(
         data: the data set, instead of the recipe's ``data.root``.
         smoke: the smallest network and budget.
         overrides: ``a.b=value`` texts, each value parsed as YAML.
+        published: with ``smoke``, a whole ResNet-50, for rows that start from published files.
 
     Raises:
         ConfigError: a key is unknown, a value impossible, or one is given that each row sets for itself.
@@ -76,6 +78,8 @@ def base_recipe(
         found = load_recipe(recipe, given)
     else:
         content: dict[str, Any] = SMOKE if smoke else {}
+        if smoke and published:
+            content = {**SMOKE, "model": {**SMOKE["model"], "backbone": {"name": "resnet50"}}}
         if not smoke and not any(text.partition("=")[0].strip() == "train.steps" for text in overrides):
             first = parse_recipe(content, given, source="reproduce")
             _check_data(first)

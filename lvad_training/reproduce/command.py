@@ -21,7 +21,7 @@ def add_reproduce(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         "Markdown and HTML with ours beside the paper's figures. Run it again after an interruption and it goes on.",
         epilog="example: lvad-train reproduce table1 --recipe config/reproduce_tiny.yaml --data ROOT --seeds 3",
     )
-    parser.add_argument("table", nargs="?", help="table1, table3, table4, table5, table6 or table10")
+    parser.add_argument("table", nargs="?", help="table1, table2 or another; --list prints them")
     parser.add_argument("--list", action="store_true", help="print the tables and their rows")
     parser.add_argument("--data", type=Path, help="data set in BDD100K's layout")
     parser.add_argument("--recipe", type=Path, help="base recipe (YAML); without it the preset's defaults, 36 epochs")
@@ -40,6 +40,9 @@ def add_reproduce(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     parser.add_argument("--adapt", action="store_true", help="table1: also its first five methods with the adapt stage")
     parser.add_argument("--smoke", action="store_true", help="the smallest size; without --data it renders images")
     parser.add_argument("--out", type=Path, help="folder to write (default: runs/reproduce, or runs/smoke)")
+    parser.add_argument(
+        "--weights-dir", type=Path, metavar="DIR", help="table2: folder of published backbones (docs/backbones.md)"
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     parser.set_defaults(run=_reproduce)
 
@@ -47,6 +50,7 @@ def add_reproduce(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
 def _reproduce(options: argparse.Namespace) -> int:
     from lvad_training import stages
     from lvad_training.reproduce.base import SMOKE_IMAGES, base_recipe
+    from lvad_training.reproduce.pretrainings import needs_files, with_files
     from lvad_training.reproduce.run import reproduce
     from lvad_training.reproduce.tables import ADAPTED_ROWS, TABLES
 
@@ -69,6 +73,10 @@ def _reproduce(options: argparse.Namespace) -> int:
     table = TABLES[options.table]
     if options.adapt:
         table = dataclasses.replace(table, rows=(*table.rows, *ADAPTED_ROWS))
+    if needs_files(table) != (options.weights_dir is not None):
+        wrong = "its rows have no published backbones; leave it out"
+        needed = "give --weights-dir, a folder of published backbones; docs/backbones.md says where each is"
+        raise ConfigError(f"{table.name}: {needed if needs_files(table) else f'--weights-dir: {wrong}'}")
     out = options.out or Path("runs/smoke" if options.smoke else "runs/reproduce")
     data = options.data
     if options.smoke and data is None:
@@ -79,8 +87,15 @@ def _reproduce(options: argparse.Namespace) -> int:
     if data is None and options.recipe is None:
         raise ConfigError("reproduce: give --data, a data set in BDD100K's layout, or --recipe, or try it with --smoke")
     base = base_recipe(
-        recipe=options.recipe, preset=options.preset, data=data, smoke=options.smoke, overrides=options.set
+        recipe=options.recipe,
+        preset=options.preset,
+        data=data,
+        smoke=options.smoke,
+        overrides=options.set,
+        published=needs_files(table),
     )
+    if options.weights_dir is not None:
+        table = with_files(table, options.weights_dir, base.model.backbone, say=print)
     try:
         page = reproduce(
             table,
@@ -123,6 +138,7 @@ def command_line(options: argparse.Namespace) -> str:
     words += ["--seeds", options.seeds] if options.seeds != 1 else []
     words += ["--first-seed", options.first_seed] if options.first_seed else []
     words += [f"--{name}" for name in ("smoke", "adapt") if getattr(options, name)]
+    words += ["--weights-dir", options.weights_dir] if options.weights_dir is not None else []
     words += [word for text in options.set for word in ("--set", text)]
     words += ["--out", options.out] if options.out is not None else []
     return shlex.join(map(str, words))

@@ -81,6 +81,7 @@ def table_facts(table: Table, base: Recipe, *, out: Path, seeds: int, stages: Se
         "seeds": ", ".join(map(str, range(seeds))),
         "budget": _budget(table, base),
         "network": _network(base),
+        "published backbones": _published(table),
         "hardware": _distinct([each.hardware for each in made]),
         "versions": _distinct([each.versions for each in made]),
     }
@@ -154,6 +155,12 @@ def _network(base: Recipe) -> str:
     found = f"preset {base.preset}, {width} x {height}; backbone {model.backbone.name}, weights "
     found += f"{model.backbone.weights or 'random'}; text encoder {text.kind} {text.name}"
     return found if text.kind == "huggingface" else f"{found}, weights {text.weights or 'random'}"
+
+
+def _published(table: Table) -> str:
+    """The files that rows start from."""
+    methods = [method for row in table.rows for method in row.methods]
+    return _distinct([f"{m.pretraining}: {m.backbone.name}, {m.backbone.weights}" for m in methods if m.backbone])
 
 
 def _processor() -> str:

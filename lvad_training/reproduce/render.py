@@ -11,6 +11,7 @@ from lvad_training.reproduce.tables import Table
 
 NONE = "\N{EN DASH}"
 NOT_RUN = "not run"
+ABSENT = "absent"
 BESIDE = ("paper", "seeds", "seed")
 """Columns that the page prints in a softer colour."""
 DIFFERENCES = "Difference to the first row of the same setting, seed by seed"
@@ -162,6 +163,9 @@ def notes(table: Table, results: Sequence[RowResult]) -> list[str]:
             "toolkit drops pixels whose truth is background."
         )
     found.append("The rows share budget, seeds and backbone weights; docs/method.md says how each is read.")
+    if any(method.pretraining is not None for row in table.rows for method in row.methods):
+        found.append("Teachers have the base recipe's backbone, so all rows learn from the same pseudo labels.")
+    found += [f"{result.row.title}: {ABSENT}, {result.row.absent}." for result in results if result.row.absent]
     found += [
         f"{result.row.title}, seed {seed}: {reason}" for result in results for seed, reason in result.failures.items()
     ]
@@ -170,7 +174,7 @@ def notes(table: Table, results: Sequence[RowResult]) -> list[str]:
 
 def _text(result: RowResult, key: str) -> str:
     if not result.metrics:
-        return "failed" if result.failures else NOT_RUN
+        return ABSENT if result.row.absent is not None else "failed" if result.failures else NOT_RUN
     cell = result.cell(key)
     return NONE if cell is None else cell_text(cell)
 

@@ -148,7 +148,7 @@ def collect(
             if failures and (row.key, seed) in failures:
                 result.failures[seed] = failures[row.key, seed]
             found = [read_metrics(result_folder(training, runner)) for training in planned]
-            if all(found):
+            if found and all(found):
                 parts = [_only(metrics, part.tasks) for metrics, part in zip(found, planned, strict=True) if metrics]
                 result.metrics[seed] = _merged(parts)
                 result.folders[seed] = [result_folder(training, runner) for training in planned]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from lvad_perception.vocabulary import TASKS
+from lvad_training.recipe import BackboneConfig
 
 Setting = Literal["full", "disjoint_normal", "disjoint_balance"]
 
@@ -26,6 +27,9 @@ class Method:
         language: changes of the base recipe's ``model.language``; None for a network without text.
         task: the one task of a single-task network; None for all.
         teacher: with ``task``, the teacher that self-training of the same setting and seed learns from.
+        pretraining: key of ``pretrainings.PRETRAININGS``, the published backbone to start from; None for the base
+            recipe's. Teachers have the base recipe's in any case, so that such rows learn from the same labels.
+        backbone: the file of ``pretraining`` and its architecture, once it was found.
     """
 
     name: str
@@ -36,6 +40,8 @@ class Method:
     language: Mapping[str, Any] | None = None
     task: str | None = None
     teacher: bool = False
+    pretraining: str | None = None
+    backbone: BackboneConfig | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,12 +53,14 @@ class Row:
         title: as printed.
         setting: which images are annotated for what.
         methods: what to train; a row of single-task networks has one for each task.
+        absent: why the row cannot be trained; None when it can.
     """
 
     key: str
     title: str
     setting: Setting
     methods: tuple[Method, ...]
+    absent: str | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,6 +98,10 @@ SINGLE_LV: Final = tuple(
 )
 
 _FIVE: Final = ("semantic_miou", "drivable_miou", "drivable_official", "ap", "ap50", "ap75")
+_SEVEN: Final = (
+    *("semantic_miou", "semantic_accuracy", "drivable_miou", "drivable_official", "drivable_accuracy"),
+    *("ap", "ap50", "ap75"),
+)
 _THREE: Final = ("semantic_miou", "drivable_miou", "drivable_official", "ap")
 _MASKS: Final = ("semantic_miou", "drivable_miou", "drivable_official")
 
@@ -116,6 +128,16 @@ def _with_epochs(adapt: int, finetune: int) -> Row:
     return Row(f"{adapt}+{finetune}", f"{adapt} + {finetune} epochs", "disjoint_normal", (method,))
 
 
+def _paradigms(pretraining: str, title: str) -> tuple[Row, Row]:
+    """Self-training from a published backbone: pretrain-finetune and pretrain-adapt-finetune."""
+    pf = Method(f"{SELF_TRAINING.name}-{pretraining}", self_training=True, pretraining=pretraining)
+    paf = Method(f"{ADAPTED.name}-{pretraining}", self_training=True, adapt=True, pretraining=pretraining)
+    return (
+        Row(f"{pretraining}-pf", f"{title}, PF", "disjoint_normal", (pf,)),
+        Row(f"{pretraining}-paf", f"{title}, PAF", "disjoint_normal", (paf,)),
+    )
+
+
 _ONE_STAGE: Final = (
     (ZEROING, "Zeroing loss"),
     (UNIFORM, "Uniform sampler"),
@@ -137,6 +159,21 @@ TABLES: Final = {
             (
                 *(Row(method.name, title, "disjoint_normal", (method,)) for method, title in _ONE_STAGE),
                 Row("lv_adapter", "LV-Adapter", "disjoint_normal", (LV_ADAPTER,)),
+            ),
+        ),
+        Table(
+            "table2",
+            "Pretrainings and paradigms (PF: pretrain-finetune, PAF: pretrain-adapt-finetune), disjoint-normal",
+            _SEVEN,
+            (
+                *_paradigms("moco_v1", "MoCo v1"),
+                *_paradigms("moco_v2", "MoCo v2"),
+                *_paradigms("simclr", "SimCLR"),
+                *_paradigms("swav", "SwAV"),
+                *_paradigms("byol", "BYOL"),
+                *_paradigms("detco", "DetCo"),
+                *_paradigms("densecl", "DenseCL"),
+                *_paradigms("clip", "CLIP"),
             ),
         ),
         Table(

@@ -35,9 +35,13 @@ def trainings(base: Recipe, row: Row, *, seed: int, out: Path) -> Iterator[Train
     Trainings of the same setting and seed share lists, teachers and pseudo labels in ``out/SETTING/seedN``; each has a
     folder of its own in there.
 
+    Nothing for a row that is absent.
+
     Raises:
-        ConfigError: the budget is too small for the stages.
+        ConfigError: the budget is too small for the stages, or a method's published backbone was not looked for.
     """
+    if row.absent is not None:
+        return
     shared = out / row.setting / f"seed{seed}"
     for method in row.methods:
         recipe = _recipe(base, row, method, seed, shared)
@@ -67,6 +71,7 @@ def _recipe(base: Recipe, row: Row, method: Method, seed: int, shared: Path) -> 
             pseudo=stages.pseudo,
             adapt=replace(stages.adapt or StageConfig(steps=1), steps=adapt) if method.adapt else None,
             shared=str(shared),
+            teacher_backbone=base.model.backbone if method.backbone is not None and method.self_training else None,
         ),
         output=str(shared / name),
     )
@@ -107,8 +112,10 @@ def budget(method: Method, total: int, adapt: StageConfig | None) -> tuple[int, 
 
 
 def _model(base: Recipe, method: Method) -> ModelConfig:
+    if method.pretraining is not None and method.backbone is None:
+        raise ConfigError(f"reproduce: {method.name} starts from a published file; give --weights-dir")
     heads = {task: None for task in TASKS if method.task not in (None, task) and not method.teacher}
     language = None
     if method.language is not None:
         language = replace(base.model.language or LanguageConfig(), **method.language)
-    return replace(base.model, language=language, **heads)
+    return replace(base.model, backbone=method.backbone or base.model.backbone, language=language, **heads)

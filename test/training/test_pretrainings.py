@@ -1,0 +1,185 @@
+"""Rows that start from published backbones: which files a folder has, what each row becomes, and table 2 for real."""
+
+import argparse
+import json
+import re
+
+import pytest
+import torch
+
+from lvad_perception.errors import CheckpointError, ConfigError
+from lvad_training import stages
+from lvad_training.model.backbone import timm_backbone
+from lvad_training.recipe import BackboneConfig
+from lvad_training.reproduce.base import base_recipe
+from lvad_training.reproduce.command import add_reproduce
+from lvad_training.reproduce.pretrainings import PRETRAININGS, needs_files, with_files
+from lvad_training.reproduce.tables import TABLES
+from lvad_training.reproduce.trainings import trainings
+
+TABLE = TABLES["table2"]
+NARROW = BackboneConfig(name="resnet18", options={"channels": [8, 8, 16, 16], "stem_width": 8})
+NARROW_CLIP = BackboneConfig(name="resnet50_clip", options={"width_factor": 0.125})
+WRAPPED = {  # key -> the backbone's tensors as the file of that name has them
+    "moco_v1_200ep_pretrain.pth.tar": lambda t: {"state_dict": {f"module.encoder_q.{k}": v for k, v in t.items()}},
+    "moco_v2.pth": lambda t: {"state_dict": {f"module.encoder_q.{k}": v for k, v in t.items()}},
+    "simclr.pth.tar": lambda t: {"state_dict": {f"backbone.{k}": v for k, v in t.items()}},
+    "swav_800ep_pretrain.pth.tar": lambda t: {
+        **{f"module.{k}": v for k, v in t.items()},
+        "module.prototypes.weight": torch.zeros(9, 2),
+    },
+    "byol.pth": lambda t: {k: v for k, v in t.items() if not k.endswith("num_batches_tracked")},
+    "detco_200ep.pth": lambda t: {"state_dict": t, "author": "OpenSelfSup"},
+    "densecl.pth": lambda t: {"state_dict": t, "author": "DenseCL"},
+}
+
+
+def write_files(folder, names=tuple(WRAPPED)):
+    folder.mkdir(exist_ok=True)
+    for seed, name in enumerate(names):
+        torch.manual_seed(seed)
+        tensors = timm_backbone(NARROW.name, NARROW.options).features.state_dict()
+        torch.save(WRAPPED[name](tensors), folder / name)
+    return folder
+
+
+def write_clip(folder):
+    modified_resnet = pytest.importorskip("open_clip.modified_resnet")
+    folder.mkdir(exist_ok=True)
+    tower = modified_resnet.ModifiedResNet([3, 4, 6, 3], output_dim=16, heads=4, width=8)
+    torch.save({f"visual.{name}": value for name, value in tower.state_dict().items()}, folder / "RN50.pt")
+    return folder
+
+
+@pytest.fixture
+def base(blobs):
+    changes = ["data.train_split=val", "train.steps=4", "train.batch_size=1", "stages.teach.steps=1"]
+    return base_recipe(recipe=None, preset=None, data=blobs, smoke=True, overrides=changes)
+
+
+def test_only_table_2_needs_files_and_every_file_has_a_row():
+    assert [name for name, table in TABLES.items() if needs_files(table)] == ["table2"]
+    assert [row.methods[0].pretraining for row in TABLE.rows[::2]] == list(PRETRAININGS)
+
+
+def test_files_are_found_by_the_short_name_before_the_published_one(tmp_path):
+    moco = PRETRAININGS["moco_v2"]
+    assert moco.find(tmp_path) is None
+    (tmp_path / "moco_v2_200ep_pretrain.pth.tar").touch()
+    assert moco.find(tmp_path).name == "moco_v2_200ep_pretrain.pth.tar"
+    (tmp_path / "moco_v2_800ep_pretrain.pth.tar").touch()
+    assert moco.find(tmp_path).name == "moco_v2_800ep_pretrain.pth.tar"
+    (tmp_path / "moco_v2.safetensors").touch()
+    assert moco.find(tmp_path).name == "moco_v2.safetensors"
+
+
+def test_rows_take_their_file_and_teachers_keep_the_base_backbone(base, tmp_path):
+    said = []
+    table = with_files(TABLE, write_files(tmp_path / "w"), base.model.backbone, say=said.append)
+    present = [row for row in table.rows if row.absent is None]
+    assert [row.key for row in table.rows if row.absent] == ["clip-pf", "clip-paf"]
+    assert table.rows[-1].absent == f"clip.pth or RN50.pt is not in {tmp_path / 'w'}"
+    assert [line.partition(":")[0] for line in said] == [pretraining.title for pretraining in PRETRAININGS.values()]
+    assert sum(re.search(r" (\d+) of the backbone's \1 tensors loaded", line) is not None for line in said) == 7
+    teachers = set()
+    for row in present:
+        (training,) = trainings(base, row, seed=0, out=tmp_path)
+        assert training.recipe.model.backbone.weights == str(
+            PRETRAININGS[row.methods[0].pretraining].find(tmp_path / "w")
+        )
+        assert training.recipe.model.backbone.options == base.model.backbone.options
+        planned = {stage.name: stage for stage in stages.plan(training.recipe)}
+        assert ("adapt" in planned) == row.key.endswith("-paf")
+        assert planned["teach-semantic"].recipe.model.backbone == base.model.backbone
+        assert planned["adapt" if "adapt" in planned else "finetune"].recipe.model.backbone.weights is not None
+        teachers.add((planned["teach-semantic"].folder, json.dumps(str(planned["teach-semantic"].recipe.model))))
+    assert len(teachers) == 1
+    assert not list(trainings(base, table.rows[-1], seed=0, out=tmp_path))
+
+
+@pytest.mark.parametrize(("name", "expected"), [("resnet50", "resnet50_clip"), ("resnet50_clip", "resnet50_clip")])
+def test_clip_has_an_architecture_of_its_own(name, expected, tmp_path, monkeypatch):
+    monkeypatch.setattr("lvad_training.reproduce.pretrainings.load_published", lambda backbone, path: NoReport())
+    write_clip(tmp_path)
+    table = with_files(TABLE, tmp_path, BackboneConfig(name=name))
+    assert table.rows[-1].methods[0].backbone == BackboneConfig(name=expected, weights=str(tmp_path / "RN50.pt"))
+
+
+class NoReport:
+    def to_text(self):
+        return ""
+
+
+def test_files_that_do_not_fit_are_told_before_anything_is_trained(tmp_path):
+    torch.save({"layer9.weight": torch.zeros(3)}, tmp_path / "detco_200ep.pth")
+    with pytest.raises(CheckpointError, match=r"detco_200ep\.pth: .*give weights of the configured backbone"):
+        with_files(TABLE, tmp_path, NARROW)
+
+
+def test_a_folder_without_any_file_names_all_that_are_looked_for(tmp_path):
+    with pytest.raises(ConfigError, match=r"has none of the published files \(MoCo v1: .*RN50\.pt\); docs/backbones"):
+        with_files(TABLE, tmp_path, NARROW)
+    with pytest.raises(ConfigError, match=r"nowhere: is not a folder; give one"):
+        with_files(TABLE, tmp_path / "nowhere", NARROW)
+
+
+def test_a_row_whose_file_was_not_looked_for_is_refused(base, tmp_path):
+    with pytest.raises(ConfigError, match="starts from a published file; give --weights-dir"):
+        list(trainings(base, TABLE.rows[0], seed=0, out=tmp_path))
+
+
+def run_command(*words):
+    parser = argparse.ArgumentParser()
+    add_reproduce(parser.add_subparsers())
+    options = parser.parse_args(["reproduce", *map(str, words)])
+    return options.run(options)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["table2", "--smoke"], "table2: give --weights-dir, a folder of published backbones; docs/backbones.md says"),
+        (["table1", "--smoke", "--weights-dir", "w"], "table1: --weights-dir: its rows have no published backbones"),
+    ],
+)
+def test_weights_belong_to_tables_that_need_them(words, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        run_command(*words)
+
+
+def smoke(blobs, weights, out, backbone):
+    given = [f"model.backbone={json.dumps({'name': backbone.name, 'options': backbone.options})}"]
+    given += ["data.train_split=val", "train.steps=2", "train.batch_size=1", "stages.teach.steps=1"]
+    words = [word for text in given for word in ("--set", text)]
+    out_words = ["--weights-dir", weights, "--out", out, "--quiet"]
+    assert run_command("table2", "--smoke", "--data", blobs, *words, *out_words) == 0
+    rows = [line.split("|")[1:4] for line in (out / "table2.md").read_text().splitlines() if line.startswith("|")]
+    return {title.strip(): (seeds.strip(), miou.strip()) for title, seeds, miou in reversed(rows)}
+
+
+def test_smoke_trains_what_is_there_and_lists_the_rest_as_absent(blobs, tmp_path, capsys):
+    weights = write_files(tmp_path / "w", ["moco_v1_200ep_pretrain.pth.tar", "swav_800ep_pretrain.pth.tar"])
+    rows = smoke(blobs, weights, tmp_path / "out", NARROW)
+    for title in ("MoCo v1, PF", "MoCo v1, PAF", "SwAV, PF", "SwAV, PAF"):
+        assert rows[title][0] == "1 of 1"
+        float(rows[title][1])
+    assert rows["BYOL, PAF"] == ("0 of 1", "absent")
+    folder = tmp_path / "out/disjoint_normal/seed0"
+    assert {path.name for path in folder.glob("self_training*")} == {
+        *("self_training-moco_v1", "self_training-adapt-moco_v1-1+1"),
+        *("self_training-swav", "self_training-adapt-swav-1+1"),
+    }
+    adapted = torch.load(folder / "self_training-adapt-moco_v1-1+1/adapt/model.pt", weights_only=True)["weights"]
+    published = torch.load(weights / "moco_v1_200ep_pretrain.pth.tar", weights_only=True)["state_dict"]
+    for name, value in published.items():  # adapt keeps the published backbone bit for bit
+        assert torch.equal(adapted[name.replace("module.encoder_q.", "backbone.features.")], value), name
+    page = (tmp_path / "out/table2.md").read_text()
+    assert "BYOL, PF: absent, byol.pth or resnet50_byol_imagenet2012.pth.tar or " in page
+    assert "moco_v1: resnet18, " in page
+    assert "SimCLR: absent, " in capsys.readouterr().out
+
+
+def test_smoke_of_clip(blobs, tmp_path):
+    rows = smoke(blobs, write_clip(tmp_path / "w"), tmp_path / "out", NARROW_CLIP)
+    assert [rows[f"CLIP, {paradigm}"][0] for paradigm in ("PF", "PAF")] == ["1 of 1", "1 of 1"]
+    assert rows["MoCo v1, PF"][1] == "absent"
