@@ -18,6 +18,8 @@ from lvad_training.decode import Decoded, decode, decode_masks
 from lvad_training.samples import Batch, ConfidentPredictions, EvaluationSample, Outputs
 
 Criterion = Callable[[Outputs, Batch], dict[str, Tensor]]
+Inspect = Callable[[Outputs, Tensor, list[tuple[EvaluationSample, Truth]]], None]
+"""Is shown a batch: its outputs, its images on the device, and samples with annotation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,37 @@ def train_steps(
 
 
 @torch.no_grad()
+def collect(
+    *,
+    model: nn.Module,
+    samples: Iterable[list[tuple[EvaluationSample, Truth]]],
+    evaluator: Evaluator,
+    device: torch.device,
+    max_detections: int,
+    inspect: Inspect | None = None,
+) -> None:
+    """Hand an evaluator what the network says of a data set, at source resolution, under the images' names.
+
+    Args:
+        model: the network, on ``device``.
+        samples: batches of letterboxed images, each with its annotation in source pixels.
+        evaluator: collects predictions and truths.
+        device: where the network is.
+        max_detections: boxes per image.
+        inspect: is shown the outputs of each batch besides; None for nobody.
+    """
+    model.eval()
+    for batch in samples:
+        images = torch.stack([sample.image for sample, _ in batch]).to(device)
+        size_hw = (images.shape[2], images.shape[3])
+        outputs: Outputs = model(images)
+        raw = to_raw(decode(outputs, size_hw, max_detections))
+        for index, (sample, truth) in enumerate(batch):
+            evaluator.add(to_predictions(raw, index, sample.letterbox), truth, frame=sample.name)
+        if inspect is not None:
+            inspect(outputs, images, batch)
+
+
 def evaluate(
     *,
     model: nn.Module,
@@ -111,22 +144,8 @@ def evaluate(
     device: torch.device,
     max_detections: int,
 ) -> Metrics:
-    """Measure the network on a data set, at source resolution.
-
-    Args:
-        model: the network, on ``device``.
-        samples: batches of letterboxed images, each with its annotation in source pixels.
-        evaluator: collects predictions and truths.
-        device: where the network is.
-        max_detections: boxes per image.
-    """
-    model.eval()
-    for batch in samples:
-        images = torch.stack([sample.image for sample, _ in batch]).to(device)
-        size_hw = (images.shape[2], images.shape[3])
-        raw = to_raw(decode(model(images), size_hw, max_detections))
-        for index, (sample, truth) in enumerate(batch):
-            evaluator.add(to_predictions(raw, index, sample.letterbox), truth)
+    """Measure the network on a data set; arguments as of ``collect``."""
+    collect(model=model, samples=samples, evaluator=evaluator, device=device, max_detections=max_detections)
     return evaluator.compute()
 
 

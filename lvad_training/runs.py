@@ -14,6 +14,7 @@ from torch.utils.tensorboard import SummaryWriter
 import lvad_perception
 from lvad_perception.errors import ConfigError
 from lvad_perception.metrics import Metrics
+from lvad_perception.report.evaluation import FILE as EVALUATION
 from lvad_training.checkpoints import Checkpoint, load_checkpoint
 from lvad_training.config import recipe_to_dict
 from lvad_training.files import write_whole
@@ -21,6 +22,7 @@ from lvad_training.loop import StepReport
 from lvad_training.recipe import Recipe
 
 CHECKPOINT, MODEL, CURVE, METRICS = "checkpoint.pt", "model.pt", "losses.jsonl", "metrics.json"
+EVENTS = "tensorboard"
 
 
 def find_state(folder: Path, recipe: Recipe, *, resume: bool, overwrite: bool) -> Checkpoint | None:
@@ -41,9 +43,9 @@ def prepare_folder(folder: Path, recipe: Recipe, first_step: int) -> None:
         _trim_curve(folder / CURVE, first_step)
         write_whole(folder / "recipe.yaml", yaml.safe_dump(recipe_to_dict(recipe), sort_keys=False))
         if first_step == 0:
-            for name in (CHECKPOINT, MODEL, METRICS):
+            for name in (CHECKPOINT, MODEL, METRICS, EVALUATION):
                 (folder / name).unlink(missing_ok=True)
-            shutil.rmtree(folder / "tensorboard", ignore_errors=True)
+            shutil.rmtree(folder / EVENTS, ignore_errors=True)
     except OSError as err:
         raise ConfigError(f"{folder}: cannot be written to ({err.strerror}); choose another output") from err
 

@@ -1,7 +1,7 @@
 """One training: fit, save, resume, evaluate. It writes its recipe, curve and metrics beside its checkpoint.
 
 A run's folder holds ``checkpoint.pt`` (to resume), ``model.pt`` (the result), ``recipe.yaml``, ``losses.jsonl`` (one
-line a step), ``metrics.json`` and ``tensorboard/``.
+line a step), ``metrics.json``, ``evaluation.npz`` (what a report shows beside the metrics) and ``tensorboard/``.
 """
 
 import contextlib
@@ -19,10 +19,12 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from lvad_perception.errors import CheckpointError, ConfigError
-from lvad_perception.metrics import Evaluator, Metrics
+from lvad_perception.metrics import Metrics
+from lvad_perception.report.evaluation import FILE as EVALUATION
+from lvad_perception.report.evaluation import Evaluation, to_bytes
 from lvad_training import loop
-from lvad_training.batches import evaluation_batches, training_batches
-from lvad_training.build import build_criterion, build_model, build_text_encoder, network_of
+from lvad_training.batches import training_batches
+from lvad_training.build import build_criterion, build_model, build_text_encoder
 from lvad_training.checkpoints import (
     Checkpoint,
     load_checkpoint,
@@ -30,6 +32,7 @@ from lvad_training.checkpoints import (
     resolve_start,
     save_checkpoint,
 )
+from lvad_training.evaluation import evaluate_checkpoint, examine_checkpoint
 from lvad_training.files import write_whole
 from lvad_training.model.backbone import Backbone
 from lvad_training.model.multitask import MultiTaskNet
@@ -123,49 +126,13 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, prog
     accelerator.wait_for_everyone()
     if main:
         final = _snapshot(net, recipe, settings.steps)
-        metrics = evaluate_checkpoint(final, device=accelerator.device, progress=progress)
-        log_metrics(metrics, settings.steps, writer)
-        _finish(folder, final, metrics)
+        evaluation = examine_checkpoint(final, device=accelerator.device, progress=progress)
+        log_metrics(None if evaluation is None else evaluation.findings.metrics, settings.steps, writer)
+        _finish(folder, final, evaluation)
     if writer is not None:
         writer.close()
     accelerator.wait_for_everyone()
     return folder / MODEL
-
-
-def evaluate_checkpoint(
-    checkpoint: Checkpoint,
-    *,
-    device: torch.device | None = None,
-    split: str | None = None,
-    progress: bool = False,
-) -> Metrics | None:
-    """Measure a checkpoint in float32 on a data set.
-
-    Args:
-        checkpoint: its recipe says which data set.
-        device: where to compute; None for the GPU if there is one.
-        split: name of the split to measure; None for the recipe's validation split.
-        progress: show a progress bar.
-
-    Returns:
-        The metrics, or None when ``split`` is None and there is no validation split.
-
-    Raises:
-        CheckpointError: the weights do not fit the recipe's model.
-        DatasetError: ``split`` was asked for and does not exist.
-    """
-    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    recipe = checkpoint.recipe
-    batches = evaluation_batches(recipe, split or recipe.data.val_split, optional=split is None)
-    if batches is None:
-        return None
-    return loop.evaluate(
-        model=network_of(checkpoint, source="the checkpoint").to(device),
-        samples=tqdm(batches, desc="evaluate", unit="batch", disable=not progress),
-        evaluator=Evaluator(tasks=recipe.model.tasks),
-        device=device,
-        max_detections=recipe.model.max_detections,
-    )
 
 
 def evaluate_folder(folder: Path, *, progress: bool = False) -> Metrics | None:
@@ -176,9 +143,9 @@ def evaluate_folder(folder: Path, *, progress: bool = False) -> Metrics | None:
         ConfigError: the metrics cannot be written.
     """
     found = load_checkpoint(folder / MODEL)
-    metrics = evaluate_checkpoint(found, progress=progress)
-    _finish(folder, found, metrics)
-    return metrics
+    evaluation = examine_checkpoint(found, progress=progress)
+    _finish(folder, found, evaluation)
+    return None if evaluation is None else evaluation.findings.metrics
 
 
 def _accelerator(settings: TrainConfig) -> Accelerator:
@@ -287,10 +254,12 @@ def _restore(
         torch.cuda.set_rng_state(random["cuda"])
 
 
-def _finish(folder: Path, final: Checkpoint, metrics: Metrics | None) -> None:
-    plain = metrics.to_dict() if metrics is not None else None
+def _finish(folder: Path, final: Checkpoint, evaluation: Evaluation | None) -> None:
+    plain = evaluation.findings.metrics.to_dict() if evaluation is not None else None
     try:
         write_whole(folder / METRICS, json.dumps(plain, indent=1))
+        if evaluation is not None:
+            write_whole(folder / EVALUATION, to_bytes(evaluation))
     except OSError as err:
         raise ConfigError(f"{folder}: metrics cannot be written ({err.strerror}); free disk space") from err
     save_checkpoint(folder / MODEL, replace(final, metrics=plain, version=code_version()))

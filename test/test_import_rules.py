@@ -32,6 +32,7 @@ LAYERS = {
         {"decode", "checkpoints", "schedule"},
         {"data", "model", "losses", "pseudo", "loop"},
         {"build", "batches", "runs", "graph"},
+        {"evaluation"},
         {"training", "export", "records"},
         {"stages"},
         {"reproduce"},

@@ -111,6 +111,19 @@ class TrainingTransform:
         finish = self._padder(place)
 
         tensor = finish(tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1)), PAD_VALUE)  # (3, h, w)
+        return tensor, self._targets(truth, place, finish)
+
+    def targets(self, truth: Truth) -> Targets:
+        """Annotation alone, as ``without_augmentation`` places it, for outputs on a letterboxed image.
+
+        Args:
+            truth: annotation in source pixels.
+        """
+        plain = self.without_augmentation(self.network_hw)
+        place = plain._draw_placement(truth.size_hw, np.random.default_rng(0))
+        return self._targets(truth, place, plain._padder(place))
+
+    def _targets(self, truth: Truth, place: _Placement, finish: Callable[[Any, int], Tensor]) -> Targets:
         semantic, drivable = (
             None if mask is None else finish(_resized_mask(_cut(mask, place), place.resized_hw), UNLABELED)
             for mask in (truth.semantic, truth.drivable)
@@ -123,7 +136,7 @@ class TrainingTransform:
             if truth.boxes.crowd.any():
                 windowed, ignored_labels = _boxes_in_window(truth.boxes, truth.boxes.crowd, truth.size_hw, place)
                 ignored_xyxy = finish(windowed, 0).clamp(min=0).minimum(limit)
-        return tensor, Targets(boxes_xyxy, labels, semantic, drivable, ignored_xyxy, ignored_labels)
+        return Targets(boxes_xyxy, labels, semantic, drivable, ignored_xyxy, ignored_labels)
 
     def _draw_placement(self, source_hw: Size, rng: np.random.Generator) -> _Placement:
         """Choose window, size, padding and mirroring; the window has whole source pixels, so that it is a view."""
