@@ -4,28 +4,17 @@ Precedence, weakest first: the preset's architecture, the recipe file, ``--set a
 relative to the directory in which the command runs.
 """
 
-import difflib
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import yaml
 
 from lvad_perception.errors import ConfigError
 from lvad_perception.vocabulary import TASKS
 from lvad_training.presets import PRESETS
 from lvad_training.recipe import Recipe, Section
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML that also reads 6e-4 as a number, as YAML 1.2 does and PyYAML's 1.1 does not."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
+from lvad_training.sections import convert, merge, override, read_mapping
 
 
 def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
@@ -38,33 +27,21 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
     Raises:
         ConfigError: the file is missing or not YAML, a key is unknown, or a value is impossible.
     """
-    try:
-        content = _read_yaml(path.read_text(encoding="utf-8"))
-    except OSError as err:
-        raise ConfigError(f"{path}: the recipe cannot be read ({err.strerror}); check the path") from err
-    except (yaml.YAMLError, UnicodeDecodeError) as err:
-        reason = " ".join(str(err).split())
-        raise ConfigError(f"{path}: the recipe is not valid YAML ({reason}); correct that line") from err
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: the recipe is not a mapping of sections; start from config/train_tiny.yaml")
+    content = read_mapping(path, example="config/train_tiny.yaml")
     return parse_recipe(content, overrides or [], source=str(path))
 
 
 def parse_recipe(content: dict[str, Any], overrides: list[str], *, source: str) -> Recipe:
     """Turn a mapping and ``a.b=value`` overrides into a checked recipe; raises ConfigError as ``load_recipe`` does."""
-    for text in overrides:
-        content = _merge(content, _parse_override(text))
+    content = override(content, overrides)
     preset = content.get("preset", "r50")
     if preset not in PRESETS:
         raise ConfigError(f"{source}: preset {preset!r} is unknown; choose one of {', '.join(PRESETS)}")
     model = content.get("model") or {}
     if not isinstance(model, dict):
         raise ConfigError(f"{source}: model is not a mapping; give it keys such as network_hw or leave it out")
-    content = {**content, "model": _merge(_base(preset, model), model)}
-    try:
-        recipe = msgspec.convert(content, Recipe)
-    except msgspec.ValidationError as err:
-        raise ConfigError(f"{source}: {_explain(str(err))}") from err
+    content = {**content, "model": merge(_base(preset, model), model)}
+    recipe = convert(content, Recipe, source=source)
     _check(recipe, source)
     return recipe
 
@@ -77,10 +54,7 @@ def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
 
 def recipe_from_dict(content: dict[str, Any], *, source: str) -> Recipe:
     """The inverse of ``recipe_to_dict``. Raises ConfigError when ``source`` was written by an incompatible version."""
-    try:
-        return msgspec.convert(content, Recipe)
-    except msgspec.ValidationError as err:
-        raise ConfigError(f"{source}: its recipe was written by another version: {_explain(str(err))}") from err
+    return convert(content, Recipe, source=f"{source}: its recipe was written by another version")
 
 
 def _base(preset: str, model: dict[str, Any]) -> dict[str, Any]:
@@ -91,46 +65,6 @@ def _base(preset: str, model: dict[str, Any]) -> dict[str, Any]:
     if isinstance(wanted, dict) and wanted.get("name", own.get("name")) != own.get("name"):
         return {key: value for key, value in base.items() if key != "backbone"}
     return base
-
-
-def _read_yaml(text: str) -> Any:
-    return yaml.load(text, Loader=_Loader)  # a SafeLoader
-
-
-def _parse_override(text: str) -> dict[str, Any]:
-    key, sign, value = text.partition("=")
-    if not sign or not key.strip():
-        raise ConfigError(f"--set {text}: not of the form section.key=value, for instance train.steps=500")
-    try:
-        nested: Any = _read_yaml(value)
-    except yaml.YAMLError as err:
-        raise ConfigError(f"--set {text}: the value is not valid YAML; quote it") from err
-    for part in reversed(key.strip().split(".")):
-        nested = {part: nested}
-    return dict(nested)
-
-
-def _merge(base: dict[str, Any], update: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in update.items():
-        old = merged.get(key)
-        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
-    return merged
-
-
-def _explain(message: str) -> str:
-    """Add to msgspec's message the key that was probably meant."""
-    if "unknown field" not in message:
-        return f"{message}; correct that value"
-    unknown = message.split("`")[1]
-    known = sorted({name for section in _sections() for name in section.__struct_fields__})
-    near = difflib.get_close_matches(unknown, known, n=1)
-    remedy = f"did you mean {near[0]!r}?" if near else f"known keys are {', '.join(known)}"
-    return f"{message}; {remedy}"
-
-
-def _sections() -> list[type[Section]]:
-    return [Recipe, *Section.__subclasses__()]
 
 
 def _check(recipe: Recipe, source: str) -> None:

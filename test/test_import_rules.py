@@ -27,7 +27,7 @@ LAYERS = {
         {"cli"},
     ],
     "lvad_training": [
-        {"files", "samples", "presets", "recipe", "camera"},
+        {"files", "samples", "sections", "presets", "recipe", "camera"},
         {"config"},
         {"decode", "checkpoints", "schedule"},
         {"data", "model", "losses", "pseudo", "loop"},

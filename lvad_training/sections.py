@@ -1,0 +1,113 @@
+"""Sections of settings from YAML: a mapping, ``a.b=value`` texts over it, and the checked struct that they become."""
+
+import difflib
+import re
+import typing
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import yaml
+
+from lvad_perception.errors import ConfigError
+
+Struct = TypeVar("Struct", bound=msgspec.Struct)
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that also reads 6e-4 as a number, as YAML 1.2 does and PyYAML's 1.1 does not."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def read_mapping(path: Path, *, example: str) -> dict[str, Any]:
+    """Read a file of sections (YAML).
+
+    Args:
+        path: the file.
+        example: a file to start from, for the message.
+
+    Raises:
+        ConfigError: the file is missing, not YAML, or no mapping.
+    """
+    try:
+        content = _read_yaml(path.read_text(encoding="utf-8"))
+    except OSError as err:
+        raise ConfigError(f"{path}: the recipe cannot be read ({err.strerror}); check the path") from err
+    except (yaml.YAMLError, UnicodeDecodeError) as err:
+        reason = " ".join(str(err).split())
+        raise ConfigError(f"{path}: the recipe is not valid YAML ({reason}); correct that line") from err
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: the recipe is not a mapping of sections; start from {example}")
+    return content
+
+
+def override(content: dict[str, Any], texts: Iterable[str]) -> dict[str, Any]:
+    """The mapping with ``a.b=value`` texts over it, each value parsed as YAML; raises ConfigError for any other text."""
+    for text in texts:
+        content = merge(content, _parse_override(text))
+    return content
+
+
+def merge(base: dict[str, Any], update: dict[str, Any]) -> dict[str, Any]:
+    """One mapping over another, section by section; neither is changed."""
+    merged = dict(base)
+    for key, value in update.items():
+        old = merged.get(key)
+        merged[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def convert(content: dict[str, Any], kind: type[Struct], *, source: str) -> Struct:
+    """A mapping as the struct that describes it.
+
+    Raises:
+        ConfigError: a key is unknown or a value of another type; the message begins with ``source`` and names a key
+            that was probably meant.
+    """
+    try:
+        return msgspec.convert(content, kind)
+    except msgspec.ValidationError as err:
+        raise ConfigError(f"{source}: {_explain(str(err), kind)}") from err
+
+
+def _read_yaml(text: str) -> Any:
+    return yaml.load(text, Loader=_Loader)  # a SafeLoader
+
+
+def _parse_override(text: str) -> dict[str, Any]:
+    key, sign, value = text.partition("=")
+    if not sign or not key.strip():
+        raise ConfigError(f"--set {text}: not of the form section.key=value, for instance train.steps=500")
+    try:
+        nested: Any = _read_yaml(value)
+    except yaml.YAMLError as err:
+        raise ConfigError(f"--set {text}: the value is not valid YAML; quote it") from err
+    for part in reversed(key.strip().split(".")):
+        nested = {part: nested}
+    return dict(nested)
+
+
+def _explain(message: str, kind: type[msgspec.Struct]) -> str:
+    """Add to msgspec's message the key that was probably meant."""
+    if "unknown field" not in message:
+        return f"{message}; correct that value"
+    unknown = message.split("`")[1]
+    known = sorted(_keys(kind))
+    near = difflib.get_close_matches(unknown, known, n=1)
+    remedy = f"did you mean {near[0]!r}?" if near else f"known keys are {', '.join(known)}"
+    return f"{message}; {remedy}"
+
+
+def _keys(kind: type[msgspec.Struct]) -> set[str]:
+    """Names of the fields of a struct and of the structs inside it."""
+    found = set(kind.__struct_fields__)
+    for hint in typing.get_type_hints(kind).values():
+        for part in (hint, *typing.get_args(hint)):
+            if isinstance(part, type) and issubclass(part, msgspec.Struct):
+                found |= _keys(part)
+    return found
