@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 
 from lvad_perception.agreement import TOLERANCES, Agreement, agree, copied
-from lvad_perception.bdd100k.index import cache_places
+from lvad_perception.bdd100k.cache import cache_places
 from lvad_perception.engines.base import Engine
 from lvad_perception.engines.cuda import Cuda
 from lvad_perception.engines.lowering import PRECISIONS, lower

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-import numpy as np
 
+from lvad_perception.bdd100k.cache import address, map_source
 from lvad_perception.errors import LabelError
 
 _NULL: Final = msgspec.Raw(b"null")
@@ -158,19 +158,13 @@ def decode_frame(data: bytes, *, source: str) -> Frame:
 
 
 def _frames_of_file(file: Path) -> Iterator[FrameBytes]:
-    try:
-        with file.open("rb") as stream:
-            data = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-    except ValueError as err:
-        raise LabelError(f"{file} is empty; download it again") from err
-    except OSError as err:
-        raise LabelError(f"{file} cannot be read ({err.strerror}); check the path and its permissions") from err
-    base = _address(data)
+    data = map_source(file)
+    base = address(data)
     for index, raw in enumerate(_locate_frames(file, data)):
         frame = decode_frame(raw, source=f"{file}: entry {index}")
         if not frame.stem:
             raise LabelError(f"{file}: entry {index} has no name, so its image is unknown; add one or remove the entry")
-        yield FrameBytes(file, _address(raw) - base, len(raw), frame)
+        yield FrameBytes(file, address(raw) - base, len(raw), frame)
 
 
 def _locate_frames(file: Path, data: mmap.mmap) -> list[msgspec.Raw]:
@@ -196,7 +190,3 @@ def _locate_frames(file: Path, data: mmap.mmap) -> list[msgspec.Raw]:
 
 def _is_objects(raw: msgspec.Raw) -> bool:
     return bytes(_decode_has_objects.decode(raw).objects) != bytes(_NULL)
-
-
-def _address(buffer: Any) -> int:
-    return int(np.frombuffer(buffer, np.uint8).ctypes.data)
