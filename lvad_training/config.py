@@ -13,7 +13,7 @@ import msgspec
 from lvad_perception.errors import ConfigError
 from lvad_perception.vocabulary import TASKS
 from lvad_training.presets import PRESETS
-from lvad_training.recipe import Recipe, Section
+from lvad_training.recipe import Recipe
 from lvad_training.sections import convert, merge, override, read_mapping
 
 

@@ -47,7 +47,7 @@ def read_mapping(path: Path, *, example: str) -> dict[str, Any]:
 
 
 def override(content: dict[str, Any], texts: Iterable[str]) -> dict[str, Any]:
-    """The mapping with ``a.b=value`` texts over it, each value parsed as YAML; raises ConfigError for any other text."""
+    """The mapping with ``a.b=value`` texts over it, values parsed as YAML; raises ConfigError for any other text."""
     for text in texts:
         content = merge(content, _parse_override(text))
     return content
