@@ -1,8 +1,9 @@
 """The loops: plain functions that are handed everything they use."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -43,6 +44,19 @@ class StepReport:
     step_s: float
 
 
+class Named(Protocol):
+    """A batch whose images have names, for messages."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """One per image."""
+
+
+Loaded = TypeVar("Loaded", bound=Named)
+Losses = Callable[[Loaded], tuple[dict[str, Tensor], Tensor]]
+"""A batch -> its weighted loss terms, and the total to differentiate."""
+
+
 def train_steps(
     *,
     accelerator: Accelerator,
@@ -55,18 +69,63 @@ def train_steps(
     accumulate: int,
     gradient_clip: float,
 ) -> Iterator[StepReport]:
+    """Train the multi-task network, as ``optimize`` does.
+
+    Args:
+        model: prepared by the accelerator.
+        criterion: outputs and batch -> weighted loss terms.
+        accelerator, optimizer, scheduler, batches, first_step, accumulate, gradient_clip: as of ``optimize``.
+
+    Raises:
+        NonFiniteLossError: a loss is NaN or infinite; the message names it and the images.
+    """
+
+    def losses(batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
+        batch = to_device(batch, accelerator.device)
+        with accelerator.autocast():
+            outputs = model(batch.images)
+        terms = criterion(outputs, batch)
+        return terms, torch.stack([*terms.values(), _zero(outputs)]).sum()
+
+    return optimize(
+        accelerator=accelerator,
+        model=model,
+        losses=losses,
+        optimizer=optimizer,
+        scheduler=scheduler,
+        batches=batches,
+        first_step=first_step,
+        accumulate=accumulate,
+        gradient_clip=gradient_clip,
+    )
+
+
+def optimize(
+    *,
+    accelerator: Accelerator,
+    model: nn.Module,
+    losses: Losses[Loaded],
+    optimizer: Optimizer,
+    scheduler: LRScheduler,
+    batches: Iterable[Loaded],
+    first_step: int,
+    accumulate: int,
+    gradient_clip: float,
+    suspect: str = "labels",
+) -> Iterator[StepReport]:
     """Take one optimiser step per ``accumulate`` batches and report each.
 
     Args:
         accelerator: device, precision and processes.
         model: prepared by the accelerator.
-        criterion: outputs and batch -> weighted loss terms.
+        losses: what a batch costs.
         optimizer: prepared by the accelerator.
         scheduler: stepped once per optimiser step.
         batches: micro-steps of this process.
         first_step: number of steps done before.
         accumulate: micro-steps per step.
         gradient_clip: largest gradient norm, 0 for no limit.
+        suspect: what of the images to look at when a loss is not finite, for the message.
 
     Raises:
         NonFiniteLossError: a loss is NaN or infinite; the message names it and the images.
@@ -77,13 +136,9 @@ def train_steps(
     waiting = start
     for micro, batch in enumerate(batches, start=1):
         data_s += time.perf_counter() - waiting
-        batch = to_device(batch, accelerator.device)
         with accelerator.accumulate(model):
-            with accelerator.autocast():
-                outputs = model(batch.images)
-            terms = criterion(outputs, batch)
-            total = torch.stack([*terms.values(), _zero(outputs)]).sum()
-            values = check_finite(terms, batch, step)
+            terms, total = losses(batch)
+            values = check_finite(terms, batch, step, suspect=suspect)
             accelerator.backward(total)
             norm = 0.0
             if accelerator.sync_gradients and gradient_clip > 0:
@@ -188,14 +243,14 @@ def predict(
             )
 
 
-def check_finite(terms: dict[str, Tensor], batch: Batch, step: int) -> dict[str, float]:
+def check_finite(terms: dict[str, Tensor], batch: Named, step: int, *, suspect: str = "labels") -> dict[str, float]:
     """Loss terms as numbers, or NonFiniteLossError that names the first bad one and the images of the batch."""
     numbers = torch.stack(list(terms.values())).tolist() if terms else []  # one transfer for all
     values = dict(zip(terms, numbers, strict=True))
     for name, value in values.items():
         if value != value or abs(value) == float("inf"):
             raise NonFiniteLossError(
-                f"step {step + 1}: loss {name} is {value} on images {', '.join(batch.names)}; look at their labels, "
+                f"step {step + 1}: loss {name} is {value} on images {', '.join(batch.names)}; look at their {suspect}, "
                 "lower train.learning_rate, or set train.precision=no, then resume from the last checkpoint"
             )
     return values
