@@ -11,14 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator, PartialState
-from accelerate.utils import gather_object
+from accelerate import PartialState
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from lvad_perception.errors import CheckpointError, ConfigError
+from lvad_perception.errors import ConfigError
 from lvad_perception.metrics import Metrics
 from lvad_perception.report.evaluation import FILE as EVALUATION
 from lvad_perception.report.evaluation import Evaluation, to_bytes
@@ -38,6 +37,7 @@ from lvad_training.model.backbone import Backbone
 from lvad_training.model.multitask import MultiTaskNet
 from lvad_training.model.published import MatchReport, load_published, load_timm
 from lvad_training.model.text_encoders import TextEncoder, TextFacts
+from lvad_training.processes import restore_state, resume_state, start_processes
 from lvad_training.recipe import BackboneConfig, Recipe, TrainConfig
 from lvad_training.runs import (
     CHECKPOINT,
@@ -72,7 +72,7 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, prog
         CheckpointError, DatasetError, LabelError, ImageError, NonFiniteLossError: as their names say.
     """
     settings = recipe.train
-    accelerator = _accelerator(settings)
+    accelerator = start_processes(settings.precision, accumulate=settings.accumulate)
     folder = Path(recipe.output)
     state = find_state(folder, recipe, resume=resume, overwrite=overwrite)
     first_step = state.step if state is not None else 0
@@ -95,7 +95,7 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, prog
     model, optimizer = accelerator.prepare(net, optimizer)
     torch.manual_seed(settings.seed * 1000 + accelerator.process_index + 1)
     if state is not None:
-        _restore(state, accelerator, optimizer, scheduler)
+        restore_state(state.resume, accelerator, optimizer, scheduler)
 
     reports = loop.train_steps(
         accelerator=accelerator,
@@ -119,7 +119,10 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, prog
                 log_step(report, writer, curve, bar)
             if report.step % settings.checkpoint_every == 0 or report.step == settings.steps:
                 snapshot = _snapshot(net, recipe, report.step)
-                _save_resumable(folder / CHECKPOINT, snapshot, accelerator, optimizer, scheduler)
+                snapshot = replace(snapshot, resume=resume_state(accelerator, optimizer, scheduler))
+                if main:
+                    save_checkpoint(folder / CHECKPOINT, snapshot)
+                accelerator.wait_for_everyone()
             if main and _is_measured(report.step, settings):
                 metrics = evaluate_checkpoint(_snapshot(net, recipe, report.step), device=accelerator.device)
                 log_metrics(metrics, report.step, writer)
@@ -146,16 +149,6 @@ def evaluate_folder(folder: Path, *, progress: bool = False) -> Metrics | None:
     evaluation = examine_checkpoint(found, progress=progress)
     _finish(folder, found, evaluation)
     return None if evaluation is None else evaluation.findings.metrics
-
-
-def _accelerator(settings: TrainConfig) -> Accelerator:
-    if settings.precision == "fp16" and not torch.cuda.is_available():
-        raise ConfigError("train.precision: fp16 needs a CUDA GPU; use bf16 or no")
-    return Accelerator(
-        mixed_precision=settings.precision,
-        gradient_accumulation_steps=settings.accumulate,
-        step_scheduler_with_optimizer=False,
-    )
 
 
 def _load_start(net: MultiTaskNet, recipe: Recipe, state: Checkpoint | None, encoder: TextEncoder | None) -> None:
@@ -213,45 +206,6 @@ def _snapshot(net: MultiTaskNet, recipe: Recipe, step: int) -> Checkpoint:
     encoder = net.prompts.encoder if net.prompts is not None else None
     facts = encoder.facts.to_dict() if encoder is not None else None
     return Checkpoint(recipe, step, net.state_dict(), text_encoder=facts)
-
-
-def _save_resumable(
-    path: Path,
-    snapshot: Checkpoint,
-    accelerator: Accelerator,
-    optimizer: torch.optim.Optimizer,
-    scheduler: LambdaLR,
-) -> None:
-    """The snapshot and all else that the next step depends on: optimiser, schedule, every process's random state."""
-    random = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        random["cuda"] = torch.cuda.get_rng_state()
-    every = gather_object([random])
-    if accelerator.is_main_process:
-        resume = {
-            "optimizer": optimizer.state_dict(),
-            "scheduler": scheduler.state_dict(),
-            "random": every,
-            "scaler": accelerator.scaler.state_dict() if accelerator.scaler is not None else None,
-        }
-        save_checkpoint(path, replace(snapshot, resume=resume))
-    accelerator.wait_for_everyone()
-
-
-def _restore(
-    state: Checkpoint, accelerator: Accelerator, optimizer: torch.optim.Optimizer, scheduler: LambdaLR
-) -> None:
-    if state.resume is None:
-        raise CheckpointError("the checkpoint holds no optimiser state; resume needs checkpoint.pt, not model.pt")
-    optimizer.load_state_dict(state.resume["optimizer"])
-    scheduler.load_state_dict(state.resume["scheduler"])
-    if accelerator.scaler is not None and state.resume["scaler"] is not None:
-        accelerator.scaler.load_state_dict(state.resume["scaler"])
-    every = state.resume["random"]
-    random = every[accelerator.process_index % len(every)]  # with other processes than before, chance differs
-    torch.set_rng_state(random["cpu"])
-    if "cuda" in random and torch.cuda.is_available():
-        torch.cuda.set_rng_state(random["cuda"])
 
 
 def _finish(folder: Path, final: Checkpoint, evaluation: Evaluation | None) -> None:

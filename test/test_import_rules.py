@@ -30,12 +30,12 @@ LAYERS = {
         {"files", "samples", "sections", "presets", "recipe", "camera"},
         {"config"},
         {"decode", "checkpoints", "schedule"},
-        {"data", "model", "losses", "pseudo", "loop"},
+        {"data", "model", "losses", "pseudo", "loop", "processes"},
         {"build", "batches", "runs", "graph"},
         {"evaluation"},
         {"training", "export", "records"},
         {"stages"},
-        {"reproduce"},
+        {"reproduce", "pretrain"},
         {"demo"},
         {"commands"},
         {"cli"},
@@ -81,7 +81,11 @@ CONFINED = {
     "torch2trt": ["lvad_perception/engines/tensorrt"],
     "open_clip": ["lvad_training/model/text_encoders.py"],
     "transformers": ["lvad_training/model/text_encoders.py"],
-    "accelerate": ["lvad_training/training.py", "lvad_training/stages.py", "lvad_training/loop.py"],
+    "accelerate": [
+        *("lvad_training/training.py", "lvad_training/stages.py", "lvad_training/loop.py"),
+        *("lvad_training/processes.py", "lvad_training/pretrain/"),
+    ],
+    "lightly": ["lvad_training/pretrain/"],
     "faster_coco_eval": ["lvad_perception/metrics/"],
 }
 
