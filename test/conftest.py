@@ -270,6 +270,16 @@ def reference():
 
 
 @pytest.fixture
+def images_like():
+    """Random images that an engine of this manifest takes, always the same."""
+
+    def make(manifest, seed=0):
+        return np.random.default_rng(seed).integers(0, 256, (manifest.batch_size, *manifest.input_hw, 3), np.uint8)
+
+    return make
+
+
+@pytest.fixture
 def manifest_facts():
     """A valid manifest as a dictionary, to be spoilt."""
     return json.loads(tiny_manifest().to_json())

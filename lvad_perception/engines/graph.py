@@ -22,13 +22,14 @@ Tensors = Mapping[str, tuple[str, Sequence[Any]]]
 """Name -> element type as numpy calls it, and shape, in which a dynamic side is anything but a number."""
 
 
-def check_graph(inputs: Tensors, outputs: Tensors, manifest: Manifest, *, source: str) -> None:
+def check_graph(inputs: Tensors, outputs: Tensors, manifest: Manifest, *, source: str, remedy: str = REMEDY) -> None:
     """Compare a graph with its manifest.
 
     Args:
         inputs: of the graph; ``outputs``: likewise.
         manifest: of the same file.
         source: the file, for messages.
+        remedy: what makes a file of its kind again, for messages.
 
     Raises:
         ModelFileError: a name, type or shape differs.
@@ -36,9 +37,9 @@ def check_graph(inputs: Tensors, outputs: Tensors, manifest: Manifest, *, source
     batch, (height, width), count = manifest.batch_size, manifest.output_hw, manifest.max_detections
     masks = [batch, height, width]
     shapes = {"boxes": [batch, count, 4], "scores": [batch, count], "labels": [batch, count]}
-    _check_tensors(inputs, {INPUT_NAME: ("uint8", [batch, *manifest.input_hw, 3])}, "input", source)
+    _check_tensors(inputs, {INPUT_NAME: ("uint8", [batch, *manifest.input_hw, 3])}, "input", source, remedy)
     promised = {name: (OUTPUT_TYPES[name], shapes.get(name, masks)) for name in manifest.output_names}
-    _check_tensors(outputs, promised, "output", source)
+    _check_tensors(outputs, promised, "output", source, remedy)
 
 
 def first_line(err: Exception) -> str:
@@ -46,14 +47,14 @@ def first_line(err: Exception) -> str:
     return next((line.strip() for line in str(err).splitlines() if line.strip()), type(err).__name__)
 
 
-def _check_tensors(found: Tensors, promised: Tensors, kind: str, source: str) -> None:
+def _check_tensors(found: Tensors, promised: Tensors, kind: str, source: str, remedy: str) -> None:
     if found.keys() != promised.keys():
         raise ModelFileError(
-            f"{source}: its {kind}s are {', '.join(found)} but its manifest promises {', '.join(promised)}; {REMEDY}"
+            f"{source}: its {kind}s are {', '.join(found)} but its manifest promises {', '.join(promised)}; {remedy}"
         )
     for name, (dtype, shape) in promised.items():
         if found[name][0] != dtype or list(found[name][1]) != list(shape):
             raise ModelFileError(
                 f"{source}: its {kind} {name} is {found[name][0]} {list(found[name][1])} but its manifest promises "
-                f"{dtype} {list(shape)}; {REMEDY}"
+                f"{dtype} {list(shape)}; {remedy}"
             )

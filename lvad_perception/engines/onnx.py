@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from lvad_perception.engines.base import usable_cores
-from lvad_perception.engines.graph import OUTPUT_TYPES, REMEDY, Tensors, check_graph, first_line
+from lvad_perception.engines.graph import REMEDY, Tensors, check_graph, first_line
+from lvad_perception.engines.loaded import LoadedEngine
 from lvad_perception.errors import EngineError, MissingDependencyError, ModelFileError
 from lvad_perception.manifest import INPUT_NAME, MANIFEST_KEY, Manifest
-from lvad_perception.types import RawOutputs, UInt8
+from lvad_perception.types import UInt8
 
 PRECISION_KEY: Final = "lvad_precision"
 """Metadata of a file that is not FP32: its precision."""
@@ -22,8 +23,11 @@ _ELEMENT_TYPES: Final = {"float": "float32", "double": "float64"}  # the others 
 _ERROR_LEVEL: Final = 3  # of ONNX Runtime's own log: what matters comes as an exception
 
 
-class OnnxEngine:
-    """A model file in an ONNX Runtime session; meets ``base.Engine``."""
+class OnnxEngine(LoadedEngine):
+    """A model file in an ONNX Runtime session; meets ``base.Engine``.
+
+    Its precision is the file's own, or "fp16" where TensorRT was asked for it. It does not say what memory it holds.
+    """
 
     def __init__(
         self, path: Path, *, threads: int | None = None, provider: str = "cpu", precision: str | None = None
@@ -47,62 +51,35 @@ class OnnxEngine:
         metadata = session.get_modelmeta().custom_metadata_map
         if MANIFEST_KEY not in metadata:
             raise ModelFileError(f"{path} carries no {MANIFEST_KEY} in its metadata; {REMEDY}")
-        self._manifest = Manifest.from_json(metadata[MANIFEST_KEY], source=str(path))
-        check_graph(_tensors(session.get_inputs()), _tensors(session.get_outputs()), self._manifest, source=str(path))
-        self._precision: str = metadata.get(PRECISION_KEY, "fp32")
+        manifest = Manifest.from_json(metadata[MANIFEST_KEY], source=str(path))
+        check_graph(_tensors(session.get_inputs()), _tensors(session.get_outputs()), manifest, source=str(path))
+        used: str = metadata.get(PRECISION_KEY, "fp32")
         if provider == "tensorrt" and precision == "fp16":
-            self._precision = "fp16"
-        if precision not in (None, self._precision):
+            used = "fp16"
+        if precision not in (None, used):
             raise EngineError(
-                f"ONNX Runtime computes {path} in {self._precision}, as it was written, not in {precision}; "
+                f"ONNX Runtime computes {path} in {used}, as it was written, not in {precision}; "
                 "leave the precision to the file, or ask another runtime"
             )
-        self._session: Any | None = session
         where = f"CPU, {threads} thread{'s'[: threads != 1]}" if provider == "cpu" else _PROVIDERS[provider]
-        self._description = f"ONNX Runtime {_import().__version__}, {where}, {self._precision.upper()}"
+        self._session: Any = session
+        super().__init__(
+            manifest=manifest,
+            description=f"ONNX Runtime {_import().__version__}, {where}, {used.upper()}",
+            precision=used,
+        )
 
-    @property
-    def manifest(self) -> Manifest:
-        """What the model file says of itself."""
-        return self._manifest
-
-    @property
-    def description(self) -> str:
-        """Runtime, version, device, threads and precision."""
-        return self._description
-
-    @property
-    def precision(self) -> str:
-        """What it computes in: "fp32", "int8" for a quantised file, or "fp16" where TensorRT was asked for it."""
-        return self._precision
-
-    @property
-    def device_memory_bytes(self) -> None:
-        """None: it works in the memory of the process, or the provider does not say."""
-        return None
-
-    def infer(self, images: UInt8) -> RawOutputs:
-        """Run the model on uint8 [N, H, W, 3], RGB, of the manifest's shape; see ``base.Engine``.
-
-        Raises:
-            EngineError: the runtime failed, or the engine is closed.
-        """
-        if self._session is None:
-            raise EngineError("the engine is closed; open the model file again")
-        names = self._manifest.output_names
+    def _run(self, images: UInt8) -> list[Any]:
         try:
-            arrays = self._session.run(list(names), {INPUT_NAME: images})
+            arrays: list[Any] = self._session.run(list(self.manifest.output_names), {INPUT_NAME: images})
         except Exception as err:
             raise EngineError(
-                f"ONNX Runtime failed on an input of shape {images.shape} ({first_line(err)}); "
+                f"ONNX Runtime failed ({first_line(err)}); "
                 "check the free memory and that the model file fits this version"
             ) from err
-        outputs = dict.fromkeys(OUTPUT_TYPES)
-        outputs.update(zip(names, arrays, strict=True))
-        return RawOutputs(**outputs)
+        return arrays
 
-    def close(self) -> None:
-        """Free the session; calling it again does nothing."""
+    def _release(self) -> None:
         self._session = None
 
 

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from lvad_perception.engines.base import usable_cores
-from lvad_perception.engines.graph import OUTPUT_TYPES, REMEDY, Tensors, check_graph, first_line
+from lvad_perception.engines.graph import REMEDY, Tensors, check_graph, first_line
+from lvad_perception.engines.loaded import LoadedEngine
 from lvad_perception.errors import EngineError, MissingDependencyError, ModelFileError
 from lvad_perception.manifest import MANIFEST_KEY, Manifest
-from lvad_perception.types import RawOutputs, UInt8
+from lvad_perception.types import UInt8
 
 _HINTS: Final[Mapping[str, str]] = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 """Precision -> OpenVINO's name of it as an inference precision. INT8 is no such hint: it is in the file."""
@@ -18,8 +19,12 @@ _CONVOLUTIONS: Final = ("Convolution", "GroupConvolution", "Deconvolution")
 _PRODUCTS: Final = ("MatMul", "FullyConnected")
 
 
-class OpenVinoEngine:
-    """A model file compiled by OpenVINO for the CPU; meets ``base.Engine``."""
+class OpenVinoEngine(LoadedEngine):
+    """A model file compiled by OpenVINO for the CPU; meets ``base.Engine``.
+
+    Its precision is what most of its convolutions are really computed in. Images are read where they lie and outputs
+    are views of OpenVINO's own memory: nothing is copied.
+    """
 
     def __init__(self, path: Path, *, threads: int | None = None, precision: str | None = None) -> None:
         """Load, check and compile a model file.
@@ -40,71 +45,33 @@ class OpenVinoEngine:
         text = _metadata(model).get(MANIFEST_KEY)
         if text is None:
             raise ModelFileError(f"{path} carries no {MANIFEST_KEY} in its metadata; {REMEDY}")
-        self._manifest = Manifest.from_json(text, source=str(path))
-        check_graph(tensors_of(model.inputs), tensors_of(model.outputs), self._manifest, source=str(path))
+        manifest = Manifest.from_json(text, source=str(path))
+        check_graph(tensors_of(model.inputs), tensors_of(model.outputs), manifest, source=str(path))
         compiled = compile_network(core, model, threads=threads, precision=precision, source=str(path))
-        self._precision = precision_used(compiled)
-        if precision not in (None, self._precision):
+        used = precision_used(compiled)
+        if precision not in (None, used):
             remedy = (
                 "quantise it with: lvad-perception quantize"
                 if precision == "int8"
                 else "leave the precision to the file"
             )
-            raise EngineError(f"OpenVINO computes {path} in {self._precision}, not in {precision}; {remedy}")
-        self._request: Any | None = compiled.create_infer_request()
+            raise EngineError(f"OpenVINO computes {path} in {used}, not in {precision}; {remedy}")
         rest = _name(compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name())
-        self._description = (
-            f"OpenVINO {_version()}, CPU, {threads} thread{'s'[: threads != 1]}, {self._precision.upper()}"
-            + (f" over {rest.upper()}" if rest != self._precision else "")
-        )
+        description = f"OpenVINO {_version()}, CPU, {threads} thread{'s'[: threads != 1]}, {used.upper()}"
+        if rest != used:
+            description += f" over {rest.upper()}"
+        self._request: Any = compiled.create_infer_request()
+        super().__init__(manifest=manifest, description=description, precision=used)
 
-    @property
-    def manifest(self) -> Manifest:
-        """What the model file says of itself."""
-        return self._manifest
-
-    @property
-    def description(self) -> str:
-        """Runtime, version, device, threads and precision."""
-        return self._description
-
-    @property
-    def precision(self) -> str:
-        """What most of its convolutions are really computed in."""
-        return self._precision
-
-    @property
-    def device_memory_bytes(self) -> None:
-        """None: it works in the memory of the process."""
-        return None
-
-    def infer(self, images: UInt8) -> RawOutputs:
-        """Run the model on uint8 [N, H, W, 3], RGB, of the manifest's shape; see ``base.Engine``.
-
-        Images are read where they lie and outputs are views of OpenVINO's own memory: nothing is copied.
-
-        Raises:
-            EngineError: the runtime failed, or the engine is closed.
-        """
-        if self._request is None:
-            raise EngineError("the engine is closed; open the model file again")
-        expected = (self._manifest.batch_size, *self._manifest.input_hw, 3)
-        if images.shape != expected:  # OpenVINO would compile itself anew for another shape
-            raise EngineError(f"OpenVINO got an input of shape {images.shape}, but the model takes {expected}")
+    def _run(self, images: UInt8) -> list[Any]:
         try:
             self._request.set_input_tensor(_import().Tensor(images, shared_memory=True))
             self._request.infer()
         except RuntimeError as err:
-            raise EngineError(
-                f"OpenVINO failed on an input of shape {images.shape} ({first_line(err)}); check the free memory"
-            ) from err
-        outputs: dict[str, Any] = dict.fromkeys(OUTPUT_TYPES)
-        for name in self._manifest.output_names:
-            outputs[name] = self._request.get_tensor(name).data
-        return RawOutputs(**outputs)
+            raise EngineError(f"OpenVINO failed ({first_line(err)}); check the free memory") from err
+        return [self._request.get_tensor(name).data for name in self.manifest.output_names]
 
-    def close(self) -> None:
-        """Free the compiled model; calling it again does nothing."""
+    def _release(self) -> None:
         self._request = None
 
 

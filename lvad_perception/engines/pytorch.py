@@ -11,10 +11,11 @@ import numpy.typing as npt
 
 from lvad_perception.engines.cuda import Cuda
 from lvad_perception.engines.graph import OUTPUT_TYPES, first_line
+from lvad_perception.engines.loaded import LoadedEngine
 from lvad_perception.engines.pt2_file import load_program
 from lvad_perception.errors import ConfigError, EngineError
 from lvad_perception.manifest import Manifest
-from lvad_perception.types import RawOutputs, UInt8
+from lvad_perception.types import UInt8
 
 PRECISIONS: Final = ("fp32", "fp16", "bf16")
 _LOG: Final = logging.getLogger(__name__)
@@ -25,12 +26,13 @@ _Run = Callable[[UInt8], Sequence[npt.NDArray[Any]]]
 """The same with arrays of the host, valid until the next call."""
 
 
-class PyTorchEngine:
+class PyTorchEngine(LoadedEngine):
     """An exported program; meets ``base.Engine``.
 
     On a CUDA device the program is compiled, its convolutions and matrix products in half precision and channels last,
     and everything from the copy in to the copies out is one CUDA graph between buffers that are allocated once, on the
     host page-locked. Boxes and scores stay in FP32, for which the exported graph casts, as does what autocast knows.
+    Its precision is that of convolutions and matrix products; its memory, what torch reserved on the device for it.
     """
 
     def __init__(
@@ -60,78 +62,48 @@ class PyTorchEngine:
         """
         if precision not in (None, *PRECISIONS):
             raise ConfigError(f"{path} runs in {', '.join(PRECISIONS)}, not in {precision}; choose one of them")
-        program, self._manifest = load_program(path)
+        program, manifest = load_program(path)
         import torch
 
         cuda = Cuda() if (device or ("cuda" if torch.cuda.is_available() else "cpu")) == "cuda" else None
         if threads is not None:
             torch.set_num_threads(threads)
         reserved = torch.cuda.memory_reserved() if cuda else 0
-        self._precision = precision or ("fp16" if cuda else "fp32")
-        self._shape = (self._manifest.batch_size, *self._manifest.input_hw, 3)
+        used = precision or ("fp16" if cuda else "fp32")
+        black = np.zeros((manifest.batch_size, *manifest.input_hw, 3), np.uint8)
         place = torch.device("cuda", 0) if cuda else torch.device("cpu")
         try:
-            module = _deployed(program, place, self._precision)
-            network, how = _network(module, place, self._precision), "not compiled"
+            module = _deployed(program, place, used)
+            network, how = _network(module, place, used), "not compiled"
             if compiled or (compiled is None and cuda):
                 # The module, whose code is its own: of code that is shared torch compiles eight versions at most.
-                faster = _network(torch.compile(module, dynamic=False, fullgraph=True), place, self._precision)
-                if _runs(faster, torch.zeros(self._shape, dtype=torch.uint8, device=place), path):
+                faster = _network(torch.compile(module, dynamic=False, fullgraph=True), place, used)
+                if _runs(faster, torch.from_numpy(black).to(place), path):
                     network, how = faster, "compiled"
-            self._run: _Run | None = _on_cuda(network, cuda, self._manifest) if cuda else _on_cpu(network)
-            self._run(np.zeros(self._shape, np.uint8))
+            self._replay: _Run | None = _on_cuda(network, cuda, manifest) if cuda else _on_cpu(network)
+            self._replay(black)
         except RuntimeError as err:
             raise EngineError(
                 f"{path}: torch {torch.__version__} failed on the first image ({first_line(err)}); check the free "
                 "memory, or use the .onnx model file"
             ) from err
-        self._memory = torch.cuda.memory_reserved() - reserved if cuda else None
         where = f"{cuda.name}, CUDA graph" if cuda else f"CPU, {_threads(torch.get_num_threads())}"
-        self._description = f"PyTorch {torch.__version__}, {where}, {self._precision.upper()}, {how}"
+        super().__init__(
+            manifest=manifest,
+            description=f"PyTorch {torch.__version__}, {where}, {used.upper()}, {how}",
+            precision=used,
+            device_memory_bytes=torch.cuda.memory_reserved() - reserved if cuda else None,
+        )
 
-    @property
-    def manifest(self) -> Manifest:
-        """What the model file says of itself."""
-        return self._manifest
-
-    @property
-    def description(self) -> str:
-        """Runtime, version, device, precision, and whether it is compiled."""
-        return self._description
-
-    @property
-    def precision(self) -> str:
-        """What convolutions and matrix products are computed in."""
-        return self._precision
-
-    @property
-    def device_memory_bytes(self) -> int | None:
-        """What torch reserved on the CUDA device for it; None on the CPU."""
-        return self._memory
-
-    def infer(self, images: UInt8) -> RawOutputs:
-        """Run the model on uint8 [N, H, W, 3], RGB, of the manifest's shape; see ``base.Engine``.
-
-        Raises:
-            EngineError: the device failed, the images are of another shape, or the engine is closed.
-        """
-        if self._run is None:
-            raise EngineError("the engine is closed; open the model file again")
-        if images.shape != self._shape or images.dtype != np.uint8:
-            raise EngineError(
-                f"images of shape {images.shape} and type {images.dtype} do not fit this engine, whose input is uint8 "
-                f"{self._shape}; give as many images as the model's batch size, at its input size"
-            )
+    def _run(self, images: UInt8) -> Sequence[npt.NDArray[Any]]:
+        assert self._replay is not None
         try:
-            arrays = self._run(images)
+            return self._replay(images)
         except RuntimeError as err:
             raise EngineError(f"torch failed to run ({first_line(err)}); restart the process") from err
-        outputs = dict.fromkeys(OUTPUT_TYPES) | dict(zip(self._manifest.output_names, arrays, strict=True))
-        return RawOutputs(**outputs)
 
-    def close(self) -> None:
-        """Free the model's memory; calling it again does nothing."""
-        self._run = None
+    def _release(self) -> None:
+        self._replay = None
 
 
 def _deployed(program: Any, place: Any, precision: str) -> Any:

@@ -12,22 +12,25 @@ from typing import Any, Final
 import numpy as np
 
 from lvad_perception.engines.cuda import Buffer, Cuda
-from lvad_perception.engines.graph import OUTPUT_TYPES, check_graph, first_line
-from lvad_perception.engines.tensorrt_file import EngineFile, Target, read_engine_file
+from lvad_perception.engines.graph import check_graph, first_line
+from lvad_perception.engines.loaded import LoadedEngine
+from lvad_perception.engines.tensorrt_file import REBUILD, EngineFile, Target, read_engine_file
 from lvad_perception.errors import EngineError, MissingDependencyError
-from lvad_perception.manifest import INPUT_NAME, Manifest
-from lvad_perception.types import RawOutputs, UInt8
+from lvad_perception.manifest import INPUT_NAME
+from lvad_perception.types import UInt8
 
 _TYPES: Final = {"UINT8": "uint8", "FLOAT": "float32", "INT32": "int32"}
 """TensorRT's name of an element type -> numpy's, of those that inputs and outputs may have."""
 _Tensors = dict[str, tuple[str, tuple[int, ...]]]
 
 
-class TensorRtEngine:
+class TensorRtEngine(LoadedEngine):
     """An engine file on the CUDA device; meets ``base.Engine``.
 
     Input and outputs live in buffers that are allocated once, on the host page-locked; the copy in, the network and the
     copies out are one CUDA graph. The arrays that ``infer`` returns are these buffers: valid until the next call.
+    Its precision is that of the build, "fp32" where the file does not say; its memory that of the plan, which is about
+    the size of its weights, of scratch memory and of buffers.
     """
 
     def __init__(self, path: Path, *, device: Cuda | None = None) -> None:
@@ -45,7 +48,7 @@ class TensorRtEngine:
         """
         file = read_engine_file(path)
         trt = import_tensorrt(str(path))
-        self._cuda: Cuda | None = device or Cuda()
+        self._cuda = device or Cuda()
         here = Target(trt.__version__, self._cuda.name, self._cuda.capability)
         _check_target(file, here, path)
         self._log = make_log(trt)
@@ -55,75 +58,42 @@ class TensorRtEngine:
             raise EngineError(
                 f"{path}: TensorRT cannot make an execution context ({self._log.text()}); free memory on {here.gpu}"
             )
-        self._manifest = file.manifest
         tensors = _tensors(trt, self._engine)
-        check_graph(*tensors, file.manifest, source=str(path))
+        check_graph(*tensors, file.manifest, source=str(path), remedy=f"{REBUILD} {path.name}")
         try:
-            self._buffers = {name: self._bind(name, *tensor) for name, tensor in (tensors[0] | tensors[1]).items()}
+            self._input = self._bind(INPUT_NAME, *tensors[0][INPUT_NAME])
+            self._outputs = [self._bind(name, *tensors[1][name]) for name in file.manifest.output_names]
             self._execute, how = self._prepare()
         except RuntimeError as err:  # of torch, or of _enqueue
             raise EngineError(
-                f"{path} failed on the first image ({first_line(err)}); free memory on {here.gpu}, or build it again "
-                f"with: lvad-perception optimize MODEL.onnx --output {path.name}"
+                f"{path} failed on the first image ({first_line(err)}); free memory on {here.gpu}, or {REBUILD} "
+                f"{path.name}"
             ) from err
-        self._precision = file.precision or "fp32"
-        self._memory = len(file.plan) + _context_bytes(self._engine)
-        self._memory += sum(buffer.host.nbytes for buffer in self._buffers.values())
+        memory = len(file.plan) + _context_bytes(self._engine)
+        memory += sum(buffer.host.nbytes for buffer in (self._input, *self._outputs))
         precision = (file.precision or "unknown precision").upper()
-        self._description = f"TensorRT {here.tensorrt}, {here.gpu}, {precision}, {how}"
+        super().__init__(
+            manifest=file.manifest,
+            description=f"TensorRT {here.tensorrt}, {here.gpu}, {precision}, {how}",
+            precision=file.precision or "fp32",
+            device_memory_bytes=memory,
+        )
 
-    @property
-    def manifest(self) -> Manifest:
-        """What the model file says of itself."""
-        return self._manifest
-
-    @property
-    def description(self) -> str:
-        """Runtime, version, GPU, precision, and whether a CUDA graph is replayed."""
-        return self._description
-
-    @property
-    def precision(self) -> str:
-        """Of the build; "fp32" where the file does not say."""
-        return self._precision
-
-    @property
-    def device_memory_bytes(self) -> int:
-        """Of the plan, which is about the size of its weights, of scratch memory and of buffers."""
-        return self._memory
-
-    def infer(self, images: UInt8) -> RawOutputs:
-        """Run the model on uint8 [N, H, W, 3], RGB, of the manifest's shape; see ``base.Engine``.
-
-        Raises:
-            EngineError: the device failed, the images are of another shape, or the engine is closed.
-        """
-        if self._cuda is None:
-            raise EngineError("the engine is closed; open the engine file again")
-        host = self._buffers[INPUT_NAME].host
-        if images.shape != host.shape or images.dtype != host.dtype:
-            raise EngineError(
-                f"images of shape {images.shape} and type {images.dtype} do not fit this engine, whose input is uint8 "
-                f"{host.shape}; give as many images as the model's batch size, at its input size"
-            )
-        np.copyto(host, images)
+    def _run(self, images: UInt8) -> list[Any]:
+        np.copyto(self._input.host, images)
         try:
             self._execute()
         except RuntimeError as err:  # of torch, or of _enqueue
             raise EngineError(f"TensorRT failed to run ({first_line(err)}); restart the process") from err
-        arrays = dict.fromkeys(OUTPUT_TYPES)
-        arrays.update({name: self._buffers[name].host for name in self._manifest.output_names})
-        return RawOutputs(**arrays)
+        return [buffer.host for buffer in self._outputs]
 
-    def close(self) -> None:
-        """Free the device's memory; calling it again does nothing."""
+    def _release(self) -> None:
         # The recording uses the context, the context the engine, the engine the runtime: in this order.
-        self._execute, self._context, self._engine, self._runtime = _closed, None, None, None
-        self._buffers.clear()
-        self._cuda = None
+        del self._execute
+        self._context = self._engine = self._runtime = None
+        del self._input, self._outputs, self._cuda
 
     def _bind(self, name: str, dtype: str, shape: tuple[int, ...]) -> Buffer:
-        assert self._cuda is not None
         buffer = self._cuda.buffer(shape, dtype)
         self._context.set_tensor_address(name, buffer.address)
         return buffer
@@ -131,7 +101,6 @@ class TensorRtEngine:
     def _prepare(self) -> tuple[Callable[[], None], str]:
         """How to run once, as a CUDA graph where this network can be recorded, and what to call that."""
         cuda = self._cuda
-        assert cuda is not None
         self._log.clear()
         cuda.run(self._enqueue)
         try:
@@ -140,12 +109,11 @@ class TensorRtEngine:
             return lambda: cuda.run(self._enqueue), "no CUDA graph"
 
     def _enqueue(self) -> None:
-        assert self._cuda is not None
-        self._buffers[INPUT_NAME].upload()
+        self._input.upload()
         if not self._context.execute_async_v3(self._cuda.stream):
             raise RuntimeError(self._log.text())
-        for name in self._manifest.output_names:
-            self._buffers[name].download()
+        for buffer in self._outputs:
+            buffer.download()
 
 
 def import_tensorrt(source: str) -> Any:
@@ -243,7 +211,3 @@ def _tensors(trt: Any, engine: Any) -> tuple[_Tensors, _Tensors]:
 
 def _context_bytes(engine: Any) -> int:
     return int(engine.device_memory_size_v2 if hasattr(engine, "device_memory_size_v2") else engine.device_memory_size)
-
-
-def _closed() -> None:
-    raise RuntimeError("the engine is closed")

@@ -30,7 +30,8 @@ FACTS_KEY: Final = "lvad_facts"
 SUFFIXES: Final = (".engine", ".plan", ".pth")
 _LENGTH_BYTES: Final = 4
 _MOST_FACTS: Final = 16 << 20
-_REMEDY: Final = "copy it again or build it with: lvad-perception optimize MODEL.onnx --output"
+REBUILD: Final = "build it with: lvad-perception optimize MODEL.onnx --output"
+"""The remedy of a file that cannot be used; the file's name goes behind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +153,7 @@ def _split(data: bytes, path: Path) -> tuple[str, memoryview]:
     start = len(MAGIC) + _LENGTH_BYTES
     length = int.from_bytes(data[len(MAGIC) : start], "little")
     if length > _MOST_FACTS or len(data) <= start + length:
-        raise ModelFileError(f"{path} is truncated; {_REMEDY} {path.name}")
+        raise ModelFileError(f"{path} is truncated; copy it again or {REBUILD} {path.name}")
     return data[start : start + length].decode(errors="replace"), memoryview(data)[start + length :]
 
 
@@ -167,11 +168,12 @@ def _read_state(path: Path) -> Mapping[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     # Unpickling a damaged or foreign file can raise anything.
     except Exception as err:
-        raise ModelFileError(f"{path} cannot be loaded as a torch2trt file; {_REMEDY} {path.name}") from err
+        raise ModelFileError(
+            f"{path} cannot be loaded as a torch2trt file; copy it again or {REBUILD} {path.name}"
+        ) from err
     if not isinstance(state, Mapping) or not isinstance(state.get("engine"), (bytes, bytearray)):
         raise ModelFileError(
-            f"{path} holds no TensorRT engine; give the state dict of a torch2trt TRTModule, "
-            f"or build it with: lvad-perception optimize MODEL.onnx --output {path.name}"
+            f"{path} holds no TensorRT engine; give the state dict of a torch2trt TRTModule, or {REBUILD} {path.name}"
         )
     return state
 
@@ -183,7 +185,9 @@ def _from_facts(text: str, plan: bytes | bytearray | memoryview, source: str) ->
         target = None if facts["target"] is None else Target(**facts["target"])
         rest = {name: facts[name] for name in ("precision", "model_sha256", "builder", "agreement")}
     except (ValueError, TypeError, KeyError) as err:
-        raise ModelFileError(f"{source}: what it says of itself cannot be read ({err}); {_REMEDY} FILE") from err
+        raise ModelFileError(
+            f"{source}: what it says of itself cannot be read ({err}); copy it again or {REBUILD} FILE"
+        ) from err
     return EngineFile(plan, Manifest.from_json(manifest, source=source), target=target, **rest)
 
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from lvad_perception.engines import PRECISIONS, RUNTIMES, open_engine
-from lvad_perception.errors import ConfigError, EngineError
+from lvad_perception.errors import ConfigError, EngineError, ModelFileError
 
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 
@@ -85,3 +85,25 @@ def test_a_provider_that_is_not_installed(tiny_model_file, runtime):
         pytest.skip(f"this ONNX Runtime has the {provider[runtime]}")
     with pytest.raises(EngineError, match=rf"has no {provider[runtime]}; install onnxruntime-gpu"):
         open_engine(tiny_model_file, runtime=runtime)
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(ModelFileError, match=r"gone\.onnx does not exist; write a model file with: lvad-train"):
+        open_engine(tmp_path / "gone.onnx")
+
+
+def test_a_directory(tmp_path):
+    with pytest.raises(ModelFileError, match=r"is a directory; name the \.onnx file in it"):
+        open_engine(tmp_path)
+
+
+def test_another_suffix(tmp_path):
+    path = tmp_path / "checkpoint.safetensors"
+    path.touch()
+    with pytest.raises(ModelFileError, match=r"is no model file; give the \.onnx file"):
+        open_engine(path)
+
+
+def test_no_threads(tiny_model_file):
+    with pytest.raises(ConfigError, match="0 threads cannot run a model"):
+        open_engine(tiny_model_file, threads=0)

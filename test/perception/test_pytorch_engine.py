@@ -2,6 +2,7 @@
 
 import json
 import logging
+import sys
 import zipfile
 
 import numpy as np
@@ -190,16 +191,7 @@ class TestWrongUse:
             PyTorchEngine(program_file, device="cuda")
 
     def test_torch_not_installed(self, program_file, monkeypatch):
-        import builtins
-
-        real = builtins.__import__
-
-        def refuse(name, *args, **kwargs):
-            if name == "torchvision":
-                raise ImportError("No module named 'torchvision'", name=name)
-            return real(name, *args, **kwargs)
-
-        monkeypatch.setattr(builtins, "__import__", refuse)
+        monkeypatch.setitem(sys.modules, "torchvision", None)  # importing it raises ImportError
         with pytest.raises(MissingDependencyError, match="torchvision is not installed; install it with: pip install"):
             PyTorchEngine(program_file)
 

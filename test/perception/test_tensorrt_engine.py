@@ -43,11 +43,7 @@ def write_engine(tmp_path, tiny_model_file, make_manifest):
     return write
 
 
-def images_like(manifest, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, (manifest.batch_size, *manifest.input_hw, 3), np.uint8)
-
-
-def test_outputs_are_the_models_in_every_version(trt, write_engine, reference):
+def test_outputs_are_the_models_in_every_version(trt, write_engine, reference, images_like):
     device = FakeCuda()
     engine = TensorRtEngine(write_engine(), device=device)
     for seed in range(3):
@@ -63,14 +59,14 @@ def test_outputs_are_the_models_in_every_version(trt, write_engine, reference):
     assert engine.device_memory_bytes > images.nbytes + 1000
 
 
-def test_buffers_are_reused(trt10, write_engine):
+def test_buffers_are_reused(trt10, write_engine, images_like):
     engine = TensorRtEngine(write_engine(), device=FakeCuda())
     first = engine.infer(images_like(engine.manifest))
     second = engine.infer(images_like(engine.manifest, 1))
     assert first.semantic is second.semantic
 
 
-def test_a_network_that_cannot_be_recorded_runs_without_graph(trt10, write_engine, reference):
+def test_a_network_that_cannot_be_recorded_runs_without_graph(trt10, write_engine, reference, images_like):
     engine = TensorRtEngine(write_engine(), device=FakeCuda(records=False))
     images = images_like(engine.manifest)
     np.testing.assert_array_equal(engine.infer(images).semantic, reference(images).semantic)
@@ -112,11 +108,13 @@ def test_a_plan_that_tensorrt_refuses_names_its_reason(trt10, write_engine):
 
 
 def test_a_manifest_of_another_model_is_refused(trt10, write_engine, make_manifest):
-    with pytest.raises(ModelFileError, match=r"its input images is uint8 \[2, 48, 64, 3\] but its manifest promises"):
+    with pytest.raises(
+        ModelFileError, match=r"its input images is uint8 \[2, 48, 64, 3\] but its manifest promises"
+    ) as raised:
         TensorRtEngine(write_engine(manifest=make_manifest(batch_size=3)), device=FakeCuda())
 
 
-def test_images_of_another_shape_are_refused(trt10, write_engine):
+def test_images_of_another_shape_are_refused(trt10, write_engine, images_like):
     engine = TensorRtEngine(write_engine(), device=FakeCuda())
     with pytest.raises(EngineError, match=r"images of shape \(1, 48, 64, 3\) and type uint8 do not fit this engine"):
         engine.infer(images_like(engine.manifest)[:1])
@@ -124,7 +122,7 @@ def test_images_of_another_shape_are_refused(trt10, write_engine):
         engine.infer(images_like(engine.manifest).astype(np.float32))
 
 
-def test_a_device_that_fails_says_so(trt10, write_engine):
+def test_a_device_that_fails_says_so(trt10, write_engine, images_like):
     path = write_engine()
     engine = TensorRtEngine(path, device=FakeCuda())
     trt10.facts.broken_run = True
@@ -134,12 +132,12 @@ def test_a_device_that_fails_says_so(trt10, write_engine):
         TensorRtEngine(path, device=FakeCuda())
 
 
-def test_a_closed_engine_says_so(trt10, write_engine):
+def test_a_closed_engine_says_so(trt10, write_engine, images_like):
     engine = TensorRtEngine(write_engine(), device=FakeCuda())
     images = images_like(engine.manifest)
     engine.close()
     engine.close()
-    with pytest.raises(EngineError, match="the engine is closed; open the engine file again"):
+    with pytest.raises(EngineError, match="the engine is closed; open the model file again"):
         engine.infer(images)
 
 

@@ -1,0 +1,82 @@
+"""What is the same of every loaded model, whatever runs it."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from lvad_perception.engines.graph import OUTPUT_TYPES
+from lvad_perception.errors import EngineError
+from lvad_perception.manifest import Manifest
+from lvad_perception.types import RawOutputs, UInt8
+
+
+class LoadedEngine(ABC):
+    """Its facts, the check of its images, and that it ends once; meets ``base.Engine``.
+
+    A runtime derives from it, loads the file, calls this constructor last, and adds ``_run`` and ``_release``.
+    """
+
+    def __init__(
+        self, *, manifest: Manifest, description: str, precision: str, device_memory_bytes: int | None = None
+    ) -> None:
+        """Keep the facts; what they mean is said in ``base.Engine``."""
+        self._manifest = manifest
+        self._description = description
+        self._precision = precision
+        self._device_memory_bytes = device_memory_bytes
+        self._shape = (manifest.batch_size, *manifest.input_hw, 3)
+        self._closed = False
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the model file says of itself."""
+        return self._manifest
+
+    @property
+    def description(self) -> str:
+        """Runtime, version, device and precision, for diagnostics and benchmark tables."""
+        return self._description
+
+    @property
+    def precision(self) -> str:
+        """What it computes in: "fp32", "fp16", "bf16" or "int8"."""
+        return self._precision
+
+    @property
+    def device_memory_bytes(self) -> int | None:
+        """Memory that it holds on a device of its own; None where it works in the memory of the process."""
+        return self._device_memory_bytes
+
+    def infer(self, images: UInt8) -> RawOutputs:
+        """Run the model on uint8 [N, H, W, 3], RGB, of the manifest's shape; see ``base.Engine``.
+
+        Raises:
+            EngineError: the runtime failed, the images are of another shape or type, or the engine is closed.
+        """
+        if self._closed:
+            raise EngineError("the engine is closed; open the model file again")
+        if images.shape != self._shape or images.dtype != np.uint8:
+            raise EngineError(
+                f"images of shape {images.shape} and type {images.dtype} do not fit this engine, whose input is uint8 "
+                f"{self._shape}; give as many images as the model's batch size, at its input size"
+            )
+        arrays = self._run(images)
+        return RawOutputs(
+            **dict.fromkeys(OUTPUT_TYPES) | dict(zip(self._manifest.output_names, arrays, strict=True)),
+        )
+
+    def close(self) -> None:
+        """Free the model's memory; calling it again does nothing."""
+        if not self._closed:
+            self._closed = True
+            self._release()
+
+    @abstractmethod
+    def _run(self, images: UInt8) -> Sequence[Any]:
+        """Arrays in the order of the manifest's ``output_names``, valid until the next call. Raises EngineError."""
+
+    @abstractmethod
+    def _release(self) -> None:
+        """Let go of everything that holds the model's memory; called once."""
