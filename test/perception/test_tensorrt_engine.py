@@ -108,9 +108,9 @@ def test_a_plan_that_tensorrt_refuses_names_its_reason(trt10, write_engine):
 
 
 def test_a_manifest_of_another_model_is_refused(trt10, write_engine, make_manifest):
-    with pytest.raises(
-        ModelFileError, match=r"its input images is uint8 \[2, 48, 64, 3\] but its manifest promises"
-    ) as raised:
+    promised = r"its input images is uint8 \[2, 48, 64, 3\] but its manifest promises uint8 \[3, 48, 64, 3\]"
+    remedy = r"build it with: lvad-perception optimize MODEL\.onnx --output "
+    with pytest.raises(ModelFileError, match=f"{promised}; {remedy}"):
         TensorRtEngine(write_engine(manifest=make_manifest(batch_size=3)), device=FakeCuda())
 
 
