@@ -7,7 +7,8 @@ from lvad_perception.vocabulary import DETECTION, DRIVABLE, SEMANTIC, TASKS, Voc
 from lvad_training.checkpoints import Checkpoint, load_weights
 from lvad_training.losses.detection import DetectionCriterion
 from lvad_training.losses.multitask import MultiTaskCriterion
-from lvad_training.losses.segmentation import MaskCriterion
+from lvad_training.losses.points import PointCriterion
+from lvad_training.losses.segmentation import MaskCriterion, PixelCriterion
 from lvad_training.model.adapter import (
     LanguageToVision,
     LanguageVisionAdapter,
@@ -16,13 +17,16 @@ from lvad_training.model.adapter import (
     VisionToLanguage,
 )
 from lvad_training.model.backbone import Backbone, timm_backbone
+from lvad_training.model.fcos import FcosHead
 from lvad_training.model.maskformer import MaskFormerHead
 from lvad_training.model.multitask import MultiTaskNet
 from lvad_training.model.neck import FeaturePyramid
 from lvad_training.model.prompts import Prompts
+from lvad_training.model.semantic_fpn import SemanticFpnHead
 from lvad_training.model.sparse_rcnn import SparseRcnnHead, grid_boxes
 from lvad_training.model.text_encoders import TextEncoder, TextFacts, huggingface_encoder, open_clip_encoder
-from lvad_training.recipe import LossConfig, MaskConfig, ModelConfig
+from lvad_training.recipe import FcosConfig, LossConfig, MaskConfig, ModelConfig, SemanticFpnConfig
+from lvad_training.suppression import Suppression
 
 
 def build_text_encoder(config: ModelConfig) -> TextEncoder | None:
@@ -81,18 +85,10 @@ def network_of(checkpoint: Checkpoint, *, source: str) -> MultiTaskNet:
 
 def build_criterion(model: ModelConfig, loss: LossConfig) -> MultiTaskCriterion:
     """The losses of the tasks that the model has."""
-    detection = None
-    if model.detection is not None:
-        detection = DetectionCriterion(
-            class_weight=loss.box_class,
-            l1_weight=loss.box_l1,
-            giou_weight=loss.box_giou,
-            matches_per_truth=model.detection.matches_per_truth,
-        )
     return MultiTaskCriterion(
-        detection=detection,
-        semantic=_mask_criterion(SEMANTIC, loss) if model.semantic is not None else None,
-        drivable=_mask_criterion(DRIVABLE, loss) if model.drivable is not None else None,
+        detection=_detection_criterion(model, loss),
+        semantic=_mask_criterion(model.semantic, SEMANTIC, loss),
+        drivable=_mask_criterion(model.drivable, DRIVABLE, loss),
         weights={"detection": loss.detection, "semantic": loss.semantic, "drivable": loss.drivable},
     )
 
@@ -100,6 +96,14 @@ def build_criterion(model: ModelConfig, loss: LossConfig) -> MultiTaskCriterion:
 def task_classes(model: ModelConfig) -> dict[str, tuple[str, ...]]:
     """Task name -> class names of the tasks that the model has, in the order of the model file's outputs."""
     return {task: TASKS[task].names for task in model.tasks}
+
+
+def boxes_per_image(model: ModelConfig) -> int:
+    """K of the model file: a head of proposals may have fewer to give than are wanted."""
+    head = model.detection
+    if head is None or isinstance(head, FcosConfig):
+        return model.max_detections
+    return min(model.max_detections, head.proposals * len(DETECTION.names))
 
 
 def _prompts(config: ModelConfig, encoder: TextEncoder | None, facts: TextFacts | None) -> Prompts | None:
@@ -149,10 +153,21 @@ def _adapter(config: ModelConfig, prompts: Prompts | None) -> LanguageVisionAdap
     return LanguageVisionAdapter(v2l=v2l, l2v=l2v, score_map=score_map)
 
 
-def _detection_head(config: ModelConfig, backbone: Backbone) -> SparseRcnnHead | None:
+def _detection_head(config: ModelConfig, backbone: Backbone) -> SparseRcnnHead | FcosHead | None:
     head = config.detection
     if head is None:
         return None
+    if isinstance(head, FcosConfig):
+        return FcosHead(
+            classes=len(DETECTION.names),
+            in_width=config.neck_width,
+            in_strides=backbone.strides,
+            strides=head.strides,
+            width=head.width,
+            convolutions=head.convolutions,
+            norm=head.norm,
+            suppression=Suppression(head.candidates, head.overlap, head.least_score),
+        )
     whole_image = torch.tensor([[0.5, 0.5, 1.0, 1.0]]).repeat(head.proposals, 1)
     return SparseRcnnHead(
         classes=len(DETECTION.names),
@@ -172,9 +187,17 @@ def _detection_head(config: ModelConfig, backbone: Backbone) -> SparseRcnnHead |
 
 def _mask_head(
     head: MaskConfig | None, vocabulary: Vocabulary, in_width: int, backbone: Backbone
-) -> MaskFormerHead | None:
+) -> MaskFormerHead | SemanticFpnHead | None:
     if head is None:
         return None
+    if isinstance(head, SemanticFpnConfig):
+        return SemanticFpnHead(
+            classes=len(vocabulary.names),
+            in_width=in_width,
+            levels=len(backbone.strides),
+            width=head.width,
+            norm=head.norm,
+        )
     return MaskFormerHead(
         classes=len(vocabulary.names),
         in_width=in_width,
@@ -191,7 +214,32 @@ def _mask_head(
     )
 
 
-def _mask_criterion(vocabulary: Vocabulary, loss: LossConfig) -> MaskCriterion:
+def _detection_criterion(model: ModelConfig, loss: LossConfig) -> DetectionCriterion | PointCriterion | None:
+    head = model.detection
+    if head is None:
+        return None
+    if isinstance(head, FcosConfig):
+        return PointCriterion(
+            class_weight=loss.point_class,
+            giou_weight=loss.point_giou,
+            centerness_weight=loss.point_centerness,
+            center_radius=head.center_radius,
+        )
+    return DetectionCriterion(
+        class_weight=loss.box_class,
+        l1_weight=loss.box_l1,
+        giou_weight=loss.box_giou,
+        matches_per_truth=head.matches_per_truth,
+    )
+
+
+def _mask_criterion(
+    head: MaskConfig | None, vocabulary: Vocabulary, loss: LossConfig
+) -> MaskCriterion | PixelCriterion | None:
+    if head is None:
+        return None
+    if isinstance(head, SemanticFpnConfig):
+        return PixelCriterion(prefix=vocabulary.task, classes=len(vocabulary.names), pixel_weight=loss.pixel)
     return MaskCriterion(
         prefix=vocabulary.task,
         classes=len(vocabulary.names),

@@ -4,6 +4,7 @@ Precedence, weakest first: the preset's architecture, the recipe file, ``--set a
 relative to the directory in which the command runs.
 """
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,15 @@ import msgspec
 
 from lvad_perception.errors import ConfigError
 from lvad_perception.vocabulary import TASKS
-from lvad_training.presets import PRESETS
-from lvad_training.recipe import Recipe
+from lvad_training.presets import CONVOLUTIONAL, PRESETS
+from lvad_training.recipe import (
+    HEADS,
+    FcosConfig,
+    MaskFormerConfig,
+    ModelConfig,
+    Recipe,
+    SparseRcnnConfig,
+)
 from lvad_training.sections import convert, merge, override, read_mapping
 
 
@@ -40,7 +48,9 @@ def parse_recipe(content: dict[str, Any], overrides: list[str], *, source: str) 
     model = content.get("model") or {}
     if not isinstance(model, dict):
         raise ConfigError(f"{source}: model is not a mapping; give it keys such as network_hw or leave it out")
-    content = {**content, "model": merge(_base(preset, model), model)}
+    _check_heads(model, source)
+    model = merge(_base(preset, model), model)
+    content = {**content, "model": _with_heads(model)}
     recipe = convert(content, Recipe, source=source)
     _check(recipe, source)
     return recipe
@@ -54,17 +64,60 @@ def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
 
 def recipe_from_dict(content: dict[str, Any], *, source: str) -> Recipe:
     """The inverse of ``recipe_to_dict``. Raises ConfigError when ``source`` was written by an incompatible version."""
+    content = {**content, "model": _with_heads(content.get("model", {}))}
     return convert(content, Recipe, source=f"{source}: its recipe was written by another version")
 
 
 def _base(preset: str, model: dict[str, Any]) -> dict[str, Any]:
-    """The preset's architecture; the options of its backbone go when the recipe names another backbone."""
-    base = PRESETS[preset]
+    """The preset's architecture; what belongs to a head or backbone goes when the recipe names another one."""
+    base = {**PRESETS[preset], **_chosen_heads(preset, model)}
     wanted = model.get("backbone")
     own: dict[str, Any] = base.get("backbone", {})
     if isinstance(wanted, dict) and wanted.get("name", own.get("name")) != own.get("name"):
         return {key: value for key, value in base.items() if key != "backbone"}
     return base
+
+
+def _chosen_heads(preset: str, model: dict[str, Any]) -> dict[str, Any]:
+    """The preset's sections of the heads that the recipe chooses instead of the usual ones."""
+    wanted = {task: model[task].get("head") for task in HEADS if isinstance(model.get(task), dict)}
+    return {
+        task: {"head": head, **CONVOLUTIONAL[preset][head]}
+        for task, head in wanted.items()
+        if head is not None and head != _names(task)[0]
+    }
+
+
+def _with_heads(model: Any) -> Any:
+    """The section with the heads named that it leaves out, as recipes of older versions do."""
+    if not isinstance(model, dict):
+        return model
+    sections = {task: model[task] for task in HEADS if isinstance(model.get(task), dict)}
+    return {**model, **{task: {"head": _names(task)[0], **section} for task, section in sections.items()}}
+
+
+def _names(task: str) -> list[str]:
+    """Names of the heads that the task can have, the usual one first."""
+    return [str(head.__struct_config__.tag) for head in HEADS[task]]
+
+
+def _check_heads(model: dict[str, Any], source: str) -> None:
+    """Raise ConfigError for a head that there is not, and for a key that belongs to another head."""
+    for task, heads in HEADS.items():
+        section, names = model.get(task), _names(task)
+        if not isinstance(section, dict):
+            continue
+        wanted = section.get("head", names[0])
+        if wanted not in names:
+            raise ConfigError(f"{source}: model.{task}.head is {wanted!r}; choose {' or '.join(names)}")
+        own = heads[names.index(wanted)].__struct_fields__
+        for name, head in zip(names, heads, strict=True):
+            foreign = [key for key in section if key in head.__struct_fields__ and key not in own]
+            if foreign:
+                raise ConfigError(
+                    f"{source}: model.{task}.{foreign[0]} belongs to head {name}, and this is {wanted}, whose keys are "
+                    f"{', '.join(own)}; leave it out, or set model.{task}.head={name}"
+                )
 
 
 def _check(recipe: Recipe, source: str) -> None:
@@ -85,19 +138,38 @@ def _check(recipe: Recipe, source: str) -> None:
         (recipe.data.workers < 0, "data.workers must be 0 or more"),
         (not 0 < augment.scale[0] <= augment.scale[1], "data.augment.scale must be [low, high]"),
     ]
-    for head in (model.detection, model.semantic, model.drivable):
-        if head is not None:
-            sentence = f"a head's width {head.width} must be divisible by its {head.heads} heads"
-            wrong.append((head.width % head.heads != 0, sentence))
-    if model.detection is not None:
-        counts = (model.detection.proposals, model.detection.refinements, model.detection.matches_per_truth)
-        wrong.append(
-            (min(counts) < 1, "model.detection proposals, refinements and matches_per_truth must be at least 1")
-        )
-    wrong += list(_language_faults(recipe)) + list(_stages_faults(recipe))
+    wrong += list(_head_faults(model)) + list(_language_faults(recipe)) + list(_stages_faults(recipe))
     for is_wrong, sentence in wrong:
         if is_wrong:
             raise ConfigError(f"{source}: {sentence}; correct it in the recipe or with --set")
+
+
+def _head_faults(model: ModelConfig) -> Iterator[tuple[bool, str]]:
+    for head in (model.detection, model.semantic, model.drivable):
+        if isinstance(head, (SparseRcnnConfig, MaskFormerConfig)):
+            yield (
+                head.width % head.heads != 0,
+                f"a head's width {head.width} must be divisible by its {head.heads} heads",
+            )
+        elif head is not None:
+            yield head.width < 1, "a head's width must be at least 1"
+    detection = model.detection
+    if isinstance(detection, SparseRcnnConfig):
+        counts = (detection.proposals, detection.refinements, detection.matches_per_truth)
+        yield min(counts) < 1, "model.detection proposals, refinements and matches_per_truth must be at least 1"
+    if isinstance(detection, FcosConfig):
+        strides = detection.strides
+        doubled = all(one * 2 == other for one, other in itertools.pairwise(strides))
+        yield (
+            not strides or strides[0] not in (4, 8, 16, 32) or strides[-1] > 128 or not doubled,
+            f"model.detection.strides {list(strides)} must begin with 4, 8, 16 or 32, double, and end by 128",
+        )
+        yield detection.convolutions < 1, "model.detection.convolutions must be at least 1"
+        yield detection.center_radius <= 0, "model.detection.center_radius must be above 0"
+        # TensorRT's TopK takes no more.
+        yield not 1 <= detection.candidates < 3840, "model.detection.candidates must be between 1 and 3839"
+        yield not 0 < detection.overlap < 1, "model.detection.overlap must be between 0 and 1"
+        yield not 0 <= detection.least_score < 1, "model.detection.least_score must be at least 0 and below 1"
 
 
 def _language_faults(recipe: Recipe) -> Iterator[tuple[bool, str]]:

@@ -1,7 +1,7 @@
 """Outputs -> boxes and label maps: the only decoding, traced into the model file as it is.
 
-Static shapes, no NMS, no GridSample, and uint8 only ever cast from floats, as TensorRT's ONNX parser wants. No constant
-tensor is made on the way, which would be copied to a GPU, and waited for, in every call.
+Static shapes, no GridSample, and uint8 only ever cast from floats, as TensorRT's ONNX parser wants. No constant tensor
+is made on the way, which would be copied to a GPU, and waited for, in every call.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from lvad_training.camera import CameraFrame
-from lvad_training.samples import DetectionOutputs, MaskOutputs, Outputs
+from lvad_training.samples import DetectionOutputs, MaskOutputs, Outputs, PixelOutputs, PointOutputs
+from lvad_training.suppression import suppress
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,12 +42,15 @@ def decode(
     Args:
         outputs: of the network.
         size_hw: network size.
-        max_detections: K, boxes to keep per image (fewer when the head proposes fewer candidates).
+        max_detections: K, boxes to keep per image (fewer when a head of proposals proposes fewer candidates).
         camera: brings everything to camera pixels; None leaves it in network pixels.
     """
     boxes = scores = labels = semantic = confidence = drivable = None
     if outputs.detection is not None:
-        boxes, scores, labels = decode_boxes(outputs.detection, size_hw, max_detections)
+        if isinstance(outputs.detection, PointOutputs):
+            boxes, scores, labels = decode_points(outputs.detection, size_hw, max_detections)
+        else:
+            boxes, scores, labels = decode_boxes(outputs.detection, size_hw, max_detections)
         boxes = boxes if camera is None else camera.boxes_to_camera(boxes)
     if outputs.semantic is not None:
         semantic, confidence = decode_masks(outputs.semantic, size_hw, camera=camera)
@@ -65,28 +69,66 @@ def decode_boxes(
     scores, index = logits.sigmoid().flatten(1).topk(count, dim=1)  # (B, K)
     proposal = torch.div(index, classes, rounding_mode="floor")
     labels = (index - proposal * classes).int()
-    chosen = boxes.gather(1, proposal[:, :, None].expand(-1, -1, 4))  # (B, K, 4)
-    x, y = chosen[..., 0::2].clamp(0, size_hw[1]), chosen[..., 1::2].clamp(0, size_hw[0])  # (B, K, 2) each
-    return torch.stack([x, y], dim=-1).flatten(2), scores, labels
+    return _clip(_pick(boxes, proposal), size_hw), scores, labels
+
+
+def decode_points(
+    outputs: PointOutputs, size_hw: tuple[int, int], max_detections: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The best boxes of each class that overlap no better one; as ``decode_boxes``, and always K of them.
+
+    The score is the geometric mean of class probability and centre-ness. Where fewer boxes are left, the rest have
+    score 0, label 0 and no area.
+    """
+    rule = outputs.suppression
+    sure = outputs.logits.float().sigmoid() * outputs.centerness.float().sigmoid()[..., None]  # (B, N, C)
+    best = sure.amax(dim=2).topk(min(rule.candidates, sure.shape[1]), dim=1).indices  # (B, M)
+    scores = _pick(sure, best).sqrt().transpose(1, 2)  # (B, C, M)
+    boxes = _clip(_pick(outputs.boxes_xyxy.float(), best), size_hw)  # (B, M, 4)
+    kept = suppress(boxes, scores, rule, max_detections).flatten(1)  # (B, C * M)
+    missing = max_detections - kept.shape[1]
+    if missing > 0:
+        kept = functional.pad(kept, (0, missing))
+    scores, index = kept.topk(max_detections, dim=1)  # (B, K)
+    labels = torch.div(index, boxes.shape[1], rounding_mode="floor")
+    is_box = scores > 0
+    place = (index - labels * boxes.shape[1]) * is_box  # padding points at some box, which becomes one without area
+    boxes = _pick(boxes, place) * is_box[:, :, None]
+    return boxes, scores, (labels * is_box).int()
 
 
 def decode_masks(
-    outputs: MaskOutputs, size_hw: tuple[int, int], *, camera: CameraFrame | None = None
+    outputs: MaskOutputs | PixelOutputs, size_hw: tuple[int, int], *, camera: CameraFrame | None = None
 ) -> tuple[Tensor, Tensor]:
-    """MaskFormer's semantic inference: label map uint8 [B, H, W] and the share of the winning class times 255.
+    """Label map uint8 [B, H, W] and the share of the winning class times 255.
 
     Both of network size, or of the camera's: the classes are chosen at network size either way.
     """
-    weights = outputs.logits[-1].float().softmax(2)[:, :, :-1]  # (B, Q, C)
-    masks = outputs.masks[-1].float().sigmoid()  # (B, Q, h, w)
-    scores = weights.transpose(1, 2) @ masks.flatten(2)  # (B, C, h * w)
-    scores = scores.reshape(*scores.shape[:2], *masks.shape[2:])
+    scores = outputs.logits.float().softmax(1) if isinstance(outputs, PixelOutputs) else _votes(outputs)
     total = _enlarge(scores.sum(dim=1, keepdim=True), size_hw)[:, 0]  # the sum of the enlarged, a C-th of the work
     best, label_map = _enlarge(scores, size_hw).max(dim=1)  # (B, H, W)
     whole = [label_map.float(), (best / total.clamp(min=1e-6) * 255).round()]
     if camera is not None:
         whole = [camera.mask_to_camera(mask) for mask in whole]
     return whole[0].to(torch.uint8), whole[1].to(torch.uint8)
+
+
+def _votes(outputs: MaskOutputs) -> Tensor:
+    """MaskFormer's semantic inference: every query votes for its class where its mask is, [B, C, h, w]."""
+    weights = outputs.logits[-1].float().softmax(2)[:, :, :-1]  # (B, Q, C)
+    masks = outputs.masks[-1].float().sigmoid()  # (B, Q, h, w)
+    scores = weights.transpose(1, 2) @ masks.flatten(2)  # (B, C, h * w)
+    return torch.reshape(scores, (*scores.shape[:2], *masks.shape[2:]))
+
+
+def _pick(values: Tensor, index: Tensor) -> Tensor:
+    """Rows [B, K, D] of [B, N, D] by their index [B, K]."""
+    return values.gather(1, index[:, :, None].expand(-1, -1, values.shape[2]))
+
+
+def _clip(boxes_xyxy: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    x, y = boxes_xyxy[..., 0::2].clamp(0, size_hw[1]), boxes_xyxy[..., 1::2].clamp(0, size_hw[0])  # (B, K, 2) each
+    return torch.stack([x, y], dim=-1).flatten(2)
 
 
 def _enlarge(scores: Tensor, size_hw: tuple[int, int]) -> Tensor:

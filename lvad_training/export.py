@@ -17,10 +17,11 @@ from lvad_perception.agreement import TOLERANCES, Agreement, agree
 from lvad_perception.errors import ExportError, MissingDependencyError
 from lvad_perception.manifest import INPUT_NAME, MANIFEST_KEY, OUTPUT_NAMES, Manifest
 from lvad_perception.types import RawOutputs, Size, UInt8
-from lvad_training.build import network_of, task_classes
+from lvad_training.build import boxes_per_image, network_of, task_classes
 from lvad_training.camera import CameraFrame
 from lvad_training.checkpoints import Checkpoint, weights_sha256
 from lvad_training.graph import ModelFileGraph
+from lvad_training.suppression import onnx_translations
 
 OPSET = 18
 TOLERANCE = TOLERANCES["fp32"]
@@ -130,6 +131,7 @@ def write_onnx(graph: nn.Module, path: Path, manifest: Manifest) -> None:
             (_example(manifest),),
             dynamo=True,
             opset_version=OPSET,
+            custom_translation_table=onnx_translations(),
             input_names=[INPUT_NAME],
             output_names=list(manifest.output_names),
             verbose=False,
@@ -192,13 +194,10 @@ def _manifest(
     checkpoint: Checkpoint, graph: ModelFileGraph, network_hw: Size, batch_size: int, camera_hw: Size | None
 ) -> Manifest:
     recipe = checkpoint.recipe
-    candidates = recipe.model.max_detections
-    if recipe.model.detection is not None:
-        candidates = min(candidates, recipe.model.detection.proposals * len(task_classes(recipe.model)["detection"]))
     return Manifest(
         network_hw=(int(network_hw[0]), int(network_hw[1])),
         batch_size=batch_size,
-        max_detections=candidates,
+        max_detections=boxes_per_image(recipe.model),
         classes=task_classes(recipe.model),
         score_threshold=recipe.model.score_threshold,
         preset=recipe.preset,

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Protocol, TypeVar
 
 import torch
@@ -283,9 +283,8 @@ def _zero(outputs: Outputs) -> Tensor:
     Processes that train together must agree on which parameters have gradients, whatever their batches hold.
     """
     parts = [pixels for pixels in (outputs.semantic_pixels, outputs.drivable_pixels) if pixels is not None]
-    if outputs.detection is not None:
-        parts += [outputs.detection.logits, outputs.detection.boxes_xyxy]
-    for masks in (outputs.semantic, outputs.drivable):
-        if masks is not None:
-            parts += [masks.logits, masks.masks]
+    for said in (outputs.detection, outputs.semantic, outputs.drivable):
+        if said is not None:
+            values = (getattr(said, each.name) for each in fields(said))
+            parts += [value for value in values if isinstance(value, Tensor)]
     return torch.stack([part.float().sum() * 0 for part in parts]).sum()

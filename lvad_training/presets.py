@@ -54,3 +54,14 @@ PRESETS: dict[str, dict[str, Any]] = {
         "drivable": {**_SMALL_MASK, "layers": 2, "queries": 10},
     },
 }
+
+_SMALL_FCOS = {"width": 64, "convolutions": 2, "norm": "batch", "strides": [4, 8, 16, 32, 64]}
+_SMALL_SEMANTIC_FPN = {"width": 64, "norm": "batch"}
+
+CONVOLUTIONAL: dict[str, dict[str, dict[str, Any]]] = {
+    "r50": {"fcos": {}, "semantic_fpn": {}},
+    "r18": {"fcos": {"width": 128}, "semantic_fpn": {}},
+    # At this size half of the boxes are smaller than two cells of stride 8.
+    "tiny": {"fcos": _SMALL_FCOS, "semantic_fpn": _SMALL_SEMANTIC_FPN},
+}
+"""Preset -> the sections of its convolutional heads, for recipes that choose one."""

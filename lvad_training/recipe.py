@@ -52,7 +52,7 @@ class FcosConfig(Section, frozen=True, tag_field="head", tag="fcos"):
     """FCOS, all convolutions; defaults of its paper (arXiv 1904.01355).
 
     ``convolutions``: of each of the two towers. ``norm``: "group" as the paper, or "batch", each level its own, which
-    costs nothing once folded into the convolutions of the model file. ``strides``: of the levels, each twice the one
+    costs nothing once a runtime has folded it into the convolutions. ``strides``: of the levels, each twice the one
     before; those beyond the backbone's 32 are made from its coarsest level. ``center_radius``: how near its centre
     points learn a box, in strides. ``candidates``: points of an image, best first, that take part in the suppression of
     boxes of the same object; ``overlap``: intersection over union from which two are; ``least_score``: of a box.
@@ -90,7 +90,7 @@ class MaskFormerConfig(Section, frozen=True, tag_field="head", tag="maskformer")
 class SemanticFpnConfig(Section, frozen=True, tag_field="head", tag="semantic_fpn"):
     """Panoptic FPN's semantic branch, all convolutions; defaults of its paper (arXiv 1901.02446).
 
-    ``norm``: "group" as the paper, or "batch", which costs nothing once folded into the convolutions of the model file.
+    ``norm``: "group" as the paper, or "batch", which costs nothing once folded into the convolutions.
     """
 
     width: int = 128

@@ -1,4 +1,4 @@
-"""The values that flow through training: plain dataclasses over tensors. Imports nothing of the project but types."""
+"""The values that flow through training: plain dataclasses over tensors."""
 
 from dataclasses import dataclass
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lvad_perception.types import Detections, Letterbox, Size, UInt8
+from lvad_training.suppression import Suppression
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -112,6 +113,27 @@ class DetectionOutputs:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class PointOutputs:
+    """What a convolutional detection head says: one box for every point of its levels, finest level first.
+
+    Attributes:
+        logits: [B, N, C], class logits before the sigmoid.
+        centerness: [B, N], logits of how near the point is to the centre of its object.
+        boxes_xyxy: float32 [B, N, 4], network pixels.
+        points_xy: float32 [N, 2], network pixels.
+        strides: float32 [N], of each point's level, network pixels.
+        suppression: how decoding is to choose among boxes of the same object.
+    """
+
+    logits: Tensor
+    centerness: Tensor
+    boxes_xyxy: Tensor
+    points_xy: Tensor
+    strides: Tensor
+    suppression: Suppression
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class MaskOutputs:
     """What a mask-classification head says, one entry per decoder layer, last is best.
 
@@ -125,20 +147,32 @@ class MaskOutputs:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class PixelOutputs:
+    """What a convolutional segmentation head says.
+
+    Attributes:
+        logits: [B, C, H / s, W / s], class logits before the softmax at the finest level's stride s.
+    """
+
+    logits: Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Outputs:
     """What the network says of a batch, the same in training and evaluation. A task without a head is None.
 
     Attributes:
-        detection: boxes per refinement.
-        semantic: 19-class masks per decoder layer.
-        drivable: 3-class masks per decoder layer.
-        semantic_pixels: [B, 19, H / s, W / s], auxiliary per-pixel logits; None outside training or not configured.
+        detection: boxes, per refinement or per point.
+        semantic: 19 classes, as masks per decoder layer or per pixel.
+        drivable: 3 classes, likewise.
+        semantic_pixels: [B, 19, H / s, W / s], auxiliary per-pixel logits of a head of masks; None outside training or
+            not configured.
         drivable_pixels: [B, 3, H / s, W / s], likewise.
     """
 
-    detection: DetectionOutputs | None
-    semantic: MaskOutputs | None
-    drivable: MaskOutputs | None
+    detection: DetectionOutputs | PointOutputs | None
+    semantic: MaskOutputs | PixelOutputs | None
+    drivable: MaskOutputs | PixelOutputs | None
     semantic_pixels: Tensor | None = None
     drivable_pixels: Tensor | None = None
 

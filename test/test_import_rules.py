@@ -27,8 +27,9 @@ LAYERS = {
         {"cli"},
     ],
     "lvad_training": [
-        {"files", "samples", "sections", "presets", "recipe", "camera"},
-        {"config"},
+        {"files", "sections", "presets", "recipe", "camera", "boxes"},
+        {"config", "suppression"},
+        {"samples"},
         {"decode", "checkpoints", "schedule"},
         {"data", "model", "losses", "pseudo", "loop", "processes"},
         {"build", "batches", "runs", "graph"},

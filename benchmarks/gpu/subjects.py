@@ -11,7 +11,7 @@ from benchmarks.gpu.job import Job
 from lvad_perception.errors import CheckpointError
 from lvad_perception.manifest import Manifest
 from lvad_perception.types import Size, UInt8
-from lvad_training.build import build_model, task_classes
+from lvad_training.build import boxes_per_image, build_model, task_classes
 from lvad_training.checkpoints import load_checkpoint, load_weights, resolve_start
 from lvad_training.config import parse_recipe
 from lvad_training.export import FORMATS
@@ -108,11 +108,10 @@ def model_file(job: Job, preset: str, *, suffix: str = ".onnx", batch: int = 1) 
         recipe = preset_recipe(job, preset)
         net, _ = preset_net(recipe)
         classes = task_classes(recipe.model)
-        candidates = recipe.model.detection.proposals * len(classes["detection"]) if recipe.model.detection else 0
         manifest = Manifest(
             network_hw=recipe.model.network_hw,
             batch_size=batch,
-            max_detections=min(recipe.model.max_detections, candidates),
+            max_detections=boxes_per_image(recipe.model),
             classes=classes,
             score_threshold=recipe.model.score_threshold,
             preset=preset,

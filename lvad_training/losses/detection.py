@@ -7,12 +7,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
+from lvad_training.boxes import areas, intersections
 from lvad_training.losses.matcher import match
+from lvad_training.losses.truths import ALPHA, GAMMA, annotated_boxes
 from lvad_training.samples import DetectionOutputs, Targets
-
-ALPHA, GAMMA = 0.25, 2.0
-INSIDE = 0.5
-"""A box with at least this share of its area inside an ignored box of a class is no evidence against that class."""
 
 
 class DetectionCriterion(nn.Module):
@@ -47,17 +45,10 @@ class DetectionCriterion(nn.Module):
         Returns:
             "box_class", "box_l1" and "box_giou", weighted; empty when no image is annotated.
         """
-        annotated = [(target.boxes_xyxy, target.labels) for target in targets]
-        keep = [index for index, (boxes, _) in enumerate(annotated) if boxes is not None]
-        if not keep:
+        truths = annotated_boxes(targets, outputs.logits.device)
+        if truths is None:
             return {}
-        device = outputs.logits.device
-        boxes = [annotated[index][0].to(device) for index in keep]  # type: ignore[union-attr]
-        labels = [annotated[index][1].to(device) for index in keep]  # type: ignore[union-attr]
-        counts = [len(part) for part in labels]
-        padded_boxes = nn.utils.rnn.pad_sequence(boxes, batch_first=True)  # (B, T, 4)
-        padded_labels = nn.utils.rnn.pad_sequence(labels, batch_first=True)  # (B, T)
-        ignored = _ignored([targets[index] for index in keep], device)
+        keep, padded_boxes, padded_labels = truths.images, truths.boxes_xyxy, truths.labels
         unit = padded_boxes.new_tensor([size_hw[1], size_hw[0]] * 2)
         terms = {"box_class": [], "box_l1": [], "box_giou": []}  # type: dict[str, list[Tensor]]
         last = len(outputs.logits) - 1
@@ -66,14 +57,12 @@ class DetectionCriterion(nn.Module):
             predicted = outputs.boxes_xyxy[number, keep].float()
             repeats = self.matches_per_truth if number < last else 1
             cost = self._cost(logits.detach(), predicted.detach(), padded_boxes, padded_labels, unit)
-            image, query, truth = match(cost, counts, repeats)
+            image, query, truth = match(cost, truths.counts, repeats)
             count = max(1, len(image))
             wanted = torch.zeros_like(logits)
             wanted[image, query, padded_labels[image, truth]] = 1
             focal = sigmoid_focal_loss(logits, wanted, ALPHA, GAMMA, reduction="none")
-            if ignored is not None:
-                focal = focal.masked_fill(_excused(predicted.detach(), *ignored, logits.shape[2]) & (wanted == 0), 0)
-            focal = focal.sum() / count
+            focal = truths.excuse(focal, predicted.detach(), wanted).sum() / count
             matched, goal = predicted[image, query], padded_boxes[image, truth]
             terms["box_class"].append(self.class_weight * focal)
             terms["box_l1"].append(self.l1_weight * ((matched - goal) / unit).abs().sum() / count)
@@ -96,34 +85,10 @@ class DetectionCriterion(nn.Module):
         return self.class_weight * class_cost + self.l1_weight * l1_cost + self.giou_weight * giou_cost
 
 
-def _ignored(targets: Sequence[Targets], device: torch.device) -> tuple[Tensor, Tensor] | None:
-    """Ignored boxes [B, I, 4] and their labels [B, I], padded with empty boxes; None when no image has any."""
-    if all(target.ignored_xyxy is None for target in targets):
-        return None
-    boxes = [target.ignored_xyxy if target.ignored_xyxy is not None else torch.zeros((0, 4)) for target in targets]
-    labels = [
-        target.ignored_labels if target.ignored_labels is not None else torch.zeros(0, dtype=torch.int64)
-        for target in targets
-    ]
-    return (
-        nn.utils.rnn.pad_sequence(boxes, batch_first=True).to(device),
-        nn.utils.rnn.pad_sequence(labels, batch_first=True).to(device),
-    )
-
-
-def _excused(predicted: Tensor, boxes: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """bool [B, Q, C]: which predicted boxes [B, Q, 4] lie inside an ignored box of each class, as COCO's crowds do."""
-    a, b = predicted[:, :, None], boxes[:, None]  # (B, Q, 1, 4), (B, 1, I, 4)
-    overlap = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0).prod(-1)
-    area = (predicted[..., 2:] - predicted[..., :2]).prod(-1).clamp(min=1e-6)
-    inside = (overlap / area[:, :, None] >= INSIDE).float()  # (B, Q, I)
-    return inside @ functional.one_hot(labels, classes).float() > 0
-
-
 def pairwise_giou(first: Tensor, second: Tensor) -> Tensor:
     """Generalised IoU of boxes xyxy [B, Q, 4] with [B, T, 4] -> [B, Q, T], in [-1, 1]."""
     a, b = first[:, :, None], second[:, None]  # (B, Q, 1, 4), (B, 1, T, 4)
-    overlap = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0).prod(-1)
+    overlap = intersections(first, second)
     hull = (torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])).clamp(min=0).prod(-1)
-    union = (a[..., 2:] - a[..., :2]).prod(-1) + (b[..., 2:] - b[..., :2]).prod(-1) - overlap
+    union = areas(first)[:, :, None] + areas(second)[:, None] - overlap
     return overlap / union.clamp(min=1e-6) - (hull - union) / hull.clamp(min=1e-6)

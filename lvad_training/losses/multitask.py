@@ -4,7 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from lvad_training.losses.detection import DetectionCriterion
-from lvad_training.losses.segmentation import MaskCriterion
+from lvad_training.losses.points import PointCriterion
+from lvad_training.losses.segmentation import MaskCriterion, PixelCriterion
 from lvad_training.samples import Batch, Outputs
 
 
@@ -23,9 +24,9 @@ class MultiTaskCriterion(nn.Module):
     def __init__(
         self,
         *,
-        detection: DetectionCriterion | None,
-        semantic: MaskCriterion | None,
-        drivable: MaskCriterion | None,
+        detection: DetectionCriterion | PointCriterion | None,
+        semantic: MaskCriterion | PixelCriterion | None,
+        drivable: MaskCriterion | PixelCriterion | None,
         weights: dict[str, float],
     ) -> None:
         super().__init__()

@@ -1,4 +1,5 @@
-"""MaskFormer's set criterion: class cross-entropy, mask focal and dice losses on matched queries, every decoder layer.
+"""MaskFormer's set criterion: class cross-entropy, mask focal and dice losses on matched queries, every decoder layer;
+and the per-pixel criterion of heads without queries.
 
 The targets of an image are one binary mask per class that occurs in it. Pixels without annotation take no part, in
 matching or in the losses. Losses are taken at the masks' own resolution, to which the targets are averaged.
@@ -12,7 +13,7 @@ from torch.nn import functional
 
 from lvad_perception.vocabulary import UNLABELED
 from lvad_training.losses.matcher import match
-from lvad_training.samples import MaskOutputs
+from lvad_training.samples import MaskOutputs, PixelOutputs
 
 ALPHA = 0.25
 """Balance of the focal loss, whose exponent is 2."""
@@ -74,8 +75,7 @@ class MaskCriterion(nn.Module):
         if not keep:
             return {}
         device = outputs.masks.device
-        stacked = torch.stack([label_map for label_map in label_maps if label_map is not None]).to(device)
-        masks, valid = class_masks(stacked, self.classes, outputs.masks.shape[-2:])  # (B, K, N), (B, N)
+        masks, valid = _stacked_masks(label_maps, self.classes, outputs.masks)  # (B, K, N), (B, N)
         present = masks.mean(2) > MIN_SHARE  # (B, K)
         counts = present.sum(1).tolist()
         objects = present.float().sort(dim=1, descending=True, stable=True).indices  # present classes first
@@ -105,13 +105,8 @@ class MaskCriterion(nn.Module):
             totals["dice"].append(self.dice_weight * dice.sum() / count)
         terms = {f"{self.prefix}_{name}": torch.stack(values).sum() for name, values in totals.items()}
         if pixels is not None:
-            terms[f"{self.prefix}_pixel"] = self.pixel_weight * self._pixel_loss(pixels[keep].float(), masks, valid)
+            terms[f"{self.prefix}_pixel"] = self.pixel_weight * _pixel_loss(pixels[keep].float(), masks, valid)
         return terms
-
-    def _pixel_loss(self, pixels: Tensor, masks: Tensor, valid: Tensor) -> Tensor:
-        """Cross-entropy with the averaged label map, over annotated pixels."""
-        entropy = -(pixels.flatten(2).log_softmax(1) * masks).sum(1)  # (B, N)
-        return entropy.sum() / valid.sum().clamp(min=1)
 
     @torch.no_grad()
     def _cost(self, logits: Tensor, predicted: Tensor, targets: Tensor, order: Tensor, valid: Tensor) -> Tensor:
@@ -126,6 +121,49 @@ class MaskCriterion(nn.Module):
         inside = inside * valid[:, None]
         dice_cost = 1 - (2 * (inside @ goal) + 1) / (inside.sum(2, keepdim=True) + targets.sum(2)[:, None] + 1)
         return self.class_weight * class_cost + self.focal_weight * focal_cost + self.dice_weight * dice_cost
+
+
+class PixelCriterion(nn.Module):
+    """PixelOutputs and label maps -> one loss term: cross-entropy at the logits' own resolution.
+
+    Args:
+        prefix: of the name of the term.
+        classes: number of classes.
+        pixel_weight: of the term.
+    """
+
+    def __init__(self, *, prefix: str, classes: int, pixel_weight: float) -> None:
+        super().__init__()
+        self.prefix = prefix
+        self.classes = classes
+        self.pixel_weight = pixel_weight
+
+    def forward(
+        self, outputs: PixelOutputs, _pixels: Tensor | None, label_maps: Sequence[Tensor | None]
+    ) -> dict[str, Tensor]:
+        """The term "<prefix>_pixel", weighted; empty without annotation.
+
+        Args:
+            outputs: of the whole batch.
+            label_maps: uint8 [H, W] per image; images with None contribute nothing.
+        """
+        keep = [index for index, label_map in enumerate(label_maps) if label_map is not None]
+        if not keep:
+            return {}
+        masks, valid = _stacked_masks(label_maps, self.classes, outputs.logits)
+        return {f"{self.prefix}_pixel": self.pixel_weight * _pixel_loss(outputs.logits[keep].float(), masks, valid)}
+
+
+def _stacked_masks(label_maps: Sequence[Tensor | None], classes: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """``class_masks`` of the label maps that there are, with the size of ``like`` and on its device."""
+    stacked = torch.stack([label_map for label_map in label_maps if label_map is not None]).to(like.device)
+    return class_masks(stacked, classes, like.shape[-2:])
+
+
+def _pixel_loss(pixels: Tensor, masks: Tensor, valid: Tensor) -> Tensor:
+    """Cross-entropy with the averaged label map, over annotated pixels."""
+    entropy = -(pixels.flatten(2).log_softmax(1) * masks).sum(1)  # (B, N)
+    return entropy.sum() / valid.sum().clamp(min=1)
 
 
 def class_masks(label_maps: Tensor, classes: int, size_hw: Sequence[int]) -> tuple[Tensor, Tensor]:

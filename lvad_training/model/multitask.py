@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from lvad_training.model.backbone import Backbone
 from lvad_training.model.prompts import Prompts
-from lvad_training.samples import DetectionOutputs, MaskOutputs, Outputs
+from lvad_training.samples import DetectionOutputs, MaskOutputs, Outputs, PixelOutputs, PointOutputs
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
@@ -19,8 +19,8 @@ class MultiTaskNet(nn.Module):
     Args:
         backbone: normalised images -> feature levels.
         neck: feature levels -> pyramid.
-        detection: pyramid -> DetectionOutputs, or None.
-        semantic: pyramid -> MaskOutputs and auxiliary pixel logits, or None.
+        detection: pyramid -> DetectionOutputs or PointOutputs, or None.
+        semantic: pyramid -> MaskOutputs or PixelOutputs, and auxiliary pixel logits or None; or None.
         drivable: likewise.
         prompts: nothing -> text embeddings [T, D], or None.
         adapter: the neck's top lateral and text -> the lateral that the neck merges instead, or None.
@@ -62,7 +62,9 @@ class MultiTaskNet(nn.Module):
         if self.adapter is not None and self.prompts is not None:
             laterals[-1] = self.adapter(laterals[-1], self.prompts())  # text is encoded once for all images
         pyramid: Sequence[Tensor] = self.neck.merge(laterals)  # type: ignore[operator]
-        detection: DetectionOutputs | None = self.detection(pyramid) if self.detection is not None else None
+        detection: DetectionOutputs | PointOutputs | None = None
+        if self.detection is not None:
+            detection = self.detection(pyramid)
         semantic, semantic_pixels = _masks(self.semantic, pyramid)
         drivable, drivable_pixels = _masks(self.drivable, pyramid)
         return Outputs(detection, semantic, drivable, semantic_pixels, drivable_pixels)
@@ -73,8 +75,10 @@ class MultiTaskNet(nn.Module):
             self.prompts.fold()
 
 
-def _masks(head: nn.Module | None, pyramid: Sequence[Tensor]) -> tuple[MaskOutputs | None, Tensor | None]:
+def _masks(
+    head: nn.Module | None, pyramid: Sequence[Tensor]
+) -> tuple[MaskOutputs | PixelOutputs | None, Tensor | None]:
     if head is None:
         return None, None
-    outputs: tuple[MaskOutputs, Tensor | None] = head(pyramid)
+    outputs: tuple[MaskOutputs | PixelOutputs, Tensor | None] = head(pyramid)
     return outputs

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lvad_training.model.convolution import normalised_conv
+
 
 class FeaturePyramid(nn.Module):
     """1x1 laterals, top-down additions, 3x3 outputs, each normalised.
@@ -20,8 +22,8 @@ class FeaturePyramid(nn.Module):
         super().__init__()
         self.width = width
         self.strides = tuple(strides)
-        self.lateral = nn.ModuleList(_conv(channels, width, 1, norm) for channels in in_channels)
-        self.output = nn.ModuleList(_conv(width, width, 3, norm) for _ in in_channels)
+        self.lateral = nn.ModuleList(normalised_conv(channels, width, 1, norm) for channels in in_channels)
+        self.output = nn.ModuleList(normalised_conv(width, width, 3, norm) for _ in in_channels)
 
     def laterals(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Backbone levels -> levels of one width, finest first, before the top-down path. The last one is z5."""
@@ -33,15 +35,3 @@ class FeaturePyramid(nn.Module):
         for lateral in reversed(laterals[:-1]):
             merged.append(lateral + functional.interpolate(merged[-1], size=lateral.shape[-2:], mode="nearest"))
         return [conv(level) for conv, level in zip(self.output, reversed(merged), strict=True)]
-
-
-def _conv(channels: int, width: int, kernel: int, norm: str) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(channels, width, kernel, padding=kernel // 2, bias=False),
-        nn.GroupNorm(_group_count(width), width) if norm == "group" else nn.BatchNorm2d(width),
-    )
-
-
-def _group_count(width: int) -> int:
-    """Largest number of groups up to 32 that divides the width."""
-    return next(groups for groups in (32, 24, 16, 12, 8, 4, 2, 1) if width % groups == 0)

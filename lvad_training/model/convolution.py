@@ -1,0 +1,21 @@
+"""A convolution with its norm: what the neck and the convolutional heads are made of."""
+
+from torch import nn
+
+
+def normalised_conv(channels: int, width: int, kernel: int, norm: str) -> nn.Sequential:
+    """A convolution that keeps the size and has no bias, and the norm behind it; see ``make_norm``."""
+    return nn.Sequential(
+        nn.Conv2d(channels, width, kernel, padding=kernel // 2, bias=False),
+        make_norm(norm, width),
+    )
+
+
+def make_norm(norm: str, width: int) -> nn.Module:
+    """GroupNorm of up to 32 groups for "group"; for "batch" BatchNorm, which runtimes fold into the convolution."""
+    return nn.GroupNorm(_group_count(width), width) if norm == "group" else nn.BatchNorm2d(width)
+
+
+def _group_count(width: int) -> int:
+    """Largest number of groups up to 32 that divides the width."""
+    return next(groups for groups in (32, 24, 16, 12, 8, 4, 2, 1) if width % groups == 0)
