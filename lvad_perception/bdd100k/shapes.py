@@ -67,11 +67,32 @@ def rle_to_mask(rle: Rle) -> Bool:
         LabelError: the runs do not fill the size exactly.
     """
     height, width = rle.size
+    columns = np.zeros(height * width, np.bool_)
+    paint_rle(columns, rle, True)
+    return columns.reshape(width, height).T  # runs go down the columns
+
+
+def paint_rle(columns: npt.NDArray[Any], rle: Rle, value: Any) -> None:
+    """Write a value wherever a mask is, in place; only the columns that the mask reaches are looked at.
+
+    Args:
+        columns: [W * H], an image column by column, of the mask's size.
+        rle: the mask.
+        value: what to write.
+
+    Raises:
+        LabelError: the runs do not fill the size exactly.
+    """
+    height, width = rle.size
     runs = _uncompress(rle.counts) if isinstance(rle.counts, str) else np.array(rle.counts, np.int64)
     if (runs < 0).any() or runs.sum() != height * width:
         raise LabelError(f"'rle' covers {runs.sum()} pixels where its size {height}x{width} has {height * width}")
-    inside = np.arange(len(runs)) % 2 == 1
-    return np.asarray(np.repeat(inside, runs).reshape(width, height).T)  # runs go down the columns
+    if len(runs) < 2:
+        return
+    shown = runs[1 : len(runs) - len(runs) % 2]  # from the first run inside to the last
+    inside = np.arange(len(shown)) % 2 == 0
+    start = int(runs[0])
+    columns[start : start + int(shown.sum())][np.repeat(inside, shown)] = value
 
 
 def _uncompress(text: str) -> npt.NDArray[np.int64]:

@@ -123,11 +123,7 @@ class Split:
         raw = self.raw_boxes(i)
         if raw is None:
             return None
-        boxes, labels, crowd = raw
-        height, width = size_hw
-        np.clip(boxes, 0, np.array([width, height, width, height], np.float32), out=boxes)
-        keep = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-        return TruthBoxes(boxes[keep], labels[keep], crowd[keep])
+        return inside_image(*raw, size_hw)
 
     def raw_boxes(self, i: int) -> tuple[Float32, Int32, Bool] | None:
         """Boxes as annotated, which may reach outside the image; as :meth:`LabelTable.boxes`, None as :meth:`boxes`."""
@@ -179,6 +175,14 @@ class Split:
             if isinstance(source, LabelTable):
                 return source, int(index.row[i])
         return None, -1
+
+
+def inside_image(boxes: Float32, labels: Int32, crowd: Bool, size_hw: Size) -> TruthBoxes:
+    """Annotated boxes clipped to their image, in place; those of which nothing is inside are left out."""
+    height, width = size_hw
+    np.clip(boxes, 0, np.array([width, height, width, height], np.float32), out=boxes)
+    keep = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+    return TruthBoxes(boxes[keep], labels[keep], crowd[keep])
 
 
 def open_split(root: Path, split: str, *, cache_dir: Path | None = None) -> Split:
