@@ -68,6 +68,14 @@ def recipe_from_dict(content: dict[str, Any], *, source: str) -> Recipe:
     return convert(content, Recipe, source=f"{source}: its recipe was written by another version")
 
 
+def with_convolutional_heads(recipe: Recipe) -> Recipe:
+    """The recipe with its preset's convolutional heads; those that are convolutional already stay as they are."""
+    model = msgspec.to_builtins(recipe.model)
+    chosen = {task: {"head": _names(task)[1]} for task in recipe.model.tasks if model[task]["head"] == _names(task)[0]}
+    content = {**model, **_chosen_heads(recipe.preset, chosen)}
+    return msgspec.structs.replace(recipe, model=msgspec.convert(content, ModelConfig))
+
+
 def _base(preset: str, model: dict[str, Any]) -> dict[str, Any]:
     """The preset's architecture; what belongs to a head or backbone goes when the recipe names another one."""
     base = {**PRESETS[preset], **_chosen_heads(preset, model)}

@@ -41,7 +41,10 @@ def add_reproduce(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     parser.add_argument("--smoke", action="store_true", help="the smallest size; without --data it renders images")
     parser.add_argument("--out", type=Path, help="folder to write (default: runs/reproduce, or runs/smoke)")
     parser.add_argument(
-        "--weights-dir", type=Path, metavar="DIR", help="table2: folder of published backbones (docs/backbones.md)"
+        "--weights-dir",
+        type=Path,
+        metavar="DIR",
+        help="table2, table8: folder of published backbones (docs/backbones.md)",
     )
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     parser.set_defaults(run=_reproduce)

@@ -97,7 +97,7 @@ def table_facts(table: Table, base: Recipe, *, out: Path, seeds: int, stages: Se
 def pseudo_reports(table: Table, *, out: Path, seeds: int) -> dict[str, str]:
     """Setting and seed -> how many pseudo labels there are and how good, as text; of those that are finished."""
     found = {}
-    for setting in dict.fromkeys(row.setting for row in table.rows):
+    for setting in dict.fromkeys(row.folder for row in table.rows):
         for seed in range(seeds):
             path = out / setting / f"seed{seed}" / "pseudo" / PSEUDO_TEXT
             if path.is_file():
@@ -118,7 +118,7 @@ def _data_set(base: Recipe) -> str:
 def _lists(table: Table, out: Path, seeds: int) -> dict[str, object]:
     """What the lists of each setting say, of the seeds that have them."""
     found: dict[str, object] = {}
-    for setting in dict.fromkeys(row.setting for row in table.rows):
+    for setting in dict.fromkeys(row.folder for row in table.rows):
         for seed in range(seeds):
             path = out / setting / f"seed{seed}" / LISTS
             if path.is_file():

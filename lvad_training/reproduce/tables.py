@@ -30,6 +30,7 @@ class Method:
         pretraining: key of ``pretrainings.PRETRAININGS``, the published backbone to start from; None for the base
             recipe's. Teachers have the base recipe's in any case, so that such rows learn from the same labels.
         backbone: the file of ``pretraining`` and its architecture, once it was found.
+        convolutional: the preset's convolutional heads instead of those of queries, for its teachers too.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Method:
     teacher: bool = False
     pretraining: str | None = None
     backbone: BackboneConfig | None = None
+    convolutional: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,6 +63,12 @@ class Row:
     setting: Setting
     methods: tuple[Method, ...]
     absent: str | None = None
+
+    @property
+    def folder(self) -> str:
+        """Of the lists, teachers and pseudo labels that it shares with others; those of other heads are others."""
+        other_heads = any(method.convolutional for method in self.methods)
+        return f"{self.setting}-convolutional" if other_heads else self.setting
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -128,14 +136,20 @@ def _with_epochs(adapt: int, finetune: int) -> Row:
     return Row(f"{adapt}+{finetune}", f"{adapt} + {finetune} epochs", "disjoint_normal", (method,))
 
 
-def _paradigms(pretraining: str, title: str) -> tuple[Row, Row]:
+def _paradigms(pretraining: str, title: str, *, convolutional: bool = False) -> tuple[Row, Row]:
     """Self-training from a published backbone: pretrain-finetune and pretrain-adapt-finetune."""
-    pf = Method(f"{SELF_TRAINING.name}-{pretraining}", self_training=True, pretraining=pretraining)
-    paf = Method(f"{ADAPTED.name}-{pretraining}", self_training=True, adapt=True, pretraining=pretraining)
-    return (
-        Row(f"{pretraining}-pf", f"{title}, PF", "disjoint_normal", (pf,)),
-        Row(f"{pretraining}-paf", f"{title}, PAF", "disjoint_normal", (paf,)),
-    )
+
+    def row(key: str, method: Method, *, adapt: bool) -> Row:
+        trained = Method(
+            f"{method.name}-{pretraining}",
+            self_training=True,
+            adapt=adapt,
+            pretraining=pretraining,
+            convolutional=convolutional,
+        )
+        return Row(f"{pretraining}-{key}", f"{title}, {key.upper()}", "disjoint_normal", (trained,))
+
+    return row("pf", SELF_TRAINING, adapt=False), row("paf", ADAPTED, adapt=True)
 
 
 _ONE_STAGE: Final = (
@@ -219,6 +233,15 @@ TABLES: Final = {
                     ("ensembling", "Prompt ensembling"),
                     ("learned", "Learned prompts"),
                 )
+            ),
+        ),
+        Table(
+            "table8",
+            "Convolutional heads: FCOS and Semantic FPN, disjoint-normal",
+            _THREE,
+            (
+                *_paradigms("simclr", "SimCLR", convolutional=True),
+                *_paradigms("detco", "DetCo", convolutional=True),
             ),
         ),
         Table(

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from lvad_perception.errors import ConfigError
 from lvad_perception.vocabulary import TASKS
-from lvad_training.config import parse_recipe, recipe_to_dict
+from lvad_training.config import parse_recipe, recipe_to_dict, with_convolutional_heads
 from lvad_training.recipe import LanguageConfig, ModelConfig, Recipe, StageConfig, StagesConfig
 from lvad_training.reproduce.base import PAPER_EPOCHS
 from lvad_training.reproduce.tables import Method, Row
@@ -32,8 +32,8 @@ class Training:
 def trainings(base: Recipe, row: Row, *, seed: int, out: Path) -> Iterator[Training]:
     """What to run for a row with a seed.
 
-    Trainings of the same setting and seed share lists, teachers and pseudo labels in ``out/SETTING/seedN``; each has a
-    folder of its own in there.
+    Trainings of the same setting, kind of heads and seed share lists, teachers and pseudo labels in ``row.folder``,
+    under ``seedN``; each has a folder of its own in there.
 
     Nothing for a row that is absent.
 
@@ -42,7 +42,7 @@ def trainings(base: Recipe, row: Row, *, seed: int, out: Path) -> Iterator[Train
     """
     if row.absent is not None:
         return
-    shared = out / row.setting / f"seed{seed}"
+    shared = out / row.folder / f"seed{seed}"
     for method in row.methods:
         recipe = _recipe(base, row, method, seed, shared)
         if method.teacher:
@@ -118,4 +118,5 @@ def _model(base: Recipe, method: Method) -> ModelConfig:
     language = None
     if method.language is not None:
         language = replace(base.model.language or LanguageConfig(), **method.language)
-    return replace(base.model, backbone=method.backbone or base.model.backbone, language=language, **heads)
+    model = with_convolutional_heads(base).model if method.convolutional else base.model
+    return replace(model, backbone=method.backbone or model.backbone, language=language, **heads)

@@ -9,6 +9,7 @@ import torch
 
 from lvad_perception.errors import CheckpointError, ConfigError
 from lvad_training import stages
+from lvad_training.config import with_convolutional_heads
 from lvad_training.model.backbone import timm_backbone
 from lvad_training.recipe import BackboneConfig
 from lvad_training.reproduce.base import base_recipe
@@ -57,8 +58,8 @@ def base(blobs):
     return base_recipe(recipe=None, preset=None, data=blobs, smoke=True, overrides=changes)
 
 
-def test_only_table_2_needs_files_and_every_file_has_a_row():
-    assert [name for name, table in TABLES.items() if needs_files(table)] == ["table2"]
+def test_two_tables_need_files_and_every_file_has_a_row():
+    assert [name for name, table in TABLES.items() if needs_files(table)] == ["table2", "table8"]
     assert [row.methods[0].pretraining for row in TABLE.rows[::2]] == list(PRETRAININGS)
 
 
@@ -147,13 +148,13 @@ def test_weights_belong_to_tables_that_need_them(words, message):
         run_command(*words)
 
 
-def smoke(blobs, weights, out, backbone):
+def smoke(blobs, weights, out, backbone, table="table2"):
     given = [f"model.backbone={json.dumps({'name': backbone.name, 'options': backbone.options})}"]
     given += ["data.train_split=val", "train.steps=2", "train.batch_size=1", "stages.teach.steps=1"]
     words = [word for text in given for word in ("--set", text)]
     out_words = ["--weights-dir", weights, "--out", out, "--quiet"]
-    assert run_command("table2", "--smoke", "--data", blobs, *words, *out_words) == 0
-    rows = [line.split("|")[1:4] for line in (out / "table2.md").read_text().splitlines() if line.startswith("|")]
+    assert run_command(table, "--smoke", "--data", blobs, *words, *out_words) == 0
+    rows = [line.split("|")[1:4] for line in (out / f"{table}.md").read_text().splitlines() if line.startswith("|")]
     return {title.strip(): (seeds.strip(), miou.strip()) for title, seeds, miou in reversed(rows)}
 
 
@@ -183,3 +184,33 @@ def test_smoke_of_clip(blobs, tmp_path):
     rows = smoke(blobs, write_clip(tmp_path / "w"), tmp_path / "out", NARROW_CLIP)
     assert [rows[f"CLIP, {paradigm}"][0] for paradigm in ("PF", "PAF")] == ["1 of 1", "1 of 1"]
     assert rows["MoCo v1, PF"][1] == "absent"
+
+
+def test_smoke_of_convolutional_heads(blobs, tmp_path):
+    """Students and teachers alike, in a folder apart from those of queries."""
+    weights = write_files(tmp_path / "w", ["simclr.pth.tar"])
+    rows = smoke(blobs, weights, tmp_path / "out", NARROW, table="table8")
+    assert [rows[f"SimCLR, {paradigm}"][0] for paradigm in ("PF", "PAF")] == ["1 of 1", "1 of 1"]
+    assert rows["DetCo, PAF"] == ("0 of 1", "absent")
+    assert [path.name for path in (tmp_path / "out").glob("disjoint_normal*")] == ["disjoint_normal-convolutional"]
+    folder = tmp_path / "out/disjoint_normal-convolutional/seed0"
+    finetuned, detects, segments = (
+        torch.load(folder / stage / "model.pt", weights_only=True)["weights"].keys()
+        for stage in ("self_training-simclr/finetune", "teach-detection", "teach-semantic")
+    )
+    assert "detection.center.weight" in finetuned & detects
+    assert "semantic.branches.0.0.0.weight" in finetuned & segments
+    assert (
+        "semantic.branches.0.0.0.weight" in torch.load(folder / "teach-semantic/model.pt", weights_only=True)["weights"]
+    )
+
+
+def test_convolutional_heads_are_the_presets_unless_the_base_recipe_chose_its_own(blobs, base, tmp_path):
+    table = with_files(TABLES["table8"], write_files(tmp_path / "w", ["detco_200ep.pth"]), NARROW)
+    (training,) = trainings(base, table.rows[2], seed=0, out=tmp_path)
+    model = training.recipe.model
+    assert (model.detection.strides, model.detection.width, model.semantic.width) == ((4, 8, 16, 32, 64), 64, 64)
+    chosen = ["data.train_split=val", "train.steps=2", "model.detection={head: fcos, width: 8}"]
+    own = base_recipe(recipe=None, preset="tiny", data=blobs, smoke=False, overrides=chosen)
+    assert with_convolutional_heads(own).model.detection.width == 8
+    assert with_convolutional_heads(own).model.semantic == model.semantic

@@ -124,7 +124,7 @@ def test_every_row_is_a_valid_recipe_with_the_same_budget(name, make_base, tmp_p
         total = 94 if row.key == "12+35" else 82 if row.key == "6+35" else 72
         assert adapt + recipe.train.steps == total
         assert recipe.train.seed == 1
-        assert recipe.stages.shared == str(tmp_path / row.setting / "seed1")
+        assert recipe.stages.shared == str(tmp_path / row.folder / "seed1")
         assert recipe.stages.teach is None or recipe.stages.teach.steps == 72
 
 
