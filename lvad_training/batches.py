@@ -56,7 +56,7 @@ def training_batches(recipe: Recipe, *, first: int, last: int, process: int, pro
                 "learns one task per step; remove that head from the model or set data.sampler to shuffle"
             )
         stream = OneTaskStream(images=images, order=data.sampler, batch_size=train.batch_size, seed=train.seed, **steps)
-    return _loader(samples, data.workers, collate, batch_sampler=stream)
+    return guarded_loader(samples, data.workers, collate, batch_sampler=stream)
 
 
 def evaluation_batches(
@@ -84,7 +84,7 @@ def evaluation_batches(
                 "correct data.val_only"
             )
     samples = EvaluationSet(split, recipe.model.network_hw, frames)
-    return _loader(_WithTruth(samples), data.workers, list, batch_size=recipe.train.batch_size)
+    return guarded_loader(_WithTruth(samples), data.workers, list, batch_size=recipe.train.batch_size)
 
 
 def selected_images(recipe: Recipe) -> Frames:
@@ -122,7 +122,7 @@ def labelled_images(recipe: Recipe, task: str) -> tuple[Split, Frames]:
 def teacher_images(recipe: Recipe, split: Split, frames: Sequence[int] | Frames) -> Iterable[list[EvaluationSample]]:
     """Frames of a split in the given order, letterboxed, in batches of the recipe's size: what a teacher looks at."""
     samples = EvaluationSet(split, recipe.model.network_hw, frames)
-    return _loader(samples, recipe.data.workers, list, batch_size=recipe.train.batch_size)
+    return guarded_loader(samples, recipe.data.workers, list, batch_size=recipe.train.batch_size)
 
 
 def comparison_images(recipe: Recipe, folder: Path | None, size_hw: Size) -> list[UInt8]:
@@ -187,7 +187,15 @@ def _selected(split: Split, data: DataConfig) -> Frames:
     return np.flatnonzero(wanted)
 
 
-def _loader(dataset: Dataset[Any], workers: int, merge: Callable[[list[Any]], Any], **options: Any) -> "_Batches":
+def guarded_loader(dataset: Dataset[Any], workers: int, merge: Callable[[list[Any]], Any], **options: Any) -> "Batches":
+    """A loader whose bad files end it with their sentence, also out of other processes.
+
+    Args:
+        dataset: raises an LvadError where a file is bad.
+        workers: processes; 0 for this one.
+        merge: samples -> batch.
+        options: further arguments of torch's loader.
+    """
     loader = DataLoader(
         _Guarded(dataset),
         num_workers=workers,
@@ -197,10 +205,10 @@ def _loader(dataset: Dataset[Any], workers: int, merge: Callable[[list[Any]], An
         generator=torch.Generator(),  # its draws must not disturb the global generator, which a resumed run restores
         **options,
     )
-    return _Batches(loader)
+    return Batches(loader)
 
 
-class _Batches:
+class Batches:
     """A loader that raises what went wrong in its processes as it was raised there, without their traceback."""
 
     def __init__(self, loader: DataLoader[Any]) -> None:

@@ -59,11 +59,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "version": checkpoint.version,
         "text_encoder": checkpoint.text_encoder,
     }
-    try:
-        with replacing(path, partial=path.with_name(f".{path.name}.partial")) as file:
-            torch.save(content, file)
-    except OSError as err:
-        raise CheckpointError(f"{path}: cannot be written ({err.strerror}); free disk space or change output") from err
+    write_content(path, content)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -72,17 +68,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     Raises:
         CheckpointError: missing, truncated, or not written by ``save_checkpoint``.
     """
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint; check the path, or train one with lvad-train run")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as err:  # torch raises many kinds here: RuntimeError, UnpicklingError, EOFError, ...
-        raise CheckpointError(
-            f"{path}: not a readable checkpoint ({type(err).__name__}); the file is truncated or of another kind, "
-            "train again or copy it again"
-        ) from err
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: not a checkpoint of this package; give a file that lvad-train run wrote")
+    content = read_content(path, file_format=FORMAT, written_by="lvad-train run")
     return Checkpoint(
         recipe=recipe_from_dict(content["recipe"], source=str(path)),
         step=content["step"],
@@ -92,6 +78,40 @@ def load_checkpoint(path: Path) -> Checkpoint:
         version=content["version"],
         text_encoder=content.get("text_encoder"),  # not in files of older versions
     )
+
+
+def write_content(path: Path, content: dict[str, Any]) -> None:
+    """Write tensors and plain values, whole or not at all. Raises CheckpointError when they cannot be written."""
+    try:
+        with replacing(path, partial=path.with_name(f".{path.name}.partial")) as file:
+            torch.save(content, file)
+    except OSError as err:
+        raise CheckpointError(f"{path}: cannot be written ({err.strerror}); free disk space or change output") from err
+
+
+def read_content(path: Path, *, file_format: str, written_by: str) -> dict[str, Any]:
+    """Read what ``write_content`` wrote onto the CPU.
+
+    Args:
+        path: the file.
+        file_format: what the content has to say under "format".
+        written_by: the command that writes such files, for messages.
+
+    Raises:
+        CheckpointError: missing, truncated, or of another format.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such checkpoint; check the path, or train one with {written_by}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as err:  # torch raises many kinds here: RuntimeError, UnpicklingError, EOFError, ...
+        raise CheckpointError(
+            f"{path}: not a readable checkpoint ({type(err).__name__}); the file is truncated or of another kind, "
+            "train again or copy it again"
+        ) from err
+    if not isinstance(content, dict) or content.get("format") != file_format:
+        raise CheckpointError(f"{path}: not a checkpoint of this package; give a file that {written_by} wrote")
+    return content
 
 
 def load_weights(model: nn.Module, weights: dict[str, Tensor], *, source: str) -> None:

@@ -3,11 +3,12 @@
 import json
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import yaml
 from torch.utils.tensorboard import SummaryWriter
 
@@ -15,11 +16,12 @@ import lvad_perception
 from lvad_perception.errors import ConfigError
 from lvad_perception.metrics import Metrics
 from lvad_perception.report.evaluation import FILE as EVALUATION
+from lvad_perception.report.evaluation import Evaluation, to_bytes
 from lvad_training.checkpoints import Checkpoint, load_checkpoint
 from lvad_training.config import recipe_to_dict
 from lvad_training.files import write_whole
 from lvad_training.loop import StepReport
-from lvad_training.recipe import Recipe
+from lvad_training.recipe import Recipe, Section
 
 CHECKPOINT, MODEL, CURVE, METRICS = "checkpoint.pt", "model.pt", "losses.jsonl", "metrics.json"
 EVENTS = "tensorboard"
@@ -29,25 +31,45 @@ def find_state(folder: Path, recipe: Recipe, *, resume: bool, overwrite: bool) -
     """The run to continue, or None to start; writes nothing."""
     if resume and (folder / CHECKPOINT).is_file():
         state = load_checkpoint(folder / CHECKPOINT)
-        _check_same(state.recipe, recipe, folder)
+        check_same(essence(state.recipe), essence(recipe), folder)
         return state
-    if not overwrite and not resume and ((folder / CHECKPOINT).exists() or (folder / MODEL).exists()):
-        raise ConfigError(f"{folder}: holds a run already; give --resume, --overwrite or another output")
+    if not overwrite and not resume:
+        check_empty(folder, (CHECKPOINT, MODEL))
     return None
 
 
-def prepare_folder(folder: Path, recipe: Recipe, first_step: int) -> None:
-    """Make the run's folder; a new run leaves nothing of an old one in it."""
+def check_empty(folder: Path, names: Sequence[str]) -> None:
+    """Raise ConfigError when a folder holds a run, which some of the named files tell."""
+    if any((folder / name).exists() for name in names):
+        raise ConfigError(f"{folder}: holds a run already; give --resume, --overwrite or another output")
+
+
+def prepare_folder(
+    folder: Path,
+    recipe: Section,
+    first_step: int,
+    *,
+    results: Sequence[str] = (CHECKPOINT, MODEL, METRICS, EVALUATION),
+) -> None:
+    """Make the run's folder; a new run leaves nothing of an old one in it, whose files ``results`` names."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _trim_curve(folder / CURVE, first_step)
-        write_whole(folder / "recipe.yaml", yaml.safe_dump(recipe_to_dict(recipe), sort_keys=False))
+        write_whole(folder / "recipe.yaml", yaml.safe_dump(msgspec.to_builtins(recipe), sort_keys=False))
         if first_step == 0:
-            for name in (CHECKPOINT, MODEL, METRICS, EVALUATION):
+            for name in results:
                 (folder / name).unlink(missing_ok=True)
             shutil.rmtree(folder / EVENTS, ignore_errors=True)
     except OSError as err:
         raise ConfigError(f"{folder}: cannot be written to ({err.strerror}); choose another output") from err
+
+
+def write_evaluation(folder: Path, evaluation: Evaluation) -> None:
+    """Write what a report shows of a run's evaluation, whole or not at all. Raises ConfigError."""
+    try:
+        write_whole(folder / EVALUATION, to_bytes(evaluation))
+    except OSError as err:
+        raise ConfigError(f"{folder}: the evaluation cannot be written ({err.strerror}); free disk space") from err
 
 
 def essence(recipe: Recipe) -> dict[str, Any]:
@@ -76,9 +98,14 @@ def code_version() -> str:
     return f"{lvad_perception.__version__} ({commit})" if commit else lvad_perception.__version__
 
 
-def _check_same(old: Recipe, new: Recipe, folder: Path) -> None:
-    """Refuse to resume with a recipe that would change the run; where it runs and how it is fed may differ."""
-    before, after = essence(old), essence(new)
+def check_same(before: dict[str, Any], after: dict[str, Any], folder: Path) -> None:
+    """Refuse to resume with a recipe that would change the run; where it runs and how it is fed may differ.
+
+    Args:
+        before: the essence of the recipe that began the run.
+        after: the essence of the one to go on with.
+        folder: of the run, for the message.
+    """
     if before != after:
         changed = ", ".join(section for section in before if before[section] != after[section])
         raise ConfigError(f"{folder}: the recipe changed since this run began (in {changed}); undo that or start anew")
