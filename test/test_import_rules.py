@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 LAYERS = {
     "lvad_perception": [
-        {"types", "vocabulary", "errors", "command_line"},
+        {"types", "vocabulary", "errors", "command_line", "machine"},
         {"manifest", "images", "pixels", "preprocess", "postprocess", "metrics", "topics", "problems", "agreement"},
         {"engines", "bdd100k", "messages", "overlay", "video"},
         {"perceiver", "report", "pairing"},
@@ -27,7 +27,7 @@ LAYERS = {
         {"cli"},
     ],
     "lvad_training": [
-        {"files", "sections", "presets", "recipe", "camera", "boxes"},
+        {"files", "sections", "presets", "recipe", "camera", "boxes", "split"},
         {"config", "suppression"},
         {"samples"},
         {"decode", "checkpoints", "schedule"},
@@ -49,6 +49,7 @@ SHARED_WITH_TRAINING = {
     "vocabulary",
     "errors",
     "command_line",
+    "machine",
     "manifest",
     "agreement",
     "images",

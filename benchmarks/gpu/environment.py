@@ -10,8 +10,9 @@ import torch
 
 import lvad_perception
 from benchmarks.gpu.job import Cells, Recorder, Unavailable, one_line
-from benchmarks.gpu.subjects import DTYPES, cores
+from benchmarks.gpu.subjects import DTYPES
 from benchmarks.gpu.timing import matmul_tflops
+from lvad_perception.machine import usable_cores
 
 _LIBRARIES = ("torchvision", "timm", "accelerate", "onnx", "onnxruntime", "tensorrt")
 
@@ -20,7 +21,7 @@ def run(recorder: Recorder) -> None:
     """Hardware and versions, the peak of matrix products, and what the data set holds."""
     job = recorder.job
     recorder.row("Machine", what="sources", value=_sources())
-    recorder.row("Machine", what="CPU", value=f"{_cpu_name()}, {cores()} cores usable")
+    recorder.row("Machine", what="CPU", value=f"{_cpu_name()}, {usable_cores()} cores usable")
     recorder.row("Machine", what="system", value=f"{platform.platform()}, Python {platform.python_version()}")
     recorder.row("Machine", what="torch", value=f"{torch.__version__}, CUDA {torch.version.cuda or 'none'}")
     if job.device == "cuda":

@@ -13,8 +13,9 @@ import torch
 
 from benchmarks.gpu.job import Cells, Recorder, Unavailable
 from benchmarks.gpu.loader import training_split
-from benchmarks.gpu.subjects import SMALL_HW, cores
+from benchmarks.gpu.subjects import SMALL_HW
 from lvad_perception.bdd100k import find_splits
+from lvad_perception.machine import usable_cores
 from lvad_perception.metrics import Evaluator, Metrics
 from lvad_training import loop
 from lvad_training.batches import evaluation_batches
@@ -72,7 +73,7 @@ def _train(recorder: Recorder, root: Path, name: str, steps: int) -> list[dict[s
         "data.root": root,
         "data.train_split": training_split(root),
         "data.val_split": "not-evaluated-here",  # BDD100K's 10,000 images would take longer than the training
-        "data.workers": 1 if job.small else max(1, min(16, cores() - 1)),
+        "data.workers": 1 if job.small else max(1, min(16, usable_cores() - 1)),
         "train.steps": steps,
         "train.warmup_steps": min(60, steps // 5),
         "train.checkpoint_every": steps,

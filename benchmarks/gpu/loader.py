@@ -8,10 +8,11 @@ import numpy as np
 import torch
 
 from benchmarks.gpu.job import Cells, Job, Recorder
-from benchmarks.gpu.subjects import cores, preset_recipe
+from benchmarks.gpu.subjects import preset_recipe
 from benchmarks.gpu.training import training_steps
 from lvad_perception.bdd100k import find_splits
 from lvad_perception.errors import DatasetError
+from lvad_perception.machine import usable_cores
 from lvad_training.batches import training_batches
 from lvad_training.build import build_criterion
 from lvad_training.config import parse_recipe, recipe_to_dict
@@ -53,7 +54,7 @@ def _rendered(recorder: Recorder) -> tuple[Path, str]:
     images, size_hw = (4, (72, 128)) if job.small else (RENDERED_IMAGES, RENDERED_HW)
     root = Path(job.scratch) / "rendered"
     recorder.say(f"rendering {images} images of {size_hw[1]}x{size_hw[0]}")
-    render_sample_set(root, images=images, seed=0, size_hw=size_hw, workers=1 if job.small else cores())
+    render_sample_set(root, images=images, seed=0, size_hw=size_hw, workers=1 if job.small else usable_cores())
     return root, f"{images} rendered images, {size_hw[1]}x{size_hw[0]}"
 
 
@@ -61,7 +62,7 @@ def _recipe(job: Job, root: Path) -> Recipe:
     content = recipe_to_dict(preset_recipe(job, PRESET, root=str(root)))
     content["data"] |= {
         "train_split": training_split(root),
-        "workers": 1 if job.small else max(1, min(16, cores() - 1)),
+        "workers": 1 if job.small else max(1, min(16, usable_cores() - 1)),
     }
     content["train"] |= {"batch_size": 2 if job.small else BATCH, "precision": "bf16"}
     return parse_recipe(content, [], source="the loader's recipe")

@@ -1,6 +1,5 @@
 """What is measured: the presets' networks, as trained and as deployed, synthetic batches, and model files."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -122,8 +121,3 @@ def model_file(job: Job, preset: str, *, suffix: str = ".onnx", batch: int = 1) 
         FORMATS[suffix].write(ModelFileGraph(net, recipe.model.max_detections).eval(), partial, manifest)
         partial.replace(path)
     return path
-
-
-def cores() -> int:
-    """Cores that this process may use; in a container fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,14 +1,18 @@
-"""What several commands share: the model's options, opening it, and files of results."""
+"""What several commands share: model options, images to compare on, progress, and files of results."""
 
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from lvad_perception.engines import PRECISIONS, RUNTIMES, Engine, open_engine
 from lvad_perception.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lvad_perception.engines.tensorrt_build import Progress
 
 MODEL_HELP: Final = "model file (.onnx)"
 
@@ -57,6 +61,49 @@ def open_model(arguments: argparse.Namespace, path: Path) -> Engine:
         precision=arguments.precision,
         say=lambda sentence: print(sentence, file=sys.stderr),
     )
+
+
+def add_comparison_images(command: argparse.ArgumentParser, *, purpose: str, required: bool, check_images: int) -> None:
+    """Add the options of what measures scales on images and compares a new file with the old one on others.
+
+    Args:
+        command: to add them to.
+        purpose: what the images are for, in the help.
+        required: whether nothing works without them.
+        check_images: how many are compared by default.
+    """
+    command.add_argument(
+        "--calibration",
+        type=Path,
+        required=required,
+        metavar="DIR",
+        help=f"folder of images of the vehicle's cameras: {purpose}",
+    )
+    command.add_argument(
+        "--calibration-images", type=int, default=64, metavar="N", help="how many to take for the scales (default: 64)"
+    )
+    command.add_argument(
+        "--check-images",
+        type=int,
+        default=check_images,
+        metavar="N",
+        help=f"how many to compare on (default: {check_images})",
+    )
+
+
+@contextmanager
+def progress_bar() -> Iterator["Progress"]:
+    """A bar on standard error, as soon as something reports to it."""
+    from tqdm import tqdm
+
+    with tqdm(total=100, unit="%", bar_format="{l_bar}{bar}| {elapsed}", delay=1, leave=False) as bar:
+
+        def show(share: float, phase: str) -> None:
+            bar.set_description(phase, refresh=False)
+            bar.n = round(100 * share)
+            bar.refresh()
+
+        yield show
 
 
 def write_json(path: Path | None, facts: dict[str, Any]) -> None:

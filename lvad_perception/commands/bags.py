@@ -2,12 +2,10 @@
 
 import argparse
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from lvad_perception.commands.arguments import add_command, add_model, open_perceiver, write_json
 from lvad_perception.errors import ConfigError
-
-_CACHE_HELP: Final = "folder for parsed labels (default: the user's cache folder)"
 
 
 def add_bag_commands(commands: Any) -> None:
@@ -18,16 +16,12 @@ def add_bag_commands(commands: Any) -> None:
         sources, "from-bdd100k", _bag_from_bdd100k, "a split in BDD100K's layout, with its annotation"
     )
     command.add_argument("root", type=Path, metavar="ROOT", help="folder with images/ and labels/")
-    command.add_argument("--split", required=True, help="name of the split, such as val")
-    _add_bag_output(command)
-    _add_camera(command)
+    _add_split(command, required=True)
+    _add_bag_to_write(command)
     command.add_argument("--rate", type=float, default=10.0, metavar="HZ", help="images a second (default: 10)")
-    command.add_argument("--limit", type=int, metavar="N", help="only the first N images by name")
-    command.add_argument("--cache-dir", type=Path, metavar="DIR", help=_CACHE_HELP)
     command = add_command(sources, "from-video", _bag_from_video, "a video file, with its own time line")
     command.add_argument("video", type=Path, metavar="VIDEO", help="any video that FFmpeg decodes")
-    _add_bag_output(command)
-    _add_camera(command)
+    _add_bag_to_write(command)
     command.add_argument("--raw", action="store_true", help="lossless rgb8 images instead of JPEG")
     command.add_argument("--every", type=int, default=1, metavar="N", help="keep each N-th frame (default: 1)")
 
@@ -60,9 +54,7 @@ def add_bag_commands(commands: Any) -> None:
     command.add_argument("bag", type=Path, nargs="?", metavar="BAG", help="a bag that replay wrote")
     add_model(command, required=False)
     command.add_argument("--data", type=Path, metavar="ROOT", help="folder with images/ and labels/")
-    command.add_argument("--split", help="name of the split, such as val")
-    command.add_argument("--limit", type=int, metavar="N", help="only the first N images by name")
-    command.add_argument("--cache-dir", type=Path, metavar="DIR", help=_CACHE_HELP)
+    _add_split(command, required=False)
     command.add_argument("--json", type=Path, metavar="FILE", help="also write the metrics as JSON")
 
     command = add_command(commands, "report", _report, "show a replayed bag, and its model's training, as an HTML page")
@@ -83,14 +75,10 @@ def _bag_from_bdd100k(arguments: argparse.Namespace) -> None:
         arguments.root,
         arguments.split,
         arguments.output,
-        storage=arguments.storage,
-        overwrite=arguments.overwrite,
-        camera=arguments.camera,
-        frame_id=arguments.frame_id,
         rate_hz=arguments.rate,
         limit=arguments.limit,
         cache_dir=arguments.cache_dir,
-        progress=True,
+        **_bag_to_write(arguments),
     )
     truth = ", ".join(f"{task} {count}" for task, count in summary.truth.items())
     print(f"{arguments.output}: {summary.images} images in {summary.duration_s:.1f} s; annotated: {truth}")
@@ -103,13 +91,9 @@ def _bag_from_video(arguments: argparse.Namespace) -> None:
     summary = from_video(
         arguments.video,
         arguments.output,
-        storage=arguments.storage,
-        overwrite=arguments.overwrite,
-        camera=arguments.camera,
-        frame_id=arguments.frame_id,
         raw=arguments.raw,
         every=arguments.every,
-        progress=True,
+        **_bag_to_write(arguments),
     )
     print(f"{arguments.output}: {summary.images} images in {summary.duration_s:.1f} s")
 
@@ -189,6 +173,14 @@ def _print_skipped(count: int, what: str) -> None:
         print(f"  {count} {what} left out")
 
 
+def _add_split(command: argparse.ArgumentParser, *, required: bool) -> None:
+    command.add_argument("--split", required=required, help="name of the split, such as val")
+    command.add_argument("--limit", type=int, metavar="N", help="only the first N images by name")
+    command.add_argument(
+        "--cache-dir", type=Path, metavar="DIR", help="folder for parsed labels (default: the user's cache folder)"
+    )
+
+
 def _add_bag_output(command: argparse.ArgumentParser) -> None:
     command.add_argument("--output", "-o", type=Path, required=True, metavar="BAG", help="bag folder to create")
     command.add_argument(
@@ -197,8 +189,16 @@ def _add_bag_output(command: argparse.ArgumentParser) -> None:
     command.add_argument("--overwrite", action="store_true", help="replace an older bag of that name")
 
 
-def _add_camera(command: argparse.ArgumentParser) -> None:
+def _add_bag_to_write(command: argparse.ArgumentParser) -> None:
+    """Add the options that ``_bag_to_write`` reads."""
+    _add_bag_output(command)
     command.add_argument(
         "--camera", default="/camera", metavar="NAME", help="namespace of the topics (default: /camera)"
     )
     command.add_argument("--frame-id", default="camera", metavar="ID", help="frame_id of the headers (default: camera)")
+
+
+def _bag_to_write(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What every source is told of the bag that it becomes."""
+    names = ("storage", "overwrite", "camera", "frame_id")
+    return {name: getattr(arguments, name) for name in names} | {"progress": True}

@@ -16,6 +16,7 @@ from lvad_perception.commands.arguments import (
 )
 from lvad_perception.engines import Engine, open_engine
 from lvad_perception.errors import ConfigError, LvadError
+from lvad_perception.machine import usable_cores
 
 if TYPE_CHECKING:
     from lvad_perception.agreement import Agreement, Tolerance
@@ -110,7 +111,6 @@ def _frames(arguments: argparse.Namespace) -> "tuple[Iterator[Decode], str]":
 
 
 def _rivals(arguments: argparse.Namespace, engine: Engine) -> list[Any]:
-    from lvad_perception.engines.base import usable_cores
     from lvad_perception.engines.plain import open_plain, runtime_of
 
     if not arguments.compare:
@@ -135,7 +135,6 @@ def _roofline(arguments: argparse.Namespace, engine: Engine, engine_ms: float) -
     """The roofline, or why it is not known: it is no reason to lose the times."""
     from lvad_perception.benchmark.cost import graph_cost
     from lvad_perception.benchmark.roofline import Roofline, measure_cuda, measure_machine
-    from lvad_perception.engines.base import usable_cores
     from lvad_perception.engines.plain import runtime_of
 
     runtime, graph = runtime_of(engine), arguments.model if arguments.model.suffix == ".onnx" else arguments.reference

@@ -2,15 +2,10 @@
 
 import argparse
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from lvad_perception.commands.arguments import MODEL_HELP, add_command
-
-if TYPE_CHECKING:
-    from lvad_perception.engines.tensorrt_build import Progress
+from lvad_perception.commands.arguments import MODEL_HELP, add_command, add_comparison_images, progress_bar
 
 _MIB: Final = 1 << 20
 
@@ -32,16 +27,9 @@ def add_optimize(commands: Any) -> None:
         help="file to write: .engine or .plan, built by TensorRT itself, or .pth, built by torch2trt",
     )
     command.add_argument("--precision", choices=PRECISIONS, default="fp16", help="what to compute in (default: fp16)")
-    command.add_argument(
-        "--calibration",
-        type=Path,
-        metavar="DIR",
-        help="folder of images of the vehicle's cameras: for the scales of int8, and to compare the engine on",
+    add_comparison_images(
+        command, purpose="for the scales of int8, and to compare the engine on", required=False, check_images=8
     )
-    command.add_argument(
-        "--calibration-images", type=int, default=64, metavar="N", help="how many to take for the scales (default: 64)"
-    )
-    command.add_argument("--check-images", type=int, default=8, metavar="N", help="how many to compare on (default: 8)")
     command.add_argument(
         "--level", type=int, choices=range(6), metavar="0-5", help="the builder's effort (default: TensorRT's own, 3)"
     )
@@ -75,18 +63,3 @@ def _optimize(arguments: argparse.Namespace) -> None:
             progress=progress,
         )
     print(result.to_text())
-
-
-@contextmanager
-def progress_bar() -> Iterator["Progress"]:
-    """A bar on standard error, as soon as something reports to it."""
-    from tqdm import tqdm
-
-    with tqdm(total=100, unit="%", bar_format="{l_bar}{bar}| {elapsed}", delay=1, leave=False) as bar:
-
-        def show(share: float, phase: str) -> None:
-            bar.set_description(phase, refresh=False)
-            bar.n = round(100 * share)
-            bar.refresh()
-
-        yield show

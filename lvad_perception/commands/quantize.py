@@ -4,8 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from lvad_perception.commands.arguments import MODEL_HELP, add_command
-from lvad_perception.commands.optimize import progress_bar
+from lvad_perception.commands.arguments import MODEL_HELP, add_command, add_comparison_images, progress_bar
 
 
 def add_quantize(commands: Any) -> None:
@@ -15,19 +14,7 @@ def add_quantize(commands: Any) -> None:
     )
     command.add_argument("model", type=Path, metavar="MODEL", help=MODEL_HELP)
     command.add_argument("--output", "-o", type=Path, required=True, metavar="FILE.onnx", help="file to write")
-    command.add_argument(
-        "--calibration",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="folder of images of the vehicle's cameras: some for the scales, others to compare on",
-    )
-    command.add_argument(
-        "--calibration-images", type=int, default=64, metavar="N", help="how many to take for the scales (default: 64)"
-    )
-    command.add_argument(
-        "--check-images", type=int, default=16, metavar="N", help="how many to compare on (default: 16)"
-    )
+    add_comparison_images(command, purpose="some for the scales, others to compare on", required=True, check_images=16)
 
 
 def _quantize(arguments: argparse.Namespace) -> None:

@@ -1,6 +1,5 @@
 """The one protocol that every engine meets."""
 
-import os
 from typing import Protocol
 
 from lvad_perception.manifest import Manifest
@@ -47,8 +46,3 @@ class Engine(Protocol):
     def close(self) -> None:
         """Free the model's memory; calling it again does nothing."""
         ...
-
-
-def usable_cores() -> int:
-    """Cores that this process may use; in a container fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

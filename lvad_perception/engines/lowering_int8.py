@@ -5,7 +5,6 @@ such pairs in all versions from 8.6 to 11, while its own calibrators are gone in
 outputs is known before any build, since ONNX Runtime runs the same file.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -14,6 +13,7 @@ import numpy.typing as npt
 
 from lvad_perception.engines.lowering_half import deciding_products
 from lvad_perception.engines.onnx import create_session
+from lvad_perception.machine import usable_cores
 from lvad_perception.manifest import INPUT_NAME
 from lvad_perception.types import Float32, UInt8
 
@@ -89,7 +89,7 @@ def measure_ranges(
     watched.CopyFrom(model)
     known = {value.name for value in watched.graph.output}
     watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in known)
-    session = create_session(watched.SerializeToString(), threads=os.cpu_count() or 1)
+    session = create_session(watched.SerializeToString(), threads=usable_cores())
     most = dict.fromkeys(names, 0.0)
     counts = {name: np.zeros(_BINS) for name in names}
     for place, batch in enumerate([*batches, *batches] if names else ()):

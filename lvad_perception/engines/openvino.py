@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from lvad_perception.engines.base import usable_cores
 from lvad_perception.engines.graph import REMEDY, Tensors, check_graph, first_line
 from lvad_perception.engines.loaded import LoadedEngine
 from lvad_perception.errors import EngineError, MissingDependencyError, ModelFileError
+from lvad_perception.machine import usable_cores
 from lvad_perception.manifest import MANIFEST_KEY, Manifest
 from lvad_perception.types import UInt8
 

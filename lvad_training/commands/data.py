@@ -1,11 +1,11 @@
 """Commands on data sets: data check, data lists and data sample."""
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
 from lvad_perception.errors import ConfigError
+from lvad_perception.machine import usable_cores
 from lvad_training.commands.arguments import DATASET_HELP, Commands, add_processes
 
 
@@ -49,7 +49,7 @@ def _data_check(options: argparse.Namespace) -> int:
 
 
 def _data_lists(options: argparse.Namespace) -> int:
-    from lvad_perception.bdd100k import open_split
+    from lvad_training.data.layout import open_split
     from lvad_training.data.settings import make_lists, write_lists
 
     sizes = {}
@@ -72,7 +72,7 @@ def _data_sample(options: argparse.Namespace) -> int:
         options.output,
         images=options.images,
         seed=options.seed,
-        workers=options.workers or os.cpu_count() or 1,
+        workers=options.workers or usable_cores(),
         progress=sys.stderr.isatty(),
     )
     print(f"{options.output}: {options.images} images; look at it with lvad-train data check {options.output}")

@@ -1,7 +1,6 @@
 """``lvad-train data check``: read a whole data set as training would, count what is annotated, report every problem."""
 
 import multiprocessing
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -15,6 +14,7 @@ from tqdm import tqdm
 
 from lvad_perception.bdd100k import Split, find_splits, open_split
 from lvad_perception.errors import DatasetError, LabelError
+from lvad_perception.machine import usable_cores
 from lvad_perception.vocabulary import DETECTION, DRIVABLE, SEMANTIC, TASKS
 from lvad_training.data.check_frames import Counts, Problem, check_frames
 from lvad_training.data.check_tree import check_tree, has_labels, plural
@@ -127,9 +127,7 @@ def _percent(part: int, whole: int) -> str:
 
 
 def _worker_count(workers: int | None) -> int:
-    if workers is not None:
-        return max(1, workers)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return usable_cores() if workers is None else max(1, workers)
 
 
 def _read_all(splits: list[Split], workers: int, progress: bool) -> Iterator[tuple[str, Counts, list[Problem]]]:

@@ -1,9 +1,7 @@
 """Under what conditions the rows were measured: data set, budget, network, hardware, versions, time."""
 
 import json
-import os
 import platform
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +10,7 @@ import timm
 import torch
 
 from lvad_perception.errors import ConfigError, DatasetError
+from lvad_perception.machine import usable_cores
 from lvad_training.data.settings import read_lists
 from lvad_training.files import write_whole
 from lvad_training.pseudo.folder import TABLE as PSEUDO_TEXT
@@ -170,8 +169,7 @@ def _processor() -> str:
         name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         pass
-    usable = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
-    return f"{usable} cores of {name}"
+    return f"{usable_cores()} cores of {name}"
 
 
 def _accelerator() -> str:
