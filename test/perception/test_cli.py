@@ -42,8 +42,9 @@ def run(capsys):
 
 # The command line with an engine that takes its time, so that a signal finds it at work on any machine.
 SLOWLY = """
-import sys, time
+import signal, sys, time
 from lvad_perception.engines.onnx import OnnxEngine
+signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in a shell's background ignore it, their programs too
 infer = OnnxEngine.infer
 OnnxEngine.infer = lambda engine, images: time.sleep(0.2) or infer(engine, images)
 from lvad_perception.cli import main
