@@ -10,10 +10,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-
 from lvad_perception.agreement import TOLERANCES, Agreement, agree, copied
 from lvad_perception.bdd100k.cache import cache_places
+from lvad_perception.calibration import folder_images, rendered_images, to_batches
 from lvad_perception.engines.base import Engine
 from lvad_perception.engines.cuda import Cuda
 from lvad_perception.engines.lowering import PRECISIONS, lower
@@ -27,17 +26,14 @@ from lvad_perception.engines.tensorrt_file import (
     write_engine_file,
     write_torch2trt_file,
 )
-from lvad_perception.errors import ConfigError, DatasetError, EngineError, LvadError, ModelFileError
-from lvad_perception.images import read_image
+from lvad_perception.errors import ConfigError, EngineError, LvadError, ModelFileError
 from lvad_perception.manifest import Manifest
-from lvad_perception.preprocess import letterbox_image
 from lvad_perception.types import RawOutputs, Size, UInt8
 
 CALIBRATION_IMAGES: Final = 64
 CHECK_IMAGES: Final = 8
 _FORMAT: Final = 1
 """Of cached engines: raised when the same inputs would be built differently."""
-_IMAGE_SUFFIXES: Final = (".jpg", ".jpeg", ".png")
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,37 +175,6 @@ def _write(path: Path, file: EngineFile, state: dict[str, Any] | None) -> None:
 def _timings(folder: Path, target: Target) -> Path:
     """Timing cache of one TensorRT version and GPU, for any model."""
     return folder / f"timing-{hashlib.sha256(target.to_text().encode()).hexdigest()[:16]}.cache"
-
-
-def folder_images(folder: Path, size_hw: Size, count: int) -> list[UInt8]:
-    """``count`` images of a folder, evenly spread over its sorted names, letterboxed: uint8 [H, W, 3] each.
-
-    Raises:
-        DatasetError: the folder has no .jpg or .png file.
-        ImageError: one cannot be decoded.
-    """
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _IMAGE_SUFFIXES)
-    if not paths:
-        raise DatasetError(f"{folder} has no .jpg or .png file; name a folder of images of the vehicle's cameras")
-    places = np.unique(np.linspace(0, len(paths) - 1, min(count, len(paths))).round().astype(int))
-    return [letterbox_image(read_image(paths[place]), size_hw)[0] for place in places]
-
-
-def rendered_images(size_hw: Size, count: int) -> list[UInt8]:
-    """Smooth colours with noise, the same in every call: uint8 [H, W, 3] each."""
-    import cv2
-
-    random = np.random.default_rng(0)
-    shape = (size_hw[0] // 40 + 2, size_hw[1] // 40 + 2, 3)
-    coarse = [random.integers(0, 256, shape, np.uint8) for _ in range(count)]
-    smooth = [cv2.resize(each, size_hw[::-1], interpolation=cv2.INTER_CUBIC) for each in coarse]
-    return [np.asarray(cv2.add(each, random.integers(0, 12, each.shape, np.uint8)), np.uint8) for each in smooth]
-
-
-def to_batches(images: Sequence[UInt8], batch_size: int) -> list[UInt8]:
-    """Images [H, W, 3] -> batches [N, H, W, 3]; the last one is filled up from the start."""
-    starts = range(0, len(images), batch_size)
-    return [np.stack([images[(start + each) % len(images)] for each in range(batch_size)]) for start in starts]
 
 
 @dataclass(frozen=True, slots=True)

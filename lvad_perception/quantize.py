@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Final
 
 from lvad_perception.agreement import TOLERANCES, Agreement, agree, copied
+from lvad_perception.calibration import folder_images, to_batches
 from lvad_perception.engines import open_engine
 from lvad_perception.engines.base import Engine
 from lvad_perception.engines.lowering_int8 import in_int8
 from lvad_perception.engines.onnx import PRECISION_KEY
 from lvad_perception.errors import ConfigError, EngineError, MissingDependencyError, ModelFileError
-from lvad_perception.optimize import folder_images, to_batches
 from lvad_perception.types import RawOutputs, UInt8
 
 CALIBRATION_IMAGES: Final = 64

@@ -9,27 +9,17 @@ from lvad_perception.cli import main
 from lvad_perception.engines.tensorrt_build import BuildOptions
 from lvad_perception.engines.tensorrt_file import read_engine_file
 from lvad_perception.errors import ConfigError, DatasetError, EngineError, ModelFileError
-from lvad_perception.optimize import folder_images, optimize, rendered_images, to_batches
+from lvad_perception.optimize import optimize
 
-from .fake_tensorrt import VERSIONS, FakeCuda, make_tensorrt
+from .fake_tensorrt import VERSIONS, FakeCuda
 
 pytest.importorskip("onnx", reason="onnx is not installed")
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 
 
 @pytest.fixture
-def use(monkeypatch):
-    def use(version):
-        module = make_tensorrt(version)
-        monkeypatch.setitem(sys.modules, "tensorrt", module)
-        return module
-
-    return use
-
-
-@pytest.fixture
-def trt(use):
-    return use("10.3.0")
+def trt(use_tensorrt):
+    return use_tensorrt("10.3.0")
 
 
 @pytest.fixture
@@ -62,8 +52,8 @@ def wrong_by(monkeypatch, shift):
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_the_engine_is_built_checked_and_written(use, build, tmp_path, version, precision, make_manifest):
-    use(version)
+def test_the_engine_is_built_checked_and_written(use_tensorrt, build, tmp_path, version, precision, make_manifest):
+    use_tensorrt(version)
     result, lines = build(precision=precision)
     file = read_engine_file(tmp_path / "out/model.engine")
     assert result.path == tmp_path / "out/model.engine"
@@ -79,14 +69,14 @@ def test_the_engine_is_built_checked_and_written(use, build, tmp_path, version, 
     assert [each.name for each in result.path.parent.iterdir()] == ["model.engine"]
 
 
-def test_8_gets_an_opset_that_it_documents(use, build, monkeypatch):
+def test_8_gets_an_opset_that_it_documents(use_tensorrt, build, monkeypatch):
     from lvad_perception import optimize as module
 
     asked = []
     right = module.lower
     monkeypatch.setattr(module, "lower", lambda *a, **k: asked.append(k["opset_17"]) or right(*a, **k))
     for version in ("8.6.1", "10.3.0", "11.1"):
-        use(version)
+        use_tensorrt(version)
         build()
     assert asked == [True, False, False]
 
@@ -116,15 +106,17 @@ class TestCache:
         build()
         assert build(rebuild=True)[0].built_s is not None
 
-    def test_whatever_the_engine_depends_on_is_in_the_key(self, use, build, tmp_path, tiny_model_file, make_tiny_model):
-        use("10.3.0")
+    def test_whatever_the_engine_depends_on_is_in_the_key(
+        self, use_tensorrt, build, tmp_path, tiny_model_file, make_tiny_model
+    ):
+        use_tensorrt("10.3.0")
         build()
         engines = tmp_path / "cache" / "tensorrt"
         assert len(list(engines.glob("*.engine"))) == 1
         build(precision="fp16")
         build(device=FakeCuda(name="Other with 4 multiprocessors"))
         build(options=BuildOptions(level=1))
-        use("10.16")
+        use_tensorrt("10.16")
         build()
         make_tiny_model(tmp_path / "other.onnx", float_masks=False, manifest_text=None)
         assert len(list(engines.glob("*.engine"))) == 5
@@ -211,25 +203,6 @@ def test_scales_and_comparison_have_different_images(trt, build, small_split, mo
     seen = {image.tobytes() for batch in given for image in batch}
     assert len(given) == 3
     assert not seen & {image.tobytes() for batch in checked for image in batch}
-
-
-class TestImages:
-    def test_they_are_spread_over_the_folder(self, small_split, monkeypatch):
-        from lvad_perception import optimize as module
-
-        seen = []
-        right = module.read_image
-        monkeypatch.setattr(module, "read_image", lambda path: seen.append(path.name) or right(path))
-        images = folder_images(small_split / "images", (48, 64), 3)
-        assert [image.shape for image in images] == [(48, 64, 3)] * 3
-        assert seen == ["frame-000.jpg", "frame-004.jpg", "frame-007.png"]
-
-    def test_rendered_ones_are_the_same_every_time(self):
-        np.testing.assert_array_equal(rendered_images((48, 64), 3), rendered_images((48, 64), 3))
-
-    def test_the_last_batch_is_filled_up_from_the_start(self):
-        batches = to_batches([np.full((1, 1, 3), value, np.uint8) for value in range(3)], 2)
-        assert [batch[:, 0, 0, 0].tolist() for batch in batches] == [[0, 1], [2, 0]]
 
 
 class TestCommand:

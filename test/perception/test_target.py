@@ -8,16 +8,15 @@ import pytest
 from benchmarks import target
 from lvad_perception.engines import tensorrt
 
-from .fake_tensorrt import FakeCuda, make_tensorrt
+from .fake_tensorrt import FakeCuda
 
 pytest.importorskip("onnx", reason="onnx is not installed")
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 
 
 @pytest.fixture
-def trt(monkeypatch, tmp_path):
-    module = make_tensorrt("10.3.0")
-    monkeypatch.setitem(sys.modules, "tensorrt", module)
+def trt(monkeypatch, tmp_path, use_tensorrt):
+    module = use_tensorrt("10.3.0")
     monkeypatch.setitem(sys.modules, "torch2trt", None)
     monkeypatch.setattr(target, "Cuda", FakeCuda)
     monkeypatch.setattr(tensorrt, "Cuda", FakeCuda)

@@ -11,24 +11,12 @@ import pytest
 from lvad_perception.engines.tensorrt_build import BuildOptions, build_plan, build_with_torch2trt
 from lvad_perception.errors import EngineError, MissingDependencyError
 
-from .fake_tensorrt import INTERFACE, MAGIC, VERSIONS, make_tensorrt
+from .fake_tensorrt import INTERFACE, MAGIC, VERSIONS
 
 ROOT = Path(__file__).resolve().parents[2]
 ROOM = sorted((ROOT / "lvad_perception/engines").glob("tensorrt*.py"))
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")
-
-
-@pytest.fixture
-def use(monkeypatch):
-    """``use(version)``: the stand-in for a version."""
-
-    def use(version):
-        module = make_tensorrt(version)
-        monkeypatch.setitem(sys.modules, "tensorrt", module)
-        return module
-
-    return use
 
 
 @pytest.fixture
@@ -43,13 +31,13 @@ def build(model, precision="fp32", progress=lambda *_: None, **options):
 class TestVersions:
     @pytest.mark.parametrize("version", VERSIONS)
     @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-    def test_every_version_builds_every_precision(self, use, model, version, precision):
-        trt = use(version)
+    def test_every_version_builds_every_precision(self, use_tensorrt, model, version, precision):
+        trt = use_tensorrt(version)
         assert build(model, precision).startswith(MAGIC)
         assert "TF32" not in trt.facts.flags  # its products would not be FP32
 
-    def test_8_gets_flags_since_it_knows_no_strong_types(self, use, model):
-        trt = use("8.6.1")
+    def test_8_gets_flags_since_it_knows_no_strong_types(self, use_tensorrt, model):
+        trt = use_tensorrt("8.6.1")
         build(model, "fp16")
         assert trt.facts.networks[-1].made_with == {"EXPLICIT_BATCH"}
         assert trt.facts.flags == {"FP16", "PREFER_PRECISION_CONSTRAINTS"}
@@ -59,14 +47,14 @@ class TestVersions:
         assert trt.facts.flags == set()
 
     @pytest.mark.parametrize(("version", "made_with"), [("10.3.0", {"STRONGLY_TYPED"}), ("11.1", set())])
-    def test_newer_ones_take_the_types_of_the_file(self, use, model, version, made_with):
-        trt = use(version)
+    def test_newer_ones_take_the_types_of_the_file(self, use_tensorrt, model, version, made_with):
+        trt = use_tensorrt(version)
         build(model, "int8")
         assert trt.facts.networks[-1].made_with == made_with
         assert trt.facts.flags == set()
 
-    def test_8_keeps_fp32_layers_and_leaves_quantised_ones_free(self, use):
-        trt = use("8.6.1")
+    def test_8_keeps_fp32_layers_and_leaves_quantised_ones_free(self, use_tensorrt):
+        trt = use_tensorrt("8.6.1")
         build(quantised_model(), "int8")
         layers = {layer.get_output(0).name: layer for layer in trt.facts.networks[-1]._layers}
         pinned = {name for name, layer in layers.items() if layer.precision is not None}
@@ -102,8 +90,8 @@ def quantised_model():
 
 
 class TestTimingCache:
-    def test_the_next_build_starts_from_the_last_one(self, use, model, tmp_path):
-        trt = use("10.3.0")
+    def test_the_next_build_starts_from_the_last_one(self, use_tensorrt, model, tmp_path):
+        trt = use_tensorrt("10.3.0")
         path = tmp_path / "deep" / "timing.cache"
         build(model, timing_cache=path)
         assert trt.facts.config.given_cache == b""
@@ -111,10 +99,10 @@ class TestTimingCache:
         assert trt.facts.config.given_cache == path.read_bytes() == b"timings of 10.3.0"
         assert [each.name for each in path.parent.iterdir()] == ["timing.cache"]
 
-    def test_timings_of_another_version_are_thrown_away(self, use, model, tmp_path):
+    def test_timings_of_another_version_are_thrown_away(self, use_tensorrt, model, tmp_path):
         path = tmp_path / "timing.cache"
         path.write_bytes(b"timings of 8.6.1")
-        trt = use("10.3.0")
+        trt = use_tensorrt("10.3.0")
         build(model, timing_cache=path)
         assert trt.facts.config.given_cache == b""
         assert path.read_bytes() == b"timings of 10.3.0"
@@ -122,21 +110,21 @@ class TestTimingCache:
 
 class TestProgress:
     @pytest.mark.parametrize("version", VERSIONS[1:])
-    def test_nested_phases_make_one_growing_share(self, use, model, version):
-        use(version)
+    def test_nested_phases_make_one_growing_share(self, use_tensorrt, model, version):
+        use_tensorrt(version)
         seen = []
         build(model, progress=lambda share, phase: seen.append((share, phase)))
         assert [share for share, _ in seen] == [0.125, 0.25, 0.375, 0.5, 0.5, 1.0]
         assert seen[0][1] == "Timing kernels"
         assert seen[-1][1] == "Building engine"
 
-    def test_8_has_none(self, use, model):
-        use("8.6.1")
+    def test_8_has_none(self, use_tensorrt, model):
+        use_tensorrt("8.6.1")
         build(model, progress=lambda share, phase: pytest.fail("there is no IProgressMonitor in 8.6"))
 
-    def test_ctrl_c_ends_the_build(self, use, model):
+    def test_ctrl_c_ends_the_build(self, use_tensorrt, model):
         """TensorRT calls from C++, where an exception would only be printed: it must come out of the build."""
-        use("10.3.0")
+        use_tensorrt("10.3.0")
 
         def interrupt(share, phase):
             raise KeyboardInterrupt
@@ -146,34 +134,34 @@ class TestProgress:
 
 
 class TestOptions:
-    def test_they_reach_tensorrt(self, use, model):
-        trt = use("10.3.0")
+    def test_they_reach_tensorrt(self, use_tensorrt, model):
+        trt = use_tensorrt("10.3.0")
         build(model, level=5, workspace_bytes=1 << 28)
         assert trt.facts.config.builder_optimization_level == 5
         assert trt.facts.limits == {"WORKSPACE": 1 << 28}
 
-    def test_by_default_nothing_is_limited(self, use, model):
-        trt = use("10.3.0")
+    def test_by_default_nothing_is_limited(self, use_tensorrt, model):
+        trt = use_tensorrt("10.3.0")
         build(model)
         assert trt.facts.config.builder_optimization_level == 3
         assert trt.facts.limits == {}
 
 
 class TestRefusals:
-    def test_without_a_gpu(self, use, model):
-        use("8.6.1").facts.gpu = False
+    def test_without_a_gpu(self, use_tensorrt, model):
+        use_tensorrt("8.6.1").facts.gpu = False
         with pytest.raises(EngineError, match=r"cannot start its builder \(CUDA initialization failure.*nvidia-smi"):
             build(model)
 
-    def test_a_model_that_the_parser_does_not_read(self, use, model):
-        use("10.3.0").facts.refuse = "no importer for operator Grid"
+    def test_a_model_that_the_parser_does_not_read(self, use_tensorrt, model):
+        use_tensorrt("10.3.0").facts.refuse = "no importer for operator Grid"
         with pytest.raises(
             EngineError, match=r"TensorRT 10\.3\.0 cannot read the model \(no importer for operator Grid"
         ):
             build(model)
 
-    def test_a_build_that_fails(self, use, model):
-        use("10.3.0").facts.fail = True
+    def test_a_build_that_fails(self, use_tensorrt, model):
+        use_tensorrt("10.3.0").facts.fail = True
         with pytest.raises(EngineError, match=r"builds nothing \(it gave no reason\); free memory"):
             build(model)
 
@@ -218,10 +206,10 @@ class TestTorch2trt:
             ("int8", {"fp16_mode": True, "int8_mode": True}),
         ],
     )
-    def test_it_gets_the_file_as_it_is(self, use, torch2trt, model, make_manifest, precision, flags):
+    def test_it_gets_the_file_as_it_is(self, use_tensorrt, torch2trt, model, make_manifest, precision, flags):
         import torch
 
-        use("10.3.0")
+        use_tensorrt("10.3.0")
         export = torch.onnx.export
         plan, state = build_with_torch2trt(model, make_manifest(), precision, device="cpu")
         assert plan == b"plan"
@@ -233,25 +221,27 @@ class TestTorch2trt:
         assert content == model
         assert torch.onnx.export is export
 
-    def test_the_parsers_errors_are_not_lost(self, use, torch2trt, model, make_manifest):
-        use("8.6.1").facts.refuse = "unsupported"
+    def test_the_parsers_errors_are_not_lost(self, use_tensorrt, torch2trt, model, make_manifest):
+        use_tensorrt("8.6.1").facts.refuse = "unsupported"
         with pytest.raises(EngineError, match=r"cannot read the model \(unsupported\)"):
             build_with_torch2trt(model, make_manifest(), "fp16", device="cpu")
         assert not torch2trt.calls
 
-    def test_nothing_built_is_an_error(self, use, torch2trt, model, make_manifest):
-        use("10.3.0")
+    def test_nothing_built_is_an_error(self, use_tensorrt, torch2trt, model, make_manifest):
+        use_tensorrt("10.3.0")
         torch2trt.fails = True
         with pytest.raises(EngineError, match=r"torch2trt with TensorRT 10\.3\.0 builds nothing"):
             build_with_torch2trt(model, make_manifest(), "fp16", device="cpu")
 
-    def test_with_11_it_is_refused(self, use, torch2trt, model, make_manifest):
-        use("11.1")
+    def test_with_11_it_is_refused(self, use_tensorrt, torch2trt, model, make_manifest):
+        use_tensorrt("11.1")
         with pytest.raises(EngineError, match=r"torch2trt cannot build with TensorRT 11\.1.*ends in \.engine"):
             build_with_torch2trt(model, make_manifest(), "fp16")
 
-    def test_where_it_is_missing_the_message_says_how_to_install_it(self, use, model, make_manifest, monkeypatch):
-        use("10.3.0")
+    def test_where_it_is_missing_the_message_says_how_to_install_it(
+        self, use_tensorrt, model, make_manifest, monkeypatch
+    ):
+        use_tensorrt("10.3.0")
         monkeypatch.setitem(sys.modules, "onnx_graphsurgeon", types.ModuleType("onnx_graphsurgeon"))
         monkeypatch.setitem(sys.modules, "torch2trt", None)
         with pytest.raises(MissingDependencyError, match=r"without build isolation, torch2trt from github\.com"):
@@ -309,7 +299,7 @@ class TestInterface:
         assert table <= words
         recorded = {name for version in VERSIONS for names in INTERFACE[version]["classes"].values() for name in names}
         versioned = {"device_memory_size", "device_memory_size_v2", "STRONGLY_TYPED"}
-        ours = {"builder", "engine", "nbytes", "shape", "update"}  # of our own objects, of torch2trt's and of arrays
+        ours = {"builder", "engine", "nbytes"}  # of our own objects, of torch2trt's and of arrays
         assert (attributes & recorded) - table - versioned == ours
 
     @pytest.fixture

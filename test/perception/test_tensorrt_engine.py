@@ -9,24 +9,20 @@ from lvad_perception.engines.tensorrt_build import BuildOptions, build_plan
 from lvad_perception.engines.tensorrt_file import EngineFile, Target, write_engine_file
 from lvad_perception.errors import EngineError, MissingDependencyError, ModelFileError
 
-from .fake_tensorrt import VERSIONS, FakeCuda, make_tensorrt
+from .fake_tensorrt import VERSIONS, FakeCuda
 
 pytest.importorskip("onnx", reason="onnx is not installed")
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 
 
 @pytest.fixture(params=VERSIONS)
-def trt(request, monkeypatch):
-    module = make_tensorrt(request.param)
-    monkeypatch.setitem(sys.modules, "tensorrt", module)
-    return module
+def trt(request, use_tensorrt):
+    return use_tensorrt(request.param)
 
 
 @pytest.fixture
-def trt10(monkeypatch):
-    module = make_tensorrt("10.3.0")
-    monkeypatch.setitem(sys.modules, "tensorrt", module)
-    return module
+def trt10(use_tensorrt):
+    return use_tensorrt("10.3.0")
 
 
 @pytest.fixture
