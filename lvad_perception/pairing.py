@@ -4,6 +4,7 @@ Of a bag that is read and of one that is played under ROS: both hand their messa
 same numbers from the same messages.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,7 +17,7 @@ from lvad_perception.messages import (
     stamp_ns,
     truth_boxes_from_message,
 )
-from lvad_perception.metrics import Evaluator, Metrics
+from lvad_perception.metrics import Evaluator, Findings, FrameFacts, Metrics
 from lvad_perception.problems import Problems
 from lvad_perception.topics import Side
 from lvad_perception.types import Predictions, Size, Truth, UInt8
@@ -34,10 +35,12 @@ class Pairing:
 
     Args:
         problems: is told of each message that is left out.
+        by_frame: keep what ``findings`` needs of every image, so that memory grows with their number.
     """
 
-    def __init__(self, problems: Problems) -> None:
+    def __init__(self, problems: Problems, *, by_frame: bool = False) -> None:
         self._problems = problems
+        self._by_frame = by_frame
         self._evaluator = Evaluator()
         self._joins: dict[tuple[str, str], _Join] = {}
         self.paired = 0
@@ -60,7 +63,8 @@ class Pairing:
                 return
             pair = self._joins.setdefault((side.camera, side.task), _Join(self._problems)).add(side, msg, what)
             if pair is not None:
-                self._evaluator.add(*_values(side.task, *pair))
+                frame = frame_key(side.camera, stamp_ns(msg.header)) if self._by_frame else None
+                self._evaluator.add(*_values(side.task, *pair), frame=frame)
                 self.paired += 1
         except VocabularyMismatchError as err:
             raise VocabularyMismatchError(f"{side.topic} {what}: {err}") from err
@@ -81,9 +85,30 @@ class Pairing:
         Raises:
             DatasetError: nothing was paired.
         """
+        self._tell_unpaired()
+        return self._evaluator.compute()
+
+    def findings(self, frames: Mapping[str, FrameFacts], *, score_threshold: float) -> Findings:
+        """As ``finish``, with everything that is found beyond the metrics; images alone only where ``by_frame``.
+
+        Args:
+            frames: ``frame_key`` -> what is known of the image.
+            score_threshold: least score of the boxes in confusions.
+
+        Raises:
+            DatasetError: nothing was paired.
+        """
+        self._tell_unpaired()
+        return self._evaluator.findings(frames, score_threshold=score_threshold)
+
+    def _tell_unpaired(self) -> None:
         for join in self._joins.values():
             join.finish()
-        return self._evaluator.compute()
+
+
+def frame_key(camera: str, stamp: int) -> str:
+    """Which image: its camera and its header stamp in nanoseconds."""
+    return f"{camera} {stamp}"
 
 
 @dataclass(frozen=True, slots=True)

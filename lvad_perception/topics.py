@@ -4,6 +4,7 @@ Everything of a camera lives under one namespace::
 
     /camera/image_raw[/compressed]                      the source images
     /camera/name                                        std_msgs/String, name of the image in its data set
+    /camera/attributes                                  std_msgs/String, JSON: its weather, scene and timeofday
     /camera/detections                                  vision_msgs/Detection2DArray
     /camera/segmentation, /camera/drivable_area         mono8 masks, each with a latched .../label_info
     /camera/segmentation/confidence                     mono8, 255 = certain
@@ -25,6 +26,7 @@ CONFIDENCE: Final = "segmentation/confidence"
 OVERLAY: Final = "overlay"
 OVERLAY_JPEG: Final = f"{OVERLAY}/compressed"
 NAME: Final = "name"
+ATTRIBUTES: Final = "attributes"
 TRUTH: Final = "truth"
 LABEL_INFO: Final = "label_info"
 

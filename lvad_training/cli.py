@@ -7,7 +7,9 @@ import lvad_perception
 from lvad_perception.errors import LvadError
 from lvad_training.commands.checkpoint import add_checkpoint_commands
 from lvad_training.commands.data import add_data_commands
+from lvad_training.commands.report import add_report_command
 from lvad_training.commands.train import add_train_commands
+from lvad_training.pretrain.command import add_pretrain
 from lvad_training.reproduce.command import EXIT_INTERRUPTED, add_reproduce
 
 EXIT_BAD_INPUT = 2
@@ -37,6 +39,8 @@ def _parser() -> argparse.ArgumentParser:
     add_train_commands(commands)
     add_checkpoint_commands(commands)
     add_data_commands(commands)
+    add_report_command(commands)
+    add_pretrain(commands)
     add_reproduce(commands)
     return parser
 

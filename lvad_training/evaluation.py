@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from lvad_perception.bdd100k import Split, open_split, read_image
-from lvad_perception.metrics import Evaluator, Findings, FrameFacts, Metrics, worst_first
-from lvad_perception.report.evaluation import WORST, Evaluation, KeptFrame, keep_frame, spread
+from lvad_perception.metrics import Evaluator, FrameFacts, Metrics
+from lvad_perception.report.evaluation import Evaluation, KeptFrame, chosen, keep_frame
 from lvad_perception.types import Predictions, Truth
 from lvad_training import loop
 from lvad_training.batches import evaluation_batches, teacher_images
@@ -74,7 +74,7 @@ def examine_checkpoint(
     places = {data.name_of(place): place for place in range(len(data))}
     facts = {frame: FrameFacts(frame, data.attributes(places[frame]), found) for frame, found in losses.items()}
     findings = evaluator.findings(facts, score_threshold=recipe.model.score_threshold)
-    kept = _kept(model, recipe, data, [places[frame] for frame in _chosen(findings)], device)
+    kept = _kept(model, recipe, data, [places[frame] for frame in chosen(findings)], device)
     return Evaluation(findings, kept, {"data": str(recipe.data.root), "split": name, "step": str(checkpoint.step)})
 
 
@@ -127,13 +127,6 @@ def _loss_notes(recipe: Recipe, device: torch.device, notes: dict[str, dict[str,
             notes[sample.name] = dict(zip(terms, numbers, strict=True))
 
     return note
-
-
-def _chosen(findings: Findings) -> list[str]:
-    """Names of the frames to keep: the worst, and some evenly spread."""
-    worst = [excess.frame.name for excess in worst_first(findings.frames)[:WORST]]
-    even = [findings.frames[place].name for place in spread(len(findings.frames))]
-    return list(dict.fromkeys([*worst, *even]))
 
 
 def _kept(

@@ -1,5 +1,6 @@
 """A run's folder: what is in it, whether it can be continued, and what is logged into it."""
 
+import contextlib
 import json
 import shutil
 import subprocess
@@ -15,8 +16,7 @@ from torch.utils.tensorboard import SummaryWriter
 import lvad_perception
 from lvad_perception.errors import ConfigError
 from lvad_perception.metrics import Metrics
-from lvad_perception.report.evaluation import FILE as EVALUATION
-from lvad_perception.report.evaluation import Evaluation, to_bytes
+from lvad_perception.report.evaluation import FILE, Evaluation, to_bytes
 from lvad_training.checkpoints import Checkpoint, load_checkpoint
 from lvad_training.config import recipe_to_dict
 from lvad_training.files import write_whole
@@ -24,7 +24,7 @@ from lvad_training.loop import StepReport
 from lvad_training.recipe import Recipe, Section
 
 CHECKPOINT, MODEL, CURVE, METRICS = "checkpoint.pt", "model.pt", "losses.jsonl", "metrics.json"
-EVENTS = "tensorboard"
+EVALUATION, EVENTS = FILE, "tensorboard"
 
 
 def find_state(folder: Path, recipe: Recipe, *, resume: bool, overwrite: bool) -> Checkpoint | None:
@@ -123,6 +123,21 @@ def log_step(report: StepReport, writer: SummaryWriter, curve: Any, bar: Any) ->
         bar.set_postfix(loss=f"{report.terms['total']:.3f}", lr=f"{report.learning_rate:.1e}")
 
 
+def read_curve(path: Path) -> list[dict[str, Any]]:
+    """The logged steps, ``StepReport`` as plain values, in order; without lines that a kill cut off.
+
+    Raises:
+        OSError: there is no such file.
+    """
+    steps = []
+    for text in path.read_text(encoding="utf-8").splitlines():
+        with contextlib.suppress(ValueError):
+            step = json.loads(text)
+            if isinstance(step, dict) and {"step", "terms"} <= step.keys():
+                steps.append(step)
+    return steps
+
+
 def log_metrics(metrics: Metrics | None, step: int, writer: SummaryWriter | None) -> None:
     """Write metrics to TensorBoard; nothing when there are none or in a process that does not write."""
     if metrics is None or writer is None:
@@ -144,11 +159,5 @@ def _trim_curve(path: Path, step: int) -> None:
     """Drop logged steps after ``step``: a resumed run writes them again."""
     if not path.exists():
         return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-        except (ValueError, KeyError):
-            continue  # a line that a kill cut off
+    kept = [json.dumps(line) + "\n" for line in read_curve(path) if line["step"] <= step]
     write_whole(path, "".join(kept))

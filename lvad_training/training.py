@@ -19,8 +19,7 @@ from tqdm import tqdm
 
 from lvad_perception.errors import ConfigError
 from lvad_perception.metrics import Metrics
-from lvad_perception.report.evaluation import FILE as EVALUATION
-from lvad_perception.report.evaluation import Evaluation, to_bytes
+from lvad_perception.report.evaluation import Evaluation
 from lvad_training import loop
 from lvad_training.batches import training_batches
 from lvad_training.build import build_criterion, build_model, build_text_encoder
@@ -49,6 +48,7 @@ from lvad_training.runs import (
     log_metrics,
     log_step,
     prepare_folder,
+    write_evaluation,
 )
 from lvad_training.schedule import learning_rate_factor, parameter_groups
 
@@ -212,8 +212,8 @@ def _finish(folder: Path, final: Checkpoint, evaluation: Evaluation | None) -> N
     plain = evaluation.findings.metrics.to_dict() if evaluation is not None else None
     try:
         write_whole(folder / METRICS, json.dumps(plain, indent=1))
-        if evaluation is not None:
-            write_whole(folder / EVALUATION, to_bytes(evaluation))
     except OSError as err:
         raise ConfigError(f"{folder}: metrics cannot be written ({err.strerror}); free disk space") from err
+    if evaluation is not None:
+        write_evaluation(folder, evaluation)
     save_checkpoint(folder / MODEL, replace(final, metrics=plain, version=code_version()))

@@ -35,7 +35,7 @@ LAYERS = {
         {"evaluation"},
         {"training", "export", "records"},
         {"stages"},
-        {"reproduce", "pretrain"},
+        {"report", "reproduce", "pretrain"},
         {"demo"},
         {"commands"},
         {"cli"},

@@ -1,5 +1,6 @@
 """BDD100K splits and videos -> rosbag2 bags. Both stream: memory does not grow with their length."""
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from lvad_perception.messages import (
     truth_to_message,
 )
 from lvad_perception.problems import Problems, tell_stderr
-from lvad_perception.topics import LABEL_INFO, NAME, TASK_TOPICS, TRUTH
+from lvad_perception.topics import ATTRIBUTES, LABEL_INFO, NAME, TASK_TOPICS, TRUTH
 from lvad_perception.types import UInt8
 from lvad_perception.vocabulary import TASKS
 
@@ -76,7 +77,8 @@ def from_bdd100k(
 
     JPEG and PNG files are passed through byte for byte as CompressedImage, other formats are written as PNG. Boxes keep
     source pixels; crowds are marked by their ``id``. A task that an image is not annotated for has no message with its
-    stamp; annotated-and-empty is an empty array. The image's name is published with the image's stamp.
+    stamp; annotated-and-empty is an empty array. The image's name is published with the image's stamp, and so are its
+    attributes (weather, scene, time of day) where the label files state some.
 
     Stamps advance by 1 / ``rate_hz``: BDD100K's own time stamps are milliseconds into as many different videos.
 
@@ -122,6 +124,7 @@ def from_bdd100k(
                 continue
             camera_writer.start(start_stamp_ns + round(images * 1e9 / rate_hz))
             camera_writer.name(data.name_of(index))
+            camera_writer.attributes(data.attributes(index))
             camera_writer.compressed(encoded, image_format)
             for task in _write_truth(camera_writer, data, index, size_hw, problems):
                 truth[task] += 1
@@ -209,6 +212,10 @@ class _CameraWriter:
 
     def name(self, name: str) -> None:
         self._write(NAME, self._types.String(data=name))
+
+    def attributes(self, attributes: dict[str, str]) -> None:
+        if attributes:
+            self._write(ATTRIBUTES, self._types.String(data=json.dumps(attributes, sort_keys=True)))
 
     def compressed(self, encoded: bytes, image_format: str) -> None:
         data = np.frombuffer(encoded, np.uint8)

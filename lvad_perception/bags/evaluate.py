@@ -4,7 +4,8 @@ Both ways hand the same numbers to the same ``metrics.Evaluator``.
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from tqdm import tqdm
 from lvad_perception.bags.storage import BagReader, open_bag
 from lvad_perception.bdd100k import Split, open_split, read_image
 from lvad_perception.errors import BagError, DatasetError, ImageError, LabelError, VocabularyMismatchError
+from lvad_perception.messages import stamp_ns
 from lvad_perception.metrics import Evaluator, Metrics
-from lvad_perception.pairing import Pairing
+from lvad_perception.pairing import Pairing, frame_key
 from lvad_perception.perceiver import Perceiver
 from lvad_perception.problems import Problems, message_text, tell_stderr
 from lvad_perception.topics import Side, listing, side_of
@@ -38,30 +40,62 @@ def evaluate_bag(bag: Path, *, tell: Callable[[str], None] = tell_stderr, progre
         VocabularyMismatchError: the bag lists other classes.
     """
     bag = Path(bag)
+    with open_bag(bag) as reader, told_of_bag(bag):
+        return pair_bag(reader, tell=tell, progress=progress).finish()
+
+
+def pair_bag(
+    reader: BagReader,
+    *,
+    tell: Callable[[str], None] = tell_stderr,
+    progress: bool = False,
+    stamps: dict[str, int] | None = None,
+) -> Pairing:
+    """Predictions and annotation of a bag, paired; ``evaluate_bag`` says how.
+
+    Args:
+        reader: the bag.
+        tell: is handed one line for each message that is left out.
+        progress: show a bar on standard error.
+        stamps: is filled with the bag time stamp of each annotated image, by its ``frame_key``, and then every image is
+            kept apart; None for the metrics alone, in bounded memory.
+
+    Raises:
+        BagError: the bag lacks predictions or annotation.
+        VocabularyMismatchError: the bag lists other classes.
+    """
     problems = Problems(tell)
-    pairing = Pairing(problems)
-    with open_bag(bag) as reader:
-        sides = _sides(reader)
-        indices: Counter[str] = Counter()
-        connections = [connection for connection in reader.connections if connection.topic in sides]
-        total = sum(connection.msgcount for connection in connections)
-        for connection, bag_stamp_ns, raw in tqdm(
-            reader.messages(connections),
-            desc="evaluate",
-            total=total,
-            unit="message",
-            disable=None if progress else True,
-        ):
-            what = message_text(indices[connection.topic], bag_stamp_ns)
-            indices[connection.topic] += 1
-            try:
-                pairing.add(sides[connection.topic], reader.deserialize(raw, connection), what)
-            except VocabularyMismatchError as err:
-                raise VocabularyMismatchError(f"{bag}: {err}") from err
-            except BagError as err:
-                problems.add(connection.topic, what, err)
+    pairing = Pairing(problems, by_frame=stamps is not None)
+    sides = _sides(reader)
+    indices: Counter[str] = Counter()
+    connections = [connection for connection in reader.connections if connection.topic in sides]
+    total = sum(connection.msgcount for connection in connections)
+    for connection, bag_stamp_ns, raw in tqdm(
+        reader.messages(connections),
+        desc="evaluate",
+        total=total,
+        unit="message",
+        disable=None if progress else True,
+    ):
+        side, what = sides[connection.topic], message_text(indices[connection.topic], bag_stamp_ns)
+        indices[connection.topic] += 1
+        try:
+            msg = reader.deserialize(raw, connection)
+            pairing.add(side, msg, what)
+            if stamps is not None and side.truth and not side.label_info:
+                stamps[frame_key(side.camera, stamp_ns(msg.header))] = bag_stamp_ns
+        except VocabularyMismatchError as err:
+            raise VocabularyMismatchError(f"{reader.path}: {err}") from err
+        except BagError as err:
+            problems.add(connection.topic, what, err)
+    return pairing
+
+
+@contextmanager
+def told_of_bag(bag: Path) -> Iterator[None]:
+    """Say of which bag it is that nothing could be paired, as a BagError."""
     try:
-        return pairing.finish()
+        yield
     except DatasetError as err:
         raise BagError(
             f"no prediction in {bag} has the stamp of an annotated image; replay the annotated bag itself"

@@ -25,7 +25,7 @@ from lvad_perception.messages import (
 )
 from lvad_perception.perceiver import Perceiver
 from lvad_perception.problems import Problems, message_text, tell_stderr
-from lvad_perception.topics import CAMERA_INFO, CONFIDENCE, LABEL_INFO, NAME, TRUTH, message_type
+from lvad_perception.topics import ATTRIBUTES, CAMERA_INFO, CONFIDENCE, LABEL_INFO, NAME, TRUTH, message_type
 from lvad_perception.types import Predictions, UInt8
 from lvad_perception.vocabulary import Vocabulary
 
@@ -92,7 +92,7 @@ def replay(
 
     The output bag holds, under each camera's namespace (see ``lvad_perception.topics``), detections, masks and the
     masks' label info, with header and bag time stamp of the source image, and byte for byte the camera's images,
-    annotation, names and CameraInfo. An image that cannot be decoded is told, counted and left out.
+    annotation, names, attributes and CameraInfo. An image that cannot be decoded is told, counted and left out.
 
     Args:
         bag: bag folder, or a .mcap or .db3 file.
@@ -234,9 +234,9 @@ class _ResultWriter:
 
 
 def _is_copied(connection: Any, cameras: list[Camera]) -> bool:
-    """Whether a topic is annotation, image names or calibration of one of the cameras."""
+    """Whether a topic is annotation, image names and attributes or calibration of one of the cameras."""
     parent, _, name = connection.topic.rpartition("/")
-    if message_type(connection.msgtype) == CAMERA_INFO or name == NAME:
+    if message_type(connection.msgtype) == CAMERA_INFO or name in (NAME, ATTRIBUTES):
         return any(parent == camera.namespace for camera in cameras)
     return any(connection.topic.startswith(f"{camera.namespace}/{TRUTH}/") for camera in cameras)
 

@@ -2,18 +2,18 @@
 
 import json
 import platform
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
 from lvad_perception import __version__
 from lvad_perception.bags.cameras import Camera, find_cameras
-from lvad_perception.bags.evaluate import evaluate_bag
+from lvad_perception.bags.evaluate import pair_bag, told_of_bag
 from lvad_perception.bags.storage import BagReader, open_bag
-from lvad_perception.errors import BagError, DatasetError, ImageError, MessageError
+from lvad_perception.errors import BagError, ImageError, MessageError
 from lvad_perception.messages import (
     Message,
     detections_from_message,
@@ -23,54 +23,25 @@ from lvad_perception.messages import (
     stamp_ns,
     truth_boxes_from_message,
 )
-from lvad_perception.metrics import Metrics
-from lvad_perception.overlay import draw_predictions, draw_truth
+from lvad_perception.metrics import FrameFacts, Metrics
+from lvad_perception.pairing import frame_key
 from lvad_perception.problems import tell_stderr
-from lvad_perception.report import Overlay, write_report
-from lvad_perception.topics import NAME, Side, side_of
-from lvad_perception.types import Predictions, Truth, UInt8
+from lvad_perception.report import Run, write_report
+from lvad_perception.report.evaluation import Evaluation, KeptFrame, chosen, keep_frame
+from lvad_perception.report.folder import read_run
+from lvad_perception.topics import ATTRIBUTES, NAME, Side, side_of
+from lvad_perception.types import Predictions, Size, Truth, UInt8
 
-CURVE, METRICS = "losses.jsonl", "metrics.json"
-MAX_POINTS: Final = 2000
+_Parts = dict[tuple[str, bool], Message]
 
 
 @dataclass(slots=True)
-class _Example:
-    """An image of the bag and what is known of it so far; (task, is truth) -> message."""
+class _Frame:
+    """An image to be shown and what is known of it so far; (task, is truth) -> message."""
 
-    image: UInt8
-    caption: str
-    parts: dict[tuple[str, bool], Message] = field(default_factory=dict)
-
-    def overlay(self, score_threshold: float) -> Overlay:
-        """The image beside its annotation and predictions."""
-        size_hw = (self.image.shape[0], self.image.shape[1])
-
-        def mask(task: str, is_truth: bool) -> UInt8 | None:
-            msg = self.parts.get((task, is_truth))
-            return None if msg is None else mask_from_message(msg)
-
-        found = self.parts.get(("detection", False))
-        known = self.parts.get(("detection", True))
-        predictions = Predictions(
-            size_hw,
-            None if found is None else detections_from_message(found),
-            mask("semantic", False),
-            mask("drivable", False),
-        )
-        truth = Truth(
-            size_hw,
-            None if known is None else truth_boxes_from_message(known),
-            mask("semantic", True),
-            mask("drivable", True),
-        )
-        has_truth = any(is_truth for _, is_truth in self.parts)
-        return Overlay(
-            self.caption,
-            self.image,
-            draw_truth(self.image, truth) if has_truth else None,
-            draw_predictions(self.image, predictions, score_threshold=score_threshold),
-        )
+    name: str
+    image: UInt8 | None = None
+    parts: _Parts = field(default_factory=dict)
 
 
 def report_bag(
@@ -89,9 +60,9 @@ def report_bag(
     Args:
         bag: what ``replay`` wrote, or a recording of the node with annotation.
         output: HTML file to write.
-        training: folder of the training run, whose losses and metrics are shown too; None shows none.
-        examples: so many images, evenly spread over the bag, are shown with annotation and predictions.
-        score_threshold: boxes below it are not drawn; all of them count in the metrics.
+        training: folder of the training run, which is shown beside the bag; None shows none.
+        examples: so many of the worst images are shown, and a few evenly spread over the bag.
+        score_threshold: boxes below it are not drawn, and not in the confusions; all of them count in the metrics.
         commands: command lines to show as those that made the results.
         tell: is handed one line for each message that is left out.
         progress: show a bar on standard error.
@@ -100,20 +71,18 @@ def report_bag(
         BagError: as ``evaluate_bag`` says, or the bag holds no images.
         DatasetError: ``training`` is not the folder of a training run.
     """
-    curves, trained = _training(training)
-    metrics = evaluate_bag(bag, tell=tell, progress=progress)
-    with open_bag(bag) as reader:
-        shown = _examples(reader, examples)
-    overlays = [example.overlay(score_threshold) for example in shown]
-    evaluations = {f"Replayed bag {bag.name}": metrics}
+    trained = None if training is None else read_run(training, "Checkpoint on the data set, in torch")
+    evaluation = examine_bag(bag, worst=examples, score_threshold=score_threshold, tell=tell, progress=progress)
+    runs = [Run(f"Replayed bag {bag.name}", evaluation=evaluation)]
+    steps = 0
     if trained is not None:
-        evaluations["Checkpoint on the data set, in torch"] = trained
-    total = curves.get("total", [])
-    summary = f"{len(total)} training steps, " if total else ""
+        runs.append(replace(trained, facts={"folder": training}))
+        steps = int(trained.losses["total"][-1][0]) if trained.losses.get("total") else 0
     write_report(
         output,
         title="LV-Adapter perception",
-        summary=f"{summary}evaluated on the predictions in {bag.name}.",
+        summary=f"{f'{steps:,} training steps, ' if steps else ''}evaluated on the predictions in {bag.name}.",
+        runs=runs,
         facts={
             "lvad_perception": __version__,
             "Python": platform.python_version(),
@@ -122,80 +91,121 @@ def report_bag(
             "boxes drawn from a score of": score_threshold,
         },
         commands=commands,
-        curves=curves,
-        metrics=evaluations,
-        overlays=overlays,
+        frames=examples,
+        score_threshold=score_threshold,
     )
-    return metrics
+    return evaluation.findings.metrics
 
 
-def _training(folder: Path | None) -> tuple[dict[str, list[tuple[float, float]]], Metrics | None]:
-    """Loss curves, the total first, and the metrics of a training run."""
-    if folder is None:
-        return {}, None
-    curves: dict[str, list[tuple[float, float]]] = {"total": []}
+def examine_bag(
+    bag: Path,
+    *,
+    worst: int,
+    score_threshold: float,
+    tell: Callable[[str], None] = tell_stderr,
+    progress: bool = False,
+) -> Evaluation:
+    """Everything that a report shows of a bag; arguments and exceptions as of ``report_bag``.
+
+    An image goes by its name, and is sliced by its attributes, where the bag carries them under its stamp.
+    """
+    bag = Path(bag)
+    with open_bag(bag) as reader, told_of_bag(bag):
+        stamps: dict[str, int] = {}
+        pairing = pair_bag(reader, tell=tell, progress=progress, stamps=stamps)
+        cameras = find_cameras(reader.connections, source=str(reader.path))
+        facts = _facts(reader, cameras, stamps)
+        findings = pairing.findings(facts, score_threshold=score_threshold)
+        names = chosen(findings, worst)
+        wanted = {key: _Frame(found.name) for key, found in facts.items() if found.name in names}
+        for camera in cameras:
+            _fill(reader, camera, wanted)
+    frames = {frame.name: kept for frame in wanted.values() if (kept := _kept(frame)) is not None}
+    return Evaluation(findings, tuple(frames[name] for name in names if name in frames), {"data": bag.name})
+
+
+def _facts(reader: BagReader, cameras: Sequence[Camera], stamps: Mapping[str, int]) -> dict[str, FrameFacts]:
+    """``frame_key`` -> what the bag says of each annotated image; ``stamps`` holds the bag time stamps."""
+    names = {camera.namespace: _texts(reader, camera, NAME) for camera in cameras}
+    attributes = {camera.namespace: _texts(reader, camera, ATTRIBUTES) for camera in cameras}
+    found = {}
+    for key, bag_stamp_ns in stamps.items():
+        camera, _, stamp = key.rpartition(" ")
+        name = names.get(camera, {}).get(bag_stamp_ns) or f"{int(stamp) / 1e9:.3f} s"
+        if len(cameras) > 1:
+            name = f"{camera} {name}"
+        found[key] = FrameFacts(name, _attributes(attributes.get(camera, {}).get(bag_stamp_ns)))
+    return found
+
+
+def _attributes(text: str | None) -> dict[str, str]:
     try:
-        lines = (folder / CURVE).read_text(encoding="utf-8").splitlines()
-        for line in lines[:: max(1, len(lines) // MAX_POINTS)]:
-            step = json.loads(line)
-            for name, value in step["terms"].items():
-                curves.setdefault(name, []).append((float(step["step"]), float(value)))
-        plain: dict[str, Any] | None = json.loads((folder / METRICS).read_text(encoding="utf-8"))
-    except (OSError, ValueError, KeyError, TypeError) as err:
-        raise DatasetError(
-            f"{folder} is not the folder of a finished training run ({CURVE} and {METRICS}: {err}); "
-            "give the output folder of lvad-train run, or leave --training out"
-        ) from err
-    return curves, None if plain is None else Metrics.from_dict(plain)
+        stated: Any = json.loads(text or "{}")
+    except ValueError:
+        return {}
+    return {str(key): str(value) for key, value in stated.items()} if isinstance(stated, dict) else {}
 
 
-def _examples(reader: BagReader, count: int) -> list[_Example]:
-    """Images of the first camera, evenly spread, with their messages of the same stamp."""
-    camera = find_cameras(reader.connections, source=str(reader.path))[0]
-    found = _images(reader, camera, count)
+def _texts(reader: BagReader, camera: Camera, topic: str) -> dict[int, str]:
+    """Bag time stamp -> text of a std_msgs/String topic of a camera, such as the image's name in its data set."""
+    wanted = f"{camera.namespace}/{topic}"
+    connections = [connection for connection in reader.connections if connection.topic == wanted]
+    found = {}
+    for connection, stamp, raw in reader.messages(connections):
+        try:
+            found[stamp] = str(reader.deserialize(raw, connection).data)
+        except (BagError, AttributeError):
+            continue
+    return found
+
+
+def _fill(reader: BagReader, camera: Camera, wanted: Mapping[str, _Frame]) -> None:
+    """Add the camera's images, predictions and annotation to the wanted frames."""
     sides: dict[str, Side] = {}
     for connection in reader.connections:
         side = side_of(connection.topic, connection.msgtype)
         if side is not None and side.camera == camera.namespace and not side.label_info:
             sides[connection.topic] = side
-    wanted = [connection for connection in reader.connections if connection.topic in sides]
-    for connection, _, raw in reader.messages(wanted):
+    others = [connection for connection in reader.connections if connection.topic in sides]
+    for connection, _, raw in reader.messages([camera.connection, *others]):
         try:
             msg = reader.deserialize(raw, connection)
-        except BagError:
-            continue  # the evaluation has told of it
-        example = found.get(stamp_ns(msg.header))
-        if example is not None:
-            side = sides[connection.topic]
-            example.parts[side.task, side.truth] = msg
-    return [found[stamp] for stamp in sorted(found) if found[stamp].parts]
-
-
-def _images(reader: BagReader, camera: Camera, count: int) -> dict[int, _Example]:
-    """Header stamp -> decoded image, of ``count`` readable images."""
-    names = dict(_names(reader, camera))
-    picks = set(np.linspace(0, camera.connection.msgcount - 1, max(1, count)).round().astype(int).tolist())
-    found: dict[int, _Example] = {}
-    for index, (connection, bag_stamp_ns, raw) in enumerate(reader.messages([camera.connection])):
-        if index not in picks:
-            continue
-        try:
-            msg = reader.deserialize(raw, connection)
-            image = image_from_compressed(msg) if camera.compressed else image_from_message(msg)
+            frame = wanted.get(frame_key(camera.namespace, stamp_ns(msg.header)))
+            if frame is None:
+                continue
+            if connection.topic in sides:
+                side = sides[connection.topic]
+                frame.parts[side.task, side.truth] = msg
+            else:
+                frame.image = image_from_compressed(msg) if camera.compressed else image_from_message(msg)
         except (BagError, ImageError, MessageError):
-            continue  # the replay has told of it
-        found[stamp_ns(msg.header)] = _Example(image, names.get(bag_stamp_ns, f"{camera.topic} {index}"))
-    return found
+            continue  # replay and evaluation have told of it
 
 
-def _names(reader: BagReader, camera: Camera) -> list[tuple[int, str]]:
-    """Bag time stamp -> name of the image in its data set, where the bag has names."""
-    topic = f"{camera.namespace}/{NAME}"
-    connections = [connection for connection in reader.connections if connection.topic == topic]
-    named = []
-    for connection, stamp, raw in reader.messages(connections):
-        try:
-            named.append((stamp, str(reader.deserialize(raw, connection).data)))
-        except (BagError, AttributeError):
-            continue
-    return named
+def _kept(frame: _Frame) -> KeptFrame | None:
+    """The frame at the report's size; None when its image is not in the bag."""
+    if frame.image is None:
+        return None
+    size_hw: Size = (frame.image.shape[0], frame.image.shape[1])
+
+    def mask(task: str, is_truth: bool) -> UInt8 | None:
+        msg = frame.parts.get((task, is_truth))
+        return None if msg is None else mask_from_message(msg)
+
+    found, known = frame.parts.get(("detection", False)), frame.parts.get(("detection", True))
+    return keep_frame(
+        frame.name,
+        frame.image,
+        Truth(
+            size_hw,
+            None if known is None else truth_boxes_from_message(known),
+            mask("semantic", True),
+            mask("drivable", True),
+        ),
+        Predictions(
+            size_hw,
+            None if found is None else detections_from_message(found),
+            mask("semantic", False),
+            mask("drivable", False),
+        ),
+    )

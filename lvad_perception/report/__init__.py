@@ -1,5 +1,7 @@
 """Self-contained HTML pages about training and evaluation: no scripts, no external files."""
 
-from lvad_perception.report.page import Overlay, curve_charts, provenance, write_page, write_report
+from lvad_perception.report.page import provenance, write_page, write_report
+from lvad_perception.report.run import Run
+from lvad_perception.report.training import curve_charts
 
-__all__ = ["Overlay", "curve_charts", "provenance", "write_page", "write_report"]
+__all__ = ["Run", "curve_charts", "provenance", "write_page", "write_report"]

@@ -1,26 +1,59 @@
-"""Line charts as inline SVG. Colours come from the page's style sheet, so that they follow light and dark."""
+"""Line charts as inline SVG. Colours come from the page's style sheet, so that they follow light and dark.
+
+Several runs share a chart: each has a colour and a dash of its own (classes ``s0``, ``s1``, …), so that they can be
+told apart in print and without colour vision.
+"""
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape
 from itertools import accumulate
 from typing import Final
 
 Point = tuple[float, float]
 
+STYLES: Final = 6
+"""So many series look different from each other; the next one looks like the first."""
+
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 14, 12, 30
-_MOST_POINTS: Final = 700
-"""More than a chart has pixels; longer curves are thinned out."""
+_MOST_POINTS: Final = 400
+"""About as many as a chart has pixels; longer curves are thinned out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One curve of a chart.
+
+    Attributes:
+        place: which run it is of, from 0; decides its look.
+        name: what to call it in the description; may be empty when it is alone.
+        points: (x, y) in order of x.
+    """
+
+    place: int
+    name: str
+    points: Sequence[Point]
+
+    @property
+    def look(self) -> str:
+        """Its class in the style sheet."""
+        return f"s{self.place % STYLES}"
 
 
 def line_chart(
-    points: Sequence[Point], *, name: str, log: bool = False, size_wh: tuple[int, int] = (640, 260), unit: str = "step"
+    series: Sequence[Series],
+    *,
+    name: str,
+    log: bool = False,
+    size_wh: tuple[int, int] = (640, 260),
+    unit: str = "step",
 ) -> str:
-    """A curve as SVG: every value thin, the running mean bold.
+    """Curves as SVG: the running mean bold, and where there is only one curve, every value thin.
 
     Args:
-        points: (x, y) in order of x; values that are not finite, or not positive where ``log``, are left out.
-        name: what the curve shows, for the accessible description.
+        series: the curves; values that are not finite, or not positive where ``log``, are left out.
+        name: what the curves show, for the accessible description.
         log: logarithmic y axis.
         size_wh: size of the drawing in CSS pixels at full width.
         unit: what x counts.
@@ -28,34 +61,117 @@ def line_chart(
     Returns:
         An ``<svg>`` element, or a paragraph that says that there is nothing to show.
     """
-    usable = [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y) and (y > 0 or not log)]
-    if not usable:
+    curves = [_Curve.of(item, log=log) for item in series]
+    curves = [curve for curve in curves if curve.raw]
+    if not curves:
         return f'<p class="empty">No value of {escape(name)} to show.</p>'
-    width, height = size_wh
-    smooth = smoothed(usable)
-    thin = max(1, math.ceil(len(usable) / _MOST_POINTS))
-    kept = sorted({*range(0, len(usable), thin), len(usable) - 1})
-    ys = [usable[place][1] for place in kept] + [smooth[place][1] for place in kept]
-    scale_x = _Scale(usable[0][0], usable[-1][0], _LEFT, width - _RIGHT, log=False)
+    alone = len(curves) == 1
+    xs = [x for curve in curves for x in (curve.raw[0][0], curve.raw[-1][0])]
+    ys = [y for curve in curves for _, y in (*curve.smooth, *(curve.raw if alone else ()))]
     low, high = min(ys), max(ys)
     y_ticks = log_ticks(low, high) if log else nice_ticks(min(low, 0.0), high)
-    scale_y = _Scale(min(low, y_ticks[0]), max(high, y_ticks[-1]), height - _BOTTOM, _TOP, log=log)
-    parts = [f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(_described(name, smooth, unit))}">']
-    for tick in y_ticks:
-        y = scale_y(tick)
-        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{width - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text class="tick" x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{_number(tick)}</text>')
-    for tick in nice_ticks(usable[0][0], usable[-1][0], most=6):
-        if usable[0][0] <= tick <= usable[-1][0]:
-            x = scale_x(tick)
-            parts.append(f'<text class="tick" x="{x:.1f}" y="{height - 8}" text-anchor="middle">{_number(tick)}</text>')
-    if len(usable) > 1:
-        for kind, series in (("raw", usable), ("smooth", smooth)):
-            path = "L".join(f"{scale_x(series[place][0]):.1f},{scale_y(series[place][1]):.1f}" for place in kept)
-            parts.append(f'<path class="{kind}" d="M{path}"/>')
-    x, y = scale_x(smooth[-1][0]), scale_y(smooth[-1][1])
-    parts.append(f'<circle class="last" cx="{x:.1f}" cy="{y:.1f}" r="3.5"/>')
+    axes = Axes(
+        size_wh,
+        (min(xs), max(xs)),
+        (min(low, y_ticks[0]), max(high, y_ticks[-1])),
+        nice_ticks(min(xs), max(xs), most=6),
+        y_ticks,
+        log=log,
+    )
+    label = "; ".join(_described(curve.series.name or name, curve.smooth, unit) for curve in curves)
+    parts = [axes.open(label if alone else f"{name}: {label}")]
+    for curve in curves:
+        if len(curve.raw) > 1:
+            if alone:
+                parts.append(f'<path class="raw {curve.series.look}" d="{axes.path(curve.raw)}"/>')
+            parts.append(f'<path class="smooth {curve.series.look}" d="{axes.path(curve.smooth)}"/>')
+        parts.append(axes.dot(curve.smooth[-1], f"last {curve.series.look}"))
     return "".join([*parts, "</svg>"])
+
+
+def recall_chart(
+    series: Sequence[Series], marks: Sequence[Series], *, name: str, size_wh: tuple[int, int] = (300, 230)
+) -> str:
+    """Precision over recall, both in percent, as SVG.
+
+    Args:
+        series: the curves, (recall, precision) from recall 0 on.
+        marks: a point for each series where its boxes are shown, (recall, precision).
+        name: the class.
+        size_wh: size of the drawing in CSS pixels at full width.
+    """
+    ticks = [0.0, 25.0, 50.0, 75.0, 100.0]
+    axes = Axes(size_wh, (0.0, 100.0), (0.0, 100.0), ticks, ticks)
+    label = "; ".join(
+        f"{item.name or 'precision'} {number(max((y for _, y in item.points), default=0.0))} % at best, "
+        f"reaches {number(max((x for x, y in item.points if y > 0), default=0.0))} % recall"
+        for item in series
+    )
+    parts = [axes.open(f"{name}: {label}")]
+    for item in series:
+        shown = [point for point in item.points if point[1] > 0]  # beyond the last detection precision is 0
+        if shown:
+            parts.append(f'<path class="smooth {item.look}" d="{axes.path(shown)}"/>')
+    parts += [axes.dot(mark.points[0], f"mark {mark.look}", radius=4.5) for mark in marks]
+    return "".join([*parts, "</svg>"])
+
+
+@dataclass(frozen=True, slots=True)
+class Axes:
+    """A chart's frame: where values are on the drawing, with ticks and grid lines."""
+
+    size_wh: tuple[int, int]
+    x_range: tuple[float, float]
+    y_range: tuple[float, float]
+    x_ticks: Sequence[float]
+    y_ticks: Sequence[float]
+    log: bool = False
+
+    def place(self, point: Point) -> Point:
+        """Position of a value in CSS pixels."""
+        width, height = self.size_wh
+        x = _Scale(*self.x_range, _LEFT, width - _RIGHT, log=False)
+        y = _Scale(*self.y_range, height - _BOTTOM, _TOP, log=self.log)
+        return x(point[0]), y(point[1])
+
+    def open(self, label: str) -> str:
+        """The ``<svg>`` tag and the axes."""
+        width, height = self.size_wh
+        parts = [f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}">']
+        for tick in self.y_ticks:
+            y = self.place((self.x_range[0], tick))[1]
+            parts.append(f'<line class="grid" x1="{_LEFT}" x2="{width - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+            parts.append(f'<text class="tick" x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{number(tick)}</text>')
+        for tick in self.x_ticks:
+            if self.x_range[0] <= tick <= self.x_range[1]:
+                x = self.place((tick, self.y_range[0]))[0]
+                anchor = "end" if x > width - _RIGHT - 12 else "middle"
+                text = f'<text class="tick" x="{x:.1f}" y="{height - 8}" text-anchor="{anchor}">{number(tick)}</text>'
+                parts.append(text)
+        return "".join(parts)
+
+    def path(self, points: Sequence[Point]) -> str:
+        """The curve through the points, thinned out, for an element ``path``."""
+        thin = max(1, math.ceil(len(points) / _MOST_POINTS))
+        kept = sorted({*range(0, len(points), thin), len(points) - 1})
+        return "M" + "L".join("{:.1f},{:.1f}".format(*self.place(points[place])) for place in kept)
+
+    def dot(self, point: Point, look: str, *, radius: float = 3.5) -> str:
+        """A circle at a point."""
+        x, y = self.place(point)
+        return f'<circle class="{look}" cx="{x:.1f}" cy="{y:.1f}" r="{radius}"/>'
+
+
+@dataclass(frozen=True, slots=True)
+class _Curve:
+    series: Series
+    raw: list[Point]
+    smooth: list[Point]
+
+    @classmethod
+    def of(cls, series: Series, *, log: bool) -> "_Curve":
+        raw = [(x, y) for x, y in series.points if math.isfinite(x) and math.isfinite(y) and (y > 0 or not log)]
+        return cls(series, raw, smoothed(raw))
 
 
 def smoothed(points: Sequence[Point]) -> list[Point]:
@@ -106,11 +222,11 @@ class _Scale:
 
 def _described(name: str, smooth: Sequence[Point], unit: str) -> str:
     (first_x, first_y), (last_x, last_y) = smooth[0], smooth[-1]
-    return f"{name}: {_number(first_y)} at {unit} {_number(first_x)}, {_number(last_y)} at {unit} {_number(last_x)}"
+    return f"{name}: {number(first_y)} at {unit} {number(first_x)}, {number(last_y)} at {unit} {number(last_x)}"
 
 
-def _number(value: float) -> str:
-    """Three significant digits, thousands separated."""
+def number(value: float) -> str:
+    """A value in a chart: three significant digits, thousands separated."""
     if value == 0:
         return "0"
     if abs(value) >= 1000:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from lvad_perception.errors import DatasetError, ImageError
 from lvad_perception.images import decode_image
-from lvad_perception.metrics import Findings, FrameFindings, Metrics, SliceScores
+from lvad_perception.metrics import Findings, FrameFindings, Metrics, SliceScores, worst_first
 from lvad_perception.types import Detections, Float32, Predictions, Size, Truth, TruthBoxes, UInt8
 
 FILE: Final = "evaluation.npz"
@@ -101,6 +101,13 @@ def keep_frame(name: str, image: UInt8, truth: Truth, predictions: Predictions) 
             mask(predictions.drivable),
         ),
     )
+
+
+def chosen(findings: Findings, worst: int = WORST) -> list[str]:
+    """Names of the frames to keep: the worst, and some evenly spread."""
+    bad = [excess.frame.name for excess in worst_first(findings.frames)[:worst]]
+    even = [findings.frames[place].name for place in spread(len(findings.frames))]
+    return list(dict.fromkeys([*bad, *even]))
 
 
 def spread(count: int, wanted: int = SPREAD) -> list[int]:

@@ -1,84 +1,65 @@
 """The report page: sections in order, pictures embedded, one style sheet for light, dark and print."""
 
-import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Final
-
-import cv2
-import numpy as np
 
 from lvad_perception.errors import ImageError
-from lvad_perception.metrics import Metrics
-from lvad_perception.report.charts import Point, line_chart
+from lvad_perception.report.confusion import confusion_section, recall_section
+from lvad_perception.report.frames import even_names, other_section, worst_names, worst_section
+from lvad_perception.report.run import Run, run_keys
 from lvad_perception.report.style import STYLE
 from lvad_perception.report.tables import (
     comparison_table,
     detection_table,
     facts_table,
     headline_tiles,
-    legend,
     segmentation_tables,
+    settings_table,
+    slice_tables,
 )
-from lvad_perception.types import UInt8
-from lvad_perception.vocabulary import DETECTION, DRIVABLE, SEMANTIC
-
-_JPEG_QUALITY: Final = 85
-_WIDEST_PX: Final = 720
-"""Pictures are shrunk to this width: three stand side by side."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Overlay:
-    """One example image of the report.
-
-    Attributes:
-        caption: the image's name and what to see.
-        image: uint8 [H, W, 3], RGB.
-        truth: the same with the annotation drawn on it, or None where there is none.
-        prediction: the same with what the model says drawn on it.
-    """
-
-    caption: str
-    image: UInt8
-    truth: UInt8 | None
-    prediction: UInt8
+from lvad_perception.report.training import training_section, validation_section
 
 
 def write_report(
     path: Path,
     *,
     title: str,
+    runs: Sequence[Run],
     summary: str = "",
     facts: Mapping[str, object] | None = None,
     commands: Sequence[str] = (),
-    curves: Mapping[str, Sequence[Point]] | None = None,
-    metrics: Mapping[str, Metrics] | None = None,
-    overlays: Sequence[Overlay] = (),
+    frames: int = 8,
+    score_threshold: float = 0.3,
 ) -> None:
-    """Write the report. Sections without content are left out.
+    """Write the report of one run, or of several side by side. Sections without content are left out.
 
     Args:
         path: HTML file to write; its folder is created.
         title: heading of the page.
-        summary: one or two sentences below it.
-        facts: name -> value, such as versions, sizes and times.
+        runs: what to show, in this order; their names differ.
+        summary: one or two sentences below the title.
+        facts: name -> value, such as versions, of the report as a whole.
         commands: command lines that made the results, as one would type them.
-        curves: name -> (step, value) points; the first is shown large, it is the total.
-        metrics: name of the evaluation -> its metrics; the first one makes the headline.
-        overlays: example images.
+        frames: so many of the worst frames are shown, of those that the runs kept.
+        score_threshold: least score of the boxes drawn on frames.
 
     Raises:
         ImageError: the file cannot be written, or a picture is not uint8 RGB.
     """
+    worst = worst_names(runs, frames)
+    others = [name for name in even_names(runs) if name not in worst] if frames else []
     sections = [
-        ("Results", _results(metrics or {})),
-        ("Examples", _examples(overlays)),
-        ("Training", curve_charts(curves or {})),
-        ("Per class", detection_table(metrics or {}) + segmentation_tables(metrics or {})),
-        ("How it was made", provenance(facts or {}, commands)),
+        ("Results", _results(runs)),
+        ("Training", training_section(runs)),
+        ("Validation on the way", validation_section(runs)),
+        ("Per class", _per_class(runs)),
+        ("Precision and recall", recall_section(runs)),
+        ("Confusion", confusion_section(runs)),
+        ("Conditions", _conditions(runs)),
+        ("Worst frames", worst_section(runs, worst, score_threshold)),
+        ("Other frames", other_section(runs, others, score_threshold)),
+        ("How it was made", _made(runs, facts or {}, commands)),
     ]
     write_page(path, title=title, summary=summary, sections=sections)
 
@@ -114,81 +95,49 @@ def write_page(path: Path, *, title: str, summary: str, sections: Sequence[tuple
         raise ImageError(f"the report {path} cannot be written ({err.strerror}); choose a writable folder") from err
 
 
-def _results(metrics: Mapping[str, Metrics]) -> str:
-    if not metrics:
-        return ""
-    name, first = next(iter(metrics.items()))
-    return f'<p class="source">{escape(name)}, in percent</p>{headline_tiles(first)}{comparison_table(metrics)}'
+def _results(runs: Sequence[Run]) -> str:
+    notes = "".join(f'<p class="note">{escape(run.name)}: {escape(run.note)}</p>' for run in runs if run.note)
+    measured = {run.name: run.measured for run in runs}
+    first = next(((name, metrics) for name, metrics in measured.items() if metrics is not None), None)
+    if first is None:
+        return notes
+    images = {frozenset(frame.name for frame in run.findings.frames) for run in runs if run.findings is not None}
+    if len(images) > 1:
+        notes += '<p class="note">The runs were measured on different images, so their numbers do not compare.</p>'
+    alone = len(runs) == 1
+    tiles = f'<p class="source">{escape(first[0])}, in percent</p>{headline_tiles(first[1])}' if alone else ""
+    return notes + run_keys(runs) + tiles + comparison_table(measured)
 
 
-def _examples(overlays: Sequence[Overlay]) -> str:
-    if not overlays:
+def _per_class(runs: Sequence[Run]) -> str:
+    measured = {run.name: run.measured for run in runs}
+    tables = detection_table(measured) + segmentation_tables(measured)
+    return run_keys(runs) + tables if tables else ""
+
+
+def _conditions(runs: Sequence[Run]) -> str:
+    """Slices by weather, scene and time of day; where nobody stated them, that it is so."""
+    if all(run.findings is None for run in runs):
         return ""
-    figures = []
-    for overlay in overlays:
-        panels = [("image", overlay.image), ("truth", overlay.truth), ("prediction", overlay.prediction)]
-        pictures = "".join(
-            f'<div><img loading="lazy" src="{_data_uri(picture)}" alt="{escape(f"{overlay.caption}: {kind}")}">'
-            f"<span>{kind}</span></div>"
-            for kind, picture in panels
-            if picture is not None
-        )
-        caption = f"<figcaption>{escape(overlay.caption)}</figcaption>"
-        figures.append(f'<figure>{caption}<div class="panels">{pictures}</div></figure>')
-    keys = "".join(
-        f"<h3>{name}</h3>{legend(vocabulary)}"
-        for name, vocabulary in (("Boxes", DETECTION), ("Semantic classes", SEMANTIC), ("Drivable area", DRIVABLE))
+    tables = slice_tables([{} if run.findings is None else run.findings.slices for run in runs])
+    bare = [run.name for run in runs if run.findings is not None and not run.findings.slices]
+    note = (
+        f'<p class="note">No frame of {escape(", ".join(bare))} states its weather, scene or time of day. The label '
+        "files of BDD100K do, and bags made from them carry it in the topic attributes.</p>"
+        if bare
+        else ""
     )
-    return f'{"".join(figures)}<details class="legends"><summary>Colours</summary>{keys}</details>'
+    return (run_keys(runs) if tables else "") + note + tables
 
 
-def curve_charts(curves: Mapping[str, Sequence[Point]], *, first_wide: bool = True) -> str:
-    """Curves as HTML, each with a linear and a logarithmic axis to switch between; one such group a page.
-
-    Args:
-        curves: name -> (step, value) points.
-        first_wide: the first curve is the total and shown large.
-    """
-    if not curves:
-        return ""
-    charts = []
-    for place, (name, points) in enumerate(curves.items()):
-        wide = first_wide and place == 0
-        size_wh = (960, 300) if wide else (380, 200)
-        both = "".join(
-            f'<div class="{kind}">{line_chart(points, name=name, log=kind == "log", size_wh=size_wh)}</div>'
-            for kind in ("linear", "log")
-        )
-        last = f" <span>last {points[-1][1]:.4g}</span>" if len(points) else ""
-        charts.append(
-            f'<figure class="chart{" wide" if wide else ""}"><figcaption>{escape(name)}{last}</figcaption>'
-            f"{both}</figure>"
-        )
-    # Two radio buttons and the style sheet switch the axis; the page has no script.
-    switch = (
-        '<input type="radio" name="axis" id="axis-linear" checked><label for="axis-linear">linear</label>'
-        '<input type="radio" name="axis" id="axis-log"><label for="axis-log">logarithmic</label>'
+def _made(runs: Sequence[Run], facts: Mapping[str, object], commands: Sequence[str]) -> str:
+    own = "".join(
+        (f"<h3>{escape(run.name)}</h3>" if len(runs) > 1 else "") + facts_table(run.facts) for run in runs if run.facts
     )
-    note = '<p class="source">thin: every logged step; bold: running mean; x: optimiser steps</p>'
-    return f'{note}{switch}<div class="charts">{"".join(charts)}</div>'
+    return settings_table({run.name: run.settings for run in runs if run.settings}) + own + provenance(facts, commands)
 
 
 def provenance(facts: Mapping[str, object], commands: Sequence[str]) -> str:
     """Names with their values, then command lines, as HTML."""
     listed = f"<pre>{escape(chr(10).join(commands))}</pre>" if commands else ""
     return (facts_table(facts) if facts else "") + (f"<h3>Commands</h3>{listed}" if listed else "")
-
-
-def _data_uri(picture: UInt8) -> str:
-    """An RGB picture as an embedded JPEG."""
-    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8 or picture.size == 0:
-        raise ImageError(
-            f"a picture of shape {picture.shape} and type {picture.dtype} is not uint8 RGB; convert it before reporting"
-        )
-    height, width = picture.shape[:2]
-    if width > _WIDEST_PX:
-        size_wh = (_WIDEST_PX, max(1, round(height * _WIDEST_PX / width)))
-        picture = np.asarray(cv2.resize(picture, size_wh, interpolation=cv2.INTER_AREA), np.uint8)
-    options = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
-    _, data = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), options)
-    return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode("ascii")

@@ -2,12 +2,22 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from typing import Final
 
-from lvad_perception.metrics import Metrics, SegmentationScores
+from lvad_perception.metrics import Metrics, SegmentationScores, SliceScores
+from lvad_perception.report.charts import STYLES
 from lvad_perception.vocabulary import DETECTION, DRIVABLE, SEMANTIC, Rgb, Vocabulary
 
-Evaluations = Mapping[str, Metrics]
-_NONE = "&ndash;"
+Evaluations = Mapping[str, Metrics | None]
+"""Name -> metrics; None where a run was not measured, whose column stays empty."""
+Slices = Mapping[str, Mapping[str, SliceScores]]
+Numbers = Sequence[float | None]
+"""One number of each evaluation, in their order; None where it has none."""
+
+_NONE: Final = "&ndash;"
+_ABSENT: Final = "\N{EN DASH}"
+_FEW: Final = 30
+"""Scores over fewer frames than this say little."""
 
 
 def headline_tiles(metrics: Metrics) -> str:
@@ -33,17 +43,29 @@ def headline_tiles(metrics: Metrics) -> str:
 
 
 def comparison_table(evaluations: Evaluations) -> str:
-    """All headline numbers, one column per evaluation."""
+    """All headline numbers, one column per evaluation, the best of a row in bold."""
     columns = [_headlines(metrics) for metrics in evaluations.values()]
-    body = [_row(escape(name), [_cell(column[name]) for column in columns]) for name in columns[0]]
+    body = []
+    for name in columns[0]:
+        numbers = [column[name] for column in columns]
+        best = _best(numbers)
+        body.append(
+            _row(
+                escape(name),
+                [
+                    f'<td class="num">{_bar(number, place, best=place == best)}</td>'
+                    for place, number in enumerate(numbers)
+                ],
+            )
+        )
     return _table("All evaluations, in percent", ["", *evaluations], body)
 
 
-def _headlines(metrics: Metrics) -> dict[str, float | None]:
-    boxes = None if metrics.detection is None else metrics.detection.scores
-    semantic = None if metrics.semantic is None else metrics.semantic.scores
-    three = None if metrics.drivable is None else metrics.drivable.three_class
-    official = None if metrics.drivable is None else metrics.drivable.official
+def _headlines(metrics: Metrics | None) -> dict[str, float | None]:
+    boxes = None if metrics is None or metrics.detection is None else metrics.detection.scores
+    semantic = None if metrics is None or metrics.semantic is None else metrics.semantic.scores
+    drivable = None if metrics is None else metrics.drivable
+    three, official = (None, None) if drivable is None else (drivable.three_class, drivable.official)
     return {
         "Boxes AP (IoU 0.50:0.95)": None if boxes is None else boxes.ap,
         "Boxes AP50": None if boxes is None else boxes.ap50,
@@ -61,38 +83,65 @@ def _headlines(metrics: Metrics) -> dict[str, float | None]:
 
 
 def detection_table(evaluations: Evaluations) -> str:
-    """Average precision per class."""
-    shown = {name: m.detection for name, m in evaluations.items() if m.detection is not None}
-    if not shown:
+    """Average precision per class of the truth, a bar for each evaluation."""
+    tasks = [None if metrics is None else metrics.detection for metrics in evaluations.values()]
+    if not any(tasks):
         return ""
-    heads = ["class", "truth boxes", *(f"{kind}, {name}" for name in shown for kind in ("AP50", "AP"))]
     body = []
     for label, color in zip(DETECTION.names, DETECTION.colors, strict=True):
-        scores = [detection.per_class.get(label) for detection in shown.values()]
-        counts = [score.truth for score in scores if score is not None]
-        cells = [f'<td class="num">{max(counts, default=0):,}</td>']
-        for score in scores:
-            cells += [_cell(None), _cell(None)] if score is None else [_cell(score.ap50), _cell(score.ap)]
+        scores = [None if task is None else task.per_class.get(label) for task in tasks]
+        count = max((score.truth for score in scores if score is not None), default=0)
+        if not count:
+            continue
+        cells = [
+            f'<td class="num">{count:,}</td>',
+            _bars([None if score is None else score.ap50 for score in scores]),
+            _bars([None if score is None else score.ap for score in scores]),
+        ]
         body.append(_row(_swatch(color) + escape(label), cells))
-    return _table("Boxes: average precision per class, in percent", heads, body)
+    return _table("Boxes: average precision per class, in percent", ["class", "truth boxes", "AP50", "AP"], body)
 
 
 def segmentation_tables(evaluations: Evaluations) -> str:
-    """IoU per class of both label map tasks."""
-    semantic = {name: m.semantic for name, m in evaluations.items() if m.semantic is not None}
-    drivable = {name: m.drivable for name, m in evaluations.items() if m.drivable is not None}
+    """IoU per class of the truth of both label map tasks, a bar for each evaluation."""
+    semantic = [None if metrics is None else metrics.semantic for metrics in evaluations.values()]
+    drivable = [None if metrics is None else metrics.drivable for metrics in evaluations.values()]
     tables = []
-    if semantic:
-        columns = {f"IoU, {name}": task.scores.iou for name, task in semantic.items()}
-        share = next(iter(semantic.values())).truth_share
-        tables.append(_iou_table("Semantic segmentation: IoU per class, in percent", SEMANTIC, columns, share))
-    if drivable:
-        columns = {}
-        for name, found in drivable.items():
-            columns[f"IoU 3 classes, {name}"] = found.three_class.iou
-            columns[f"IoU official, {name}"] = found.official.iou
-        share = next(iter(drivable.values())).truth_share
-        tables.append(_iou_table("Drivable area: IoU per class, in percent", DRIVABLE, columns, share))
+    if first := next((task for task in semantic if task is not None), None):
+        columns = {"IoU": [None if task is None else task.scores.iou for task in semantic]}
+        caption = "Semantic segmentation: IoU per class, in percent"
+        tables.append(_iou_table(caption, SEMANTIC, columns, first.truth_share))
+    if found := next((task for task in drivable if task is not None), None):
+        columns = {
+            "IoU, 3 classes": [None if task is None else task.three_class.iou for task in drivable],
+            "IoU, official": [None if task is None else task.official.iou for task in drivable],
+        }
+        tables.append(_iou_table("Drivable area: IoU per class, in percent", DRIVABLE, columns, found.truth_share))
+    return "".join(tables)
+
+
+def slice_tables(slices: Sequence[Slices]) -> str:
+    """Scores by weather, scene and time of day, a bar for each evaluation; empty when nobody stated any.
+
+    Args:
+        slices: attribute -> value -> scores, of each evaluation; empty where it has none.
+    """
+    tables = []
+    titles = {"weather": "weather", "scene": "scene", "timeofday": "time of day"}
+    for attribute in dict.fromkeys(name for found in slices for name in found):
+        values = dict.fromkeys(value for found in slices for value in found.get(attribute, {}))
+        body = []
+        for value in values:
+            scores = [found.get(attribute, {}).get(value) for found in slices]
+            count = max(score.images for score in scores if score is not None)
+            few = '<span class="few"> few</span>' if count < _FEW else ""
+            cells = [f'<td class="num">{count:,}{few}</td>']
+            for kind in ("ap50", "ap", "semantic", "drivable"):
+                cells.append(_bars([None if score is None else getattr(score, kind) for score in scores]))
+            body.append(_row(escape(value), cells))
+        title = titles.get(attribute, attribute)
+        heads = [title, "frames", "boxes AP50", "boxes AP", "semantic mIoU", "drivable mIoU"]
+        tables.append(_table(f"By {title}, in percent", heads, body))
     return "".join(tables)
 
 
@@ -103,6 +152,23 @@ def facts_table(facts: Mapping[str, object]) -> str:
         text = escape(str(value))
         rows.append(_row(escape(name), [f"<td>{f'<pre>{text}</pre>' if chr(10) in text else text}</td>"]))
     return f'<div class="scroll"><table class="facts"><tbody>{"".join(rows)}</tbody></table></div>'
+
+
+def settings_table(settings: Mapping[str, Mapping[str, object]]) -> str:
+    """What differs between the runs' settings, one column per run; empty when there is nothing to compare.
+
+    Args:
+        settings: name of the run -> name of the setting -> value.
+    """
+    names = dict.fromkeys(name for found in settings.values() for name in found)
+    body = []
+    for name in names:
+        values = [str(found.get(name, _ABSENT)) for found in settings.values()]
+        if len(set(values)) > 1:
+            body.append(_row(escape(name), [f"<td>{escape(value)}</td>" for value in values]))
+    if len(settings) < 2 or not body:
+        return ""
+    return _table("What differs between the recipes", ["", *settings], body, kind="settings")
 
 
 def percent(value: float | None) -> str:
@@ -121,20 +187,26 @@ def _constant(scores: SegmentationScores) -> str:
 
 
 def _iou_table(
-    caption: str, vocabulary: Vocabulary, columns: Mapping[str, Mapping[str, float | None]], share: Mapping[str, float]
+    caption: str,
+    vocabulary: Vocabulary,
+    columns: Mapping[str, Sequence[Mapping[str, float | None] | None]],
+    share: Mapping[str, float],
 ) -> str:
     body = []
     for label, color in zip(vocabulary.names, vocabulary.colors, strict=True):
-        cells = [f'<td class="num">{share.get(label, 0.0):.2f}</td>']
-        cells += [_cell(iou.get(label)) for iou in columns.values()]
+        found = [[None if iou is None else iou.get(label) for iou in column] for column in columns.values()]
+        if all(number is None for numbers in found for number in numbers):
+            continue
+        cells = [f'<td class="num">{share.get(label, 0.0):.2f}</td>', *map(_bars, found)]
         body.append(_row(_swatch(color) + escape(label), cells))
     return _table(caption, ["class", "% of truth pixels", *columns], body)
 
 
-def _table(caption: str, heads: Iterable[str], body: Sequence[str]) -> str:
+def _table(caption: str, heads: Iterable[str], body: Sequence[str], *, kind: str = "figures") -> str:
     head = "".join(f'<th scope="col">{escape(name)}</th>' if name else "<td></td>" for name in heads)
     return (
-        f'<div class="scroll"><table><caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead>'
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption)}"><table class="{kind}">'
+        f"<caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead>"
         f"<tbody>{''.join(body)}</tbody></table></div>"
     )
 
@@ -143,12 +215,32 @@ def _row(head: str, cells: Iterable[str]) -> str:
     return f'<tr><th scope="row">{head}</th>{"".join(cells)}</tr>'
 
 
-def _cell(value: float | None) -> str:
-    """A number in percent over a bar of that length."""
-    if value is None or value != value:
+def _bars(numbers: Numbers) -> str:
+    """A cell with a bar for each evaluation, below each other; one dash when none has a number."""
+    if all(number is None for number in numbers):
         return f'<td class="num none">{_NONE}</td>'
+    best = _best(numbers)
+    return f'<td class="num">{"".join(_bar(n, place, best=place == best) for place, n in enumerate(numbers))}</td>'
+
+
+def _bar(value: float | None, place: int, *, best: bool) -> str:
+    """A number in percent beside a bar of that length, in the look of its evaluation."""
+    if value is None or value != value:
+        return f'<span class="line none"><b>{_NONE}</b></span>'
     length = min(max(value, 0.0), 100.0)
-    return f'<td class="num"><span class="bar"><i style="width:{length:.1f}%"></i></span><b>{percent(value)}</b></td>'
+    kind = "line best" if best else "line"
+    return (
+        f'<span class="{kind}"><span class="bar s{place % STYLES}"><i style="width:{length:.1f}%"></i></span>'
+        f"<b>{percent(value)}</b></span>"
+    )
+
+
+def _best(numbers: Numbers) -> int | None:
+    """Place of the highest number as it is printed; None when only one evaluation has one, or all are equal."""
+    known = {place: round(number, 1) for place, number in enumerate(numbers) if number is not None}
+    if len(set(known.values())) < 2:
+        return None
+    return max(known, key=lambda place: known[place])
 
 
 def _swatch(color: Rgb) -> str:

@@ -26,6 +26,9 @@ def _add_evaluate(commands: Commands) -> None:
     parser.add_argument("--data", type=Path, help=f"{DATASET_HELP} (default: the recipe's)")
     parser.add_argument("--split", help="split to measure (default: the recipe's validation split)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the metrics as JSON")
+    parser.add_argument(
+        "--keep", action="store_true", help="also keep what lvad-train report shows, as evaluation.npz beside it"
+    )
     parser.add_argument("--workers", type=int, help="loader processes (default: the recipe's)")
     parser.set_defaults(run=_evaluate)
 
@@ -34,8 +37,9 @@ def _evaluate(options: argparse.Namespace) -> int:
     import msgspec
 
     from lvad_training.checkpoints import load_checkpoint
+    from lvad_training.evaluation import evaluate_checkpoint, examine_checkpoint
     from lvad_training.files import write_whole
-    from lvad_training.training import evaluate_checkpoint
+    from lvad_training.runs import EVALUATION, write_evaluation
 
     checkpoint = load_checkpoint(options.checkpoint)
     data = checkpoint.recipe.data
@@ -44,9 +48,17 @@ def _evaluate(options: argparse.Namespace) -> int:
     if options.workers is not None:
         data = msgspec.structs.replace(data, workers=options.workers)
     checkpoint = replace(checkpoint, recipe=msgspec.structs.replace(checkpoint.recipe, data=data))
-    metrics = evaluate_checkpoint(checkpoint, split=options.split or data.val_split, progress=sys.stderr.isatty())
+    split, progress = options.split or data.val_split, sys.stderr.isatty()
+    if options.keep:
+        evaluation = examine_checkpoint(checkpoint, split=split, progress=progress)
+        metrics = None if evaluation is None else evaluation.findings.metrics
+    else:
+        evaluation, metrics = None, evaluate_checkpoint(checkpoint, split=split, progress=progress)
     assert metrics is not None  # a missing split raised
     print(metrics.to_text())
+    if evaluation is not None:
+        write_evaluation(options.checkpoint.parent, evaluation)
+        print(f"{options.checkpoint.parent / EVALUATION}: for lvad-train report")
     if options.json is not None:
         try:
             write_whole(options.json, json.dumps(metrics.to_dict(), indent=1))

@@ -4,8 +4,9 @@ import re
 import pytest
 
 from lvad_perception.bags.convert import from_bdd100k
+from lvad_perception.bags.evaluate import evaluate_bag
 from lvad_perception.bags.replay import replay
-from lvad_perception.bags.report import report_bag
+from lvad_perception.bags.report import examine_bag, report_bag
 from lvad_perception.cli import main
 from lvad_perception.errors import BagError, DatasetError
 from lvad_perception.perceiver import Perceiver
@@ -34,8 +35,9 @@ def run_folder(predicted, tmp_path):
 def test_the_page_shows_images_metrics_and_curves(predicted, run_folder, tmp_path):
     report_bag(predicted, tmp_path / "r.html", training=run_folder, examples=3, commands=("lvad-train run x.yaml",))
     page = (tmp_path / "r.html").read_text()
-    assert len(re.findall(r"<figure>", page)) == 3
-    assert page.count("data:image/jpeg;base64,") == 9  # image, truth and prediction
+    worst = page[page.index('id="worst-frames"') :].partition("</section>")[0]
+    assert worst.count('<figure class="frame">') == 3
+    assert worst.count("data:image/webp;base64,") == 9  # image, truth and prediction
     assert "frame-000" in page
     assert "box_l1" in page
     assert "5 training steps" in page
@@ -46,18 +48,56 @@ def test_the_page_shows_images_metrics_and_curves(predicted, run_folder, tmp_pat
 
 def test_more_examples_than_images_show_each_once(predicted, tmp_path):
     report_bag(predicted, tmp_path / "r.html", examples=50)
-    assert (tmp_path / "r.html").read_text().count("<figure>") == 8
+    page = (tmp_path / "r.html").read_text()
+    worst = page[page.index('id="worst-frames"') :].partition("</section>")[0]
+    names = re.findall(r"<b>\d+\. (frame-\d+)</b>", worst)
+    assert len(names) == len(set(names)) == 8
+
+
+def test_the_bag_finds_what_the_metrics_room_finds_and_names_its_frames(predicted):
+    evaluation = examine_bag(predicted, worst=3, score_threshold=0.3)
+    assert evaluation.findings.metrics == evaluate_bag(predicted)
+    errors = {frame.name: frame.errors for frame in evaluation.findings.frames}
+    assert set(errors) == {f"frame-{index:03d}" for index in range(8)}
+    assert set(errors["frame-001"]) == {"detection", "semantic"}
+    assert errors["frame-001"]["semantic"] < 100
+    assert evaluation.kept[0].truth.boxes is not None
+
+
+def test_weather_and_time_of_day_travel_from_the_labels_to_the_report(make_small_split, fake_engine, tmp_path):
+    root = make_small_split(tmp_path / "bdd")
+    labels = root / "labels/det_20/det_val.json"
+    entries = json.loads(labels.read_text())
+    for index, entry in enumerate(entries):
+        entry["attributes"] = {"weather": "rainy" if index % 2 else "clear", "timeofday": "night"}
+    labels.write_text(json.dumps(entries))
+    from_bdd100k(root, "val", tmp_path / "bag")
+    replay(tmp_path / "bag", Perceiver(fake_engine, score_threshold=0.0), tmp_path / "predicted")
+    slices = examine_bag(tmp_path / "predicted", worst=1, score_threshold=0.3).findings.slices
+    assert {value: scores.images for value, scores in slices["weather"].items()} == {
+        "clear": 3,
+        "rainy": 3,
+        "not stated": 2,
+    }
+    report_bag(tmp_path / "predicted", tmp_path / "r.html", examples=1)
+    assert "By time of day" in (tmp_path / "r.html").read_text()
+
+
+def test_a_bag_without_attributes_says_so(predicted, tmp_path):
+    report_bag(predicted, tmp_path / "r.html", examples=1)
+    page = (tmp_path / "r.html").read_text()
+    assert "No frame of Replayed bag predicted states its weather, scene or time of day" in page
 
 
 def test_without_a_run_there_are_no_curves(predicted, tmp_path):
     report_bag(predicted, tmp_path / "r.html")
     page = (tmp_path / "r.html").read_text()
     assert 'id="training"' not in page
-    assert 'id="examples"' in page
+    assert 'id="worst-frames"' in page
 
 
 def test_a_folder_that_is_no_run_is_named(predicted, tmp_path):
-    with pytest.raises(DatasetError, match=r"is not the folder of a finished training run"):
+    with pytest.raises(DatasetError, match=r"is not the folder of a training run: it has no losses"):
         report_bag(predicted, tmp_path / "r.html", training=tmp_path)
 
 

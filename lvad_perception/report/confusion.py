@@ -1,0 +1,127 @@
+"""Precision over recall, and what was taken for what."""
+
+from collections.abc import Sequence
+from html import escape
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from lvad_perception.metrics.matching import BACKGROUND, MATCH_IOU
+from lvad_perception.report.charts import Series, recall_chart
+from lvad_perception.report.run import Run, run_keys
+from lvad_perception.report.tables import percent
+from lvad_perception.vocabulary import DETECTION, TASKS
+
+_LEAST_SHOWN: Final = 0.5
+"""Shares in percent below this are left blank: the matrix is to be read at a glance."""
+_TITLES: Final = {
+    "detection": f"Boxes at IoU {MATCH_IOU}",
+    "semantic": "Pixels of the semantic mask",
+    "drivable": "Pixels of the drivable area",
+}
+
+
+def recall_section(runs: Sequence[Run]) -> str:
+    """A chart for each class that occurs, with every run in it; empty when no run kept its curves."""
+    found = [(place, run, run.findings) for place, run in enumerate(runs) if run.findings is not None]
+    charts = []
+    for label, name in enumerate(DETECTION.names):
+        series, marks, scores = [], [], []
+        for place, run, findings in found:
+            curve = findings.precision.get(name)
+            if curve is None:
+                continue
+            recalls = np.linspace(0, 100, len(curve))
+            points = [(float(x), float(y)) for x, y in zip(recalls, curve, strict=True)]
+            series.append(Series(place, run.name if len(runs) > 1 else "", points))
+            mark = _shown_at(findings.confusions.get("detection"), label)
+            marks += [] if mark is None else [Series(place, "", [mark])]
+            scores.append(percent(float(curve.mean())))
+        if series:
+            caption = f"{escape(name)} <span>AP50 {' · '.join(scores)}</span>"
+            drawn = recall_chart(series, marks, name=name)
+            charts.append(f'<figure class="chart"><figcaption>{caption}</figcaption>{drawn}</figure>')
+    if not charts:
+        return ""
+    thresholds = dict.fromkeys(f"{findings.score_threshold:g}" for _, _, findings in found)
+    note = (
+        f'<p class="source">Precision (up) over recall (right) of boxes at IoU {MATCH_IOU}, in percent. The ring '
+        f"is what a user sees: boxes from a score of {' or '.join(thresholds)} on.</p>"
+    )
+    return f'{run_keys(runs)}{note}<div class="charts small">{"".join(charts)}</div>'
+
+
+def confusion_section(runs: Sequence[Run]) -> str:
+    """A matrix for each task and run, the tasks' first ones open."""
+    parts = []
+    for task, title in _TITLES.items():
+        shown = [run for run in runs if run.findings is not None and task in run.findings.confusions]
+        for place, run in enumerate(shown):
+            assert run.findings is not None
+            caption = title if len(runs) == 1 else f"{title}: {run.name}"
+            table = _matrix(task, run.findings.confusions[task], run.findings.score_threshold, caption)
+            state = " open" if place == 0 else ""
+            parts.append(f"<details{state}><summary>{escape(caption)}</summary>{table}</details>")
+    return "".join(parts)
+
+
+def _matrix(task: str, counts: npt.NDArray[np.int64], threshold: float, caption: str) -> str:
+    names = [*TASKS[task].names, "background" if task == "detection" else "no class"]
+    last = len(names) - 1
+    square = np.zeros((last + 1, last + 1), np.int64)
+    square[: len(counts)] = counts
+    known = len(TASKS[task].names)
+    shown = [place for place in range(last + 1) if square[place].any() or square[:, place].any()]
+    columns = shown
+    rows = [place for place in shown if square[place].any()]
+    shares = 100.0 * square / np.maximum(square.sum(1, keepdims=True), 1)
+    if task == "detection":
+        note = (
+            f"Truth down, predictions from a score of {threshold:g} across. Rows: what became of the objects of a "
+            "class, in percent of them; in the column background: missed. Last row: percent of the boxes shown as a "
+            "class that match no object."
+        )
+        shares[last] = 100.0 * square[last] / np.maximum(square.sum(0), 1)
+        if not square[:, :last].any():
+            note += f" No box reaches a score of {threshold:g}."
+    else:
+        note = "Truth down, prediction across: what the pixels of a class are taken for, in percent of them."
+    unit = "boxes" if task == "detection" else "pixels"
+    head = "".join(f'<th scope="col"><span>{escape(names[column])}</span></th>' for column in columns)
+    body = []
+    for row in rows:
+        cells = "".join(
+            _cell(float(shares[row, column]), int(square[row, column]), unit, right=row == column < known)
+            for column in columns
+        )
+        total = f"{int(square[row].sum()):,}"
+        body.append(
+            f'<tr><th scope="row">{escape(_row_name(task, row, names))}</th>{cells}<td class="num">{total}</td></tr>'
+        )
+    return (
+        f'<p class="source">{note}</p><div class="scroll" tabindex="0" role="region" aria-label="{escape(caption)}">'
+        f'<table class="matrix"><thead><tr><td></td>{head}<th scope="col"><span>{unit}</span></th></tr></thead>'
+        f"<tbody>{''.join(body)}</tbody></table></div>"
+    )
+
+
+def _row_name(task: str, row: int, names: Sequence[str]) -> str:
+    return "false alarm" if task == "detection" and row == BACKGROUND else names[row]
+
+
+def _cell(share: float, count: int, unit: str, *, right: bool) -> str:
+    kind = "right" if right else "wrong"
+    if share < _LEAST_SHOWN:
+        return f'<td class="{kind}"></td>'
+    # The ink changes where the colour is strong; both ends are readable in light and dark.
+    strong = " strong" if share >= 55 else ""
+    return f'<td class="{kind}{strong}" style="--share:{share:.0f}%" title="{count:,} {unit}">{share:.0f}</td>'
+
+
+def _shown_at(counts: npt.NDArray[np.int64] | None, label: int) -> tuple[float, float] | None:
+    """(recall, precision) in percent of the boxes that a user sees; None where there are none."""
+    if counts is None or not counts[:, label].any() or not counts[label].any():
+        return None
+    hits = float(counts[label, label])
+    return 100.0 * hits / float(counts[label].sum()), 100.0 * hits / float(counts[:, label].sum())

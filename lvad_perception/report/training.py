@@ -1,0 +1,74 @@
+"""Curves over the steps of a training, of several runs in the same charts."""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+
+from lvad_perception.report.charts import Point, Series, line_chart, number
+from lvad_perception.report.run import Run, by_curve, run_keys
+
+
+def training_section(runs: Sequence[Run]) -> str:
+    """Losses, then what else a step has; empty when no run was trained."""
+    losses, course = by_curve(runs, "losses"), by_curve(runs, "course")
+    if not losses:
+        return ""
+    switched = _switched_charts(losses, first_wide=True)
+    rest = _grid([_figure(name, series, log=False) for name, series in course.items()])
+    return run_keys(runs) + switched + rest
+
+
+def validation_section(runs: Sequence[Run]) -> str:
+    """Metrics that were measured on the way; empty where each run was only measured at its end."""
+    curves = by_curve(runs, "validation")
+    if not any(len(item.points) > 1 for series in curves.values() for item in series):
+        return ""
+    return run_keys(runs) + _grid([_figure(name, series, log=False) for name, series in curves.items()])
+
+
+def curve_charts(curves: Mapping[str, Sequence[Point]], *, first_wide: bool = True) -> str:
+    """Curves as HTML, each with a linear and a logarithmic axis to switch between; one such group a page.
+
+    Args:
+        curves: name -> (step, value) points.
+        first_wide: the first curve is the total and shown large.
+    """
+    return _switched_charts({name: [Series(0, "", points)] for name, points in curves.items()}, first_wide=first_wide)
+
+
+def _switched_charts(curves: Mapping[str, Sequence[Series]], *, first_wide: bool) -> str:
+    if not curves:
+        return ""
+    charts = []
+    for place, (name, series) in enumerate(curves.items()):
+        wide = first_wide and place == 0
+        both = "".join(_chart(name, series, log=log, wide=wide) for log in (False, True))
+        charts.append(_framed(name, series, both, wide=wide))
+    # Two radio buttons and the style sheet switch the axis; the page has no script.
+    switch = (
+        '<input type="radio" name="axis" id="axis-linear" checked><label for="axis-linear">linear</label>'
+        '<input type="radio" name="axis" id="axis-log"><label for="axis-log">logarithmic</label>'
+    )
+    alone = all(len(series) == 1 for series in curves.values())
+    thin = "thin: every logged step; bold: running mean" if alone else "running means"
+    return f'<p class="source">{thin}; x: optimiser steps</p>{switch}{_grid(charts)}'
+
+
+def _chart(name: str, series: Sequence[Series], *, log: bool, wide: bool) -> str:
+    size_wh = (960, 300) if wide else (380, 200)
+    drawn = line_chart(series, name=name, log=log, size_wh=size_wh)
+    return f'<div class="{"log" if log else "linear"}">{drawn}</div>'
+
+
+def _figure(name: str, series: Sequence[Series], *, log: bool) -> str:
+    return _framed(name, series, line_chart(series, name=name, log=log, size_wh=(380, 200)), wide=False)
+
+
+def _framed(name: str, series: Sequence[Series], content: str, *, wide: bool) -> str:
+    alone = series[0].points if len(series) == 1 else ()
+    last = f" <span>last {number(alone[-1][1])}</span>" if alone else ""
+    caption = f"<figcaption>{escape(name)}{last}</figcaption>"
+    return f'<figure class="chart{" wide" if wide else ""}">{caption}{content}</figure>'
+
+
+def _grid(charts: Sequence[str]) -> str:
+    return f'<div class="charts">{"".join(charts)}</div>' if charts else ""
