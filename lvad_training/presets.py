@@ -14,6 +14,25 @@ _SMALL_MASK = {
     "pixel_loss": True,
 }
 
+_SMALL_HEADS: dict[str, Any] = {
+    "neck_width": 96,
+    "neck_norm": "batch",
+    "detection": {
+        "proposals": 100,
+        "refinements": 3,
+        "width": 96,
+        "heads": 4,
+        "feedforward": 256,
+        "dynamic_width": 16,
+        "pool_size": 5,
+        "pool_samples": 1,
+        "proposal_boxes": "grid",
+        "matches_per_truth": 4,
+    },
+    "semantic": {**_SMALL_MASK, "queries": 40},
+    "drivable": {**_SMALL_MASK, "layers": 2, "queries": 10},
+}
+
 PRESETS: dict[str, dict[str, Any]] = {
     # The paper: ResNet-50, 1280 x 720 (736 is the next multiple of the largest stride).
     "r50": {"network_hw": [736, 1280]},
@@ -36,22 +55,13 @@ PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {
         "network_hw": [256, 448],
         "backbone": {"name": "resnet18d", "options": {"channels": [32, 64, 128, 160], "stem_width": 16}},
-        "neck_width": 96,
-        "neck_norm": "batch",
-        "detection": {
-            "proposals": 100,
-            "refinements": 3,
-            "width": 96,
-            "heads": 4,
-            "feedforward": 256,
-            "dynamic_width": 16,
-            "pool_size": 5,
-            "pool_samples": 1,
-            "proposal_boxes": "grid",
-            "matches_per_truth": 4,
-        },
-        "semantic": {**_SMALL_MASK, "queries": 40},
-        "drivable": {**_SMALL_MASK, "layers": 2, "queries": 10},
+        **_SMALL_HEADS,
+    },
+    # For a vehicle: no dearer than YOLOP, 18.5 GFLOP and 8 M parameters. docs/performance.md says how it was chosen.
+    "edge": {
+        "network_hw": [384, 640],
+        "backbone": {"name": "resnet18d", "options": {"channels": [48, 96, 192, 256], "stem_width": 24}},
+        **_SMALL_HEADS,
     },
 }
 
@@ -63,5 +73,6 @@ CONVOLUTIONAL: dict[str, dict[str, dict[str, Any]]] = {
     "r18": {"fcos": {"width": 128}, "semantic_fpn": {}},
     # At this size half of the boxes are smaller than two cells of stride 8.
     "tiny": {"fcos": _SMALL_FCOS, "semantic_fpn": _SMALL_SEMANTIC_FPN},
+    "edge": {"fcos": _SMALL_FCOS, "semantic_fpn": _SMALL_SEMANTIC_FPN},
 }
 """Preset -> the sections of its convolutional heads, for recipes that choose one."""

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
-Preset = Literal["r50", "r18", "tiny"]
+Preset = Literal["r50", "r18", "tiny", "edge"]
 
 
 class Section(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from lvad_perception.errors import ConfigError
 from lvad_training.build import build_model
@@ -108,3 +109,16 @@ def test_a_backbone_that_does_not_fit_is_named(name, options, message):
 def test_the_tiny_preset_fits_into_ten_megabytes_of_half_precision():
     net = build_model(parse_recipe({"preset": "tiny", "data": {"root": "x"}}, [], source="test").model)
     assert sum(tensor.numel() for tensor in net.state_dict().values()) * 2 < 9.9e6
+
+
+def test_the_edge_preset_costs_no_more_than_yolop():
+    """All three tasks within 18.5 GFLOP, 2 a multiply-add, and 8 M parameters at 640x384, to the last layers."""
+    recipe = parse_recipe({"preset": "edge", "data": {"root": "x"}}, [], source="test")
+    assert recipe.model.network_hw == (384, 640)
+    net = build_model(recipe.model).eval().requires_grad_(False)
+    with FlopCounterMode(display=False) as counter:
+        outputs = net(torch.zeros(1, 3, 384, 640))
+    assert 1e9 < counter.get_total_flops() <= 18.5e9
+    assert sum(parameter.numel() for parameter in net.parameters()) <= 8e6
+    heads = (outputs.detection, outputs.semantic, outputs.drivable)
+    assert [head.logits.shape[-1] for head in heads] == [10, 19 + 1, 3 + 1]  # a mask can also be of nothing

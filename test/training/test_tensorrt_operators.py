@@ -18,6 +18,7 @@ from lvad_perception.engines.onnx import create_session
 from lvad_perception.manifest import Manifest
 from lvad_training.build import build_model, task_classes
 from lvad_training.camera import CameraFrame
+from lvad_training.config import parse_recipe
 from lvad_training.export import ModelFileGraph, write_onnx
 
 from .conftest import SIZE_HW, small_recipe
@@ -198,13 +199,24 @@ UNWRITTEN = {"LayerNormalization", "ReduceMax", "ReduceMean", "ReduceMin", "Redu
 """Restricted in one version's document: the same is asked of both."""
 
 
-@pytest.fixture(scope="module", params=[None, CAMERA_HW], ids=["letterboxed", "camera"])
+def edge_recipe():
+    """The preset for vehicles at a small size."""
+    content = {"preset": "edge", "data": {"root": "unused"}, "model": {"network_hw": list(SIZE_HW)}}
+    return parse_recipe(content, [], source="test")
+
+
+@pytest.fixture(
+    scope="module",
+    params=[(small_recipe, None), (small_recipe, CAMERA_HW), (edge_recipe, None)],
+    ids=["letterboxed", "camera", "edge"],
+)
 def exported(request, tmp_path_factory):
-    """Content of a model file of a small network with all tasks, in batches of two."""
-    recipe = small_recipe()
+    """Content of a model file of a network with all tasks, in batches of two."""
+    make_recipe, camera_hw = request.param
+    recipe = make_recipe()
     torch.manual_seed(5)
     net = build_model(recipe.model)
-    camera = None if request.param is None else CameraFrame(request.param, SIZE_HW)
+    camera = None if camera_hw is None else CameraFrame(camera_hw, SIZE_HW)
     graph = ModelFileGraph(net, 20, camera=camera).eval()
     manifest = Manifest(
         network_hw=SIZE_HW,
@@ -215,11 +227,11 @@ def exported(request, tmp_path_factory):
         preset="small",
         weights_sha256="0" * 64,
         created_by="test",
-        camera_hw=request.param,
+        camera_hw=camera_hw,
     )
     path = tmp_path_factory.mktemp("operators") / "model.onnx"
     write_onnx(graph, path, manifest)
-    size_hw = request.param or SIZE_HW
+    size_hw = camera_hw or SIZE_HW
     return path.read_bytes(), [np.random.default_rng(0).integers(0, 256, (2, *size_hw, 3), np.uint8)]
 
 
