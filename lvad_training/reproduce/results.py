@@ -13,7 +13,7 @@ from lvad_training.recipe import Recipe
 from lvad_training.records import read_record
 from lvad_training.reproduce.tables import Row, Table
 from lvad_training.reproduce.trainings import Training, trainings
-from lvad_training.runs import CURVE, METRICS
+from lvad_training.runs import CURVE, METRICS, read_curve
 from lvad_training.stages import Stage
 
 Point = tuple[float, float]
@@ -233,14 +233,9 @@ def _curve(training: Training, runner: StageRunner) -> list[Point]:
     offset = 0
     for stage in _stages_of(training, runner):
         try:
-            lines = (stage.folder / CURVE).read_text(encoding="utf-8").splitlines()
+            steps = read_curve(stage.folder / CURVE)
         except OSError:
             continue
-        for line in lines:
-            try:
-                step = json.loads(line)
-                points.append((offset + step["step"], step["terms"]["total"]))
-            except (ValueError, KeyError, TypeError):
-                continue
+        points += [(offset + step["step"], step["terms"]["total"]) for step in steps]
         offset += stage.recipe.train.steps
     return points

@@ -1,0 +1,145 @@
+"""Frames to learn from: images of a folder, and videos, of which frames are taken once and kept as images."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from lvad_perception.errors import ConfigError, DatasetError
+from lvad_perception.types import UInt8
+from lvad_perception.video import read_video
+from lvad_training.files import write_whole
+from lvad_training.pretrain.recipe import FramesConfig
+
+IMAGES: Final = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
+VIDEOS: Final = frozenset({".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v"})
+LABELS: Final = "labels"
+"""Folders of this name hold masks in BDD100K's layout, and are passed over."""
+_DONE: Final = "frames.json"
+_JPEG_QUALITY: Final = 92
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One image to learn from.
+
+    Attributes:
+        name: path inside the folder that was given; of a video's frame, the video's path and the time in ms.
+        path: the image file.
+        sequence: folder or video that it is from, for frames that show the same scene.
+    """
+
+    name: str
+    path: Path
+    sequence: str
+
+
+def find_frames(
+    config: FramesConfig,
+    keep: Path,
+    *,
+    extract: bool = True,
+    wait: Callable[[], None] = lambda: None,
+    progress: bool = False,
+) -> list[Frame]:
+    """All frames, in the order of their names. Frames of videos are taken when that was not done before.
+
+    Args:
+        config: where to look.
+        keep: folder for the frames of videos.
+        extract: whether this process takes them; one of several does.
+        wait: returns once that process has.
+        progress: show a progress bar.
+
+    Raises:
+        DatasetError: there is nothing to learn from.
+        ImageError: a video cannot be decoded.
+        ConfigError: frames of videos cannot be kept.
+    """
+    root = Path(config.root)
+    files = sorted(_files(root, config))
+    videos = [path for path in files if path.suffix.lower() in VIDEOS]
+    if extract:
+        for path in tqdm(videos, desc="frames of videos", unit="video", disable=not progress or not videos):
+            _extract(path, _folder(keep, path, config), config)
+    wait()
+    frames = []
+    for path in files:
+        name = path.relative_to(root).as_posix() if path != root else path.name
+        if path.suffix.lower() in IMAGES:
+            frames.append(Frame(name, path, str(Path(name).parent)))
+        else:
+            folder = _folder(keep, path, config)
+            stamps = json.loads((folder / _DONE).read_text(encoding="utf-8"))
+            frames += [Frame(f"{name}@{stamp}", folder / _file(stamp), name) for stamp in stamps]
+    if not frames:
+        raise DatasetError(
+            f"{root}: no image ({', '.join(sorted(IMAGES))}) or video ({', '.join(sorted(VIDEOS))}) "
+            "that data.only and data.exclude leave; give another folder with --data"
+        )
+    return frames
+
+
+def _files(root: Path, config: FramesConfig) -> Iterator[Path]:
+    if root.is_file():
+        if root.suffix.lower() not in VIDEOS:
+            raise DatasetError(f"{root}: neither a folder nor a video; give a folder of images or videos with --data")
+        yield root
+        return
+    if not root.is_dir():
+        raise DatasetError(f"{root}: no such folder; give a folder of images or videos with --data")
+    for path in root.rglob("*"):
+        inside = path.relative_to(root)
+        hidden = any(part.startswith(".") or part == LABELS for part in inside.parts)
+        if hidden or path.suffix.lower() not in IMAGES | VIDEOS or not path.is_file():
+            continue
+        name = inside.as_posix()
+        if not (config.exclude and name.startswith(config.exclude)) and (
+            not config.only or name.startswith(config.only)
+        ):
+            yield path
+
+
+def _folder(keep: Path, video: Path, config: FramesConfig) -> Path:
+    """Where a video's frames are; another file, rate or size has another folder."""
+    facts = video.stat()
+    key = f"{video.resolve()} {facts.st_size} {facts.st_mtime_ns} {config.fps} {config.short_side_px}"
+    return keep / f"{video.stem}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+
+
+def _file(stamp_ms: int) -> str:
+    return f"{stamp_ms:010d}.jpg"
+
+
+def _extract(video: Path, folder: Path, config: FramesConfig) -> None:
+    """Take frames at the wanted rate; the list of their times is written last, and without it they are taken again."""
+    if (folder / _DONE).is_file():
+        return
+    stamps: list[int] = []
+    wanted_ns = 0.0
+    try:
+        for stamp_ns, image in read_video(video):
+            if stamp_ns < wanted_ns:
+                continue
+            wanted_ns = max(wanted_ns + 1e9 / config.fps, stamp_ns)
+            stamps.append(stamp_ns // 1_000_000)
+            write_whole(folder / _file(stamps[-1]), _encode(image, config.short_side_px))
+        write_whole(folder / _DONE, json.dumps(stamps))
+    except OSError as err:
+        raise ConfigError(f"{folder}: frames cannot be kept ({err.strerror}); choose another data.frames") from err
+
+
+def _encode(image: UInt8, short_side_px: int) -> bytes:
+    height, width = image.shape[:2]
+    scale = short_side_px / min(height, width)
+    if scale < 1:
+        size_wh = (max(1, round(width * scale)), max(1, round(height * scale)))
+        image = np.asarray(cv2.resize(image, size_wh, interpolation=cv2.INTER_AREA), np.uint8)
+    _, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+    return data.tobytes()
