@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from lvad_perception.errors import ConfigError
-from lvad_perception.vocabulary import TASKS
+from lvad_perception.vocabulary import TASKS, VOCABULARIES
 from lvad_training.presets import CONVOLUTIONAL, PRESETS
 from lvad_training.recipe import (
     HEADS,
@@ -146,7 +146,7 @@ def _check(recipe: Recipe, source: str) -> None:
         (recipe.data.workers < 0, "data.workers must be 0 or more"),
         (not 0 < augment.scale[0] <= augment.scale[1], "data.augment.scale must be [low, high]"),
     ]
-    wrong += list(_head_faults(model)) + list(_language_faults(recipe)) + list(_stages_faults(recipe))
+    wrong += [*_vocabulary_faults(recipe), *_head_faults(model), *_language_faults(recipe), *_stages_faults(recipe)]
     for is_wrong, sentence in wrong:
         if is_wrong:
             raise ConfigError(f"{source}: {sentence}; correct it in the recipe or with --set")
@@ -172,12 +172,31 @@ def _head_faults(model: ModelConfig) -> Iterator[tuple[bool, str]]:
             not strides or strides[0] not in (4, 8, 16, 32) or strides[-1] > 128 or not doubled,
             f"model.detection.strides {list(strides)} must begin with 4, 8, 16 or 32, double, and end by 128",
         )
+        yield (
+            bool(strides) and strides[-1] >= max(model.network_hw),
+            f"model.detection.strides {list(strides)} end with one cell for the whole image of model.network_hw "
+            f"{list(model.network_hw)}, which has no statistics to normalise by; leave out the coarsest",
+        )
         yield detection.convolutions < 1, "model.detection.convolutions must be at least 1"
         yield detection.center_radius <= 0, "model.detection.center_radius must be above 0"
         # TensorRT's TopK takes no more.
         yield not 1 <= detection.candidates < 3840, "model.detection.candidates must be between 1 and 3839"
         yield not 0 < detection.overlap < 1, "model.detection.overlap must be between 0 and 1"
         yield not 0 <= detection.least_score < 1, "model.detection.least_score must be at least 0 and below 1"
+
+
+def _vocabulary_faults(recipe: Recipe) -> Iterator[tuple[bool, str]]:
+    name = recipe.model.vocabulary
+    for task in recipe.model.tasks:
+        yield (
+            task not in VOCABULARIES[name],
+            f"model.vocabulary {name} has no {task} classes, so model.{task} must be null",
+        )
+    pseudo = recipe.data.pseudo is not None or (recipe.stages is not None and recipe.stages.teach is not None)
+    yield (
+        pseudo and name != "bdd100k",
+        f"pseudo labels are in BDD100K's classes, so model.vocabulary {name} has neither stages.teach nor data.pseudo",
+    )
 
 
 def _language_faults(recipe: Recipe) -> Iterator[tuple[bool, str]]:

@@ -15,6 +15,13 @@ SIZE_HW = (64, 96)
 SMALL_HEAD = {"width": 16, "heads": 2, "feedforward": 16}
 SMALL_MASKS = {**SMALL_HEAD, "queries": 12, "layers": 2, "mask_width": 16, "dropout": 0.1}
 
+SMALL_CONVOLUTIONS = {
+    "detection": {"head": "fcos", "width": 16},
+    "semantic": {"head": "semantic_fpn", "width": 16},
+    "drivable": {"head": "semantic_fpn", "width": 16},
+}
+"""For ``small_recipe(model=...)``."""
+
 
 def small_recipe(root="unused", **sections):
     content = {

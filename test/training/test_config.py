@@ -1,7 +1,14 @@
 import pytest
 
 from lvad_perception.errors import ConfigError
-from lvad_training.config import PRESETS, load_recipe, parse_recipe, recipe_from_dict, recipe_to_dict
+from lvad_training.config import (
+    load_recipe,
+    parse_recipe,
+    recipe_from_dict,
+    recipe_to_dict,
+    with_convolutional_heads,
+)
+from lvad_training.presets import CONVOLUTIONAL, PRESETS
 
 MINIMAL = {"data": {"root": "somewhere"}}
 
@@ -49,6 +56,24 @@ def test_a_task_can_be_left_out():
         ("model.detection.heads=7", "must be divisible by its 7 heads"),
         ("preset=r51", "preset 'r51' is unknown; choose one of r50, r18, tiny"),
         ("model={detection: null, semantic: null, drivable: null}", "needs one of detection, semantic, drivable"),
+        ("model.detection.head=yolo", "model.detection.head is 'yolo'; choose sparse_rcnn or fcos"),
+        ("model.drivable={head: fcos}", "model.drivable.head is 'fcos'; choose maskformer or semantic_fpn"),
+        (
+            "model.detection={head: fcos, proposals: 9}",
+            "model.detection.proposals belongs to head sparse_rcnn, and this is fcos, whose keys are width, .*"
+            "; leave it out, or set model.detection.head=sparse_rcnn",
+        ),
+        ("model.detection.strides=[8, 16]", "model.detection.strides belongs to head fcos, and this is sparse_rcnn"),
+        ("model.semantic={head: semantic_fpn, queries: 9}", "model.semantic.queries belongs to head maskformer"),
+        ("model.detection={head: fcos, strids: [8]}", r"unknown field `strids`.*did you mean 'strides'\?"),
+        ("model.detection={head: fcos, strides: [8, 32]}", r"strides \[8, 32\] must begin with 4, 8, 16 or 32, double"),
+        ("model={network_hw: [128, 64], detection: {head: fcos}}", "end with one cell for the whole image"),
+        ("model.detection={head: fcos, overlap: 1.0}", "model.detection.overlap must be between 0 and 1"),
+        ("model.detection={head: fcos, candidates: 5000}", "model.detection.candidates must be between 1 and 3839"),
+        ("model.detection={head: fcos, least_score: -1}", "model.detection.least_score must be at least 0"),
+        ("model.detection={head: fcos, convolutions: 0}", "model.detection.convolutions must be at least 1"),
+        ("model.detection={head: fcos, center_radius: 0}", "model.detection.center_radius must be above 0"),
+        ("model.semantic={head: semantic_fpn, width: 0}", "a head's width must be at least 1"),
         ("data.augment.scale=[2, 1]", r"must be \[low, high\]"),
         ("train.steps", "not of the form section.key=value"),
         ("train.steps=[1", "not valid YAML"),
@@ -87,3 +112,29 @@ def test_another_backbone_comes_without_the_options_of_the_presets():
 
     assert backbone(name="resnet34").options == {}
     assert backbone(weights="w.pth").options == backbone(name="resnet18d").options != {}
+
+
+def test_another_head_comes_without_the_keys_of_the_presets_usual_one():
+    heads = {"detection": {"head": "fcos", "convolutions": 3}, "semantic": {"head": "semantic_fpn"}}
+    model = parse_recipe({**MINIMAL, "preset": "tiny", "model": heads}, [], source="test").model
+    assert (model.detection.convolutions, model.detection.width) == (3, CONVOLUTIONAL["tiny"]["fcos"]["width"])
+    assert model.semantic.norm == "batch"
+    assert model.drivable.queries == PRESETS["tiny"]["drivable"]["queries"]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_has_convolutional_heads(preset):
+    recipe = parse_recipe({**MINIMAL, "preset": preset}, [], source="test")
+    found = with_convolutional_heads(recipe)
+    assert recipe_from_dict(recipe_to_dict(found), source="test") == found
+    assert all(hasattr(head, "norm") for head in (found.model.detection, found.model.semantic, found.model.drivable))
+    assert parse_recipe(recipe_to_dict(found), [], source="test") == found
+
+
+def test_recipes_of_checkpoints_without_the_key_head_still_load():
+    content = recipe_to_dict(parse_recipe({**MINIMAL, "preset": "tiny"}, [], source="test"))
+    older = {**content, "model": dict(content["model"])}
+    for task in ("detection", "semantic", "drivable"):
+        older["model"][task] = {key: value for key, value in content["model"][task].items() if key != "head"}
+    assert older != content
+    assert recipe_to_dict(recipe_from_dict(older, source="test")) == content

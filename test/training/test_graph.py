@@ -10,7 +10,7 @@ from lvad_training.camera import CameraFrame
 from lvad_training.decode import decode
 from lvad_training.graph import ModelFileGraph
 
-from .conftest import SIZE_HW, StubEncoder, small_recipe
+from .conftest import SIZE_HW, SMALL_CONVOLUTIONS, StubEncoder, small_recipe
 
 ATEN = torch.ops.aten
 READS = {ATEN._local_scalar_dense.default, ATEN.nonzero.default, ATEN.item.default, ATEN.is_nonzero.default}
@@ -61,6 +61,10 @@ def deployed(recipe, *, encoder=None, camera_hw=None):
 def test_the_graph_leaves_the_host_alone(camera_hw):
     size_hw = camera_hw or SIZE_HW
     assert traffic(deployed(small_recipe(), camera_hw=camera_hw), (2, *size_hw, 3)) == []
+
+
+def test_convolutional_heads_leave_the_host_alone():
+    assert traffic(deployed(small_recipe(model=SMALL_CONVOLUTIONS)), (2, *SIZE_HW, 3)) == []
 
 
 def test_language_leaves_the_host_alone_too():
