@@ -1,16 +1,14 @@
 """The ``.pt2`` files in ``lvad_perception``'s PyTorch engine, as a vehicle runs them: host to host, copies included."""
 
 import time
-from dataclasses import replace
-from typing import Any
 
-import numpy as np
 import torch
 
-from benchmarks.gpu.job import Cells, Recorder
+from benchmarks.gpu.job import Cells, Job, Recorder
 from benchmarks.gpu.subjects import model_file, preset_recipe, road_images
 from benchmarks.gpu.timing import Stopwatch
-from lvad_perception.agreement import TOLERANCES, agree
+from lvad_perception.agreement import TOLERANCES, agree, copied
+from lvad_perception.engines.base import Engine
 from lvad_perception.engines.pytorch import PyTorchEngine
 from lvad_perception.types import RawOutputs, UInt8
 
@@ -42,14 +40,24 @@ def run(recorder: Recorder) -> None:
             recorder.measure("PyTorch engine", facts, cells, needs_s=2.0 if job.small else NEEDS_S)
 
 
-def _images(recorder: Recorder, preset: str, count: int) -> UInt8:
-    return road_images(count, preset_recipe(recorder.job, preset).model.network_hw, seed=1)
+def speed(job: Job, engine: Engine) -> Cells:
+    """Latency and throughput of an engine from images to outputs in host memory, and the memory that it holds."""
+    batch = engine.manifest.batch_size
+    images = road_images(batch, engine.manifest.input_hw, seed=1)
+    watch = Stopwatch(events=False, quick=job.small)  # infer returns when the outputs are on the host
+    measured = watch.speed(lambda: engine.infer(images), batch=batch, seconds=SECONDS)
+    memory = engine.device_memory_bytes
+    return {**measured, "MB": None if memory is None else memory / 1e6}
+
+
+def _images(recorder: Recorder, preset: str) -> UInt8:
+    return road_images(COMPARED, preset_recipe(recorder.job, preset).model.network_hw, seed=1)
 
 
 def _on_cpu(recorder: Recorder, preset: str) -> list[RawOutputs]:
     recorder.say(f"{preset}: on the CPU")
     engine = PyTorchEngine(model_file(recorder.job, preset, suffix=".pt2"), device="cpu")
-    return [_copied(engine.infer(image[None])) for image in _images(recorder, preset, COMPARED)]
+    return [copied(engine.infer(image[None])) for image in _images(recorder, preset)]
 
 
 def _measure(recorder: Recorder, preset: str, precision: str, batch: int, wanted: list[RawOutputs]) -> Cells:
@@ -62,22 +70,12 @@ def _measure(recorder: Recorder, preset: str, precision: str, batch: int, wanted
     opened_s = time.perf_counter() - began
     try:
         recorder.say(engine.description)
-        images = _images(recorder, preset, batch)
-        watch = Stopwatch(events=False, quick=job.small)  # infer returns when the outputs are on the host
-        measured = watch.speed(lambda: engine.infer(images), batch=batch, seconds=SECONDS)
-        memory = engine.device_memory_bytes
-        cells: Cells = {"opened in s": opened_s, **measured, "MB": None if memory is None else memory / 1e6}
+        cells: Cells = {"opened in s": opened_s, **speed(job, engine)}
         if batch == 1:
-            found = [_copied(engine.infer(image[None])) for image in _images(recorder, preset, COMPARED)]
+            found = [copied(engine.infer(image[None])) for image in _images(recorder, preset)]
             tolerance = TOLERANCES[precision]
             agreement = agree(found, wanted, tolerance)
             cells |= {"agrees": agreement.within(tolerance), "difference": agreement.to_text()}
         return cells
     finally:
         engine.close()
-
-
-def _copied(raw: RawOutputs) -> RawOutputs:
-    """Arrays of an engine hold until its next call only."""
-    copies: dict[str, Any] = {name: np.array(getattr(raw, name)) for name in RawOutputs.__slots__}
-    return replace(raw, **copies)

@@ -168,41 +168,6 @@ def test_differences_are_those_of_the_outputs() -> None:
     assert (masks_only.scores, masks_only.boxes_px_p50, masks_only.drivable) == (None, None, None)
 
 
-def test_a_half_precision_file_keeps_its_outputs_types_and_almost_its_values(tmp_path) -> None:
-    onnx = pytest.importorskip("onnx", reason="onnx is not installed")
-    onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
-    from benchmarks.gpu.tensorrt_builder import half_file
-
-    tensor, helper = onnx.TensorProto, onnx.helper
-    weights = np.random.default_rng(0).normal(size=(4, 3, 3, 3)).astype(np.float32)
-    graph = helper.make_graph(
-        [
-            helper.make_node("Cast", ["images"], ["pixels"], to=tensor.FLOAT),
-            helper.make_node("Transpose", ["pixels"], ["planes"], perm=[0, 3, 1, 2]),
-            helper.make_node("Conv", ["planes", "weights"], ["features"]),
-            helper.make_node("Add", ["features", "offset"], ["coordinates"]),
-        ],
-        "conv",
-        [helper.make_tensor_value_info("images", tensor.UINT8, [1, 8, 8, 3])],
-        [helper.make_tensor_value_info("coordinates", tensor.FLOAT, [1, 4, 6, 6])],
-        [onnx.numpy_helper.from_array(weights, "weights"), onnx.numpy_helper.from_array(np.float32(2049), "offset")],
-    )
-    path = tmp_path / "model.onnx"
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), str(path))
-    half = half_file(path, tmp_path / "half.onnx")
-
-    types = {item.name: item.data_type for item in onnx.load(str(half)).graph.initializer}
-    assert tensor.FLOAT16 in types.values()
-    assert tensor.FLOAT in types.values()  # the offset: 2049 is no half-precision number
-    image = np.random.default_rng(1).integers(0, 256, (1, 8, 8, 3), np.uint8)
-    wanted, found = (
-        onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"]).run(None, {"images": image})[0]
-        for file in (path, half)
-    )
-    assert found.dtype == np.float32
-    assert 0 < np.abs(found - wanted).max() < 2  # of sums over 27 products of up to 255
-
-
 def test_all_limits_together_stay_under_eight_minutes() -> None:
     result = command("--list")
     assert result.returncode == 0, result.stderr
