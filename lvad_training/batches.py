@@ -10,18 +10,20 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from lvad_perception.bdd100k import Split, find_splits, open_split, read_image
-from lvad_perception.errors import DatasetError, LvadError
+from lvad_perception.errors import DatasetError, LvadError, VocabularyMismatchError
+from lvad_perception.images import read_image
 from lvad_perception.preprocess import letterbox_image
 from lvad_perception.types import Size, Truth, UInt8
-from lvad_perception.vocabulary import TASKS
+from lvad_perception.vocabulary import TASKS, VOCABULARIES, difference
 from lvad_training.data.annotation import Annotation, Frames
 from lvad_training.data.bdd100k import EvaluationSet, TrainingSet
+from lvad_training.data.layout import find_splits, open_split, vocabulary_name
 from lvad_training.data.sampling import Key, OneTaskStream, TrainingStream
 from lvad_training.data.settings import read_lists
 from lvad_training.data.transforms import TrainingTransform
 from lvad_training.recipe import DataConfig, Recipe
 from lvad_training.samples import Batch, EvaluationSample, collate
+from lvad_training.split import Split
 
 COMPARISON_IMAGES = 6
 
@@ -74,7 +76,7 @@ def evaluation_batches(
     root = Path(data.root)
     if optional and split_name not in find_splits(root):
         return None
-    split = open_split(root, split_name)
+    split = recipe_split(recipe, split_name)
     frames = np.arange(len(split), dtype=np.int64)
     if data.val_only and split_name == data.val_split:
         frames = frames[[split.name_of(int(frame)).startswith(data.val_only) for frame in frames]]
@@ -87,6 +89,25 @@ def evaluation_batches(
     return guarded_loader(_WithTruth(samples), data.workers, list, batch_size=recipe.train.batch_size)
 
 
+def recipe_split(recipe: Recipe, name: str) -> Split:
+    """A split of the recipe's data set, of the cameras that it looks at.
+
+    Raises:
+        VocabularyMismatchError: its annotation is in other classes than the model's.
+        DatasetError: the data set has no such split or camera.
+        LabelError: annotation cannot be read.
+    """
+    root, wanted = Path(recipe.data.root), recipe.model.vocabulary
+    found = vocabulary_name(root)
+    if found != wanted:
+        theirs, ours = VOCABULARIES[found]["detection"].names, VOCABULARIES[wanted]["detection"].names
+        raise VocabularyMismatchError(
+            f"{root} is annotated in the classes of {found}, and the model has those of {wanted}: for detection, the "
+            f"data set {difference(theirs, ours)}; set model.vocabulary to {found} to train on it, or give other data"
+        )
+    return open_split(root, name, cameras=recipe.data.cameras)
+
+
 def selected_images(recipe: Recipe) -> Frames:
     """Training images by name: those that ``data.only`` and ``data.exclude`` leave, annotated or not.
 
@@ -96,7 +117,7 @@ def selected_images(recipe: Recipe) -> Frames:
     Raises:
         DatasetError: the data set has no such split.
     """
-    return _selected(open_split(Path(recipe.data.root), recipe.data.train_split), recipe.data)
+    return _selected(recipe_split(recipe, recipe.data.train_split), recipe.data)
 
 
 def unlabelled_images(recipe: Recipe, task: str) -> tuple[Split, Frames]:
@@ -137,7 +158,7 @@ def comparison_images(recipe: Recipe, folder: Path | None, size_hw: Size) -> lis
         root = Path(recipe.data.root)
         found = find_splits(root)
         name = recipe.data.val_split if recipe.data.val_split in found else recipe.data.train_split
-        split = open_split(root, name)
+        split = open_split(root, name, cameras=recipe.data.cameras)
         picks = np.linspace(0, len(split) - 1, min(COMPARISON_IMAGES, len(split))).astype(int)
         paths = [split.image_path(int(index)) for index in picks]
     if not paths:
@@ -148,7 +169,7 @@ def comparison_images(recipe: Recipe, folder: Path | None, size_hw: Size) -> lis
 def _annotation(recipe: Recipe, tasks: Sequence[str], *, pseudo: bool = True) -> Annotation:
     """What the training images are annotated for: truth under the recipe's lists, and pseudo labels if wanted."""
     data = recipe.data
-    split = open_split(Path(data.root), data.train_split)
+    split = recipe_split(recipe, data.train_split)
     return Annotation(
         split,
         lists=read_lists(Path(data.lists), split) if data.lists is not None else None,

@@ -3,7 +3,7 @@
 import torch
 
 from lvad_perception.errors import ConfigError
-from lvad_perception.vocabulary import DETECTION, DRIVABLE, SEMANTIC, TASKS, Vocabulary
+from lvad_perception.vocabulary import VOCABULARIES, Vocabulary
 from lvad_training.checkpoints import Checkpoint, load_weights
 from lvad_training.losses.detection import DetectionCriterion
 from lvad_training.losses.multitask import MultiTaskCriterion
@@ -57,8 +57,8 @@ def build_model(
         in_channels=backbone.channels, strides=backbone.strides, width=config.neck_width, norm=config.neck_norm
     )
     detection = _detection_head(config, backbone)
-    semantic = _mask_head(config.semantic, SEMANTIC, config.neck_width, backbone)
-    drivable = _mask_head(config.drivable, DRIVABLE, config.neck_width, backbone)
+    semantic = _mask_head(config, "semantic", backbone)
+    drivable = _mask_head(config, "drivable", backbone)
     prompts = _prompts(config, encoder, facts)
     return MultiTaskNet(
         backbone=backbone,
@@ -87,15 +87,20 @@ def build_criterion(model: ModelConfig, loss: LossConfig) -> MultiTaskCriterion:
     """The losses of the tasks that the model has."""
     return MultiTaskCriterion(
         detection=_detection_criterion(model, loss),
-        semantic=_mask_criterion(model.semantic, SEMANTIC, loss),
-        drivable=_mask_criterion(model.drivable, DRIVABLE, loss),
+        semantic=_mask_criterion(model, "semantic", loss),
+        drivable=_mask_criterion(model, "drivable", loss),
         weights={"detection": loss.detection, "semantic": loss.semantic, "drivable": loss.drivable},
     )
 
 
 def task_classes(model: ModelConfig) -> dict[str, tuple[str, ...]]:
     """Task name -> class names of the tasks that the model has, in the order of the model file's outputs."""
-    return {task: TASKS[task].names for task in model.tasks}
+    return {task: vocabulary.names for task, vocabulary in task_vocabularies(model).items()}
+
+
+def task_vocabularies(model: ModelConfig) -> dict[str, Vocabulary]:
+    """Task name -> vocabulary of the tasks that the model has, in the order of the model file's outputs."""
+    return {task: VOCABULARIES[model.vocabulary][task] for task in model.tasks}
 
 
 def boxes_per_image(model: ModelConfig) -> int:
@@ -103,7 +108,7 @@ def boxes_per_image(model: ModelConfig) -> int:
     head = model.detection
     if head is None or isinstance(head, FcosConfig):
         return model.max_detections
-    return min(model.max_detections, head.proposals * len(DETECTION.names))
+    return min(model.max_detections, head.proposals * len(task_classes(model)["detection"]))
 
 
 def _prompts(config: ModelConfig, encoder: TextEncoder | None, facts: TextFacts | None) -> Prompts | None:
@@ -157,9 +162,10 @@ def _detection_head(config: ModelConfig, backbone: Backbone) -> SparseRcnnHead |
     head = config.detection
     if head is None:
         return None
+    classes = len(task_classes(config)["detection"])
     if isinstance(head, FcosConfig):
         return FcosHead(
-            classes=len(DETECTION.names),
+            classes=classes,
             in_width=config.neck_width,
             in_strides=backbone.strides,
             strides=head.strides,
@@ -170,7 +176,7 @@ def _detection_head(config: ModelConfig, backbone: Backbone) -> SparseRcnnHead |
         )
     whole_image = torch.tensor([[0.5, 0.5, 1.0, 1.0]]).repeat(head.proposals, 1)
     return SparseRcnnHead(
-        classes=len(DETECTION.names),
+        classes=classes,
         in_width=config.neck_width,
         strides=backbone.strides,
         initial_boxes=grid_boxes(head.proposals) if head.proposal_boxes == "grid" else whole_image,
@@ -185,21 +191,21 @@ def _detection_head(config: ModelConfig, backbone: Backbone) -> SparseRcnnHead |
     )
 
 
-def _mask_head(
-    head: MaskConfig | None, vocabulary: Vocabulary, in_width: int, backbone: Backbone
-) -> MaskFormerHead | SemanticFpnHead | None:
+def _mask_head(config: ModelConfig, task: str, backbone: Backbone) -> MaskFormerHead | SemanticFpnHead | None:
+    head, in_width = _mask_section(config, task), config.neck_width
     if head is None:
         return None
+    classes = len(task_classes(config)[task])
     if isinstance(head, SemanticFpnConfig):
         return SemanticFpnHead(
-            classes=len(vocabulary.names),
+            classes=classes,
             in_width=in_width,
             levels=len(backbone.strides),
             width=head.width,
             norm=head.norm,
         )
     return MaskFormerHead(
-        classes=len(vocabulary.names),
+        classes=classes,
         in_width=in_width,
         memory_level=backbone.strides.index(head.memory_stride),
         queries=head.queries,
@@ -233,16 +239,20 @@ def _detection_criterion(model: ModelConfig, loss: LossConfig) -> DetectionCrite
     )
 
 
-def _mask_criterion(
-    head: MaskConfig | None, vocabulary: Vocabulary, loss: LossConfig
-) -> MaskCriterion | PixelCriterion | None:
+def _mask_section(model: ModelConfig, task: str) -> MaskConfig | None:
+    return {"semantic": model.semantic, "drivable": model.drivable}[task]
+
+
+def _mask_criterion(model: ModelConfig, task: str, loss: LossConfig) -> MaskCriterion | PixelCriterion | None:
+    head = _mask_section(model, task)
     if head is None:
         return None
+    classes = len(task_classes(model)[task])
     if isinstance(head, SemanticFpnConfig):
-        return PixelCriterion(prefix=vocabulary.task, classes=len(vocabulary.names), pixel_weight=loss.pixel)
+        return PixelCriterion(prefix=task, classes=classes, pixel_weight=loss.pixel)
     return MaskCriterion(
-        prefix=vocabulary.task,
-        classes=len(vocabulary.names),
+        prefix=task,
+        classes=classes,
         class_weight=loss.mask_class,
         focal_weight=loss.mask_focal,
         dice_weight=loss.mask_dice,

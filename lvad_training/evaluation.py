@@ -1,7 +1,6 @@
 """A checkpoint on a data set: its metrics, or everything that a report shows, which then needs no model run."""
 
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,17 +8,18 @@ from msgspec.structs import replace
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from lvad_perception.bdd100k import Split, open_split, read_image
+from lvad_perception.images import read_image
 from lvad_perception.metrics import Evaluator, FrameFacts, Metrics
 from lvad_perception.report.evaluation import Evaluation, KeptFrame, chosen, keep_frame
 from lvad_perception.types import Predictions, Truth
 from lvad_training import loop
-from lvad_training.batches import evaluation_batches, teacher_images
-from lvad_training.build import build_criterion, network_of
+from lvad_training.batches import evaluation_batches, recipe_split, teacher_images
+from lvad_training.build import build_criterion, network_of, task_vocabularies
 from lvad_training.checkpoints import Checkpoint
 from lvad_training.data.transforms import TrainingTransform
 from lvad_training.recipe import Recipe
 from lvad_training.samples import Batch, EvaluationSample, Outputs, Targets
+from lvad_training.split import Split
 
 _NOTHING = Targets(None, None, None, None)
 
@@ -70,7 +70,7 @@ def examine_checkpoint(
         return None
     evaluator, model = measured
     name = split or recipe.data.val_split
-    data = open_split(Path(recipe.data.root), name)
+    data = recipe_split(recipe, name)
     places = {data.name_of(place): place for place in range(len(data))}
     facts = {frame: FrameFacts(frame, data.attributes(places[frame]), found) for frame, found in losses.items()}
     findings = evaluator.findings(facts, score_threshold=recipe.model.score_threshold)
@@ -90,7 +90,7 @@ def _measure(
     batches = evaluation_batches(recipe, split or recipe.data.val_split, optional=split is None)
     if batches is None:
         return None
-    evaluator = Evaluator(tasks=recipe.model.tasks)
+    evaluator = Evaluator(tasks=recipe.model.tasks, vocabularies=task_vocabularies(recipe.model))
     model = network_of(checkpoint, source="the checkpoint").to(device)
     samples: Iterable[Any] = tqdm(batches, desc="evaluate", unit="batch", disable=not progress)
     loop.collect(

@@ -148,12 +148,14 @@ class LanguageConfig(Section, frozen=True):
 class ModelConfig(Section, frozen=True):
     """The network. A task whose section is null has no head; without ``language`` there is no text.
 
+    ``vocabulary``: whose classes it learns, "bdd100k" or "nuimages" (which has no drivable areas: ``drivable: null``).
     ``detection``: a section with ``head: sparse_rcnn`` or ``head: fcos``; ``semantic`` and ``drivable``: with
     ``head: maskformer`` or ``head: semantic_fpn``. The other keys of the section are those of its head.
     ``neck_norm``: "group" as MaskFormer, or "batch", which costs nothing once folded into the convolutions of the model
     file.
     """
 
+    vocabulary: Literal["bdd100k", "nuimages"] = "bdd100k"
     network_hw: tuple[int, int] = (720, 1280)
     backbone: BackboneConfig = BackboneConfig()
     neck_width: int = 256
@@ -205,14 +207,15 @@ class AugmentConfig(Section, frozen=True):
 
 
 class DataConfig(Section, frozen=True):
-    """A data set in BDD100K's layout, the splits to train and evaluate on, and how it is fed.
+    """A data set in BDD100K's layout or nuImages, the splits to train and evaluate on, and how it is fed.
 
     ``exclude`` and ``only`` select training images by name prefix, for instance to hold out a sequence; ``val_only``
-    selects validation images. ``lists``: a file that says which images are annotated for which task (see
-    ``data/settings.py``); other annotation is not looked at. ``pseudo``: a folder of pseudo labels in BDD100K's layout;
-    they take the place of what an image is not annotated for. ``sampler``: "shuffle" mixes all images, a task that an
-    image is not annotated for adds no loss; "uniform", "weighted" (by number of images) and "round_robin" choose one
-    task per step and learn it alone, from images that are annotated for it.
+    selects validation images. ``cameras``: of nuImages, such as "CAM_FRONT"; all when empty. ``lists``: a file that
+    says which images are annotated for which task (see ``data/settings.py``); other annotation is not looked at.
+    ``pseudo``: a folder of pseudo labels in BDD100K's layout; they take the place of what an image is not annotated
+    for. ``sampler``: "shuffle" mixes all images, a task that an image is not annotated for adds no loss; "uniform",
+    "weighted" (by number of images) and "round_robin" choose one task per step and learn it alone, from images that
+    are annotated for it.
     """
 
     root: str
@@ -221,6 +224,7 @@ class DataConfig(Section, frozen=True):
     exclude: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
     val_only: tuple[str, ...] = ()
+    cameras: tuple[str, ...] = ()
     lists: str | None = None
     pseudo: str | None = None
     sampler: Literal["shuffle", "uniform", "weighted", "round_robin"] = "shuffle"

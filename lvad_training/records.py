@@ -5,10 +5,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lvad_perception.bdd100k import Split
 from lvad_perception.errors import ConfigError
 from lvad_training.files import write_whole
 from lvad_training.runs import code_version
+from lvad_training.split import Split
 
 RECORD = "stage.json"
 

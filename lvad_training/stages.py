@@ -17,10 +17,9 @@ from accelerate import PartialState
 from msgspec.structs import replace
 from torch import nn
 
-from lvad_perception.bdd100k import Split, open_split
 from lvad_perception.errors import ConfigError
 from lvad_training import loop
-from lvad_training.batches import labelled_images, selected_images, teacher_images, unlabelled_images
+from lvad_training.batches import labelled_images, recipe_split, selected_images, teacher_images, unlabelled_images
 from lvad_training.build import network_of
 from lvad_training.checkpoints import load_checkpoint, weights_sha256
 from lvad_training.config import recipe_to_dict
@@ -30,6 +29,7 @@ from lvad_training.recipe import Recipe, StageConfig, StagesConfig, TrainConfig
 from lvad_training.records import RECORD, file_digest, read_record, split_digest, text_digest, write_record
 from lvad_training.runs import MODEL, essence
 from lvad_training.samples import ConfidentPredictions
+from lvad_training.split import Split
 from lvad_training.training import evaluate_folder, train
 
 LISTS = "lists.json"
@@ -126,7 +126,7 @@ def run(
         train(recipe, resume=resume, overwrite=overwrite, progress=progress)
         return last.folder
     _make_lists(recipe, stages, log)
-    images = split_digest(open_split(Path(recipe.data.root), recipe.data.train_split))
+    images = split_digest(recipe_split(recipe, recipe.data.train_split))
     for number, stage in enumerate(chosen, start=1):
         title = f"[{number}/{len(chosen)}] {stage.name}"
         _run_stage(
@@ -196,7 +196,7 @@ def _write_pseudo(stage: Stage, *, going_on: bool, progress: bool) -> None:
     recipe, processes = stage.recipe, PartialState()
     assert recipe.stages is not None
     report = write_pseudo_labels(
-        split=open_split(Path(recipe.data.root), recipe.data.train_split),
+        split=recipe_split(recipe, recipe.data.train_split),
         folder=stage.folder,
         teachers=[_teacher(recipe, task, path, processes.device) for task, path in stage.teachers],
         config=recipe.stages.pseudo,
@@ -239,7 +239,7 @@ def _make_lists(recipe: Recipe, stages: list[Stage], log: Callable[[str], None])
     processes = PartialState()
     path = Path(str(stages[-1].recipe.data.lists))
     wanted = make_lists(
-        open_split(Path(recipe.data.root), recipe.data.train_split),
+        recipe_split(recipe, recipe.data.train_split),
         selected_images(recipe),
         setting=settings.setting,
         seed=recipe.train.seed,

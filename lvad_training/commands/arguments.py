@@ -7,7 +7,7 @@ from typing import Final, TypeAlias
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 """The group of argparse's sub-parsers that a command is added to."""
 
-DATASET_HELP: Final = "data set in BDD100K's layout"
+DATASET_HELP: Final = "data set in BDD100K's layout, or nuImages"
 
 
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:

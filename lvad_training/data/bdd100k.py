@@ -1,4 +1,4 @@
-"""A BDD100K split as torch data sets: augmented samples for training, letterboxed images for evaluation."""
+"""A split as torch data sets: augmented samples for training, letterboxed images for evaluation."""
 
 from collections.abc import Callable, Sequence
 
@@ -7,12 +7,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lvad_perception.bdd100k import Split, read_image
+from lvad_perception.images import read_image
 from lvad_perception.preprocess import letterbox_image
 from lvad_perception.types import Size, Truth, UInt8
 from lvad_training.data.annotation import Annotation, Frames
 from lvad_training.data.sampling import Key
 from lvad_training.samples import EvaluationSample, Sample, Targets
+from lvad_training.split import Split
 
 Transform = Callable[[UInt8, Truth, np.random.Generator], tuple[Tensor, Targets]]
 """(uint8 RGB [H, W, 3], truth in source pixels, source of chance) -> (uint8 [3, h, w], targets in network pixels)."""

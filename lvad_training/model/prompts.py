@@ -16,6 +16,7 @@ from lvad_perception.errors import ConfigError
 from lvad_training.model.text_encoders import TextEncoder, TextFacts
 
 PHRASES = {
+    "semantic": {"background": "background that is neither road nor traffic"},
     "drivable": {
         "direct": "directly drivable road",
         "alternative": "drivable road beside my lane",
@@ -160,4 +161,4 @@ def _fold_loaded(prompts: Prompts, _keys: Any) -> None:
 
 def phrase(task: str, name: str) -> str:
     """The words for a class in a prompt."""
-    return PHRASES.get(task, {}).get(name, name)
+    return PHRASES.get(task, {}).get(name, name.replace("_", " "))

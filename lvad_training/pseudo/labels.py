@@ -14,7 +14,6 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from lvad_perception.bdd100k import Split
 from lvad_perception.errors import ConfigError, DatasetError
 from lvad_perception.vocabulary import DETECTION, TASKS
 from lvad_training.pseudo.folder import LabelFolder, detection_entry
@@ -34,6 +33,7 @@ from lvad_training.pseudo.selection import (
 from lvad_training.pseudo.teachers import Processes, Teacher, ask
 from lvad_training.recipe import PseudoConfig
 from lvad_training.samples import ConfidentPredictions
+from lvad_training.split import Split
 
 _FORMAT: Final = 2
 

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from lvad_perception.errors import ConfigError
-from lvad_perception.vocabulary import TASKS
+from lvad_perception.vocabulary import VOCABULARIES
 from lvad_training.model.prompts import ENGINEERING, ENSEMBLE, PHRASES, Prompts, phrase
 from lvad_training.model.text_encoders import TextFacts
 
@@ -136,9 +136,11 @@ def test_learning_without_an_encoder_says_so(encoder):
 
 def test_phrases_are_for_classes_that_exist_and_differ():
     for task, words in PHRASES.items():
-        assert words.keys() <= set(TASKS[task].names)
-    for task, vocabulary in TASKS.items():
-        assert len({phrase(task, name) for name in vocabulary.names}) == len(vocabulary.names)
+        assert words.keys() <= {name for known in VOCABULARIES.values() if task in known for name in known[task].names}
+    for known in VOCABULARIES.values():
+        for task, vocabulary in known.items():
+            assert len({phrase(task, name) for name in vocabulary.names}) == len(vocabulary.names)
+    assert phrase("detection", "construction_vehicle") == "construction vehicle"
     assert phrase("semantic", "traffic light") == "traffic light"
     assert len(set(ENSEMBLE)) == len(ENSEMBLE)
     assert all(template.count("{}") == 1 for template in ENSEMBLE)
