@@ -51,13 +51,12 @@ class DetectionCriterion(nn.Module):
         keep, padded_boxes, padded_labels = truths.images, truths.boxes_xyxy, truths.labels
         unit = padded_boxes.new_tensor([size_hw[1], size_hw[0]] * 2)
         terms = {"box_class": [], "box_l1": [], "box_giou": []}  # type: dict[str, list[Tensor]]
-        last = len(outputs.logits) - 1
-        for number in range(last + 1):
-            logits = outputs.logits[number, keep].float()
-            predicted = outputs.boxes_xyxy[number, keep].float()
-            repeats = self.matches_per_truth if number < last else 1
-            cost = self._cost(logits.detach(), predicted.detach(), padded_boxes, padded_labels, unit)
-            image, query, truth = match(cost, truths.counts, repeats)
+        every_logits, every_box = outputs.logits[:, keep].float(), outputs.boxes_xyxy[:, keep].float()
+        refinements = list(zip(every_logits, every_box, strict=True))
+        costs = [self._cost(*each, padded_boxes, padded_labels, unit) for each in refinements]
+        repeats = [*[self.matches_per_truth] * (len(refinements) - 1), 1]
+        matches = match(costs, truths.counts, repeats)
+        for (logits, predicted), (image, query, truth) in zip(refinements, matches, strict=True):
             count = max(1, len(image))
             wanted = torch.zeros_like(logits)
             wanted[image, query, padded_labels[image, truth]] = 1

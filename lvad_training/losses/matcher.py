@@ -1,37 +1,47 @@
 """Bipartite matching of queries to annotated objects. Costs are computed for a whole batch at once on the device."""
 
+from collections.abc import Sequence
+
 import numpy as np
+import numpy.typing as npt
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+Matches = tuple[Tensor, Tensor, Tensor]
+"""int64 [M] each: image, query and object of every matched pair."""
+
 
 @torch.no_grad()
-def match(cost: Tensor, counts: list[int], repeats: int = 1) -> tuple[Tensor, Tensor, Tensor]:
-    """Cheapest one-to-one assignment per image (Hungarian method, DETR's matcher).
+def match(costs: Sequence[Tensor], counts: list[int], repeats: Sequence[int]) -> list[Matches]:
+    """Cheapest one-to-one assignment per layer and image (Hungarian method, DETR's matcher).
+
+    The assignment runs on the CPU, which waits for the device to copy the costs: once for all layers, so that their
+    costs, and whatever else was asked of the device before, are computed without a pause.
 
     Args:
-        cost: float32 [B, Q, T], cost of giving query q object t; columns from ``counts[b]`` on are padding.
+        costs: of each layer, float32 [B, Q, T], cost of giving query q object t; columns from ``counts[b]`` on are
+            padding.
         counts: number of objects of each image, <= T.
-        repeats: give each object up to this many queries, as far as there are queries.
+        repeats: for each layer, give each object up to this many queries, as far as there are queries.
 
     Returns:
-        int64 [M] each: image, query and object of every matched pair.
+        The matched pairs of each layer, ordered by image and query.
     """
-    finite = torch.nan_to_num(cost.float(), nan=1e6, posinf=1e6, neginf=-1e6).cpu().numpy()
-    images, queries, objects = [], [], []
+    together = torch.stack(list(costs)).float()
+    finite = torch.nan_to_num(together, nan=1e6, posinf=1e6, neginf=-1e6).cpu().numpy()
+    pairs = [_assign(cost, counts, copies) for cost, copies in zip(finite, repeats, strict=True)]
+    indices = torch.from_numpy(np.concatenate(pairs, axis=1)).to(together.device)
+    split = torch.split(indices, [layer.shape[1] for layer in pairs], dim=1)
+    return [(layer[0], layer[1], layer[2]) for layer in split]
+
+
+def _assign(cost: npt.NDArray[np.float32], counts: list[int], repeats: int) -> npt.NDArray[np.int64]:
+    """Image, query and object of each pair, [3, M], of one layer's costs [B, Q, T]."""
+    found = [np.zeros((3, 0), np.int64)]
     for image, count in enumerate(counts):
-        if count == 0:
-            continue
-        copies = max(1, min(repeats, finite.shape[1] // count))
-        rows, columns = linear_sum_assignment(np.tile(finite[image, :, :count], (1, copies)))
-        images.append(np.full(len(rows), image))
-        queries.append(rows)
-        objects.append(columns % count)
-    if not images:
-        empty = torch.zeros(0, dtype=torch.int64, device=cost.device)
-        return empty, empty, empty
-    image_index, query_index, object_index = (
-        torch.from_numpy(np.concatenate(part)).to(cost.device, torch.int64) for part in (images, queries, objects)
-    )
-    return image_index, query_index, object_index
+        if count:
+            copies = max(1, min(repeats, cost.shape[1] // count))
+            queries, columns = linear_sum_assignment(np.tile(cost[image, :, :count], (1, copies)))
+            found.append(np.stack([np.full(len(queries), image), queries, columns % count]))
+    return np.concatenate(found, axis=1)

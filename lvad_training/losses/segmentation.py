@@ -84,13 +84,13 @@ class MaskCriterion(nn.Module):
         area = valid.sum(1).clamp(min=1)  # (B)
         coarse = _every_second(outputs.masks.shape[-2:], device)
         totals: dict[str, list[Tensor]] = {"class": [], "focal": [], "dice": []}
-        for number in range(len(outputs.logits)):
-            logits = outputs.logits[number, keep].float()
-            predicted = outputs.masks[number, keep].float().flatten(2)  # (B, Q, N)
-            cost = self._cost(
-                logits.detach(), predicted.detach()[..., coarse], targets[..., coarse], order, valid[:, coarse]
-            )
-            image, query, truth = match(cost, counts)
+        layers = list(zip(outputs.logits[:, keep].float(), outputs.masks[:, keep].float().flatten(3), strict=True))
+        costs = [
+            self._cost(logits, predicted.detach()[..., coarse], targets[..., coarse], order, valid[:, coarse])
+            for logits, predicted in layers
+        ]
+        matches = match(costs, counts, [1] * len(layers))
+        for (logits, predicted), (image, query, truth) in zip(layers, matches, strict=True):
             classes = torch.full(logits.shape[:2], self.classes, device=device)
             classes[image, query] = order[image, truth]
             count = max(1, len(image))

@@ -14,7 +14,7 @@ from lvad_training.samples import Batch, DetectionOutputs, MaskOutputs, Targets
 def test_matching_finds_the_cheapest_assignment():
     cost = torch.rand((3, 5, 4), generator=torch.Generator().manual_seed(0))
     counts = [4, 0, 2]
-    image, query, truth = match(cost, counts)
+    ((image, query, truth),) = match([cost], counts, [1])
     assert image.tolist() == [0] * 4 + [2] * 2
     for index, count in enumerate(counts):
         found = float(cost[index, query[image == index], truth[image == index]].sum())
@@ -25,15 +25,25 @@ def test_matching_finds_the_cheapest_assignment():
 
 def test_matching_repeats_each_truth_and_never_a_query():
     cost = torch.rand((1, 10, 3), generator=torch.Generator().manual_seed(0))
-    _, query, truth = match(cost, [3], repeats=4)  # only 10 // 3 = 3 copies fit
+    ((_, query, truth),) = match([cost], [3], [4])  # only 10 // 3 = 3 copies fit
     assert len(query.unique()) == 9
     assert torch.bincount(truth).tolist() == [3, 3, 3]
 
 
 def test_matching_of_nothing_and_of_non_finite_costs():
-    assert [len(part) for part in match(torch.zeros((2, 3, 0)), [0, 0])] == [0, 0, 0]
-    _, query, _ = match(torch.tensor([[[float("nan")], [0.0]]]), [1])
+    ((*nothing,),) = match([torch.zeros((2, 3, 0))], [0, 0], [1])
+    assert [part.tolist() for part in nothing] == [[], [], []]
+    ((_, query, _),) = match([torch.tensor([[[float("nan")], [0.0]]])], [1], [1])
     assert query.tolist() == [1]
+
+
+def test_layers_are_matched_each_for_itself():
+    costs = torch.rand((3, 2, 8, 4), generator=torch.Generator().manual_seed(1)).unbind()
+    together = match(costs, [4, 1], [3, 2, 1])
+    assert [len(image) for image, _, _ in together] == [8 + 3, 8 + 2, 4 + 1]
+    for cost, repeats, found in zip(costs, [3, 2, 1], together, strict=True):
+        (alone,) = match([cost], [4, 1], [repeats])
+        assert all(torch.equal(one, other) for one, other in zip(found, alone, strict=True))
 
 
 def test_giou_equals_torchvisions():
