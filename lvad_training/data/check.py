@@ -2,7 +2,7 @@
 
 import multiprocessing
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -12,12 +12,16 @@ from typing import Final, TextIO
 import cv2
 from tqdm import tqdm
 
-from lvad_perception.bdd100k import Split, find_splits, open_split
+from lvad_perception import bdd100k
 from lvad_perception.errors import DatasetError, LabelError
 from lvad_perception.machine import usable_cores
-from lvad_perception.vocabulary import DETECTION, DRIVABLE, SEMANTIC, TASKS
+from lvad_perception.vocabulary import TASKS, VOCABULARIES, Vocabulary
 from lvad_training.data.check_frames import Counts, Problem, check_frames
+from lvad_training.data.check_nuimages import check_tables
 from lvad_training.data.check_tree import check_tree, has_labels, plural
+from lvad_training.data.layout import find_splits, open_split, vocabulary_name
+from lvad_training.data.nuimages import NuImagesSplit
+from lvad_training.split import Split
 
 _CHUNK: Final = 32
 
@@ -30,11 +34,13 @@ class Report:
         root: the data set.
         splits: split -> counts.
         problems: errors first, then by file.
+        vocabularies: the classes by task.
     """
 
     root: Path
     splits: dict[str, Counts]
     problems: list[Problem]
+    vocabularies: Mapping[str, Vocabulary]
 
     @property
     def errors(self) -> list[Problem]:
@@ -48,7 +54,7 @@ def check_dataset(
     """Read every image and annotation of every split.
 
     Args:
-        root: the folder that holds images/ and labels/.
+        root: the folder that holds images/ and labels/, or samples/ and versions of nuImages.
         workers: processes; one per core when None, 1 reads in this process.
         progress: show a progress bar on standard error.
         cache_dir: where parsed labels are kept; see ``open_split``.
@@ -56,6 +62,7 @@ def check_dataset(
     Raises:
         DatasetError: ``root`` is no data set, or no image of it is annotated for anything.
     """
+    vocabularies = VOCABULARIES[vocabulary_name(root)]
     problems: list[Problem] = []
     splits: list[Split] = []
     for name in find_splits(root):
@@ -65,19 +72,22 @@ def check_dataset(
             problems.append(Problem("error", str(root), f"split '{name}' cannot be opened: {err}"))
             continue
         splits.append(split)
+    of_bdd100k = [split for split in splits if isinstance(split, bdd100k.Split)]
     # A split that could not be opened may have labels: only then is their lack certain.
     if not problems and not any(split.annotated_for(task).any() for split in splits for task in TASKS):
-        if not has_labels(root, splits):
+        if of_bdd100k and not has_labels(root, of_bdd100k):
             raise DatasetError(f"{root} has images but no labels for them; unpack BDD100K's labels under {root}/labels")
         message = "no image is annotated, so training has nothing to learn; bring labels of the same frames"
         problems.append(Problem("error", str(root), message))
-    problems += check_tree(root, splits)
-    counts = {split.name: Counts() for split in splits}
-    for name, part, found in _read_all(splits, _worker_count(workers), progress):
+    if of_bdd100k or "drivable" in vocabularies:
+        problems += check_tree(root, of_bdd100k)
+    problems += check_tables([split for split in splits if isinstance(split, NuImagesSplit)])
+    counts = {split.name: Counts(vocabularies) for split in splits}
+    for name, part, found in _read_all(splits, vocabularies, _worker_count(workers), progress):
         counts[name].add(part)
         problems += found
     problems.sort(key=lambda problem: (problem.severity != "error", problem.file, problem.message))
-    return Report(root, counts, problems)
+    return Report(root, counts, problems, vocabularies)
 
 
 def print_report(report: Report, file: TextIO | None = None) -> None:
@@ -86,17 +96,19 @@ def print_report(report: Report, file: TextIO | None = None) -> None:
     names = list(report.splits)
     counts = [report.splits[name] for name in names]
     rows = [("images", [f"{count.images:,}" for count in counts])]
-    rows += [(f"  with {task}", [f"{count.annotated[task]:,}" for count in counts]) for task in TASKS]
+    rows += [(f"  with {task}", [f"{count.annotated[task]:,}" for count in counts]) for task in report.vocabularies]
     _print_table(out, str(report.root), names, rows)
     if any(count.annotated["detection"] for count in counts):
-        rows = [(name, [f"{count.boxes[i]:,}" for count in counts]) for i, name in enumerate(DETECTION.names)]
+        names_of_boxes = report.vocabularies["detection"].names
+        rows = [(name, [f"{count.boxes[i]:,}" for count in counts]) for i, name in enumerate(names_of_boxes)]
         rows.append(("(crowd, ignored)", [f"{count.crowds:,}" for count in counts]))
         _print_table(out, "detection, boxes", names, rows)
-    for vocabulary, pixels in (
-        (SEMANTIC, [count.semantic_pixels for count in counts]),
-        (DRIVABLE, [count.drivable_pixels for count in counts]),
+    for task, pixels in (
+        ("semantic", [count.semantic_pixels for count in counts]),
+        ("drivable", [count.drivable_pixels for count in counts]),
     ):
         if any(part.sum() for part in pixels):
+            vocabulary = report.vocabularies[task]
             rows = [
                 (name, [_percent(int(part[i]), int(part.sum())) for part in pixels])
                 for i, name in enumerate((*vocabulary.names, "(unlabelled)"))
@@ -130,7 +142,9 @@ def _worker_count(workers: int | None) -> int:
     return usable_cores() if workers is None else max(1, workers)
 
 
-def _read_all(splits: list[Split], workers: int, progress: bool) -> Iterator[tuple[str, Counts, list[Problem]]]:
+def _read_all(
+    splits: list[Split], vocabularies: Mapping[str, Vocabulary], workers: int, progress: bool
+) -> Iterator[tuple[str, Counts, list[Problem]]]:
     """Check all frames in chunks, in parallel, in no particular order."""
     chunks = [
         (which, range(start, min(start + _CHUNK, len(split))))
@@ -141,14 +155,14 @@ def _read_all(splits: list[Split], workers: int, progress: bool) -> Iterator[tup
     with tqdm(total=total, desc="check", unit="image", disable=not progress, mininterval=0.5) as bar:
         if workers == 1 or len(chunks) == 1:
             for which, frames in chunks:
-                part, found = check_frames(splits[which], frames)
+                part, found = check_frames(splits[which], frames, vocabularies)
                 bar.update(len(frames))
                 yield splits[which].name, part, found
             return
         # Spawned, not forked: the parent may run threads (the progress bar's monitor, OpenCV's pool).
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(
-            min(workers, len(chunks)), mp_context=context, initializer=_start_worker, initargs=(splits,)
+            min(workers, len(chunks)), mp_context=context, initializer=_start_worker, initargs=(splits, vocabularies)
         ) as pool:
             pending = {pool.submit(_check_in_worker, which, frames): (which, frames) for which, frames in chunks}
             try:
@@ -164,12 +178,14 @@ def _read_all(splits: list[Split], workers: int, progress: bool) -> Iterator[tup
 
 
 _worker_splits: list[Split] = []
+_worker_vocabularies: dict[str, Vocabulary] = {}
 
 
-def _start_worker(splits: list[Split]) -> None:
+def _start_worker(splits: list[Split], vocabularies: Mapping[str, Vocabulary]) -> None:
     cv2.setNumThreads(1)
     _worker_splits[:] = splits
+    _worker_vocabularies.update(vocabularies)
 
 
 def _check_in_worker(which: int, frames: range) -> tuple[Counts, list[Problem]]:
-    return check_frames(_worker_splits[which], frames)
+    return check_frames(_worker_splits[which], frames, _worker_vocabularies)

@@ -1,6 +1,6 @@
 """One frame of a data set, read as training reads it: what it holds and what is wrong with it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
@@ -8,10 +8,11 @@ from typing import Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from lvad_perception.bdd100k import Split, read_image
 from lvad_perception.errors import ImageError, LabelError
+from lvad_perception.images import read_image
 from lvad_perception.types import Size, UInt8
-from lvad_perception.vocabulary import DETECTION, DRIVABLE, SEMANTIC, TASKS, UNLABELED
+from lvad_perception.vocabulary import TASKS, UNLABELED, Vocabulary
+from lvad_training.split import Split
 
 Severity = Literal["error", "warning"]
 Int64 = npt.NDArray[np.int64]
@@ -40,20 +41,28 @@ class Counts:
     """What frames hold.
 
     Attributes:
+        vocabularies: the classes by task; of a task that is absent, BDD100K's.
         images: frames.
         annotated: task -> annotated frames.
-        boxes: int64 [10], boxes per detection class without crowds.
+        boxes: int64 [C], boxes per detection class without crowds.
         crowds: crowd and ignored boxes.
-        semantic_pixels: int64 [20], pixels per semantic class, last unlabelled.
-        drivable_pixels: int64 [4], pixels per drivable class, last unlabelled.
+        semantic_pixels: int64 [C + 1], pixels per semantic class, last unlabelled.
+        drivable_pixels: int64 [C + 1], pixels per drivable class, last unlabelled.
     """
 
+    vocabularies: Mapping[str, Vocabulary] = field(default_factory=lambda: TASKS)
     images: int = 0
     annotated: dict[str, int] = field(default_factory=lambda: dict.fromkeys(TASKS, 0))
-    boxes: Int64 = field(default_factory=lambda: np.zeros(len(DETECTION.names), np.int64))
     crowds: int = 0
-    semantic_pixels: Int64 = field(default_factory=lambda: np.zeros(len(SEMANTIC.names) + 1, np.int64))
-    drivable_pixels: Int64 = field(default_factory=lambda: np.zeros(len(DRIVABLE.names) + 1, np.int64))
+    boxes: Int64 = field(init=False)
+    semantic_pixels: Int64 = field(init=False)
+    drivable_pixels: Int64 = field(init=False)
+
+    def __post_init__(self) -> None:
+        classes = {task: len(vocabulary.names) for task, vocabulary in {**TASKS, **self.vocabularies}.items()}
+        self.boxes = np.zeros(classes["detection"], np.int64)
+        self.semantic_pixels = np.zeros(classes["semantic"] + 1, np.int64)
+        self.drivable_pixels = np.zeros(classes["drivable"] + 1, np.int64)
 
     def add(self, other: "Counts") -> None:
         """Add another part's counts to these."""
@@ -66,9 +75,11 @@ class Counts:
         self.drivable_pixels += other.drivable_pixels
 
 
-def check_frames(split: Split, frames: range) -> tuple[Counts, list[Problem]]:
-    """Count and check the frames of a range of indices."""
-    counts, problems = Counts(), list[Problem]()
+def check_frames(
+    split: Split, frames: range, vocabularies: Mapping[str, Vocabulary] = TASKS
+) -> tuple[Counts, list[Problem]]:
+    """Count and check the frames of a range of indices; of images that are not there only that they are annotated."""
+    counts, problems = Counts(vocabularies), list[Problem]()
     for i in frames:
         problems += _check_frame(split, i, counts)
     return counts, problems
@@ -81,6 +92,8 @@ def _check_frame(split: Split, i: int, counts: Counts) -> Iterator[Problem]:
     for task in annotated:
         counts.annotated[task] += 1
     path = split.image_path(i)
+    if not path.is_file():
+        return  # told once for all images by who looks at the data set as a whole
     try:
         image = read_image(path)
     except ImageError as err:
@@ -90,7 +103,11 @@ def _check_frame(split: Split, i: int, counts: Counts) -> Iterator[Problem]:
     if (damage := _jpeg_damage(path)) is not None:
         yield Problem("warning", str(path), f"damaged JPEG data ({damage}); part of the picture is wrong")
     size_hw = (image.shape[0], image.shape[1])
-    yield from _check_boxes(split, i, path, size_hw, counts)
+    try:
+        yield from _check_boxes(split, i, path, size_hw, counts)
+    except LabelError as err:
+        yield Problem("error", str(path), _without_file(err, path))
+        return
     for task, read, pixels in (
         ("semantic", split.semantic, counts.semantic_pixels),
         ("drivable", split.drivable, counts.drivable_pixels),
@@ -116,7 +133,7 @@ def _check_boxes(split: Split, i: int, path: Path, size_hw: Size, counts: Counts
     raw, kept = split.raw_boxes(i), split.boxes(i, size_hw)
     if raw is None or kept is None:
         return
-    counts.boxes += np.bincount(kept.labels[~kept.crowd], minlength=len(DETECTION.names))
+    counts.boxes += np.bincount(kept.labels[~kept.crowd], minlength=len(counts.boxes))
     counts.crowds += int(kept.crowd.sum())
     boxes = raw[0]
     limit = np.array([size_hw[1], size_hw[0]], np.float32)

@@ -12,6 +12,7 @@ from lvad_perception.bdd100k.index import LabelTable
 from lvad_perception.bdd100k.tree import find_sources, unused_labels
 from lvad_perception.vocabulary import TASKS
 from lvad_training.data.check_frames import Problem
+from lvad_training.split import Split as AnySplit
 
 _NAMES_SHOWN: Final = 5
 
@@ -29,7 +30,7 @@ def check_tree(root: Path, splits: Sequence[Split]) -> Iterator[Problem]:
         yield Problem("warning", str(path), message)
     for split in splits:
         yield from _compare_with_tree(root, split)
-    yield from _repeated_names(splits)
+    yield from repeated_names(splits)
     for table in {table.source: table for split in splits for table in split.tables}.values():
         yield from _label_problems(table)
 
@@ -46,16 +47,16 @@ def _compare_with_tree(root: Path, split: Split) -> Iterator[Problem]:
     for masks in sources.masks.values():
         for folder in masks:
             if missing := sorted(folder.names - images):
-                message = f"{plural(len(missing), 'mask')} without image: {_listed(missing)}; not used"
+                message = f"{plural(len(missing), 'mask')} without image: {listed(missing)}; not used"
                 yield Problem("warning", folder.path, message)
     for table in split.tables:
         if missing := sorted({bytes(name).decode() for name in table.names} - images):
-            message = f"{plural(len(missing), 'entry', 'entries')} without image: {_listed(missing)}; not used"
+            message = f"{plural(len(missing), 'entry', 'entries')} without image: {listed(missing)}; not used"
             yield Problem("warning", str(table.source), message)
     bare = ~np.any([split.annotated_for(task) for task in TASKS], axis=0)
     if bare.any():
         names = [split.name_of(int(i)) for i in np.flatnonzero(bare)]
-        message = f"{plural(len(names), 'image')} without annotation: {_listed(names)}; not trained on"
+        message = f"{plural(len(names), 'image')} without annotation: {listed(names)}; not trained on"
         yield Problem("warning", sources.images[0].path, message)
 
 
@@ -69,21 +70,22 @@ def _label_problems(table: LabelTable) -> Iterator[Problem]:
         yield Problem("warning", file, f"entry {name}: {count} without area among its boxes; skipped")
     if problems.duplicates:
         names = sorted(set(problems.duplicates))
-        yield Problem("warning", file, f"listed more than once: {_listed(names)}; the first entry counts")
+        yield Problem("warning", file, f"listed more than once: {listed(names)}; the first entry counts")
 
 
-def _repeated_names(splits: Sequence[Split]) -> Iterator[Problem]:
+def repeated_names(splits: Sequence[AnySplit]) -> Iterator[Problem]:
     """Frames in two splits: BDD100K's 10k set is divided otherwise than its 100k set, so truth can leak."""
     names = {split.name: {split.name_of(i) for i in range(len(split))} for split in splits}
     for one, other in itertools.combinations(names, 2):
         if both := sorted(names[one] & names[other]):
             message = (
-                f"{plural(len(both), 'frame')} in both '{one}' and '{other}': {_listed(both)}; "
+                f"{plural(len(both), 'frame')} in both '{one}' and '{other}': {listed(both)}; "
                 "scores on the one flatter when the other was trained on"
             )
             yield Problem("warning", str(splits[0].root), message)
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """The first names, and how many more there are."""
     more = len(names) - _NAMES_SHOWN
     return ", ".join(names[:_NAMES_SHOWN]) + (f" and {more:,} more" if more > 0 else "")
