@@ -180,7 +180,7 @@ class Evaluator:
         metrics = self._metrics(boxes)
         known = {key: (frames or {}).get(key, FrameFacts(key)) for key in self._frames}
         confusions = {task: self._confusions[task] for task, count in self._images.items() if count}
-        classes = len(self._boxes.names)
+        classes, classes_of = len(self._boxes.names), {task: v.names for task, v in self._vocabularies.items()}
         if boxes is not None:
             confusions["detection"] = np.zeros((classes + 1, classes + 1), np.int64)
         found = []
@@ -204,7 +204,7 @@ class Evaluator:
             attribute: {value: self._slice(keys) for value, keys in values.items()}
             for attribute, values in groups(known).items()
         }
-        return Findings(metrics, precision, confusions, score_threshold, slices, tuple(found))
+        return Findings(metrics, classes_of, precision, confusions, score_threshold, slices, tuple(found))
 
     def _summed(self, task: str, keys: Sequence[str]) -> Confusion:
         """A mask task's confusion matrix over some of the frames."""

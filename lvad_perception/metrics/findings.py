@@ -75,16 +75,18 @@ class Findings:
 
     Attributes:
         metrics: over all frames.
+        classes: task -> its class names in the order of their ids.
         precision: detection class -> float64 [101], precision in percent at recall 0, 1, ... 100 % and IoU 0.5, of
             the very curve whose mean is AP50; classes without truth are left out.
-        confusions: task -> counts by true (row) and predicted class (column): boxes int64 [11, 11] with the background
-            last (see ``matching``), pixels int64 [C, C + 1] with "no class" last.
+        confusions: task -> counts by true (row) and predicted class (column): boxes int64 [C + 1, C + 1] with the
+            background last (see ``matching``), pixels int64 [C, C + 1] with "no class" last.
         score_threshold: least score of the boxes in ``confusions`` and in the frames' errors.
         slices: attribute -> value -> scores of those frames; without the attributes that no frame states.
         frames: in the order of evaluation.
     """
 
     metrics: "Metrics"
+    classes: dict[str, tuple[str, ...]]
     precision: dict[str, npt.NDArray[np.float64]]
     confusions: dict[str, Confusion]
     score_threshold: float

@@ -99,7 +99,12 @@ def recall_chart(
         marks: a point for each series where its boxes are shown, (recall, precision).
         name: the class.
         size_wh: size of the drawing in CSS pixels at full width.
+
+    Returns:
+        An ``<svg>`` element, or a paragraph that says that nothing was found.
     """
+    if all(y <= 0 for item in series for _, y in item.points):
+        return f'<p class="empty">No {escape(name)} is found.</p>'
     ticks = [0.0, 25.0, 50.0, 75.0, 100.0]
     axes = Axes(size_wh, (0.0, 100.0), (0.0, 100.0), ticks, ticks)
     label = "; ".join(

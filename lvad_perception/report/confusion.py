@@ -7,11 +7,11 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from lvad_perception.metrics.matching import BACKGROUND, MATCH_IOU
+from lvad_perception.metrics import Findings
+from lvad_perception.metrics.matching import MATCH_IOU
 from lvad_perception.report.charts import Series, recall_chart
 from lvad_perception.report.run import Run, run_keys
 from lvad_perception.report.tables import percent
-from lvad_perception.vocabulary import DETECTION, TASKS
 
 _LEAST_SHOWN: Final = 0.5
 """Shares in percent below this are left blank: the matrix is to be read at a glance."""
@@ -26,7 +26,7 @@ def recall_section(runs: Sequence[Run]) -> str:
     """A chart for each class that occurs, with every run in it; empty when no run kept its curves."""
     found = [(place, run, run.findings) for place, run in enumerate(runs) if run.findings is not None]
     charts = []
-    for label, name in enumerate(DETECTION.names):
+    for name in dict.fromkeys(name for _, _, findings in found for name in findings.classes["detection"]):
         series, marks, scores = [], [], []
         for place, run, findings in found:
             curve = findings.precision.get(name)
@@ -35,6 +35,7 @@ def recall_section(runs: Sequence[Run]) -> str:
             recalls = np.linspace(0, 100, len(curve))
             points = [(float(x), float(y)) for x, y in zip(recalls, curve, strict=True)]
             series.append(Series(place, run.name if len(runs) > 1 else "", points))
+            label = findings.classes["detection"].index(name)
             mark = _shown_at(findings.confusions.get("detection"), label)
             marks += [] if mark is None else [Series(place, "", [mark])]
             scores.append(percent(float(curve.mean())))
@@ -60,18 +61,19 @@ def confusion_section(runs: Sequence[Run]) -> str:
         for place, run in enumerate(shown):
             assert run.findings is not None
             caption = title if len(runs) == 1 else f"{title}: {run.name}"
-            table = _matrix(task, run.findings.confusions[task], run.findings.score_threshold, caption)
+            table = _matrix(task, run.findings, caption)
             state = " open" if place == 0 else ""
             parts.append(f"<details{state}><summary>{escape(caption)}</summary>{table}</details>")
     return "".join(parts)
 
 
-def _matrix(task: str, counts: npt.NDArray[np.int64], threshold: float, caption: str) -> str:
-    names = [*TASKS[task].names, "background" if task == "detection" else "no class"]
+def _matrix(task: str, findings: Findings, caption: str) -> str:
+    counts, threshold, classes = findings.confusions[task], findings.score_threshold, findings.classes[task]
+    names = [*classes, "background" if task == "detection" else "no class"]
     last = len(names) - 1
     square = np.zeros((last + 1, last + 1), np.int64)
     square[: len(counts)] = counts
-    known = len(TASKS[task].names)
+    known = len(classes)
     shown = [place for place in range(last + 1) if square[place].any() or square[:, place].any()]
     columns = shown
     rows = [place for place in shown if square[place].any()]
@@ -96,9 +98,9 @@ def _matrix(task: str, counts: npt.NDArray[np.int64], threshold: float, caption:
             for column in columns
         )
         total = f"{int(square[row].sum()):,}"
-        body.append(
-            f'<tr><th scope="row">{escape(_row_name(task, row, names))}</th>{cells}<td class="num">{total}</td></tr>'
-        )
+        name = "false alarm" if task == "detection" and row == known else names[row]
+        head_cell = f'<th scope="row">{escape(name)}</th>'
+        body.append(f'<tr>{head_cell}{cells}<td class="num">{total}</td></tr>')
     return (
         f'<p class="source">{note}</p><div class="scroll" tabindex="0" role="region" aria-label="{escape(caption)}">'
         f'<table class="matrix"><thead><tr><td></td>{head}<th scope="col"><span>{unit}</span></th></tr></thead>'
@@ -106,17 +108,11 @@ def _matrix(task: str, counts: npt.NDArray[np.int64], threshold: float, caption:
     )
 
 
-def _row_name(task: str, row: int, names: Sequence[str]) -> str:
-    return "false alarm" if task == "detection" and row == BACKGROUND else names[row]
-
-
 def _cell(share: float, count: int, unit: str, *, right: bool) -> str:
     kind = "right" if right else "wrong"
     if share < _LEAST_SHOWN:
         return f'<td class="{kind}"></td>'
-    # The ink changes where the colour is strong; both ends are readable in light and dark.
-    strong = " strong" if share >= 55 else ""
-    return f'<td class="{kind}{strong}" style="--share:{share:.0f}%" title="{count:,} {unit}">{share:.0f}</td>'
+    return f'<td class="{kind}" style="--share:{share:.0f}%" title="{count:,} {unit}">{share:.0f}</td>'
 
 
 def _shown_at(counts: npt.NDArray[np.int64] | None, label: int) -> tuple[float, float] | None:

@@ -131,6 +131,7 @@ def to_bytes(evaluation: Evaluation) -> bytes:
     facts = {
         "format": _FORMAT,
         "metrics": found.metrics.to_dict(),
+        "classes": found.classes,
         "score_threshold": found.score_threshold,
         "slices": {
             attribute: {value: asdict(scores) for value, scores in values.items()}
@@ -168,6 +169,7 @@ def read_evaluation(path: Path, *, remedy: str) -> Evaluation | None:
             raise ValueError(f"format {facts['format']}, not {_FORMAT}")
         findings = Findings(
             Metrics.from_dict(facts["metrics"]),
+            {task: tuple(names) for task, names in facts["classes"].items()},
             {name: arrays[key] for key, name in _below("precision/", arrays)},
             {name: arrays[key] for key, name in _below("confusion/", arrays)},
             float(facts["score_threshold"]),

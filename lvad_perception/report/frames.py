@@ -18,7 +18,7 @@ from lvad_perception.report.evaluation import WIDEST_PX, KeptFrame, encoded, spr
 from lvad_perception.report.run import Run
 from lvad_perception.report.tables import legend
 from lvad_perception.types import UInt8
-from lvad_perception.vocabulary import DETECTION, DRIVABLE, SEMANTIC
+from lvad_perception.vocabulary import TASKS, Vocabulary, vocabularies_of
 
 _NAMES: Final = {"detection": "boxes", "semantic": "semantic mask", "drivable": "drivable area"}
 
@@ -77,7 +77,7 @@ def worst_section(runs: Sequence[Run], names: Sequence[str], score_threshold: fl
         f'<p class="source">A frame is bad by how far {what} is above the median frame, part by part over the frames '
         f"that are annotated for it.{several} Click a picture, or press space on it, to enlarge it.</p>"
     )
-    return note + _figures(runs, names, score_threshold, numbered=True) + _colours()
+    return note + _figures(runs, names, score_threshold, numbered=True) + _colours(runs)
 
 
 def other_section(runs: Sequence[Run], names: Sequence[str], score_threshold: float) -> str:
@@ -108,13 +108,17 @@ def _figures(runs: Sequence[Run], names: Sequence[str], score_threshold: float, 
             _Shown(run, order.get(name), frames.get(name))
             for run, order, frames in zip(runs, orders, kept, strict=True)
         ]
-        frame = next(view.kept for view in views if view.kept is not None)
+        frame, known = next((view.kept, _classes(view.run)) for view in views if view.kept is not None)
         panels = [picture_panel(frame.image, f"{name}: image", "image")]
         if any(part is not None for part in (frame.truth.boxes, frame.truth.semantic, frame.truth.drivable)):
-            panels.append(picture_panel(draw_truth(frame.image, frame.truth), f"{name}: truth", "truth"))
+            panels.append(
+                picture_panel(draw_truth(frame.image, frame.truth, vocabularies=known), f"{name}: truth", "truth")
+            )
         for view in views:
             if view.kept is not None:
-                drawn = draw_predictions(frame.image, view.kept.predictions, score_threshold=score_threshold)
+                drawn = draw_predictions(
+                    frame.image, view.kept.predictions, score_threshold=score_threshold, vocabularies=_classes(view.run)
+                )
                 said = "prediction" if len(runs) == 1 else f"prediction of {view.run.name}"
                 panels.append(picture_panel(drawn, f"{name}: {said}", said))
         caption = f"<figcaption><b>{f'{place}. ' if numbered else ''}{escape(name)}</b>{_reasons(views)}</figcaption>"
@@ -149,9 +153,12 @@ def _reasons(views: Sequence[_Shown]) -> str:
     return (f' <span class="chips">{chips}</span>' if chips else "") + "".join(lines)
 
 
-def _colours() -> str:
-    keys = "".join(
-        f"<h3>{name}</h3>{legend(vocabulary)}"
-        for name, vocabulary in (("Boxes", DETECTION), ("Semantic classes", SEMANTIC), ("Drivable area", DRIVABLE))
-    )
+def _classes(run: Run) -> dict[str, Vocabulary]:
+    return dict(TASKS) if run.findings is None else vocabularies_of(run.findings.classes)
+
+
+def _colours(runs: Sequence[Run]) -> str:
+    classes = next((_classes(run) for run in runs if run.findings is not None), dict(TASKS))
+    titles = {"detection": "Boxes", "semantic": "Semantic classes", "drivable": "Drivable area"}
+    keys = "".join(f"<h3>{title}</h3>{legend(classes[task])}" for task, title in titles.items())
     return f'<details class="legends"><summary>Colours of the classes</summary>{keys}</details>'

@@ -64,10 +64,9 @@ summary { cursor: pointer; color: var(--accent); }
 .matrix thead th span { writing-mode: vertical-rl; transform: rotate(180deg); white-space: nowrap; }
 .matrix tbody th { position: sticky; left: 0; background: var(--paper); white-space: nowrap; }
 .matrix td[class] { text-align: right; min-width: 2.1rem; height: 1.6rem; font-variant-numeric: tabular-nums; }
-.matrix td.wrong { background: color-mix(in srgb, var(--wrong) var(--share, 0%), var(--card)); }
-.matrix td.right { background: color-mix(in srgb, var(--right) var(--share, 0%), var(--card));
+.matrix td.wrong { background: color-mix(in srgb, var(--wrong) calc(var(--share, 0%) / 2), var(--card)); }
+.matrix td.right { background: color-mix(in srgb, var(--right) calc(var(--share, 0%) / 2), var(--card));
   box-shadow: inset 0 0 0 1px var(--right); }
-.matrix td.strong { color: var(--paper); }
 .swatch { display: inline-block; width: 0.75rem; height: 0.75rem; border-radius: 2px; margin-right: 0.5rem;
   vertical-align: -1px; box-shadow: inset 0 0 0 1px rgb(128 128 128 / 50%); }
 .facts { width: auto; }

@@ -6,7 +6,7 @@ from typing import Final
 
 from lvad_perception.metrics import Metrics, SegmentationScores, SliceScores
 from lvad_perception.report.charts import STYLES
-from lvad_perception.vocabulary import DETECTION, DRIVABLE, SEMANTIC, Rgb, Vocabulary
+from lvad_perception.vocabulary import Rgb, Vocabulary, vocabulary_of
 
 Evaluations = Mapping[str, Metrics | None]
 """Name -> metrics; None where a run was not measured, whose column stays empty."""
@@ -88,7 +88,8 @@ def detection_table(evaluations: Evaluations) -> str:
     if not any(tasks):
         return ""
     body = []
-    for label, color in zip(DETECTION.names, DETECTION.colors, strict=True):
+    names = dict.fromkeys(name for task in tasks if task is not None for name in task.per_class)
+    for label, color in _coloured("detection", names):
         scores = [None if task is None else task.per_class.get(label) for task in tasks]
         count = max((score.truth for score in scores if score is not None), default=0)
         if not count:
@@ -110,13 +111,13 @@ def segmentation_tables(evaluations: Evaluations) -> str:
     if first := next((task for task in semantic if task is not None), None):
         columns = {"IoU": [None if task is None else task.scores.iou for task in semantic]}
         caption = "Semantic segmentation: IoU per class, in percent"
-        tables.append(_iou_table(caption, SEMANTIC, columns, first.truth_share))
+        tables.append(_iou_table(caption, "semantic", columns, first.truth_share))
     if found := next((task for task in drivable if task is not None), None):
         columns = {
             "IoU, 3 classes": [None if task is None else task.three_class.iou for task in drivable],
             "IoU, official": [None if task is None else task.official.iou for task in drivable],
         }
-        tables.append(_iou_table("Drivable area: IoU per class, in percent", DRIVABLE, columns, found.truth_share))
+        tables.append(_iou_table("Drivable area: IoU per class, in percent", "drivable", columns, found.truth_share))
     return "".join(tables)
 
 
@@ -188,12 +189,13 @@ def _constant(scores: SegmentationScores) -> str:
 
 def _iou_table(
     caption: str,
-    vocabulary: Vocabulary,
+    task: str,
     columns: Mapping[str, Sequence[Mapping[str, float | None] | None]],
     share: Mapping[str, float],
 ) -> str:
     body = []
-    for label, color in zip(vocabulary.names, vocabulary.colors, strict=True):
+    names = dict.fromkeys(name for column in columns.values() for iou in column if iou is not None for name in iou)
+    for label, color in _coloured(task, names):
         found = [[None if iou is None else iou.get(label) for iou in column] for column in columns.values()]
         if all(number is None for numbers in found for number in numbers):
             continue
@@ -241,6 +243,12 @@ def _best(numbers: Numbers) -> int | None:
     if len(set(known.values())) < 2:
         return None
     return max(known, key=lambda place: known[place])
+
+
+def _coloured(task: str, names: Iterable[str]) -> Iterable[tuple[str, Rgb]]:
+    """Class names of a task with the colours that overlays give them."""
+    vocabulary = vocabulary_of(task, tuple(names))
+    return zip(vocabulary.names, vocabulary.colors, strict=True)
 
 
 def _swatch(color: Rgb) -> str:

@@ -266,6 +266,7 @@ def test_a_curve_of_precision_ends_where_its_recall_does():
     assert len(re.findall(r"[ML][-\d.]+,", chart)) == 2
     assert "reaches 50 % recall" in chart
     assert chart.count("<circle") == 1
+    assert "No car is found" in recall_chart([Series(0, "", [(0.0, 0.0), (100.0, 0.0)])], [], name="car")
 
 
 def test_curves_can_be_switched_between_linear_and_logarithmic():
