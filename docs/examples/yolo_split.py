@@ -1,0 +1,190 @@
+"""A data set of one's own: YOLO's text files as a split that training reads, or written in BDD100K's layout."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from lvad_perception.errors import DatasetError, LabelError
+from lvad_perception.images import read_image
+from lvad_perception.types import Bool, Detections, Float32, Int32, Size, Truth, TruthBoxes, UInt8
+from lvad_perception.vocabulary import DETECTION
+from lvad_training.data.annotation import Annotation
+from lvad_training.data.bdd100k import TrainingSet
+from lvad_training.data.check_frames import Counts, Problem, check_frames
+from lvad_training.data.sampling import TrainingStream
+from lvad_training.data.transforms import TrainingTransform
+from lvad_training.pseudo.folder import detection_entry
+from lvad_training.recipe import Recipe
+from lvad_training.samples import Batch, collate
+from lvad_training.split import Split
+
+
+# --8<-- [start:split]
+class YoloSplit:
+    """Images in ``images/SPLIT``, boxes in ``labels/SPLIT/NAME.txt``: lines of class, centre x and y, width, height.
+
+    Coordinates are fractions of the image. An image without a text file is not annotated, one with an empty file is
+    annotated and empty. Meets ``lvad_training.split.Split``.
+
+    Args:
+        root: folder of the data set.
+        name: of the split.
+        classes: by the data set's numbers, what ``vocabulary.DETECTION`` calls the class; objects of any other name are
+            left out. Mind that persons are "pedestrian" there.
+
+    Raises:
+        DatasetError: there are no images.
+    """
+
+    def __init__(self, root: Path, name: str, *, classes: Sequence[str]) -> None:
+        self.root = root
+        self.name = name
+        self.ids = [DETECTION.names.index(each) if each in DETECTION.names else -1 for each in classes]
+        self.images = sorted(path for path in (root / "images" / name).glob("*") if path.suffix in (".jpg", ".png"))
+        if not self.images:
+            raise DatasetError(f"{root}/images/{name} holds no .jpg or .png image; name another split")
+        self.has_boxes = np.array([self._labels(i).is_file() for i in range(len(self.images))])
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def name_of(self, i: int) -> str:
+        """The image's name without suffix."""
+        return self.images[i].stem
+
+    def image_path(self, i: int) -> Path:
+        """The image's file."""
+        return self.images[i]
+
+    def attributes(self, i: int) -> dict[str, str]:
+        """None here."""
+        return {}
+
+    def annotated(self, i: int) -> frozenset[str]:
+        """The tasks that the image is annotated for."""
+        return frozenset(["detection"] if self.has_boxes[i] else [])
+
+    def annotated_for(self, task: str) -> Bool:
+        """bool [F]: which images are annotated for a task."""
+        return self.has_boxes if task == "detection" else np.zeros(len(self), np.bool_)
+
+    def mask_path(self, i: int, task: str) -> Path | None:
+        """None: there are no masks here."""
+        return None
+
+    def raw_boxes(self, i: int) -> tuple[Float32, Int32, Bool] | None:
+        """As annotated, not clipped: float32 [N, 4] xyxy, labels int32 [N], crowd bool [N]. Raises LabelError."""
+        if not self.has_boxes[i]:
+            return None
+        with Image.open(self.images[i]) as image:  # reads the header alone
+            width, height = image.size
+        found = self._read(i)
+        wanted = np.array([self.ids[int(row[0])] for row in found], np.int32)
+        x, y, w, h = found[:, 1:].T
+        boxes = np.stack([x - w / 2, y - h / 2, x + w / 2, y + h / 2], axis=1) * [width, height, width, height]
+        known = wanted >= 0
+        return boxes[known].astype(np.float32), wanted[known], np.zeros(known.sum(), np.bool_)
+
+    def boxes(self, i: int, size_hw: Size) -> TruthBoxes | None:
+        """Clipped to an image of that size; None when not annotated. Raises LabelError."""
+        raw = self.raw_boxes(i)
+        if raw is None:
+            return None
+        boxes, labels, crowd = raw
+        boxes = boxes.clip(0, np.array([size_hw[1], size_hw[0]] * 2, np.float32))
+        keep = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+        return TruthBoxes(boxes[keep], labels[keep], crowd[keep])
+
+    def semantic(self, i: int, size_hw: Size) -> UInt8 | None:
+        """None: not annotated."""
+        return None
+
+    def drivable(self, i: int, size_hw: Size) -> UInt8 | None:
+        """None: not annotated."""
+        return None
+
+    def truth(self, i: int, size_hw: Size) -> Truth:
+        """All annotation. Raises LabelError."""
+        return Truth(size_hw, self.boxes(i, size_hw), None, None)
+
+    def _labels(self, i: int) -> Path:
+        return self.root / "labels" / self.name / f"{self.images[i].stem}.txt"
+
+    def _read(self, i: int) -> np.ndarray:
+        path = self._labels(i)
+        try:
+            rows = [[float(word) for word in line.split()] for line in path.read_text(encoding="utf-8").splitlines()]
+            found = np.array(rows, np.float64).reshape(len(rows), 5)
+        except (OSError, ValueError) as err:
+            raise LabelError(f"{path} is not lines of five numbers ({err}); correct or remove it") from err
+        if len(found) and not (found[:, 0].min() >= 0 and found[:, 0].max() < len(self.ids)):
+            raise LabelError(f"{path} names a class beyond the {len(self.ids)} that there are; correct classes")
+        return found
+
+
+# --8<-- [end:split]
+
+
+# --8<-- [start:check]
+def check(split: Split) -> tuple[Counts, list[Problem]]:
+    """What ``lvad-train data check`` does with every frame: read it as training does, count, tell what is wrong."""
+    return check_frames(split, range(len(split)))
+
+
+# --8<-- [end:check]
+
+
+# --8<-- [start:batches]
+def batches(split: Split, recipe: Recipe) -> "DataLoader[Batch]":
+    """The split's images as a training wants them: augmented, shuffled, in batches of the recipe's size."""
+    augment, settings = recipe.data.augment, recipe.train
+    samples = TrainingSet(
+        Annotation(split, tasks=recipe.model.tasks),
+        TrainingTransform(
+            network_hw=recipe.model.network_hw,
+            flip=augment.flip,
+            scale=augment.scale,
+            crop=augment.crop,
+            color=augment.color,
+        ),
+        seed=settings.seed,
+    )
+    stream = TrainingStream(
+        count=len(samples), batch_size=settings.batch_size, seed=settings.seed, first=0, last=settings.steps
+    )
+    return DataLoader(samples, batch_sampler=stream, collate_fn=collate, num_workers=recipe.data.workers)
+
+
+# --8<-- [end:batches]
+
+
+# --8<-- [start:convert]
+def write_bdd100k(split: Split, root: Path) -> None:
+    """Write a split's boxes in BDD100K's layout, with links to its images: for every command, as it is."""
+    images = root / "images" / "100k" / split.name
+    images.mkdir(parents=True)
+    entries = []
+    for i in range(len(split)):
+        path = split.image_path(i)
+        (images / path.name).symlink_to(path.resolve())
+        truth = split.boxes(i, read_image(path).shape[:2])
+        if truth is not None:
+            sure = np.ones(len(truth), np.float32)
+            boxes, ignored = (
+                Detections(truth.boxes_xyxy[part], sure[part], truth.labels[part])
+                for part in (~truth.crowd, truth.crowd)
+            )
+            entries.append(detection_entry(path.name, boxes, ignored))
+    labels = root / "labels" / "det_20"
+    labels.mkdir(parents=True, exist_ok=True)
+    (labels / f"det_{split.name}.json").write_bytes(b"[" + b",\n".join(entries) + b"]")
+
+
+def _part(truth: TruthBoxes, chosen: Bool) -> Detections:
+    return Detections(truth.boxes_xyxy[chosen], np.ones(chosen.sum(), np.float32), truth.labels[chosen])
+
+
+# --8<-- [end:convert]
