@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from lvad_perception.errors import ConfigError, LvadError
-from lvad_perception.node.process import STATUS_BAD_INPUT, init_ros, run_until_signal
+from lvad_perception.node.process import STATUS_BAD_INPUT, open_node, run_until_signal
 
 if TYPE_CHECKING:
     from lvad_perception.metrics import Metrics
@@ -37,15 +37,10 @@ def _run(args: Sequence[str] | None, stop: threading.Event) -> int:
 
     from lvad_perception.node.evaluation_node import EvaluationNode
 
-    if not init_ros("evaluation", args):
+    node = open_node("evaluation", args, EvaluationNode)
+    if node is None:
         return STATUS_BAD_INPUT
     logger = get_logger("evaluation")
-    try:
-        node = EvaluationNode()
-    except ConfigError as err:
-        logger.fatal(str(err))
-        rclpy.shutdown()
-        return STATUS_BAD_INPUT
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     try:

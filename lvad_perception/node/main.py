@@ -9,7 +9,7 @@ import threading
 from collections.abc import Sequence
 from typing import Final
 
-from lvad_perception.node.process import STATUS_BAD_INPUT, init_ros, run_until_signal
+from lvad_perception.node.process import STATUS_BAD_INPUT, open_node, run_until_signal
 
 _GRACE_S: Final = 1.5
 """Time for the frame or callback in work to end and the model to be freed. A large model or a slow one can take longer,
@@ -34,16 +34,10 @@ def _run(args: Sequence[str] | None, stop: threading.Event) -> int:
     from rclpy.executors import SingleThreadedExecutor
     from rclpy.logging import get_logger
 
-    from lvad_perception.errors import LvadError
     from lvad_perception.node.perception import PerceptionNode
 
-    if not init_ros("perception", args):
-        return STATUS_BAD_INPUT
-    try:
-        node = PerceptionNode()
-    except LvadError as err:
-        get_logger("perception").fatal(str(err))
-        rclpy.shutdown()
+    node = open_node("perception", args, PerceptionNode)
+    if node is None:
         return STATUS_BAD_INPUT
     executor = SingleThreadedExecutor()
     executor.add_node(node)

@@ -6,8 +6,6 @@ decode, infer, publish. So a model of any speed always sees the newest frames, a
 """
 
 import time
-import traceback
-from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from typing import Final
@@ -36,6 +34,7 @@ from lvad_perception.node.inputs import CameraInput
 from lvad_perception.node.mailbox import Mailbox
 from lvad_perception.node.outputs import CAMERA_INFO, CameraOutputs, OutputOptions
 from lvad_perception.node.parameters import CameraParameters, NodeParameters
+from lvad_perception.node.transitions import attempt
 from lvad_perception.node.worker import ActiveCamera, Worker
 from lvad_perception.perceiver import Perceiver
 from lvad_perception.preprocess import PAD_VALUE
@@ -91,27 +90,27 @@ class PerceptionNode(LifecycleNode):  # type: ignore[misc]
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load, check and warm up the model; declare the output topics."""
-        return self._attempt("configure", self._configure, undo=self._release)
+        return attempt(self.get_logger(), "configure", self._configure, undo=self._release)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Subscribe to the cameras and start working."""
-        return self._attempt("activate", self._start, undo=self._stop)
+        return attempt(self.get_logger(), "activate", self._start, undo=self._stop)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stop within one frame."""
-        return self._attempt("deactivate", self._stop)
+        return attempt(self.get_logger(), "deactivate", self._stop)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Free the model."""
-        return self._attempt("clean up", self._release)
+        return attempt(self.get_logger(), "clean up", self._release)
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stop and free, from whatever state."""
-        return self._attempt("shut down", self.close)
+        return attempt(self.get_logger(), "shut down", self.close)
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Back to unconfigured, with nothing held."""
-        self._attempt("recover", self.close)
+        attempt(self.get_logger(), "recover", self.close)
         return TransitionCallbackReturn.SUCCESS  # what could not be freed is forgotten and has been said
 
     def close(self) -> None:
@@ -119,35 +118,6 @@ class PerceptionNode(LifecycleNode):  # type: ignore[misc]
         with ExitStack() as steps:
             steps.callback(self._release)
             steps.callback(self._stop)
-
-    def _attempt(
-        self, action: str, work: Callable[[], None], *, undo: Callable[[], None] | None = None
-    ) -> TransitionCallbackReturn:
-        """Run a transition.
-
-        Returns:
-            SUCCESS; FAILURE, back in the former state, when what was begun could be undone; else ERROR, which leads to
-            ``on_error``.
-        """
-        try:
-            work()
-            return TransitionCallbackReturn.SUCCESS
-        except Exception as err:
-            self._say_failure(action, err)
-        if undo is None:
-            return TransitionCallbackReturn.ERROR
-        try:
-            undo()
-            return TransitionCallbackReturn.FAILURE
-        except Exception as err:
-            self._say_failure(f"undo {action}", err)
-            return TransitionCallbackReturn.ERROR
-
-    def _say_failure(self, action: str, err: Exception) -> None:
-        sentence = str(err) if isinstance(err, LvadError) else f"unexpected {type(err).__name__}: {err}"
-        self.get_logger().error(f"cannot {action}: {sentence}")
-        if not isinstance(err, LvadError):
-            self.get_logger().debug("".join(traceback.format_exception(err)))
 
     def _configure(self) -> None:
         parameters = NodeParameters.from_values(self._parameters_of_ros.values())

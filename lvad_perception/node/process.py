@@ -4,7 +4,9 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
+
+from lvad_perception.errors import LvadError
 
 STATUS_BAD_INPUT: Final = 2
 """Exit status when an argument or parameter is impossible or a dependency is missing."""
@@ -44,7 +46,7 @@ def run_until_signal(program: str, run: Callable[[threading.Event], int]) -> int
     return status
 
 
-def init_ros(program: str, args: Sequence[str] | None) -> bool:
+def _init_ros(program: str, args: Sequence[str] | None) -> bool:
     """Initialise rclpy without its signal handlers; one sentence on standard error, and False, where it refuses."""
     import rclpy
     from rclpy.signals import SignalHandlerOptions
@@ -56,3 +58,24 @@ def init_ros(program: str, args: Sequence[str] | None) -> bool:
         print(f"{program}: ROS refuses to start ({reason}); correct the arguments after --ros-args", file=sys.stderr)
         return False
     return True
+
+
+def open_node(program: str, args: Sequence[str] | None, make: Callable[[], Any]) -> Any | None:
+    """Initialise rclpy and make a node; None, with one sentence for people, where either is refused.
+
+    Args:
+        program: its name, for messages.
+        args: command line, ``sys.argv`` when None.
+        make: makes the node.
+    """
+    import rclpy
+    from rclpy.logging import get_logger
+
+    if not _init_ros(program, args):
+        return None
+    try:
+        return make()
+    except LvadError as err:
+        get_logger(program).fatal(str(err))
+        rclpy.shutdown()
+        return None
