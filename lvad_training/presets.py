@@ -71,7 +71,7 @@ _SMALL_SEMANTIC_FPN = {"width": 64, "norm": "batch"}
 CONVOLUTIONAL: dict[str, dict[str, dict[str, Any]]] = {
     "r50": {"fcos": {}, "semantic_fpn": {}},
     "r18": {"fcos": {"width": 128}, "semantic_fpn": {}},
-    # At this size half of the boxes are smaller than two cells of stride 8.
+    # A small image has small boxes, so these look for them on stride 4 too, with narrow towers.
     "tiny": {"fcos": _SMALL_FCOS, "semantic_fpn": _SMALL_SEMANTIC_FPN},
     "edge": {"fcos": _SMALL_FCOS, "semantic_fpn": _SMALL_SEMANTIC_FPN},
 }
