@@ -1,4 +1,4 @@
-"""What docs/ros.md claims: tests and launch arguments that exist. Its links are checked with all others in test_docs.py."""
+"""What docs/ros.md claims: tests and launch arguments that exist. Its links are checked with all others."""
 
 import re
 from pathlib import Path
