@@ -95,6 +95,28 @@ def paint_rle(columns: npt.NDArray[Any], rle: Rle, value: Any) -> None:
     columns[start : start + int(shown.sum())][np.repeat(inside, shown)] = value
 
 
+def mask_to_rle(mask: Bool) -> Rle:
+    """A mask, bool [H, W], as compressed run lengths; the inverse of ``rle_to_mask``."""
+    columns = np.asarray(mask, np.bool_).T.ravel()
+    changes = np.flatnonzero(columns[1:] != columns[:-1]) + 1
+    runs = np.diff(np.concatenate([[0], changes, [len(columns)]])).tolist()
+    if len(columns) and columns[0]:
+        runs = [0, *runs]  # the first run is outside
+    text = [_compress(run - (runs[place - 2] if place > 2 else 0)) for place, run in enumerate(runs)]
+    return Rle("".join(text), (mask.shape[0], mask.shape[1]))
+
+
+def _compress(value: int) -> str:
+    """One number of COCO's compressed counts, as ``_uncompress`` reads it."""
+    text = ""
+    more = True
+    while more:
+        bits, value = value & 0x1F, value >> 5
+        more = value != (-1 if bits & 0x10 else 0)
+        text += chr((bits | 0x20 * more) + 48)
+    return text
+
+
 def _uncompress(text: str) -> npt.NDArray[np.int64]:
     """COCO's compressed counts: 5 bits a character, low bits first, 0x20 = more follow; differences from run n - 2."""
     codes = np.frombuffer(text.encode("ascii", "replace"), np.uint8).astype(np.int64) - 48

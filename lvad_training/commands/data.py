@@ -32,10 +32,13 @@ def add_data_commands(commands: Commands) -> None:
         help="images of a task, or their share up to 1 (default: the paper's, or its proportions)",
     )
     lists.set_defaults(run=_data_lists)
-    sample = data.add_parser("sample", help="render a small driving set in BDD100K's layout")
+    sample = data.add_parser("sample", help="render a small driving set")
     sample.add_argument("output", type=Path, help="folder to write")
     sample.add_argument("--images", type=int, default=400, help="number of images, a fifth for val (default: 400)")
     sample.add_argument("--seed", type=int, default=0, help="the same seed renders the same bytes (default: 0)")
+    sample.add_argument(
+        "--layout", choices=("bdd100k", "nuimages"), default="bdd100k", help="of the folder (default: bdd100k)"
+    )
     add_processes(sample)
     sample.set_defaults(run=_data_sample)
 
@@ -72,6 +75,7 @@ def _data_sample(options: argparse.Namespace) -> int:
         options.output,
         images=options.images,
         seed=options.seed,
+        layout=options.layout,
         workers=options.workers or usable_cores(),
         progress=sys.stderr.isatty(),
     )

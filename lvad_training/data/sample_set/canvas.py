@@ -41,13 +41,14 @@ class Instance:
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """The visible extent of an object: ``xyxy`` in continuous pixels, and det_20's attributes."""
+    """The visible extent of an object: ``xyxy`` in continuous pixels, det_20's attributes, and its instance number."""
 
     detection: int
     xyxy: tuple[int, int, int, int]
     occluded: bool
     truncated: bool
     signal: str
+    ident: int
 
 
 class Canvas:
@@ -184,6 +185,10 @@ class Canvas:
         table[UNLABELED] = UNLABELED
         return np.asarray(table[self._native_idents()], np.uint8)
 
+    def instances(self) -> npt.NDArray[np.uint16]:
+        """Which instance every pixel shows, uint16 [H, W]; numbers up to ``UNLABELED`` are classes of stuff."""
+        return self._native_idents().copy()
+
     def boxes(self) -> list[Box]:
         """Objects of the detection vocabulary that are visible, in the order they were added."""
         found = []
@@ -203,7 +208,7 @@ class Canvas:
             extent = instance.extent
             truncated = bool(min(extent[:2]) < -0.5 or extent[2] > width + 0.5 or extent[3] > height + 0.5)
             occluded = int(inside.sum()) < 0.9 * instance.painted_px
-            found.append(Box(instance.detection, (x1, y1, x2, y2), occluded, truncated, instance.signal))
+            found.append(Box(instance.detection, (x1, y1, x2, y2), occluded, truncated, instance.signal, ident))
         return found
 
     def _native_idents(self) -> npt.NDArray[np.uint16]:

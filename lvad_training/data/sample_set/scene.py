@@ -26,6 +26,7 @@ class Scene:
         image: uint8 [H, W, 3], RGB.
         semantic: uint8 [H, W], train ids, 255 on the ego vehicle.
         drivable: uint8 [H, W], drivable ids.
+        instances: uint16 [H, W], the numbers of ``boxes`` where they are seen.
         boxes: visible traffic objects.
         weather: as BDD100K says it.
         timeofday: as BDD100K says it.
@@ -35,6 +36,7 @@ class Scene:
     image: UInt8
     semantic: UInt8
     drivable: UInt8
+    instances: npt.NDArray[np.uint16]
     boxes: list[Box]
     weather: str
     timeofday: str
@@ -87,7 +89,8 @@ def render_scene(rng: np.random.Generator, size_hw: Size) -> Scene:
         image = np.where(hood[:, :, None], np.clip(tone, 0, 255), image).astype(np.uint8)
     drivable = np.where(semantic == ROAD, ground.drivable, DRIVABLE_BACKGROUND).astype(np.uint8)
     image = expose(image, atmosphere, rng)
-    return Scene(image, semantic, drivable, canvas.boxes(), atmosphere.weather, atmosphere.timeofday, plan.place)
+    weather, timeofday = atmosphere.weather, atmosphere.timeofday
+    return Scene(image, semantic, drivable, canvas.instances(), canvas.boxes(), weather, timeofday, plan.place)
 
 
 def _add_foliage_grain(

@@ -1,4 +1,4 @@
-"""Rendered scenes -> a folder in BDD100K's layout.
+"""Rendered scenes -> a folder in BDD100K's layout, or in that of nuImages (see ``nuimages``).
 
     images/100k/{train,val}/<name>.jpg
     labels/det_20/det_{train,val}.json
@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -27,11 +27,14 @@ from tqdm import tqdm
 from lvad_perception.errors import ConfigError, DatasetError
 from lvad_perception.types import Size
 from lvad_perception.vocabulary import DETECTION
+from lvad_training.data.sample_set import nuimages
 from lvad_training.data.sample_set.canvas import Box
 from lvad_training.data.sample_set.scene import render_scene
 
 FORMAT_VERSION = 1
 """Raised whenever the same seed renders other pixels than before."""
+
+Layout = Literal["bdd100k", "nuimages"]
 
 VAL_SHARE = 0.2
 FRAME_INTERVAL_MS = 100
@@ -51,6 +54,7 @@ class SampleSet:
         train: images in the train split.
         val: images in the val split.
         version: version of the renderer.
+        layout: of the folder.
     """
 
     images: int
@@ -59,6 +63,7 @@ class SampleSet:
     train: int
     val: int
     version: int = FORMAT_VERSION
+    layout: Layout = "bdd100k"
 
 
 def render_sample_set(
@@ -67,6 +72,7 @@ def render_sample_set(
     images: int,
     seed: int,
     size_hw: Size = (360, 640),
+    layout: Layout = "bdd100k",
     workers: int = 1,
     progress: bool = False,
 ) -> SampleSet:
@@ -77,6 +83,7 @@ def render_sample_set(
         images: how many images, at least 2; one in five is for validation.
         seed: the same seed gives the same files.
         size_hw: image size.
+        layout: of the folder.
         workers: processes to render with; 1 renders in this process.
         progress: show a progress bar on stderr.
 
@@ -93,7 +100,7 @@ def render_sample_set(
     if workers < 1:
         raise ConfigError(f"a sample set cannot be rendered by {workers} processes; give at least 1")
     val = max(1, round(images * VAL_SHARE))
-    wanted = SampleSet(images, seed, (int(size_hw[0]), int(size_hw[1])), images - val, val)
+    wanted = SampleSet(images, seed, (int(size_hw[0]), int(size_hw[1])), images - val, val, layout=layout)
     if out.exists():
         if _existing(out) == wanted:
             return wanted
@@ -119,9 +126,10 @@ def _existing(out: Path) -> SampleSet | None:
 def _write(out: Path, wanted: SampleSet, workers: int, progress: bool) -> None:
     if out.exists():
         shutil.rmtree(out)  # what an interrupted run left behind
+    of_nuimages = wanted.layout == "nuimages"
     for split in ("train", "val"):
-        for folder in _folders(out, split):
-            folder.mkdir(parents=True)
+        for folder in [(out / nuimages.image_file(0)).parent] if of_nuimages else _folders(out, split):
+            folder.mkdir(parents=True, exist_ok=True)
     frames: dict[str, list[dict[str, Any]]] = {"train": [], "val": []}
     with _mapper(workers) as mapped:
         render = partial(_render_one, out, wanted)
@@ -130,10 +138,13 @@ def _write(out: Path, wanted: SampleSet, workers: int, progress: bool) -> None:
             tqdm(rendered, "render", wanted.images, unit="image", disable=not progress, dynamic_ncols=True)
         ):
             frames[_split_of(wanted, index)].append(frame)
-    labels = out / "labels" / "det_20"
-    labels.mkdir()
     for split, listed in frames.items():
-        (labels / f"det_{split}.json").write_text(json.dumps(listed))
+        if of_nuimages:
+            nuimages.write_version(out / f"v1.0-{split}", listed)
+        else:
+            labels = out / "labels" / "det_20"
+            labels.mkdir(exist_ok=True)
+            (labels / f"det_{split}.json").write_text(json.dumps(listed))
     (out / "sample_set.json").write_text(json.dumps(asdict(wanted), indent=1) + "\n")
 
 
@@ -167,14 +178,16 @@ def _split_of(wanted: SampleSet, index: int) -> str:
 
 
 def _render_one(out: Path, wanted: SampleSet, index: int) -> dict[str, Any]:
-    """Render and write one image; returns its frame of the det_20 file."""
+    """Render and write one image; returns its frame of the det_20 file, or its rows of nuImages' tables."""
     scene = render_scene(np.random.default_rng([wanted.seed, index]), wanted.size_hw)
+    bgr, quality = cv2.cvtColor(scene.image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+    if wanted.layout == "nuimages":
+        _save(out / nuimages.image_file(index), bgr, quality)
+        return nuimages.rows_of(scene, index)
     split = _split_of(wanted, index)
     name = f"sample-{index:06d}"
     images, semantic, drivable = _folders(out, split)
-    _save(
-        images / f"{name}.jpg", cv2.cvtColor(scene.image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
-    )
+    _save(images / f"{name}.jpg", bgr, quality)
     _save(semantic / f"{name}.png", scene.semantic, [])
     _save(drivable / f"{name}.png", scene.drivable, [])
     number = index if split == "train" else index - wanted.train
