@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -76,13 +77,13 @@ class OpenVinoEngine(LoadedEngine):
 
 
 def read_network(model: Path | bytes) -> tuple[Any, Any]:
-    """An ``openvino.Core`` and an ONNX file, or its content, as an ``openvino.Model``.
+    """The process's ``openvino.Core`` and an ONNX file, or its content, as an ``openvino.Model``.
 
     Raises:
         ModelFileError: not an ONNX file, or with operators that OpenVINO does not know.
         MissingDependencyError: OpenVINO is not installed.
     """
-    core = _import().Core()
+    core = _core()
     try:
         return core, core.read_model(model if isinstance(model, bytes) else str(model))
     except RuntimeError as err:
@@ -91,6 +92,17 @@ def read_network(model: Path | bytes) -> tuple[Any, Any]:
             f"{source} cannot be loaded as an ONNX model ({first_line(err)}); it is truncated or no ONNX file: "
             f"copy it again or {REMEDY}"
         ) from err
+
+
+@cache
+def _core() -> Any:
+    """One for all models, and never freed.
+
+    Each core gives the thread that loads its CPU plugin a stack for signal handlers and takes it away when it is freed,
+    in the belief that it was the last to do so. With two of them the next signal that Python handles, a child that ends
+    or Ctrl-C, then finds no memory and ends the process without a word (seen with OpenVINO 2026.4).
+    """
+    return _import().Core()
 
 
 def compile_network(core: Any, model: Any, *, threads: int, precision: str | None, source: str) -> Any:

@@ -1,5 +1,8 @@
 """OpenVINO, where it is installed, besides what ``test_onnx_file`` proves of both runtimes."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -29,6 +32,26 @@ def test_it_describes_itself(tiny_model_file):
     assert engine.description.startswith("OpenVINO 20")
     assert engine.description.endswith("CPU, 2 threads, FP32")
     assert (engine.precision, engine.device_memory_bytes) == ("fp32", None)
+
+
+SIGNALLED = """
+import gc, signal, sys
+from pathlib import Path
+from lvad_perception.engines.openvino import OpenVinoEngine
+
+signal.signal(signal.SIGUSR1, lambda number, frame: print("handled"))
+engines = [OpenVinoEngine(Path(sys.argv[1]), threads=1) for _ in range(2)]
+for _ in range(2):
+    engines.pop(0).close()
+    gc.collect()
+signal.raise_signal(signal.SIGUSR1)
+"""
+
+
+def test_signals_are_handled_after_engines_came_and_went(tiny_model_file):
+    command = [sys.executable, "-c", SIGNALLED, str(tiny_model_file)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
 
 
 def test_int8_of_a_file_that_is_not_quantised(tiny_model_file):
