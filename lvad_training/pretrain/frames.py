@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -44,6 +44,7 @@ def find_frames(
     config: FramesConfig,
     keep: Path,
     *,
+    skip: Collection[Path] = (),
     extract: bool = True,
     wait: Callable[[], None] = lambda: None,
     progress: bool = False,
@@ -52,7 +53,8 @@ def find_frames(
 
     Args:
         config: where to look.
-        keep: folder for the frames of videos.
+        keep: folder for the frames of videos; what is in it, and in others like it, is no frame by itself.
+        skip: further folders to pass over, such as that of the run.
         extract: whether this process takes them; one of several does.
         wait: returns once that process has.
         progress: show a progress bar.
@@ -63,7 +65,7 @@ def find_frames(
         ConfigError: frames of videos cannot be kept.
     """
     root = Path(config.root)
-    files = sorted(_files(root, config))
+    files = sorted(_files(root, config, skip={keep.resolve(), *(folder.resolve() for folder in skip)}))
     videos = [path for path in files if path.suffix.lower() in VIDEOS]
     if extract:
         for path in tqdm(videos, desc="frames of videos", unit="video", disable=not progress or not videos):
@@ -86,7 +88,7 @@ def find_frames(
     return frames
 
 
-def _files(root: Path, config: FramesConfig) -> Iterator[Path]:
+def _files(root: Path, config: FramesConfig, *, skip: set[Path]) -> Iterator[Path]:
     if root.is_file():
         if root.suffix.lower() not in VIDEOS:
             raise DatasetError(f"{root}: neither a folder nor a video; give a folder of images or videos with --data")
@@ -94,10 +96,15 @@ def _files(root: Path, config: FramesConfig) -> Iterator[Path]:
         return
     if not root.is_dir():
         raise DatasetError(f"{root}: no such folder; give a folder of images or videos with --data")
-    for path in root.rglob("*"):
+    every = list(root.rglob("*"))
+    skip = skip | {path.parent.resolve() for path in every if path.name == _DONE}
+    skip = {folder for folder in skip if root.resolve() in folder.parents}  # whoever asks for one of them gets it
+    for path in every:
         inside = path.relative_to(root)
         hidden = any(part.startswith(".") or part == LABELS for part in inside.parts)
         if hidden or path.suffix.lower() not in IMAGES | VIDEOS or not path.is_file():
+            continue
+        if not skip.isdisjoint(path.resolve().parents):
             continue
         name = inside.as_posix()
         if not (config.exclude and name.startswith(config.exclude)) and (

@@ -171,7 +171,8 @@ def load_pretrain_recipe(path: Path | None, overrides: list[str]) -> PretrainRec
 
 def parse_pretrain_recipe(content: dict[str, Any], *, source: str) -> PretrainRecipe:
     """A mapping of sections as a checked recipe; raises ConfigError as ``load_pretrain_recipe`` does."""
-    if not content.get("data"):
+    data = content.get("data") or {}
+    if isinstance(data, dict) and not data.get("root"):
         raise ConfigError(f"{source}: no images; give --data, a folder of images or videos")
     preset, backbone = content.get("preset", "r50"), content.get("backbone") or {}
     if preset not in PRESETS:

@@ -71,6 +71,7 @@ def pretrain(
     frames = find_frames(
         recipe.data,
         Path(recipe.data.frames) if recipe.data.frames is not None else folder / "frames",
+        skip=[folder],
         extract=main,
         wait=accelerator.wait_for_everyone,
         progress=progress,

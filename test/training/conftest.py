@@ -1,5 +1,7 @@
 """A network small enough to train in a test, and a data set to train it on."""
 
+import contextlib
+
 import cv2
 import numpy as np
 import pytest
@@ -46,6 +48,31 @@ def small_recipe(root="unused", **sections):
 def make_recipe():
     """``small_recipe(root, train={...}, ...)``."""
     return small_recipe
+
+
+class _Stop(Exception):
+    pass
+
+
+@pytest.fixture
+def stop_at():
+    """``with stop_at(module, step):`` what trains in ``module`` stops there as if killed, once it logged the step."""
+
+    @contextlib.contextmanager
+    def stop(module, step):
+        original = module.log_step
+
+        def log(report, writer, curve, bar):
+            original(report, writer, curve, bar)
+            if report.step == step:
+                raise _Stop
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module, "log_step", log)
+            with pytest.raises(_Stop):
+                yield
+
+    return stop
 
 
 @pytest.fixture

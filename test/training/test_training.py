@@ -12,6 +12,7 @@ import torch
 import yaml
 
 from lvad_perception.errors import CheckpointError, ConfigError, DatasetError, ImageError, NonFiniteLossError
+from lvad_training import training
 from lvad_training.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from lvad_training.config import recipe_to_dict
 from lvad_training.loop import check_finite
@@ -66,10 +67,11 @@ def test_a_run_leaves_everything_that_describes_it(run, tmp_path, make_recipe, b
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_resuming_after_a_lost_process_gives_the_same_losses(run, tmp_path, accumulate):
+def test_resuming_after_a_lost_process_gives_the_same_losses(run, tmp_path, accumulate, stop_at):
     whole = run("whole", steps=5, accumulate=accumulate)
-    interrupted = _interrupt_after(run, tmp_path, "killed", 3, steps=5, accumulate=accumulate)
-    assert interrupted == whole[:3]
+    with stop_at(training, 3):
+        run("killed", steps=5, accumulate=accumulate)
+    assert losses(tmp_path / "killed") == whole[:3]
     assert load_checkpoint(tmp_path / "killed" / CHECKPOINT).step == 2
     torch.manual_seed(99)  # chance comes from the checkpoint, not from what this process drew before
     assert run("killed", steps=5, accumulate=accumulate, resume=True) == whole
@@ -79,27 +81,6 @@ def test_resuming_after_a_lost_process_gives_the_same_losses(run, tmp_path, accu
 
 def test_evaluating_on_the_way_changes_no_loss(run):
     assert run("evaluated", steps=5, evaluate_every=2) == run("plain", steps=5)
-
-
-class _Stop(Exception):
-    pass
-
-
-def _interrupt_after(run, tmp_path, name, step, **changes):
-    from lvad_training import training
-
-    original = training.log_step
-
-    def log(report, writer, curve, bar):
-        original(report, writer, curve, bar)
-        if report.step == step:
-            raise _Stop
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "log_step", log)
-        with pytest.raises(_Stop):
-            run(name, **changes)
-    return losses(tmp_path / name)
 
 
 @pytest.mark.slow
