@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from lvad_perception.report import Run, write_report
-from test.perception.browser import Browser, find_browser
-from test.perception.test_report import some_evaluation
+
+from .browser import Browser, find_browser
+from .test_report import some_evaluation
 
 WIDTHS = {"desktop": 1280, "phone": 390}
 
