@@ -7,29 +7,21 @@ version of the code. A finished stage whose inputs are as they were is skipped; 
 
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
-import torch
 from accelerate import PartialState
 from msgspec.structs import replace
-from torch import nn
 
 from lvad_perception.errors import ConfigError
-from lvad_training import loop
-from lvad_training.batches import labelled_images, recipe_split, selected_images, teacher_images, unlabelled_images
-from lvad_training.build import network_of
-from lvad_training.checkpoints import load_checkpoint, weights_sha256
+from lvad_training.batches import recipe_split, selected_images
 from lvad_training.config import recipe_to_dict
 from lvad_training.data.settings import make_lists, read_lists, write_lists
-from lvad_training.pseudo import Teacher, write_pseudo_labels
+from lvad_training.labelling import label
 from lvad_training.recipe import Recipe, StageConfig, StagesConfig, TrainConfig
 from lvad_training.records import RECORD, file_digest, read_record, split_digest, text_digest, write_record
 from lvad_training.runs import MODEL, essence
-from lvad_training.samples import ConfidentPredictions
-from lvad_training.split import Split
 from lvad_training.training import evaluate_folder, train
 
 LISTS = "lists.json"
@@ -183,52 +175,13 @@ def _run_stage(
     if processes.is_main_process:
         write_record(stage.folder, inputs, "running", before)
     if stage.teachers:
-        _write_pseudo(stage, going_on=going_on, progress=progress)
+        label(stage.recipe, dict(stage.teachers), stage.folder, resume=going_on, progress=progress)
     else:
         train(stage.recipe, resume=going_on, overwrite=not going_on, progress=progress)
     processes.wait_for_everyone()
     if processes.is_main_process:
         write_record(stage.folder, inputs, "done", before + time.time() - started)
     processes.wait_for_everyone()
-
-
-def _write_pseudo(stage: Stage, *, going_on: bool, progress: bool) -> None:
-    recipe, processes = stage.recipe, PartialState()
-    assert recipe.stages is not None
-    report = write_pseudo_labels(
-        split=recipe_split(recipe, recipe.data.train_split),
-        folder=stage.folder,
-        teachers=[_teacher(recipe, task, path, processes.device) for task, path in stage.teachers],
-        config=recipe.stages.pseudo,
-        resume=going_on,
-        process=processes.process_index,
-        processes=processes.num_processes,
-        wait=processes.wait_for_everyone,
-        progress=progress,
-    )
-    if progress and processes.is_main_process:
-        print(report.to_text())
-
-
-def _teacher(recipe: Recipe, task: str, path: Path, device: torch.device) -> Teacher:
-    found = load_checkpoint(path)
-    net = network_of(found, source=str(path)).to(device)
-    split, unlabelled = unlabelled_images(recipe, task)
-    _, labelled = labelled_images(recipe, task)
-    return Teacher(
-        task=task,
-        identity=weights_sha256(found.weights),
-        predict=partial(_predict, net, recipe, split, device),
-        frames=unlabelled.tolist(),
-        trained_on=labelled.tolist(),
-    )
-
-
-def _predict(
-    net: nn.Module, recipe: Recipe, split: Split, device: torch.device, frames: Sequence[int]
-) -> Iterable[ConfidentPredictions]:
-    samples = teacher_images(recipe, split, frames)
-    return loop.predict(model=net, samples=samples, device=device, max_detections=recipe.model.max_detections)
 
 
 def _make_lists(recipe: Recipe, stages: list[Stage], log: Callable[[str], None]) -> None:
