@@ -50,6 +50,12 @@ def make_recipe():
     return small_recipe
 
 
+@pytest.fixture
+def seeded():
+    """torch's random numbers are the same in every run of a test."""
+    torch.manual_seed(0)
+
+
 class _Stop(Exception):
     pass
 
