@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from lvad_perception.bdd100k import find_splits, open_split
 from lvad_perception.errors import ConfigError, DatasetError
-from lvad_perception.vocabulary import TASKS
-from lvad_training.batches import selected_images
+from lvad_perception.vocabulary import TASKS, VOCABULARIES
+from lvad_training.batches import recipe_split, selected_images
 from lvad_training.config import load_recipe, parse_recipe
+from lvad_training.data.layout import find_splits
 from lvad_training.recipe import Recipe
 
 PAPER_EPOCHS = 36
@@ -52,6 +52,7 @@ def base_recipe(
     smoke: bool,
     overrides: list[str],
     published: bool = False,
+    vocabulary: str = "bdd100k",
 ) -> Recipe:
     """The recipe that every row starts from.
 
@@ -65,6 +66,7 @@ def base_recipe(
         data: the data set, instead of the recipe's ``data.root``.
         smoke: the smallest network and budget.
         overrides: ``a.b=value`` texts, each value parsed as YAML.
+        vocabulary: the table's; of a task that it does not annotate there is no head.
         published: with ``smoke``, a whole ResNet-50, for rows that start from published files.
 
     Raises:
@@ -72,6 +74,9 @@ def base_recipe(
         DatasetError: there is no data set, or it has no split to train or to measure on.
     """
     given = [] if preset is None else [f"preset={preset}"]
+    if vocabulary != "bdd100k":
+        given += [f"model.vocabulary={vocabulary}"]
+        given += [f"model.{task}=null" for task in TASKS if task not in VOCABULARIES[vocabulary]]
     given += [] if data is None else [f"data.root={json.dumps(str(data))}"]
     given += overrides
     if recipe is not None:
@@ -85,15 +90,15 @@ def base_recipe(
             _check_data(first)
             content = {"train": {"steps": _epochs_in_steps(first)}}
         found = parse_recipe(content, given, source="reproduce")
-    _check_rows_decide(found)
+    _check_rows_decide(found, vocabulary)
     _check_data(found)
     return found
 
 
 def images_of(recipe: Recipe) -> dict[str, int]:
     """Training images by task that they are annotated for, "all" for how many there are, "val" for validation."""
-    root, data = Path(recipe.data.root), recipe.data
-    split, val = open_split(root, data.train_split), open_split(root, data.val_split)
+    data = recipe.data
+    split, val = recipe_split(recipe, data.train_split), recipe_split(recipe, data.val_split)
     chosen = selected_images(recipe)
     counts = {task: int(np.count_nonzero(split.annotated_for(task)[chosen])) for task in recipe.model.tasks}
     measured = sum(not data.val_only or val.name_of(index).startswith(data.val_only) for index in range(len(val)))
@@ -105,15 +110,16 @@ def _epochs_in_steps(recipe: Recipe) -> int:
     return max(1, math.ceil(PAPER_EPOCHS * images_of(recipe)["all"] / per_step))
 
 
-def _check_rows_decide(recipe: Recipe) -> None:
+def _check_rows_decide(recipe: Recipe, vocabulary: str) -> None:
     data, train = recipe.data, recipe.train
-    missing = [task for task in TASKS if task not in recipe.model.tasks]
+    missing = [task for task in VOCABULARIES[vocabulary] if task not in recipe.model.tasks]
     wrong = [
         (data.lists is not None, "data.lists"),
         (data.pseudo is not None, "data.pseudo"),
         (data.sampler != "shuffle", "data.sampler"),
         (train.freeze != "nothing", "train.freeze"),
         (train.seed != 0, "train.seed (give --seeds)"),
+        (recipe.model.vocabulary != vocabulary, f"model.vocabulary ({vocabulary} in this table)"),
         (bool(missing), f"the heads of {', '.join(missing)}"),
     ]
     for is_wrong, key in wrong:

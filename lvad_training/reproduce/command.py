@@ -23,7 +23,7 @@ def add_reproduce(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     )
     parser.add_argument("table", nargs="?", help="table1, table2 or another; --list prints them")
     parser.add_argument("--list", action="store_true", help="print the tables and their rows")
-    parser.add_argument("--data", type=Path, help="data set in BDD100K's layout")
+    parser.add_argument("--data", type=Path, help="data set in BDD100K's layout; for table11 nuImages")
     parser.add_argument("--recipe", type=Path, help="base recipe (YAML); without it the preset's defaults, 36 epochs")
     parser.add_argument("--preset", choices=sorted(PRESETS), help="architecture (default: the recipe's, else r50)")
     parser.add_argument("--seeds", type=int, default=1, metavar="N", help="train with seeds 0 to N - 1 (default: 1)")
@@ -85,10 +85,11 @@ def _reproduce(options: argparse.Namespace) -> int:
     if options.smoke and data is None:
         from lvad_training.data.sample_set import render_sample_set
 
-        data = out / "data"
-        render_sample_set(data, images=SMOKE_IMAGES, seed=0, size_hw=(90, 160))
+        data = out / ("data" if table.vocabulary == "bdd100k" else f"data-{table.vocabulary}")
+        render_sample_set(data, images=SMOKE_IMAGES, seed=0, size_hw=(90, 160), layout=table.vocabulary)
     if data is None and options.recipe is None:
-        raise ConfigError("reproduce: give --data, a data set in BDD100K's layout, or --recipe, or try it with --smoke")
+        wanted = "nuImages" if table.vocabulary == "nuimages" else "a data set in BDD100K's layout"
+        raise ConfigError(f"reproduce: give --data, {wanted}, or --recipe, or try it with --smoke")
     base = base_recipe(
         recipe=options.recipe,
         preset=options.preset,
@@ -96,6 +97,7 @@ def _reproduce(options: argparse.Namespace) -> int:
         smoke=options.smoke,
         overrides=options.set,
         published=needs_files(table),
+        vocabulary=table.vocabulary,
     )
     if options.weights_dir is not None:
         table = with_files(table, options.weights_dir, base.model.backbone, say=print)

@@ -14,6 +14,8 @@ NOT_RUN = "not run"
 ABSENT = "absent"
 BESIDE = ("paper", "seeds", "seed")
 """Columns that the page prints in a softer colour."""
+DATA_SETS = {"bdd100k": "BDD100K", "nuimages": "nuImages"}
+"""Vocabulary of a table -> the data set that the paper's figures are of."""
 DIFFERENCES = "Difference to the first row of the same setting, seed by seed"
 
 
@@ -36,7 +38,7 @@ class Context:
 
 def to_markdown(table: Table, results: Sequence[RowResult], context: Context) -> str:
     """The table, everything measured, and how, as Markdown."""
-    parts = [f"# {heading(table)}", summary(context)]
+    parts = [f"# {heading(table)}", summary(table, context)]
     parts.append(_markdown_table(*headline(table, results, context.seeds)))
     parts.append("\n".join(f"* {note}" for note in notes(table, results)))
     compared = differences(table, results)
@@ -87,10 +89,10 @@ def heading(table: Table) -> str:
     return f"Table {table.name.removeprefix('table')}: {table.caption}"
 
 
-def summary(context: Context) -> str:
+def summary(table: Table, context: Context) -> str:
     """What the figures are, in a sentence or two."""
     over = f"Mean ± sample standard deviation over {context.seeds} seeds" if context.seeds > 1 else "One seed"
-    text = f"{over}, in percent; beside ours, the figures that the paper gives for BDD100K."
+    text = f"{over}, in percent; beside ours, the figures that the paper gives for {DATA_SETS[table.vocabulary]}."
     return f"{text} A smoke run: it shows that every row runs, its figures mean nothing." if context.smoke else text
 
 
@@ -161,6 +163,11 @@ def notes(table: Table, results: Sequence[RowResult]) -> list[str]:
             "DA mIoU is over direct, alternative and background. The paper does not say which mean it gives; its pixel "
             "accuracies of 97 % beside an mIoU of 83 suggest that background counts. The official mean of the BDD100K "
             "toolkit drops pixels whose truth is background."
+        )
+    if table.vocabulary == "nuimages":
+        found.append(
+            "SS mIoU is over the ten object classes, the driveable surface and the background, as far as they occur. "
+            "The paper does not say which classes its figures are over."
         )
     found.append("The rows share budget, seeds and backbone weights; docs/method.md says how each is read.")
     if any(method.pretraining is not None for row in table.rows for method in row.methods):

@@ -138,7 +138,7 @@ def _write(job: _Job, failures: dict[tuple[str, int], str]) -> None:
     write_page(
         out / f"{table.name}.html",
         title=heading(table),
-        summary=summary(context),
+        summary=summary(table, context),
         sections=to_sections(table, results, context),
     )
 

@@ -12,6 +12,7 @@ from lvad_perception.vocabulary import TASKS
 from lvad_training.recipe import BackboneConfig
 
 Setting = Literal["full", "disjoint_normal", "disjoint_balance"]
+Vocabulary = Literal["bdd100k", "nuimages"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,12 +81,14 @@ class Table:
         caption: what it compares.
         columns: keys of ``results.COLUMNS`` to print, those of the paper and the official drivable mIoU.
         rows: in the paper's order.
+        vocabulary: key of ``vocabulary.VOCABULARIES``: the classes of the data set and of every network.
     """
 
     name: str
     caption: str
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
+    vocabulary: Vocabulary = "bdd100k"
 
 
 _LEARNED: Final = {"prompts": "learned", "l2v": True, "v2l": False}
@@ -252,6 +255,23 @@ TABLES: Final = {
                 Row("single_task", "Single task", "disjoint_balance", TEACHERS),
                 Row("single_task-lv_adapter", "Single task + LV-Adapter", "disjoint_balance", SINGLE_LV),
             ),
+        ),
+        Table(
+            "table11",
+            "nuImages: detection and semantic segmentation, every image annotated for both",
+            ("ap", "ap50", "ap75", "semantic_miou"),
+            (
+                Row("sparse_rcnn", "Sparse R-CNN alone", "full", (Method("single_detection", task="detection"),)),
+                Row("maskformer", "MaskFormer alone", "full", (Method("single_semantic", task="semantic"),)),
+                Row("multi_task", "Multi-task", "full", (Method("multi_task"),)),
+                Row(
+                    "lv_adapter",
+                    "LV-Adapter",
+                    "full",
+                    (Method("multi_task-lv_adapter", adapt=True, language=_LEARNED),),
+                ),
+            ),
+            vocabulary="nuimages",
         ),
     )
 }

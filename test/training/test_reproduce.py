@@ -110,7 +110,9 @@ def test_every_row_has_the_papers_figures():
         assert [row.key for row in table.rows] == list(FIGURES[table.name])
         for row in table.rows:
             figures = FIGURES[table.name][row.key]
-            assert set(figures) | {"drivable_official"} == set(table.columns)
+            alone = table.name == "table11" and row.methods[0].task is not None  # a network of one task
+            assert set(figures) <= set(table.columns)
+            assert alone or set(table.columns) - set(figures) <= {"drivable_official"}
             assert all(0 < value < 100 for value in figures.values())
 
 
