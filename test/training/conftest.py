@@ -8,10 +8,14 @@ import pytest
 import torch
 from torch import nn
 
+from lvad_perception.bdd100k import open_split
 from lvad_training.build import build_criterion, build_model
 from lvad_training.config import parse_recipe
 from lvad_training.model.text_encoders import TextEncoder
+from lvad_training.recipe import PseudoConfig
 from lvad_training.samples import Batch, Targets
+
+from .painted_teachers import FRAMES, write
 
 SIZE_HW = (64, 96)
 SMALL_HEAD = {"width": 16, "heads": 2, "feedforward": 16}
@@ -189,3 +193,25 @@ def tiny_text_encoder(tmp_path_factory):
     torch.manual_seed(7)
     transformers.BertModel(config).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def make_png_split():
+    """``write_small_split`` without JPEG files, whose pixels a teacher can read."""
+    from test.conftest import write_small_split
+
+    return lambda *args, **options: write_small_split(*args, suffixes=(".png",), **options)
+
+
+@pytest.fixture(scope="session")
+def painted_split(tmp_path_factory, make_png_split):
+    """Training images that the teachers of ``painted_teachers`` read."""
+    return open_split(make_png_split(tmp_path_factory.mktemp("source"), split="train", frames=FRAMES), "train")
+
+
+@pytest.fixture(scope="session")
+def whole_labels(painted_split, tmp_path_factory):
+    """Pseudo labels of it: folder and report, then those with automatic thresholds."""
+    folder = tmp_path_factory.mktemp("whole") / "pseudo"
+    auto = tmp_path_factory.mktemp("auto") / "pseudo"
+    return folder, write(painted_split, folder), auto, write(painted_split, auto, config=PseudoConfig())
