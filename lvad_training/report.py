@@ -104,7 +104,7 @@ def _settings(path: Path) -> dict[str, object]:
     found: dict[str, object] = {}
 
     def walk(value: object, name: str) -> None:
-        if isinstance(value, dict) and value:
+        if isinstance(value, dict):
             for key, inner in value.items():
                 walk(inner, f"{name}.{key}" if name else str(key))
         elif name != "output":

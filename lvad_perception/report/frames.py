@@ -13,7 +13,6 @@ import numpy as np
 from lvad_perception.metrics import worst_first
 from lvad_perception.metrics.findings import ATTRIBUTES, Excess
 from lvad_perception.overlay import draw_predictions, draw_truth
-from lvad_perception.report.charts import number
 from lvad_perception.report.evaluation import WIDEST_PX, KeptFrame, encoded, spread
 from lvad_perception.report.run import Run
 from lvad_perception.report.tables import legend
@@ -95,7 +94,7 @@ def picture(image: UInt8, label: str) -> str:
     size = f'width="{image.shape[1]}" height="{image.shape[0]}"'
     return (
         f'<label class="zoom"><input type="checkbox" aria-label="Enlarge {escape(label)}">'
-        f'<img loading="lazy" {size} src="{address}" alt="{escape(label)}"></label>'
+        f'<img {size} src="{address}" alt="{escape(label)}"></label>'
     )
 
 
@@ -141,7 +140,7 @@ def _reasons(views: Sequence[_Shown]) -> str:
         if view.excess is not None:
             excess = view.excess
             by_loss = bool(excess.frame.losses)
-            what = f"loss {number(excess.total)}" if by_loss else f"error {number(excess.total)} %"
+            what = f"loss {excess.total:.2f}" if by_loss else f"error {excess.total:.1f} %"
             parts = [
                 f"{escape(_NAMES.get(part, part))} {value:+.2f}"
                 for part, value in list(excess.parts.items())[:3]
@@ -149,7 +148,8 @@ def _reasons(views: Sequence[_Shown]) -> str:
             ]
             because = f": {', '.join(parts)}" if parts else ""
             who = f"{escape(view.run.name)}: " if several else ""
-            lines.append(f"<span>{who}{what}, {excess.above:+.2f} to the median{because}</span>")
+            side = "above" if excess.above >= 0 else "below"
+            lines.append(f"<span>{who}{what}, {abs(excess.above):.2f} {side} the median{because}</span>")
     return (f' <span class="chips">{chips}</span>' if chips else "") + "".join(lines)
 
 

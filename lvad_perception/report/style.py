@@ -49,7 +49,7 @@ td.num { text-align: right; white-space: nowrap; font-variant-numeric: tabular-n
 td.none, .line.none { color: var(--soft); }
 .few { color: var(--soft); font-size: 0.8rem; }
 .settings th + th, .settings thead td + th { text-align: left; }
-.settings td { overflow-wrap: anywhere; }
+.settings td { min-width: 8rem; overflow-wrap: anywhere; }
 .compact th, .compact td { padding-left: 0.4rem; padding-right: 0.4rem; }
 .bar { display: inline-block; vertical-align: middle; width: clamp(40px, 9vw, 130px); height: 0.6rem;
   margin-right: 0.6rem; border-radius: 2px; background: var(--line); overflow: hidden; }
@@ -97,9 +97,10 @@ figcaption span { color: var(--soft); }
 .chart { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: 0.6rem 0.75rem;
   margin: 0; }
 .chart.wide { grid-column: 1 / -1; }
-@media (max-width: 800px) { tbody th { white-space: normal; } .chart.wide .tick { font-size: 24px; }
+@media (max-width: 800px) { tbody th { white-space: normal; } .chart.wide .tick { font-size: 28px; }
+  .chart.wide path.smooth { stroke-width: 5; } .chart.wide path.raw { stroke-width: 2; }
   .figures th, .figures td { padding-left: 0.35rem; padding-right: 0.35rem; } }
-.chart svg { display: block; width: 100%; height: auto; }
+.chart svg { display: block; width: 100%; height: auto; overflow: visible; }
 svg .grid { stroke: var(--line); stroke-width: 1; }
 svg .tick { fill: var(--soft); font-size: 12px; font-variant-numeric: tabular-nums; }
 svg path { fill: none; stroke: var(--look, var(--accent)); stroke-linejoin: round; }

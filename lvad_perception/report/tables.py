@@ -53,7 +53,7 @@ def comparison_table(evaluations: Evaluations) -> str:
             _row(
                 escape(name),
                 [
-                    f'<td class="num">{_bar(number, place, best=place == best)}</td>'
+                    f'<td class="num">{_bar(number, place, best=place in best)}</td>'
                     for place, number in enumerate(numbers)
                 ],
             )
@@ -222,7 +222,7 @@ def _bars(numbers: Numbers) -> str:
     if all(number is None for number in numbers):
         return f'<td class="num none">{_NONE}</td>'
     best = _best(numbers)
-    return f'<td class="num">{"".join(_bar(n, place, best=place == best) for place, n in enumerate(numbers))}</td>'
+    return f'<td class="num">{"".join(_bar(n, place, best=place in best) for place, n in enumerate(numbers))}</td>'
 
 
 def _bar(value: float | None, place: int, *, best: bool) -> str:
@@ -237,12 +237,11 @@ def _bar(value: float | None, place: int, *, best: bool) -> str:
     )
 
 
-def _best(numbers: Numbers) -> int | None:
-    """Place of the highest number as it is printed; None when only one evaluation has one, or all are equal."""
+def _best(numbers: Numbers) -> set[int]:
+    """Places of the highest number as it is printed; none when only one evaluation has one, or all are equal."""
     known = {place: round(number, 1) for place, number in enumerate(numbers) if number is not None}
-    if len(set(known.values())) < 2:
-        return None
-    return max(known, key=lambda place: known[place])
+    highest = max(known.values(), default=0.0)
+    return {place for place, number in known.items() if number == highest} if len(set(known.values())) > 1 else set()
 
 
 def _coloured(task: str, names: Iterable[str]) -> Iterable[tuple[str, Rgb]]:

@@ -122,7 +122,7 @@ def test_everything_of_two_runs_is_on_the_page_and_nothing_comes_from_outside(tm
         "By time of day, in percent",
         "rainy",
         "1. ",
-        "trained: loss 4, +0.50 to the median: semantic_dice +0.50",
+        "trained: loss 4.00, 0.50 above the median: semantic_dice +0.50",
         "other: error",
         "prediction of other",
         "train.seed",

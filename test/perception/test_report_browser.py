@@ -59,6 +59,7 @@ def test_the_page_needs_nothing_else_fits_and_shows_every_chart(browser, page, t
     assert [address for address in visit.requests if not address.startswith("data:")] == [page.as_uri()]
     assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert browser.evaluate("document.querySelectorAll('section').length") == 9
+    assert browser.evaluate("[...document.images].every(image => image.complete && image.naturalWidth == 64)")
     # Every chart that is shown has a curve of some extent inside its frame.
     charts = browser.evaluate(
         "[...document.querySelectorAll('.chart svg')].filter(e => e.getClientRects().length).map(e => {"
