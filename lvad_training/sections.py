@@ -16,9 +16,16 @@ Struct = TypeVar("Struct", bound=msgspec.Struct)
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that also reads 6e-4 as a number, as YAML 1.2 does and PyYAML's 1.1 does not."""
+    """Safe YAML that reads 6e-4 as a number and ``no`` as a word, as YAML 1.2 does and PyYAML's 1.1 does not."""
 
 
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile("^(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
 )

@@ -138,3 +138,12 @@ def test_recipes_of_checkpoints_without_the_key_head_still_load():
         older["model"][task] = {key: value for key, value in content["model"][task].items() if key != "head"}
     assert older != content
     assert recipe_to_dict(recipe_from_dict(older, source="test")) == content
+
+
+@pytest.mark.parametrize(("text", "expected"), [("no", "no"), ("'no'", "no"), ("bf16", "bf16")])
+def test_no_is_a_word_in_files_and_on_the_command_line(text, expected, tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"data: {{root: x}}\ntrain: {{precision: {text}}}\n")
+    assert load_recipe(path).train.precision == expected
+    assert parse_recipe(MINIMAL, [f"train.precision={text}"], source="test").train.precision == expected
+    assert parse_recipe(MINIMAL, ["data.augment.crop=false"], source="test").data.augment.crop is False
