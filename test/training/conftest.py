@@ -13,6 +13,7 @@ from lvad_training.build import build_criterion, build_model
 from lvad_training.config import parse_recipe
 from lvad_training.model.text_encoders import TextEncoder
 from lvad_training.recipe import PseudoConfig
+from lvad_training.reproduce.base import base_recipe
 from lvad_training.samples import Batch, Targets
 
 from .painted_teachers import FRAMES, write
@@ -215,3 +216,14 @@ def whole_labels(painted_split, tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole") / "pseudo"
     auto = tmp_path_factory.mktemp("auto") / "pseudo"
     return folder, write(painted_split, folder), auto, write(painted_split, auto, config=PseudoConfig())
+
+
+@pytest.fixture
+def make_base(blobs):
+    """``make_base(*overrides)``: a small base recipe."""
+
+    def make(*overrides):
+        given = ["data.train_split=val", *overrides]
+        return base_recipe(recipe=None, preset=None, data=blobs, smoke=True, overrides=given)
+
+    return make

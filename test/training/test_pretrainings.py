@@ -1,6 +1,5 @@
 """Rows that start from published backbones: which files a folder has, what each row becomes, and table 2 for real."""
 
-import argparse
 import json
 import re
 
@@ -13,10 +12,11 @@ from lvad_training.config import with_convolutional_heads
 from lvad_training.model.backbone import timm_backbone
 from lvad_training.recipe import BackboneConfig
 from lvad_training.reproduce.base import base_recipe
-from lvad_training.reproduce.command import add_reproduce
 from lvad_training.reproduce.pretrainings import PRETRAININGS, needs_files, with_files
 from lvad_training.reproduce.tables import TABLES
 from lvad_training.reproduce.trainings import trainings
+
+from .table_runs import run_command
 
 TABLE = TABLES["table2"]
 NARROW = BackboneConfig(name="resnet18", options={"channels": [8, 8, 16, 16], "stem_width": 8})
@@ -127,13 +127,6 @@ def test_a_folder_without_any_file_names_all_that_are_looked_for(tmp_path):
 def test_a_row_whose_file_was_not_looked_for_is_refused(base, tmp_path):
     with pytest.raises(ConfigError, match="starts from a published file; give --weights-dir"):
         list(trainings(base, TABLE.rows[0], seed=0, out=tmp_path))
-
-
-def run_command(*words):
-    parser = argparse.ArgumentParser()
-    add_reproduce(parser.add_subparsers())
-    options = parser.parse_args(["reproduce", *map(str, words)])
-    return options.run(options)
 
 
 @pytest.mark.parametrize(

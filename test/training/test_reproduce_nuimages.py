@@ -12,7 +12,7 @@ from lvad_training.reproduce.tables import TABLES
 from lvad_training.reproduce.trainings import trainings
 
 from .nuimages_tree import street
-from .test_reproduce import FakeRunner, run_command, run_table
+from .table_runs import FakeRunner, run_command, run_table
 
 TABLE = TABLES["table11"]
 
