@@ -40,7 +40,7 @@ $(STAMP): setup.py requirements/tested.txt
 	@echo "Installing into $(VENV); with torch for CUDA this is about 6 GB and takes some minutes"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip setuptools -c requirements/tested.txt $(PIP_ARGS)
-	$(BIN)/python -m pip install -e '.[train,bags,eval,video,test]' -c requirements/tested.txt $(PIP_ARGS)
+	$(BIN)/python -m pip install -e '.[train,bags,eval,video,openvino,test]' -c requirements/tested.txt $(PIP_ARGS)
 	@touch $@
 
 .PHONY: demo
@@ -76,7 +76,7 @@ bench: setup ## Time the label index at BDD100K's size; the perception runtime h
 lock: setup ## Write requirements/tested.txt anew from the newest versions that setup.py allows.
 	$(BIN)/python -m pip install --quiet uv
 	{ sed '/^[^#]/,$$d' requirements/tested.txt; $(BIN)/uv pip compile setup.py --quiet --upgrade --universal \
-	  --python-version 3.10 --extra train --extra bags --extra eval --extra video --extra test \
+	  --python-version 3.10 --extra train --extra bags --extra eval --extra video --extra openvino --extra test \
 	  --no-header --no-annotate; } > requirements/tested.new
 	mv requirements/tested.new requirements/tested.txt
 
