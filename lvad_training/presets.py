@@ -51,28 +51,28 @@ PRESETS: dict[str, dict[str, Any]] = {
         "semantic": {"layers": 3, "width": 128, "feedforward": 512, "mask_width": 128, "memory_stride": 16},
         "drivable": {"layers": 3, "width": 128, "feedforward": 512, "mask_width": 128, "memory_stride": 16},
     },
-    # For images of 16:9. Trains on a CPU in minutes; a ResNet-18 of half the width, under 5 M parameters in all.
-    "tiny": {
-        "network_hw": [256, 448],
-        "backbone": {"name": "resnet18d", "options": {"channels": [32, 64, 128, 160], "stem_width": 16}},
-        **_SMALL_HEADS,
-    },
     # For a vehicle: no dearer than YOLOP, 18.5 GFLOP and 8 M parameters. docs/performance.md says how it was chosen.
     "edge": {
         "network_hw": [384, 640],
         "backbone": {"name": "resnet18d", "options": {"channels": [48, 96, 192, 256], "stem_width": 24}},
         **_SMALL_HEADS,
     },
+    # For images of 16:9. Trains on a CPU in minutes; a ResNet-18 of half the width, under 5 M parameters in all.
+    "tiny": {
+        "network_hw": [256, 448],
+        "backbone": {"name": "resnet18d", "options": {"channels": [32, 64, 128, 160], "stem_width": 16}},
+        **_SMALL_HEADS,
+    },
 }
 
-_SMALL_FCOS = {"width": 64, "convolutions": 2, "norm": "batch", "strides": [4, 8, 16, 32, 64]}
-_SMALL_SEMANTIC_FPN = {"width": 64, "norm": "batch"}
+_SMALL_FCOS = {"width": 64, "convolutions": 2, "norm": "batch"}
 
 CONVOLUTIONAL: dict[str, dict[str, dict[str, Any]]] = {
     "r50": {"fcos": {}, "semantic_fpn": {}},
     "r18": {"fcos": {"width": 128}, "semantic_fpn": {}},
-    # A small image has small boxes, so these look for them on stride 4 too, with narrow towers.
-    "tiny": {"fcos": _SMALL_FCOS, "semantic_fpn": _SMALL_SEMANTIC_FPN},
-    "edge": {"fcos": _SMALL_FCOS, "semantic_fpn": _SMALL_SEMANTIC_FPN},
+    # A small image has small boxes, so this looks for them on stride 4 too.
+    "tiny": {"fcos": {**_SMALL_FCOS, "strides": [4, 8, 16, 32, 64]}, "semantic_fpn": {"width": 64, "norm": "batch"}},
+    # Within the preset's 18.5 GFLOP.
+    "edge": {"fcos": _SMALL_FCOS, "semantic_fpn": {"width": 32, "norm": "batch"}},
 }
 """Preset -> the sections of its convolutional heads, for recipes that choose one."""
