@@ -90,7 +90,7 @@ def _chosen_heads(preset: str, model: dict[str, Any]) -> dict[str, Any]:
     """The preset's sections of the heads that the recipe chooses instead of the usual ones."""
     wanted = {task: model[task].get("head") for task in HEADS if isinstance(model.get(task), dict)}
     return {
-        task: {"head": head, **CONVOLUTIONAL[preset][head]}
+        task: {"head": head, **CONVOLUTIONAL[preset].get(head, {})}
         for task, head in wanted.items()
         if head is not None and head != _names(task)[0]
     }
