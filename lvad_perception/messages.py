@@ -318,7 +318,7 @@ def check_label_info(msg: Message, vocabulary: Vocabulary, *, source: str) -> No
     if found != dict(enumerate(vocabulary.names)):
         raise VocabularyMismatchError(
             f"{source}: its {vocabulary.task} classes are {list(found.values())}, not {list(vocabulary.names)}; "
-            "write it again with this version of the package"
+            "measure a model of these classes, or write the annotation again"
         )
 
 

@@ -94,11 +94,11 @@ def recipe_split(recipe: Recipe, name: str) -> Split:
 
     Raises:
         VocabularyMismatchError: its annotation is in other classes than the model's.
-        DatasetError: the data set has no such split or camera.
+        DatasetError: there is no data set, or it has no such split or camera.
         LabelError: annotation cannot be read.
     """
     root, wanted = Path(recipe.data.root), recipe.model.vocabulary
-    found = vocabulary_name(root)
+    found = vocabulary_name(root, wanted=wanted)
     if found != wanted:
         theirs, ours = VOCABULARIES[found]["detection"].names, VOCABULARIES[wanted]["detection"].names
         raise VocabularyMismatchError(

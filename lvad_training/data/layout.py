@@ -8,9 +8,24 @@ from lvad_training.data import nuimages
 from lvad_training.split import Split
 
 
-def vocabulary_name(root: Path) -> str:
-    """Key of ``vocabulary.VOCABULARIES`` that the folder's annotation is in."""
-    return "nuimages" if nuimages.is_nuimages(root) else "bdd100k"
+def vocabulary_name(root: Path, *, wanted: str | None = None) -> str:
+    """Key of ``vocabulary.VOCABULARIES`` that the folder's annotation is in; of a folder that is neither, BDD100K's.
+
+    Args:
+        root: folder of the data set.
+        wanted: the key that is hoped for, for the message where the folder is neither.
+
+    Raises:
+        DatasetError: the folder is neither where nuImages is wanted, or nuImages lies one folder deeper.
+    """
+    if nuimages.is_nuimages(root):
+        return "nuimages"
+    if not (root / "images").is_dir():
+        inner = sorted(path.parent.parent for path in root.glob("*/v1.0-*/sample_data.json"))
+        if inner or wanted == "nuimages":
+            hint = f"did you mean {inner[0]}?" if inner else "pass the folder that holds samples/ and v1.0-train/"
+            raise DatasetError(f"{root} holds no nuImages: it has no folder v1.0-train with its tables; {hint}")
+    return "bdd100k"
 
 
 def find_splits(root: Path) -> list[str]:
@@ -19,7 +34,7 @@ def find_splits(root: Path) -> list[str]:
     Raises:
         DatasetError: it holds neither BDD100K nor nuImages.
     """
-    return nuimages.find_splits(root) if nuimages.is_nuimages(root) else bdd100k.find_splits(root)
+    return nuimages.find_splits(root) if vocabulary_name(root) == "nuimages" else bdd100k.find_splits(root)
 
 
 def open_split(root: Path, split: str, *, cameras: tuple[str, ...] = (), cache_dir: Path | None = None) -> Split:
