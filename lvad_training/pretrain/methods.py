@@ -124,7 +124,9 @@ def build_optimizer(recipe: PretrainRecipe, network: nn.Module, *, processes: in
 
 def build_scheduler(recipe: PretrainRecipe, optimizer: Optimizer) -> CosineWarmupScheduler:
     """Linear warm-up, then a cosine to a thousandth of the learning rate."""
-    return CosineWarmupScheduler(optimizer, warmup_epochs=recipe.train.warmup_steps, max_epochs=recipe.train.steps)
+    train = recipe.train
+    warmup = min(500, train.steps // 10) if train.warmup_steps is None else train.warmup_steps
+    return CosineWarmupScheduler(optimizer, warmup_epochs=warmup, max_epochs=train.steps)
 
 
 def _momentum(recipe: PretrainRecipe) -> Momentum:

@@ -107,7 +107,7 @@ class OptimizationConfig(Section, frozen=True):
     """Optimisation; None is the method's own value.
 
     ``batch_size`` is images per process. ``learning_rate`` is the highest, reached after ``warmup_steps`` and followed
-    by a cosine to a thousandth. ``precision``: "no", "bf16" or "fp16" (CUDA).
+    by a cosine to a thousandth; by default a tenth of the steps, at most 500. ``precision``: "no", "bf16" or "fp16".
     """
 
     steps: int = 20000
@@ -115,7 +115,7 @@ class OptimizationConfig(Section, frozen=True):
     optimizer: Literal["sgd", "lars"] | None = None
     learning_rate: float | None = None
     weight_decay: float | None = None
-    warmup_steps: int = 500
+    warmup_steps: int | None = None
     gradient_clip: float = 0.0
     precision: Literal["no", "bf16", "fp16"] = "no"
     seed: int = 0
@@ -208,7 +208,7 @@ def _check(recipe: PretrainRecipe, source: str) -> None:
         (train.steps < 1, "train.steps must be at least 1"),
         (train.batch_size < 2, "train.batch_size must be at least 2"),
         (train.learning_rate is not None and not train.learning_rate > 0, "train.learning_rate must be above 0"),
-        (not 0 <= train.warmup_steps <= train.steps, "train.warmup_steps must be between 0 and train.steps"),
+        (not 0 <= (train.warmup_steps or 0) <= train.steps, "train.warmup_steps must be between 0 and train.steps"),
         (train.checkpoint_every < 1, "train.checkpoint_every must be at least 1"),
         (min(near.queries, near.shown) < 1 or near.frames < 2, "neighbours needs a query, one to show and 2 frames"),
         (near.apart < 0, "neighbours.apart must be 0 or more"),
