@@ -6,8 +6,8 @@ STYLE: Final = """
 :root { color-scheme: light dark; --paper: #fbfbfa; --ink: #1d2126; --soft: #5d6672; --line: #dfe2e6; --card: #ffffff;
   --accent: #1467b8; --right: #0067a8; --wrong: #b8500f;
   --s0: #0067a8; --s1: #c2410c; --s2: #00805c; --s3: #a8457f; --s4: #8a6d00; --s5: #3f4a56; }
-@media (prefers-color-scheme: dark) { :root { --paper: #14171b; --ink: #e6e9ed; --soft: #98a2ae; --line: #2d333b;
-  --card: #1b1f25; --accent: #6cb2f5; --right: #5cb3f0; --wrong: #f59e4b;
+@media screen and (prefers-color-scheme: dark) { :root { --paper: #14171b; --ink: #e6e9ed; --soft: #98a2ae;
+  --line: #2d333b; --card: #1b1f25; --accent: #6cb2f5; --right: #5cb3f0; --wrong: #f59e4b;
   --s0: #5cb3f0; --s1: #f59e4b; --s2: #2fc79a; --s3: #ec9ac8; --s4: #e8d44d; --s5: #c2cad3; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 1180px; padding: 1.5rem 1.25rem 4rem; background: var(--paper); color: var(--ink);
@@ -115,7 +115,9 @@ svg .mark { fill: var(--card); stroke: var(--look, var(--accent)); stroke-width:
 input[name="axis"] { accent-color: var(--accent); }
 input[name="axis"] + label { margin-right: 1rem; font-size: 0.9rem; }
 #axis-linear:checked ~ .charts .log, #axis-log:checked ~ .charts .linear { display: none; }
-@media print { nav, input[name="axis"], input[name="axis"] + label { display: none; } section { break-inside: auto; }
+@media print { :root { color-scheme: light; --paper: #ffffff; }
+  .matrix th, .matrix td { font-size: 0.68rem; padding: 0.1rem 0.2rem; } .matrix td[class] { min-width: 1.5rem; }
+  nav, input[name="axis"], input[name="axis"] + label { display: none; } section { break-inside: auto; }
   figure, tr { break-inside: avoid; } .scroll { overflow: visible; }
   .zoom input:checked + img { position: static; width: 100%; height: auto; }
   .bar i, .swatch, .matrix td { print-color-adjust: exact; -webkit-print-color-adjust: exact; } }

@@ -63,13 +63,14 @@ class Browser:
         os.close(self._answers)
         self._process.wait(timeout=SECONDS)
 
-    def open(self, path, *, width, height=900, scheme="light"):
-        """Load a file at a width in CSS pixels and a colour scheme; returns the ``Visit``."""
+    def open(self, path, *, width, height=900, scheme="light", media="screen"):
+        """Load a file at a width in CSS pixels, for a colour scheme and a medium; returns the ``Visit``."""
         self.visit = Visit()
         self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
         )
-        self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        self.call("Emulation.setEmulatedMedia", media=media, features=features)
         self.call("Page.navigate", url=path.as_uri())
         self._until(lambda message: message.get("method") == "Page.loadEventFired")
         return self.visit

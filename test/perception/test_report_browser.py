@@ -115,6 +115,14 @@ def test_text_is_readable_in_both_schemes(browser, page):
         assert not bad, (scheme, bad)
 
 
+def test_a_reader_who_likes_it_dark_prints_black_on_white(browser, page):
+    browser.open(page, width=720, scheme="dark", media="print")
+    colours = "(s => [s.color, s.backgroundColor])(getComputedStyle(document.body))"
+    assert browser.evaluate(colours) == ["rgb(29, 33, 38)", "rgb(255, 255, 255)"]
+    assert browser.evaluate("document.querySelector('nav').getClientRects().length") == 0
+    assert browser.evaluate("document.querySelector('.scroll').scrollWidth <= innerWidth")
+
+
 def contrast(first, second):
     lights = []
     for colour in (first, second):
