@@ -54,7 +54,7 @@ def write_pretraining_page(
         "video are left out. Compare the two lines: is above more of the same kind of place, light and traffic?</p>"
     )
     label = "Frames and their nearest neighbours"
-    panel = picture_panel(picture, label, "click to enlarge")
+    panel = picture_panel(picture, label, f"whole size: {PICTURE}")
     curves: dict[str, list[tuple[float, float]]] = {}
     for step in read_curve(folder / CURVE):
         for name, value in sorted(step["terms"].items(), key=lambda term: term[0] != "total"):
