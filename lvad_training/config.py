@@ -13,7 +13,7 @@ import msgspec
 
 from lvad_perception.errors import ConfigError
 from lvad_perception.vocabulary import TASKS, VOCABULARIES
-from lvad_training.presets import CONVOLUTIONAL, PRESETS
+from lvad_training.presets import CONVOLUTIONAL, FCOS_SCORE_THRESHOLD, PRESETS
 from lvad_training.recipe import (
     HEADS,
     FcosConfig,
@@ -78,7 +78,10 @@ def with_convolutional_heads(recipe: Recipe) -> Recipe:
 
 def _base(preset: str, model: dict[str, Any]) -> dict[str, Any]:
     """The preset's architecture; what belongs to a head or backbone goes when the recipe names another one."""
-    base = {**PRESETS[preset], **_chosen_heads(preset, model)}
+    chosen = _chosen_heads(preset, model)
+    base = {**PRESETS[preset], **chosen}
+    if chosen.get("detection", {}).get("head") == "fcos":
+        base["score_threshold"] = FCOS_SCORE_THRESHOLD
     wanted = model.get("backbone")
     own: dict[str, Any] = base.get("backbone", {})
     if isinstance(wanted, dict) and wanted.get("name", own.get("name")) != own.get("name"):

@@ -76,3 +76,7 @@ CONVOLUTIONAL: dict[str, dict[str, dict[str, Any]]] = {
     "edge": {"fcos": _SMALL_FCOS, "semantic_fpn": {"width": 32, "norm": "batch"}},
 }
 """Preset -> the sections of its convolutional heads, for recipes that choose one."""
+
+FCOS_SCORE_THRESHOLD = 0.45
+"""``score_threshold`` of a recipe that chooses FCOS and names none: the geometric mean of two probabilities is higher
+than the one that the usual 0.3 is for. docs/heads.md has the measurement."""

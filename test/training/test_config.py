@@ -8,7 +8,7 @@ from lvad_training.config import (
     recipe_to_dict,
     with_convolutional_heads,
 )
-from lvad_training.presets import CONVOLUTIONAL, PRESETS
+from lvad_training.presets import CONVOLUTIONAL, FCOS_SCORE_THRESHOLD, PRESETS
 
 MINIMAL = {"data": {"root": "somewhere"}}
 
@@ -54,7 +54,7 @@ def test_a_task_can_be_left_out():
         ("train.precision=fp8", "Invalid enum value 'fp8'"),
         ("model.network_hw=[100, 200]", "multiples of 32"),
         ("model.detection.heads=7", "must be divisible by its 7 heads"),
-        ("preset=r51", "preset 'r51' is unknown; choose one of r50, r18, tiny"),
+        ("preset=r51", "preset 'r51' is unknown; choose one of r50, r18, edge, tiny"),
         ("model={detection: null, semantic: null, drivable: null}", "needs one of detection, semantic, drivable"),
         ("model.detection.head=yolo", "model.detection.head is 'yolo'; choose sparse_rcnn or fcos"),
         ("model.drivable={head: fcos}", "model.drivable.head is 'fcos'; choose maskformer or semantic_fpn"),
@@ -119,7 +119,21 @@ def test_another_head_comes_without_the_keys_of_the_presets_usual_one():
     model = parse_recipe({**MINIMAL, "preset": "tiny", "model": heads}, [], source="test").model
     assert (model.detection.convolutions, model.detection.width) == (3, CONVOLUTIONAL["tiny"]["fcos"]["width"])
     assert model.semantic.norm == "batch"
+    assert model.score_threshold == FCOS_SCORE_THRESHOLD
     assert model.drivable.queries == PRESETS["tiny"]["drivable"]["queries"]
+
+
+@pytest.mark.parametrize(
+    ("detection", "usual"), [({"head": "fcos"}, FCOS_SCORE_THRESHOLD), ({"head": "sparse_rcnn"}, 0.3), (None, 0.3)]
+)
+def test_the_recipes_own_score_threshold_comes_before_the_heads(detection, usual):
+    def threshold(**model):
+        return parse_recipe(
+            {**MINIMAL, "model": {"detection": detection, **model}}, [], source="t"
+        ).model.score_threshold
+
+    assert threshold() == usual
+    assert threshold(score_threshold=0.2) == 0.2
 
 
 @pytest.mark.parametrize("preset", PRESETS)
