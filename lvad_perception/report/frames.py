@@ -118,7 +118,7 @@ def _figures(runs: Sequence[Run], names: Sequence[str], score_threshold: float, 
                 drawn = draw_predictions(
                     frame.image, view.kept.predictions, score_threshold=score_threshold, vocabularies=_classes(view.run)
                 )
-                said = "prediction" if len(runs) == 1 else f"prediction of {view.run.name}"
+                said = "prediction" if len(runs) == 1 else f"prediction: {view.run.name}"
                 panels.append(picture_panel(drawn, f"{name}: {said}", said))
         caption = f"<figcaption><b>{f'{place}. ' if numbered else ''}{escape(name)}</b>{_reasons(views)}</figcaption>"
         figures.append(f'<figure class="frame">{caption}<div class="panels">{"".join(panels)}</div></figure>')

@@ -124,7 +124,7 @@ def test_everything_of_two_runs_is_on_the_page_and_nothing_comes_from_outside(tm
         "1. ",
         "trained: loss 4.00, 0.50 above the median: semantic_dice +0.50",
         "other: error",
-        "prediction of other",
+        "prediction: other",
         "train.seed",
         "runs/other",
     ):

@@ -83,7 +83,7 @@ def test_runs_stand_side_by_side(runs, tmp_path, capsys):
     for wanted in (
         "Two seeds",
         "2 runs side by side, 4 training steps",
-        "prediction of second",
+        "prediction: second",
         "train.seed",
         "box_l1",
     ):
