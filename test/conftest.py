@@ -279,6 +279,26 @@ def images_like():
     return make
 
 
+def _numbers(facts, path=""):
+    """Flatten nested metrics to {path: number or None}."""
+    if isinstance(facts, dict):
+        return {key: value for name, part in facts.items() for key, value in _numbers(part, f"{path}/{name}").items()}
+    return {path: facts}
+
+
+@pytest.fixture
+def assert_same_metrics():
+    """Asserts that two ``Metrics``, or what they are as JSON, hold the same numbers."""
+
+    def check(found, wanted):
+        one, other = (_numbers(each if isinstance(each, dict) else each.to_dict()) for each in (found, wanted))
+        assert one.keys() == other.keys()
+        for name, value in one.items():
+            assert other[name] == (value if value is None else pytest.approx(value, abs=1e-6)), name
+
+    return check
+
+
 @pytest.fixture
 def manifest_facts():
     """A valid manifest as a dictionary, to be spoilt."""

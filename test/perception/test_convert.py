@@ -18,16 +18,14 @@ from lvad_perception.messages import (
 )
 from lvad_perception.vocabulary import DRIVABLE, SEMANTIC
 
+from .bag_contents import contents
+
 IMAGE = "/camera/image_raw/compressed"
 
 
-def contents(bag):
+def messages(bag):
     """Topic -> [(bag stamp, message)]."""
-    found = {}
-    with open_bag(bag) as reader:
-        for connection, stamp, raw in reader.messages(reader.connections):
-            found.setdefault(connection.topic, []).append((stamp, reader.deserialize(raw, connection)))
-    return found
+    return {topic: [(stamp, message) for stamp, _, message in found] for topic, found in contents(bag).items()}
 
 
 class TestFromBdd100k:
@@ -41,7 +39,7 @@ class TestFromBdd100k:
 
     def test_images_are_the_files_byte_for_byte(self, bag, small_split):
         split = open_split(small_split, "val")
-        found = contents(bag)
+        found = messages(bag)
         for index, (stamp, msg) in enumerate(found[IMAGE]):
             path = split.image_path(index)
             assert bytes(msg.data) == path.read_bytes()
@@ -51,13 +49,13 @@ class TestFromBdd100k:
             assert msg.header.frame_id == "front"
 
     def test_names_travel_with_the_same_stamp(self, bag, small_split):
-        found = contents(bag)
+        found = messages(bag)
         split = open_split(small_split, "val")
         assert [msg.data for _, msg in found["/camera/name"]] == [split.name_of(i) for i in range(8)]
         assert [stamp for stamp, _ in found["/camera/name"]] == [stamp for stamp, _ in found[IMAGE]]
 
     def test_annotation_is_the_splits_and_absent_where_there_is_none(self, bag, small_split):
-        found = contents(bag)
+        found = messages(bag)
         split = open_split(small_split, "val")
         truths = {DEFAULT_START_NS + i * 50_000_000: split.truth(i, (72, 96)) for i in range(8)}
         boxes = {stamp: truth_boxes_from_message(msg) for stamp, msg in found["/camera/truth/detections"]}
@@ -81,7 +79,7 @@ class TestFromBdd100k:
         assert any(truth.crowd.any() for truth in boxes.values())
 
     def test_masks_are_explained_once_and_latched(self, bag):
-        found = contents(bag)
+        found = messages(bag)
         for vocabulary, topic in ((SEMANTIC, "segmentation"), (DRIVABLE, "drivable_area")):
             ((_, info),) = found[f"/camera/truth/{topic}/label_info"]
             check_label_info(info, vocabulary, source="bag")
@@ -104,7 +102,7 @@ class TestFromBdd100k:
         assert len(told) == 2
         assert "frame-002.jpg: it is a truncated image" in told[0]
         assert "val drivable labels frame-003" in told[1]
-        assert [msg.data for _, msg in contents(tmp_path / "bag")["/camera/name"]][2] == "frame-003"
+        assert [msg.data for _, msg in messages(tmp_path / "bag")["/camera/name"]][2] == "frame-003"
 
     def test_other_image_formats_become_png(self, tmp_path):
         folder = tmp_path / "images/100k/val"
@@ -157,9 +155,9 @@ class TestRefusals:
         from_bdd100k(small_split, "val", tmp_path / "bag", limit=2)
         with pytest.raises(BagError, match="exists already; choose another name or replace it with --overwrite"):
             from_bdd100k(small_split, "val", tmp_path / "bag")
-        assert len(contents(tmp_path / "bag")[IMAGE]) == 2
+        assert len(messages(tmp_path / "bag")[IMAGE]) == 2
         from_bdd100k(small_split, "val", tmp_path / "bag", overwrite=True, limit=4)
-        assert len(contents(tmp_path / "bag")[IMAGE]) == 4
+        assert len(messages(tmp_path / "bag")[IMAGE]) == 4
         assert [path.name for path in tmp_path.iterdir()] == ["bag"]
 
     def test_a_folder_that_is_no_bag_is_never_replaced(self, tmp_path, small_split):
@@ -182,7 +180,7 @@ class TestRefusals:
         with pytest.raises(interruption):
             from_bdd100k(small_split, "val", tmp_path / "bag", overwrite=True)
         assert [path.name for path in tmp_path.iterdir()] == ["bag"]
-        assert len(contents(tmp_path / "bag")[IMAGE]) == 1
+        assert len(messages(tmp_path / "bag")[IMAGE]) == 1
 
     def test_a_place_that_cannot_be_written(self, small_split):
         with pytest.raises(BagError, match=r"cannot be written .*; choose a folder with space and permission"):
@@ -216,14 +214,14 @@ class TestFromVideo:
     def test_stamps_are_the_videos(self, clip, tmp_path):
         summary = from_video(clip, tmp_path / "bag")
         assert (summary.images, round(summary.duration_s, 6)) == (20, 1.9)
-        found = contents(tmp_path / "bag")[IMAGE]
+        found = messages(tmp_path / "bag")[IMAGE]
         assert [stamp - DEFAULT_START_NS for stamp, _ in found] == [index * 100_000_000 for index in range(20)]
         levels = [int(image_from_compressed(msg).mean()) for _, msg in found]
         np.testing.assert_allclose(levels, [8 * index for index in range(20)], atol=6)
 
     def test_raw_and_every(self, clip, tmp_path):
         assert from_video(clip, tmp_path / "bag", raw=True, every=5, camera="front").images == 4
-        found = contents(tmp_path / "bag")
+        found = messages(tmp_path / "bag")
         assert list(found) == ["/front/image_raw"]
         assert [msg.encoding for _, msg in found["/front/image_raw"]] == ["rgb8"] * 4
 

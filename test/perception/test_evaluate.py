@@ -26,27 +26,13 @@ START = 1_600_000_000_000_000_000
 STEP = 100_000_000
 
 
-def numbers(facts, path=""):
-    """Flatten nested metrics to {path: number or None}."""
-    if isinstance(facts, dict):
-        return {key: value for name, part in facts.items() for key, value in numbers(part, f"{path}/{name}").items()}
-    return {path: facts}
-
-
-def assert_same_metrics(first, second):
-    one, other = numbers(first.to_dict()), numbers(second.to_dict())
-    assert one.keys() == other.keys()
-    for name, value in one.items():
-        assert other[name] == (value if value is None else pytest.approx(value, abs=1e-6)), name
-
-
 def perceiver_of(engine):
     return Perceiver(engine, score_threshold=0.0)
 
 
 class TestBagEqualsDataset:
     @pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
-    def test_on_a_split_with_partial_annotation(self, small_split, tmp_path, make_engine, storage):
+    def test_on_a_split_with_partial_annotation(self, small_split, tmp_path, make_engine, storage, assert_same_metrics):
         from_bdd100k(small_split, "val", tmp_path / "in", storage=storage)
         replay(tmp_path / "in", perceiver_of(make_engine()), tmp_path / "out", storage=storage)
         of_bag = evaluate_bag(tmp_path / "out")
@@ -58,7 +44,7 @@ class TestBagEqualsDataset:
         assert 20 < of_bag.semantic.scores.pixel_accuracy < 99
         assert 20 < of_bag.drivable.official.mean_iou < 99
 
-    def test_on_real_images(self, shared_data, tmp_path, make_engine):
+    def test_on_real_images(self, shared_data, tmp_path, make_engine, assert_same_metrics):
         root = shared_data / "camvid-bdd"
         from_bdd100k(root, "val", tmp_path / "in", limit=15)
         replay(tmp_path / "in", perceiver_of(make_engine()), tmp_path / "out")
@@ -66,7 +52,7 @@ class TestBagEqualsDataset:
             evaluate_bag(tmp_path / "out"), evaluate_dataset(perceiver_of(make_engine()), root, "val", limit=15)
         )
 
-    def test_a_model_with_fewer_tasks(self, small_split, tmp_path, make_engine, make_manifest):
+    def test_a_model_with_fewer_tasks(self, small_split, tmp_path, make_engine, make_manifest, assert_same_metrics):
         manifest = make_manifest(classes={"semantic": SEMANTIC.names})
         from_bdd100k(small_split, "val", tmp_path / "in")
         replay(tmp_path / "in", perceiver_of(make_engine(manifest)), tmp_path / "out")

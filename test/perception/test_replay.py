@@ -23,17 +23,10 @@ from lvad_perception.messages import (
 from lvad_perception.perceiver import Perceiver
 from lvad_perception.vocabulary import DRIVABLE, SEMANTIC
 
+from .bag_contents import contents
+
 TYPES = rosbags_types()
 START = 1_600_000_000_000_000_000
-
-
-def contents(bag):
-    """Topic -> [(bag stamp, raw bytes, message)]."""
-    found = {}
-    with open_bag(bag) as reader:
-        for connection, stamp, raw in reader.messages(reader.connections):
-            found.setdefault(connection.topic, []).append((stamp, bytes(raw), reader.deserialize(raw, connection)))
-    return found
 
 
 def write_images(path, topics, count=5, *, spoil=(), size_hw=(36, 48), storage="mcap"):

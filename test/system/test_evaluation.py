@@ -21,20 +21,6 @@ from lvad_perception.vocabulary import DRIVABLE
 EVALUATION = [sys.executable, "-m", "lvad_perception.node.evaluation", "--ros-args"]
 
 
-def numbers(facts, path=""):
-    """Flatten nested metrics to {path: number or None}."""
-    if isinstance(facts, dict):
-        return {key: value for name, part in facts.items() for key, value in numbers(part, f"{path}/{name}").items()}
-    return {path: facts}
-
-
-def assert_same_metrics(found, wanted):
-    one, other = numbers(found), numbers(wanted)
-    assert one.keys() == other.keys()
-    for name, value in one.items():
-        assert other[name] == (value if value is None else pytest.approx(value, abs=1e-6)), name
-
-
 @pytest.fixture
 def started():
     """A function that starts a process; whatever is left at the end is killed."""
@@ -92,7 +78,9 @@ def ros2_launch(environment, file, *arguments):
     )
 
 
-def test_evaluate_launch_equals_the_evaluation_without_ros(package, annotated, without_ros, tiny_model_file, tmp_path):
+def test_evaluate_launch_equals_the_evaluation_without_ros(
+    package, annotated, without_ros, tiny_model_file, tmp_path, assert_same_metrics
+):
     metrics = tmp_path / "metrics.json"
     arguments = [f"bag:={annotated}", f"model:={tiny_model_file}", f"json:={metrics}", "rate:=4.0"]
     result = ros2_launch(package, "evaluate", *arguments)
@@ -104,7 +92,9 @@ def test_evaluate_launch_equals_the_evaluation_without_ros(package, annotated, w
     assert "Traceback" not in result.stdout
 
 
-def test_replay_launch_records_what_replay_writes(package, annotated, without_ros, tiny_model_file, tmp_path):
+def test_replay_launch_records_what_replay_writes(
+    package, annotated, without_ros, tiny_model_file, tmp_path, assert_same_metrics
+):
     arguments = [f"bag:={annotated}", f"model:={tiny_model_file}", f"output:={tmp_path / 'recorded'}", "drain:=3.0"]
     result = ros2_launch(package, "replay", *arguments)
     assert result.returncode == 0, result.stdout
@@ -149,7 +139,7 @@ def replayed(small_split, tmp_path, make_engine):
     return tmp_path / "replayed"
 
 
-def test_a_played_bag_gives_the_numbers_of_the_bag(ros_environment, started, replayed, tmp_path):
+def test_a_played_bag_gives_the_numbers_of_the_bag(ros_environment, started, replayed, tmp_path, assert_same_metrics):
     evaluation = started([*EVALUATION, "-p", f"json:={tmp_path / 'deep' / 'metrics.json'}"], ros_environment)
     play = ["ros2", "bag", "play", str(replayed), "--start-paused", "--disable-keyboard-controls", "--rate", "4"]
     player = started(play, ros_environment)

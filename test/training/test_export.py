@@ -160,9 +160,6 @@ def language_checkpoint():
     encoder = StubEncoder(width=20, token_width=7)
     recipe = small_recipe(
         model={
-            "network_hw": list(SIZE_HW),
-            "backbone": {"name": "resnet18", "options": {"channels": [8, 8, 16, 16], "stem_width": 8}},
-            "neck_width": 16,
             "detection": {**SMALL_HEAD, "proposals": 20, "refinements": 1, "dynamic_width": 4, "pool_size": 3},
             "semantic": None,
             "drivable": {**SMALL_MASKS, "layers": 1},
