@@ -45,7 +45,7 @@ def decode_image(data: bytes, *, source: str) -> UInt8:
 
 
 def read_image(path: Path) -> UInt8:
-    """Read an image file as uint8 RGB [H, W, 3]; see :func:`decode_image`.
+    """Read an image file as uint8 RGB [H, W, 3]; see ``decode_image``.
 
     Raises:
         ImageError: the file is missing, unreadable, truncated or not an image.

@@ -126,17 +126,17 @@ class Split:
         return inside_image(*raw, size_hw)
 
     def raw_boxes(self, i: int) -> tuple[Float32, Int32, Bool] | None:
-        """Boxes as annotated, which may reach outside the image; as :meth:`LabelTable.boxes`, None as :meth:`boxes`."""
+        """Boxes as annotated, which may reach outside the image; as ``LabelTable.boxes``, None as ``boxes``."""
         index = self._tasks["detection"]
         table = index.sources[index.which[i]] if index.which[i] >= 0 else None
         return table.boxes(int(index.row[i])) if isinstance(table, LabelTable) else None
 
     def semantic(self, i: int, size_hw: Size) -> UInt8 | None:
-        """The semantic mask, uint8 [H, W]; None when not annotated. Raises LabelError as :meth:`truth` does."""
+        """The semantic mask, uint8 [H, W]; None when not annotated. Raises LabelError as ``truth`` does."""
         return self._mask(i, "semantic", size_hw)
 
     def drivable(self, i: int, size_hw: Size) -> UInt8 | None:
-        """The drivable mask, uint8 [H, W]; None when not annotated. Raises LabelError as :meth:`truth` does."""
+        """The drivable mask, uint8 [H, W]; None when not annotated. Raises LabelError as ``truth`` does."""
         return self._mask(i, "drivable", size_hw)
 
     def truth(self, i: int, size_hw: Size) -> Truth:

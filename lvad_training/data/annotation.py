@@ -66,7 +66,7 @@ class Annotation:
             task: the only task to read; all when None.
 
         Raises:
-            LabelError: as :meth:`Split.truth`.
+            LabelError: as ``Split.truth``.
         """
         sources = {name: self._source(frame, name) for name in self.tasks if task in (None, name)}
         boxes, semantic, drivable = (sources.get(name) for name in ("detection", "semantic", "drivable"))

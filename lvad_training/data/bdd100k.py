@@ -69,7 +69,7 @@ class TrainingSet(Dataset[Sample]):
 
 
 class EvaluationSet(Dataset[EvaluationSample]):
-    """Letterboxed images of a split; :meth:`truth` has the annotation in source pixels.
+    """Letterboxed images of a split; ``truth`` has the annotation in source pixels.
 
     Args:
         split: where images and annotations come from.

@@ -61,7 +61,7 @@ class Journal(Generic[AnyRecord]):
 
 
 class JournalWriter:
-    """Appends records to one file; each is with the operating system, whole, when :meth:`append` returns."""
+    """Appends records to one file; each is with the operating system, whole, when ``append`` returns."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -17,7 +17,7 @@ from lvad_training.pseudo.matching import Matches
 from lvad_training.recipe import PseudoConfig
 
 LOWEST, HIGHEST = 0.05, 0.95
-"""Between these lie the scores that :func:`auto_thresholds` chooses from."""
+"""Between these lie the scores that ``auto_thresholds`` chooses from."""
 
 _NEVER: Final = 256  # above every confidence
 
@@ -40,7 +40,7 @@ def needs_auto(config: PseudoConfig) -> bool:
 
 
 def box_thresholds(config: PseudoConfig, auto: Mapping[str, float]) -> dict[str, float]:
-    """Thresholds per class: those of ``config``, and where it says "auto" those of :func:`auto_thresholds`."""
+    """Thresholds per class: those of ``config``, and where it says "auto" those of ``auto_thresholds``."""
     if config.box_score == "auto":
         return {
             name: {**auto, **config.box_scores}[name]
@@ -102,7 +102,7 @@ def select_boxes(detections: Detections, thresholds: Mapping[str, float]) -> Det
 
 
 def ignored_boxes(detections: Detections, thresholds: Mapping[str, float], ignored_score: float) -> Detections:
-    """The boxes that are no labels by :func:`select_boxes`, and yet score at least ``ignored_score``, in their order.
+    """The boxes that are no labels by ``select_boxes``, and yet score at least ``ignored_score``, in their order.
 
     The teacher is not sure of them: to take them for background would teach its misses.
     """

@@ -67,7 +67,7 @@ class NuImagesSplit:
         return None
 
     def raw_boxes(self, i: int) -> tuple[Float32, Int32, Bool] | None:
-        """Boxes as annotated, which may reach outside the image; as :meth:`VersionTable.boxes`."""
+        """Boxes as annotated, which may reach outside the image; as ``VersionTable.boxes``."""
         return self.table.boxes(self._rows[i]) if self.table.is_annotated else None
 
     def boxes(self, i: int, size_hw: Size) -> TruthBoxes | None:
@@ -90,7 +90,7 @@ class NuImagesSplit:
         """The classes of all pixels, uint8 [H, W]; None when the frame is not annotated.
 
         Raises:
-            LabelError: as :meth:`truth`.
+            LabelError: as ``truth``.
         """
         if not self.table.is_annotated:
             return None
