@@ -128,6 +128,14 @@ def batch():
 
 
 @pytest.fixture(scope="session")
+def images():
+    """Three images of coarse squares, uint8 [64, 96, 3]: for comparisons of runtimes."""
+    random = np.random.default_rng(0)
+    coarse = random.integers(0, 256, (3, SIZE_HW[0] // 8, SIZE_HW[1] // 8, 3), np.uint8)
+    return list(coarse.repeat(8, axis=1).repeat(8, axis=2))
+
+
+@pytest.fixture(scope="session")
 def blobs(tmp_path_factory):
     """A data set of one easy picture: a bright car on a grey road under a blue sky, at different places."""
     import json

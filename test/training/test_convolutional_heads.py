@@ -204,12 +204,6 @@ def test_the_vehicles_preset_keeps_its_promise_with_them():
 
 
 @pytest.fixture(scope="module")
-def images():
-    coarse = np.random.default_rng(0).integers(0, 256, (3, SIZE_HW[0] // 8, SIZE_HW[1] // 8, 3), np.uint8)
-    return list(coarse.repeat(8, axis=1).repeat(8, axis=2))
-
-
-@pytest.fixture(scope="module")
 def conv_checkpoint():
     torch.manual_seed(3)
     detection = {**SMALL_CONVOLUTIONS["detection"], "convolutions": 1, "strides": [8, 16, 32, 64]}

@@ -34,13 +34,6 @@ def checkpoint():
 
 
 @pytest.fixture(scope="module")
-def images():
-    random = np.random.default_rng(0)
-    coarse = random.integers(0, 256, (3, SIZE_HW[0] // 8, SIZE_HW[1] // 8, 3), np.uint8)
-    return list(coarse.repeat(8, axis=1).repeat(8, axis=2))
-
-
-@pytest.fixture(scope="module")
 def model_file(checkpoint, images, tmp_path_factory):
     path = tmp_path_factory.mktemp("export") / "model.onnx"
     return path, export(checkpoint, path, images=images, batch_size=2)
