@@ -169,10 +169,17 @@ def notes(table: Table, results: Sequence[RowResult]) -> list[str]:
             "SS mIoU is over the ten object classes, the driveable surface and the background, as far as they occur. "
             "The paper does not say which classes its figures are over."
         )
-    found.append("The rows share budget, seeds and backbone weights; docs/method.md says how each is read.")
     if any(method.pretraining is not None for row in table.rows for method in row.methods):
-        found.append("Teachers have the base recipe's backbone, so all rows learn from the same pseudo labels.")
-    found += [f"{result.row.title}: {ABSENT}, {result.row.absent}." for result in results if result.row.absent]
+        found.append(
+            "The rows share budget, seeds and teachers, which have the base recipe's backbone: all learn from the same "
+            "pseudo labels. docs/method.md says how each is read."
+        )
+    else:
+        found.append("The rows share budget, seeds and backbone weights; docs/method.md says how each is read.")
+    reasons = dict.fromkeys(result.row.absent for result in results if result.row.absent is not None)
+    for reason in reasons:
+        titles = "; ".join(result.row.title for result in results if result.row.absent == reason)
+        found.append(f"{titles}: {ABSENT}, {reason}.")
     found += [
         f"{result.row.title}, seed {seed}: {reason}" for result in results for seed, reason in result.failures.items()
     ]

@@ -168,7 +168,7 @@ def test_smoke_trains_what_is_there_and_lists_the_rest_as_absent(blobs, tmp_path
     for name, value in published.items():  # adapt keeps the published backbone bit for bit
         assert torch.equal(adapted[name.replace("module.encoder_q.", "backbone.features.")], value), name
     page = (tmp_path / "out/table2.md").read_text()
-    assert "BYOL, PF: absent, byol.pth or resnet50_byol_imagenet2012.pth.tar or " in page
+    assert "* BYOL, PF; BYOL, PAF: absent, byol.pth or resnet50_byol_imagenet2012.pth.tar or " in page
     assert "moco_v1: resnet18, " in page
     assert "SimCLR: absent, " in capsys.readouterr().out
 
