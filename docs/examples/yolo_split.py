@@ -1,6 +1,6 @@
 """A data set of one's own: YOLO's text files as a split that training reads, or written in BDD100K's layout."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -138,7 +138,7 @@ def check(split: Split) -> tuple[Counts, list[Problem]]:
 
 
 # --8<-- [start:batches]
-def batches(split: Split, recipe: Recipe) -> "DataLoader[Batch]":
+def batches(split: Split, recipe: Recipe) -> Iterable[Batch]:
     """The split's images as a training wants them: augmented, shuffled, in batches of the recipe's size."""
     augment, settings = recipe.data.augment, recipe.train
     samples = TrainingSet(
