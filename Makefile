@@ -40,8 +40,12 @@ $(STAMP): setup.py requirements/tested.txt
 	@echo "Installing into $(VENV); with torch for CUDA this is about 6 GB and takes some minutes"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip setuptools -c requirements/tested.txt $(PIP_ARGS)
-	$(BIN)/python -m pip install -e '.[train,bags,eval,video,openvino,test]' -c requirements/tested.txt $(PIP_ARGS)
+	$(BIN)/python -m pip install -e '.[train,pretrain,bags,eval,video,openvino,docs,test]' -c requirements/tested.txt $(PIP_ARGS)
 	@touch $@
+
+.PHONY: docs
+docs: setup ## Build the documentation, strictly, into build/site; open build/site/index.html.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 .PHONY: demo
 demo: setup ## Train, export, replay a bag and report in a few minutes; DATA=folder, FROM_SCRATCH=1, ARGS=….
@@ -76,7 +80,7 @@ bench: setup ## Time the label index at BDD100K's size; the perception runtime h
 lock: setup ## Write requirements/tested.txt anew from the newest versions that setup.py allows.
 	$(BIN)/python -m pip install --quiet uv
 	{ sed '/^[^#]/,$$d' requirements/tested.txt; $(BIN)/uv pip compile setup.py --quiet --upgrade --universal \
-	  --python-version 3.10 --extra train --extra bags --extra eval --extra video --extra openvino --extra test \
+	  --python-version 3.10 --extra train --extra pretrain --extra bags --extra eval --extra video --extra openvino --extra docs --extra test \
 	  --no-header --no-annotate; } > requirements/tested.new
 	mv requirements/tested.new requirements/tested.txt
 

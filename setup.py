@@ -50,6 +50,10 @@ EXTRAS = {
     "tensorrt": ["tensorrt>=10.0,<11", "torch>=2.4", "onnx>=1.17"],
     # A faster CPU runtime, and INT8 for it.
     "openvino": ["openvino>=2025.0", "onnx>=1.17"],
+    # Backbones from frames without labels.
+    "pretrain": ["lightly>=1.6"],
+    # The documentation as a site.
+    "docs": ["mkdocs>=1.6", "mkdocs-material>=9.6", "mkdocstrings[python]>=1.0"],
     "test": [
         # ROS 2's launch_testing loads itself as a pytest plugin and cannot live with pytest 9.
         "pytest>=7.4,<9",
