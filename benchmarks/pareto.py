@@ -48,7 +48,8 @@ CANDIDATES: dict[str, dict[str, Any]] = {
     "width 128": {"neck_width": 128},
     "mask layers 2": {"semantic": {"layers": 2}},
     "mask queries 20": {"semantic": {"queries": 20}},
-    "resnet18d, 48 to 256": {"backbone": _resnet([48, 96, 192, 256], 24)},
+    "resnet18d, 48 to 256": {"backbone": _resnet([48, 96, 192, 256], 24)},  # the preset "edge"
+    "resnet18d, 56 to 256": {"backbone": _resnet([56, 112, 208, 256], 24)},
     "mobilenetv2": {"backbone": {"name": "mobilenetv2_100"}},
     "mobilenetv4 small": {"backbone": {"name": "mobilenetv4_conv_small"}},
     "efficientnet-lite0": {"backbone": {"name": "tf_efficientnet_lite0"}},

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from lvad_perception.errors import ConfigError
 from lvad_training.batches import recipe_split, selected_images
+from lvad_training.build import build_text_encoder
 from lvad_training.config import recipe_to_dict
 from lvad_training.data.settings import make_lists, read_lists, write_lists
 from lvad_training.labelling import label
@@ -117,6 +118,8 @@ def run(
     if recipe.stages is None:
         train(recipe, resume=resume, overwrite=overwrite, progress=progress)
         return last.folder
+    if only is None:
+        build_text_encoder(recipe.model)  # one that cannot be had is to be known before days of teachers
     _make_lists(recipe, stages, log)
     images = split_digest(recipe_split(recipe, recipe.data.train_split))
     for number, stage in enumerate(chosen, start=1):

@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from lvad_perception.errors import ConfigError
+from lvad_perception.errors import CheckpointError, ConfigError
 from lvad_training import stages
 from lvad_training.checkpoints import load_checkpoint
 from lvad_training.config import recipe_to_dict
@@ -182,3 +182,13 @@ def test_killed_in_the_middle_of_each_stage_it_ends_the_same(run, recipe_of, tmp
     subprocess.run(command, check=True)
     goal = weights(whole)
     assert all(torch.equal(value, goal[name]) for name, value in weights(tmp_path / "killed" / "finetune").items())
+
+
+def test_a_text_tower_that_is_not_there_is_named_before_anything_is_trained(run, tmp_path):
+    tower = {
+        "kind": "huggingface",
+        "name": str(tmp_path / "gone"),
+    }
+    with pytest.raises(CheckpointError, match=r"gone: no such folder; give model.language.text_encoder.name"):
+        run(model={"language": {"text_encoder": tower, "context": 2, "layers": 1, "width": 16, "heads": 2}})
+    assert not (tmp_path / "run").exists()
