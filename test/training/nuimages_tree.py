@@ -6,6 +6,7 @@ import json
 
 import cv2
 import numpy as np
+import pytest
 
 SIZE_HW = (60, 80)
 CATEGORIES = (
@@ -148,3 +149,11 @@ def street(root, version="v1.0-train", images=3):
         pixels[24:44, 60:66] = (60, 200, 60)
         cv2.imwrite(str(root / tree.tables["sample_data"][-2]["filename"]), pixels)
     return tree
+
+
+def write_street(folder, images):
+    """A tree with that many training images and two to validate on; skips without what makes the masks."""
+    pytest.importorskip("pycocotools", reason="pycocotools, which makes the masks, is not installed")
+    street(folder, images=images).write()
+    street(folder, "v1.0-val", images=2).write()
+    return folder

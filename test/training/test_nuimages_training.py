@@ -11,18 +11,14 @@ from lvad_training.evaluation import evaluate_checkpoint
 from lvad_training.export import export
 from lvad_training.training import train
 
-from .nuimages_tree import street
+from .nuimages_tree import write_street
 
 NUIMAGES = VOCABULARIES["nuimages"]
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    pytest.importorskip("pycocotools", reason="pycocotools, which makes the masks, is not installed")
-    folder = tmp_path_factory.mktemp("nuimages")
-    street(folder, images=4).write()
-    street(folder, "v1.0-val", images=2).write()
-    return folder
+    return write_street(tmp_path_factory.mktemp("nuimages"), images=4)
 
 
 def test_a_model_of_nuimages_is_trained_measured_and_exported(root, tmp_path, make_recipe):

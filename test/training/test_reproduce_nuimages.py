@@ -11,7 +11,7 @@ from lvad_training.reproduce.render import NONE
 from lvad_training.reproduce.tables import TABLES
 from lvad_training.reproduce.trainings import trainings
 
-from .nuimages_tree import street
+from .nuimages_tree import write_street
 from .table_runs import FakeRunner, run_command, run_table
 
 TABLE = TABLES["table11"]
@@ -19,11 +19,7 @@ TABLE = TABLES["table11"]
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    pytest.importorskip("pycocotools", reason="pycocotools, which makes the masks, is not installed")
-    folder = tmp_path_factory.mktemp("nuimages")
-    street(folder, images=6).write()
-    street(folder, "v1.0-val", images=2).write()
-    return folder
+    return write_street(tmp_path_factory.mktemp("nuimages"), images=6)
 
 
 def make_base(root, *overrides, **options):
