@@ -82,19 +82,20 @@ def decode_points(
     """
     rule = outputs.suppression
     sure = outputs.logits.float().sigmoid() * outputs.centerness.float().sigmoid()[..., None]  # (B, N, C)
-    best = sure.amax(dim=2).topk(min(rule.candidates, sure.shape[1]), dim=1).indices  # (B, M)
-    scores = _pick(sure, best).sqrt().transpose(1, 2)  # (B, C, M)
-    boxes = _clip(_pick(outputs.boxes_xyxy.float(), best), size_hw)  # (B, M, 4)
-    kept = suppress(boxes, scores, rule, max_detections).flatten(1)  # (B, C * M)
-    missing = max_detections - kept.shape[1]
-    if missing > 0:
-        kept = functional.pad(kept, (0, missing))
+    points, classes = sure.shape[1:]
+    best = sure.amax(dim=2).topk(min(rule.candidates, points), dim=1).indices  # the best M pairs are of M points
+    candidates = min(rule.candidates, points * classes)
+    scores, index = _pick(sure, best).flatten(1).topk(candidates, dim=1)  # (B, M)
+    point = torch.div(index, classes, rounding_mode="floor")
+    labels = (index - point * classes).int()
+    boxes = _pick(_clip(_pick(outputs.boxes_xyxy.float(), best), size_hw), point)  # (B, M, 4)
+    kept = suppress(boxes, scores.sqrt(), labels, rule)
+    if candidates < max_detections:
+        kept = functional.pad(kept, (0, max_detections - candidates))
     scores, index = kept.topk(max_detections, dim=1)  # (B, K)
-    labels = torch.div(index, boxes.shape[1], rounding_mode="floor")
     is_box = scores > 0
-    place = (index - labels * boxes.shape[1]) * is_box  # padding points at some box, which becomes one without area
-    boxes = _pick(boxes, place) * is_box[:, :, None]
-    return boxes, scores, (labels * is_box).int()
+    place = index * is_box  # padding points at some box, which becomes one without area
+    return _pick(boxes, place) * is_box[:, :, None], scores, labels.gather(1, place) * is_box.int()
 
 
 def decode_masks(

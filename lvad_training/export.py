@@ -21,7 +21,6 @@ from lvad_training.build import boxes_per_image, network_of, task_classes
 from lvad_training.camera import CameraFrame
 from lvad_training.checkpoints import Checkpoint, weights_sha256
 from lvad_training.graph import ModelFileGraph
-from lvad_training.suppression import onnx_translations
 
 OPSET = 18
 TOLERANCE = TOLERANCES["fp32"]
@@ -131,7 +130,6 @@ def write_onnx(graph: nn.Module, path: Path, manifest: Manifest) -> None:
             (_example(manifest),),
             dynamo=True,
             opset_version=OPSET,
-            custom_translation_table=onnx_translations(),
             input_names=[INPUT_NAME],
             output_names=list(manifest.output_names),
             verbose=False,
