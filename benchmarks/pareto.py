@@ -36,7 +36,18 @@ def _resnet(channels: list[int], stem: int) -> dict[str, Any]:
     return {"name": "resnet18d", "options": {"channels": channels, "stem_width": stem}}
 
 
-# Name -> what differs from the preset "tiny": one thing at a time.
+def _convolutional(backbone: dict[str, Any], *, neck: int, towers: int, branches: int) -> dict[str, Any]:
+    """All heads of convolutions; FCOS on strides from 8 on, as for an image of 640 x 384."""
+    fcos = {"head": "fcos", "width": towers, "convolutions": 2, "norm": "batch", "strides": [8, 16, 32, 64]}
+    semantic_fpn = {"head": "semantic_fpn", "width": branches, "norm": "batch"}
+    heads = {"detection": fcos, "semantic": semantic_fpn, "drivable": semantic_fpn}
+    return {"backbone": backbone, "neck_width": neck, **heads}
+
+
+_TINY, _WIDE = _resnet([32, 64, 128, 160], 16), _resnet([48, 96, 192, 256], 24)
+_LATE = _resnet([24, 64, 128, 256], 12)
+
+# Name -> what differs from the preset "tiny": one thing at a time, and then the convolutional ones.
 CANDIDATES: dict[str, dict[str, Any]] = {
     "tiny": {},
     "refinements 2": {"detection": {"refinements": 2}},
@@ -48,7 +59,7 @@ CANDIDATES: dict[str, dict[str, Any]] = {
     "width 128": {"neck_width": 128},
     "mask layers 2": {"semantic": {"layers": 2}},
     "mask queries 20": {"semantic": {"queries": 20}},
-    "resnet18d, 48 to 256": {"backbone": _resnet([48, 96, 192, 256], 24)},  # the preset "edge"
+    "resnet18d, 48 to 256": {"backbone": _WIDE},
     "resnet18d, 56 to 256": {"backbone": _resnet([56, 112, 208, 256], 24)},
     "mobilenetv2": {"backbone": {"name": "mobilenetv2_100"}},
     "mobilenetv4 small": {"backbone": {"name": "mobilenetv4_conv_small"}},
@@ -57,6 +68,13 @@ CANDIDATES: dict[str, dict[str, Any]] = {
     "fastvit-t8": {"backbone": {"name": "fastvit_t8"}},
     "repvit-m0.9": {"backbone": {"name": "repvit_m0_9"}},
     "convnextv2-atto": {"backbone": {"name": "convnextv2_atto"}},
+    "convolutional, 48 to 256, neck 96": _convolutional(_WIDE, neck=96, towers=64, branches=32),
+    "convolutional, 48 to 256, neck 64": _convolutional(_WIDE, neck=64, towers=64, branches=32),
+    "convolutional, 32 to 160, neck 96": _convolutional(_TINY, neck=96, towers=64, branches=32),
+    "convolutional, 32 to 160, neck 64": _convolutional(_TINY, neck=64, towers=64, branches=32),
+    "convolutional, 32 to 160, neck 48": _convolutional(_TINY, neck=48, towers=48, branches=32),
+    "convolutional, 24 to 256, neck 64": _convolutional(_LATE, neck=64, towers=64, branches=32),
+    "convolutional, 24 to 256, neck 48": _convolutional(_LATE, neck=48, towers=48, branches=32),
 }
 
 
