@@ -3,11 +3,12 @@
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from types import TracebackType
 
 import numpy as np
 
-from lvad_perception.engines.base import Engine
+from lvad_perception.engines.base import SLOTS, Engine, Pending, Turns
 from lvad_perception.errors import ConfigError, ImageError
 from lvad_perception.manifest import OUTPUT_NAMES, Manifest
 from lvad_perception.postprocess import to_predictions
@@ -17,21 +18,95 @@ from lvad_perception.types import Float32, Letterbox, Predictions, RawOutputs, U
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Where the time of one call went, in nanoseconds summed over its images."""
+    """Where the time of one batch went, in nanoseconds.
+
+    Attributes:
+        preprocess_ns: the letterbox.
+        engine_ns: from ``begin`` until the outputs were seen on the host; where another thread came to fetch them late,
+            with the time until it did, since nobody looked before.
+        postprocess_ns: the way back to source pixels.
+    """
 
     preprocess_ns: int
     engine_ns: int
     postprocess_ns: int
 
 
+class PendingPredictions:
+    """A batch that the engine has begun. Whoever begins it fetches its result, once, in whatever thread."""
+
+    def __init__(
+        self,
+        pending: Pending[RawOutputs],
+        *,
+        predict: Callable[[RawOutputs], list[Predictions]],
+        over: Callable[[], None],
+        clock: Callable[[], int],
+        began_ns: int,
+        prepared_ns: int,
+    ) -> None:
+        self._pending = pending
+        self._predict = predict
+        self._over = over
+        self._clock = clock
+        self._began_ns, self._prepared_ns = began_ns, prepared_ns
+        self._raw: RawOutputs | None = None
+        self._timings: Timings | None = None
+        self._inferred_ns = clock() if pending.done else None
+
+    @property
+    def timings(self) -> Timings:
+        """Where the time went; there from ``result`` on."""
+        assert self._timings is not None
+        return self._timings
+
+    def wait(self) -> None:
+        """Wait until the engine is through with it; ``result`` does so too.
+
+        Raises:
+            EngineError: the runtime failed.
+        """
+        if self._raw is None:
+            try:
+                self._raw = self._pending.result()
+            except BaseException:
+                self._over()
+                raise
+            self._inferred_ns = self._inferred_ns or self._clock()
+
+    def result(self) -> list[Predictions]:
+        """Wait, and bring what the engine says to source pixels.
+
+        Returns:
+            One entry an image, in order; the arrays belong to the caller.
+
+        Raises:
+            EngineError: the runtime failed.
+        """
+        self.wait()
+        assert self._raw is not None
+        assert self._inferred_ns is not None
+        fetched_ns = self._clock()
+        try:
+            predictions = self._predict(self._raw)
+        finally:
+            self._over()
+        self._timings = Timings(
+            self._prepared_ns - self._began_ns,
+            self._inferred_ns - self._prepared_ns,
+            self._clock() - fetched_ns,
+        )
+        return predictions
+
+
 class Perceiver:
     """Runs an engine on images of any size, or of the one camera size that its model file was made for.
 
-    Not thread-safe, but for ``set_thresholds`` and ``check_image``: one thread at a time.
+    One thread at a time calls it, but for ``set_thresholds`` and ``check_image``; results of what it begins may be
+    fetched in another meanwhile.
 
     Attributes:
         score_threshold: boxes with a lower confidence are left out, in [0, 1]; classes may have their own.
-        last_timings: where the time of the last call went; None before the first.
     """
 
     def __init__(
@@ -48,17 +123,19 @@ class Perceiver:
             engine: a loaded model.
             score_threshold: in [0, 1]; None takes the manifest's. Evaluation wants 0.
             class_thresholds: class id -> threshold in [0, 1] for the classes that have their own.
-            clock: nanoseconds, for ``last_timings``.
+            clock: nanoseconds, for ``Timings``.
 
         Raises:
             ConfigError: a threshold is outside [0, 1].
         """
-        self.last_timings: Timings | None = None
         self._engine = engine
         self._clock = clock
         self.set_thresholds(score_threshold, class_thresholds)
-        # Slots that a short batch leaves over keep an older image; what the model says of it is dropped.
-        self._input = np.zeros((engine.manifest.batch_size, *engine.manifest.input_hw, 3), np.uint8)
+        self._batch_size = engine.manifest.batch_size
+        # An engine may read its input until the result is fetched, and SLOTS may be under way.
+        # Places that a short batch leaves over keep an older image; what the model says of it is dropped.
+        self._inputs = np.zeros((SLOTS, self._batch_size, *engine.manifest.input_hw, 3), np.uint8)
+        self._turns = Turns()
 
     @property
     def manifest(self) -> Manifest:
@@ -133,37 +210,65 @@ class Perceiver:
             EngineError: the runtime failed.
         """
         predictions: list[Predictions] = []
-        preprocess_ns = engine_ns = postprocess_ns = 0
-        for start in range(0, len(images), len(self._input)):
-            chunk = images[start : start + len(self._input)]
-            asked = tasks[start : start + len(self._input)] if tasks is not None else [OUTPUT_NAMES] * len(chunk)
-            thresholds = self._thresholds
-            began = self._clock()
-            batch, placements = self._place(chunk)
-            prepared = self._clock()
-            raw = self._engine.infer(batch)
-            inferred = self._clock()
-            for index, placement in enumerate(placements):
-                limits: Float32 | float = 0.0 if raw.labels is None else thresholds[raw.labels[index]]
-                wanted = _only(raw, asked[index])
-                predictions.append(to_predictions(wanted, index, placement, score_threshold=limits))
-            preprocess_ns += prepared - began
-            engine_ns += inferred - prepared
-            postprocess_ns += self._clock() - inferred
-        self.last_timings = Timings(preprocess_ns, engine_ns, postprocess_ns)
+        for start in range(0, len(images), self._batch_size):
+            chunk = slice(start, start + self._batch_size)
+            predictions += self.begin(images[chunk], tasks=None if tasks is None else tasks[chunk]).result()
         return predictions
 
-    def _place(self, images: Sequence[UInt8]) -> tuple[UInt8, list[Letterbox]]:
+    def begin(self, images: Sequence[UInt8], *, tasks: Sequence[Collection[str]] | None = None) -> PendingPredictions:
+        """Have one batch predicted and go on.
+
+        Args:
+            images: as in ``__call__``, 1 to as many as the model file's batch size. They stay as they are until the
+                result was fetched.
+            tasks: as in ``__call__``.
+
+        Returns:
+            What the result is fetched from, in the order in which they began. Two may be under way.
+
+        Raises:
+            ConfigError: no images, or more than a batch.
+            ImageError: as in ``__call__``.
+            EngineError: the runtime failed, or the result of the batch before the last was never fetched.
+        """
+        if not 1 <= len(images) <= self._batch_size:
+            raise ConfigError(
+                f"{len(images)} images do not fit a batch of this model file; give 1 to {self._batch_size} at a time"
+            )
+        asked = tasks if tasks is not None else [OUTPUT_NAMES] * len(images)
+        thresholds = self._thresholds
+        began_ns = self._clock()
+        batch, placements = self._place(images, self._inputs[self._turns.slot()])
+        prepared_ns = self._clock()
+
+        def predict(raw: RawOutputs) -> list[Predictions]:
+            limits = [0.0 if raw.labels is None else thresholds[raw.labels[index]] for index in range(len(images))]
+            return [
+                to_predictions(_only(raw, asked[index]), index, placement, score_threshold=limits[index])
+                for index, placement in enumerate(placements)
+            ]
+
+        pending = self._engine.begin(batch)
+        return PendingPredictions(
+            pending,
+            predict=predict,
+            over=partial(self._turns.over, self._turns.take()),
+            clock=self._clock,
+            began_ns=began_ns,
+            prepared_ns=prepared_ns,
+        )
+
+    def _place(self, images: Sequence[UInt8], inputs: UInt8) -> tuple[UInt8, list[Letterbox]]:
         """The engine's input for as many images as it takes, or fewer, and where each of them lies in it."""
         input_hw = self.manifest.input_hw
-        if len(self._input) == 1 and images[0].shape == (*input_hw, 3):
+        if len(inputs) == 1 and images[0].shape == (*input_hw, 3):
             (image,) = images
             if image.dtype == np.uint8 and image.flags.c_contiguous:  # it is the input as it stands: nothing is copied
                 return image[None], [fit_letterbox(input_hw, input_hw)]
         for image in images:
             self.check_image(image)
-        slots = zip(images, self._input, strict=False)
-        return self._input, [letterbox_image(image, input_hw, out=slot)[1] for image, slot in slots]
+        slots = zip(images, inputs, strict=False)
+        return inputs, [letterbox_image(image, input_hw, out=slot)[1] for image, slot in slots]
 
     def close(self) -> None:
         """Close the engine; calling it again does nothing."""

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 from onnx.reference import ReferenceEvaluator
 
+from lvad_perception.engines.base import Finished
 from lvad_perception.errors import EngineError, ModelFileError
 from lvad_perception.manifest import INPUT_NAME, MANIFEST_KEY, Manifest
 from lvad_perception.types import RawOutputs, UInt8
@@ -54,6 +55,10 @@ class ReferenceEngine:
             raise EngineError(f"the reference evaluator failed ({err}); try ONNX Runtime on the same file") from err
         outputs: dict[str, np.ndarray | None] = dict.fromkeys(RawOutputs.__dataclass_fields__)
         return RawOutputs(**{**outputs, **dict(zip(names, arrays, strict=True))})
+
+    def begin(self, images: UInt8) -> Finished[RawOutputs]:
+        """The same for callers that fetch the result later; numpy computes in line, so it is there at once."""
+        return Finished(self.infer(images))
 
     def close(self) -> None:
         """Free the model; calling it again does nothing."""

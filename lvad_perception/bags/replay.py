@@ -189,9 +189,9 @@ def _perceive(
 ) -> Iterator[tuple[Frame, Predictions]]:
     """Run the engine on as many frames at a time as it takes, and write what it says."""
     while batch := list(islice(frames, perceiver.manifest.batch_size)):
-        predictions = perceiver([frame.image for frame in batch])
-        if perceiver.last_timings is not None:
-            results.engine_ns += perceiver.last_timings.engine_ns
+        pending = perceiver.begin([frame.image for frame in batch])
+        predictions = pending.result()
+        results.engine_ns += pending.timings.engine_ns
         for frame, prediction in zip(batch, predictions, strict=True):
             results.write(frame, prediction)
             yield frame, prediction

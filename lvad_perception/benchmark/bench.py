@@ -60,6 +60,8 @@ class Bench:
         stages: times of whole frames and of the rivals in between.
         batches: engines alone, the benchmarked one among them; empty when no other batch size was asked for.
         roofline: or the sentence why it is not known.
+        overlapped_fps: frames a second when the stages of different frames overlap as in the node; None where that was
+            not timed.
         agreement: with the reference's outputs, and what its precision may be apart; None when none was asked for.
     """
 
@@ -67,10 +69,13 @@ class Bench:
     batches: Sequence[BatchTimes] = ()
     roofline: Roofline | str = ""
     agreement: tuple[Agreement, Tolerance] | None = None
+    overlapped_fps: float | None = None
 
     def to_text(self) -> str:
         """The tables for people."""
         blocks = [self.stages.to_text()]
+        if self.overlapped_fps is not None:
+            blocks[0] += f"\n{'stages overlapping, as in the node':<40}{self.overlapped_fps:>7.1f} frames/s"
         if self.stages.rivals_ms:
             lines = [f"{'against, ms per image':<32}{'median':>9}{'p99':>9}   {'engine / it':<20}whole frame / it"]
             for name, theirs in self.stages.rivals_ms.items():
@@ -100,6 +105,7 @@ class Bench:
     def to_dict(self) -> dict[str, Any]:
         """Everything that the tables show, ready for JSON."""
         facts = self.stages.to_dict()
+        facts["frames_per_second_overlapping"] = self.overlapped_fps
         facts["rivals"] = {
             name: {
                 "median_ms": median(theirs),

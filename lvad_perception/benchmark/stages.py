@@ -10,19 +10,12 @@ import numpy as np
 from tqdm import tqdm
 
 from lvad_perception.benchmark.frames import Decode
+from lvad_perception.benchmark.messages import publish
 from lvad_perception.benchmark.statistics import Samples, median, p99
 from lvad_perception.engines.plain import PlainNetwork
 from lvad_perception.errors import ConfigError
-from lvad_perception.messages import (
-    Message,
-    detections_to_message,
-    make_header,
-    mask_to_message,
-    rosbags_types,
-    rosbags_typestore,
-)
 from lvad_perception.perceiver import Perceiver
-from lvad_perception.types import Predictions, Size
+from lvad_perception.types import Size
 
 STAGES: Final = ("decode", "preprocess", "engine", "postprocess", "messages")
 
@@ -127,7 +120,7 @@ def run_benchmark(
     batch_size = perceiver.manifest.batch_size
     for decode in islice(frames, warm_up):
         for prediction in perceiver([decode()]):
-            _publish(prediction, 0)
+            publish(prediction, 0)
         for rival in rivals:
             rival.run()
     samples: dict[str, list[float]] = {stage: [] for stage in STAGES}
@@ -138,12 +131,12 @@ def run_benchmark(
             began = time.perf_counter_ns()
             images = [decode() for decode in batch]
             decoded = time.perf_counter_ns()
-            predictions = perceiver(images)
-            timings = perceiver.last_timings
-            assert timings is not None
+            pending = perceiver.begin(images)
+            predictions = pending.result()
+            timings = pending.timings
             perceived = time.perf_counter_ns()
             for index, prediction in enumerate(predictions):
-                _publish(prediction, index)
+                publish(prediction, index)
             published = time.perf_counter_ns()
             spans_ns = {
                 "decode": decoded - began,
@@ -169,17 +162,3 @@ def run_benchmark(
         samples_ms={stage: np.array(values[:count]) for stage, values in samples.items()},
         rivals_ms={name: np.array(values[:count]) for name, values in others.items()},
     )
-
-
-def _publish(predictions: Predictions, index: int) -> None:
-    """Build and serialise the messages of one frame, as publishing does."""
-    types, store = rosbags_types(), rosbags_typestore()
-    header = make_header(index, "camera", types=types)
-    messages: list[Message] = []
-    if predictions.detections is not None:
-        messages.append(detections_to_message(predictions.detections, header, types=types))
-    for mask in (predictions.semantic, predictions.drivable):
-        if mask is not None:
-            messages.append(mask_to_message(mask, header, types=types))
-    for msg in messages:
-        store.serialize_cdr(msg, msg.__msgtype__)

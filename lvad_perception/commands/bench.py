@@ -68,6 +68,7 @@ def add_bench(commands: Any) -> None:
 def _bench(arguments: argparse.Namespace) -> None:
     from lvad_perception.benchmark.bench import Bench
     from lvad_perception.benchmark.drawing import draw
+    from lvad_perception.benchmark.overlap import overlapped_fps
     from lvad_perception.benchmark.stages import run_benchmark
     from lvad_perception.perceiver import Perceiver
 
@@ -90,9 +91,10 @@ def _bench(arguments: argparse.Namespace) -> None:
             rivals=rivals,
             progress=True,
         )
+        overlapped = overlapped_fps(perceiver, frames, count=arguments.frames // 2)
         batches = _batches([(arguments.model.name, engine), *others], frames, arguments.frames) if others else []
         roofline = "" if arguments.no_roofline else _roofline(arguments, engine, stages.engine_run_ms)
-        bench = Bench(stages, batches, roofline, _agreement(arguments, engine, frames))
+        bench = Bench(stages, batches, roofline, _agreement(arguments, engine, frames), overlapped)
     print(bench.to_text())
     write_json(arguments.json, bench.to_dict())
     if arguments.plot is not None:

@@ -1,13 +1,38 @@
-"""The one protocol that every engine meets."""
+"""The one protocol that every engine meets, and the inferences that it has under way."""
 
-from typing import Protocol
+from typing import Final, Generic, Protocol, TypeVar
 
+from lvad_perception.errors import EngineError
 from lvad_perception.manifest import Manifest
 from lvad_perception.types import RawOutputs, UInt8
 
+SLOTS: Final = 2
+"""Inferences that an engine has under way at most: one that computes, and one whose copies run meanwhile."""
+
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Pending(Protocol[T_co]):
+    """Something that has begun and has a result. Whoever begins it fetches that, once, in whatever thread."""
+
+    @property
+    def done(self) -> bool:
+        """Whether ``result`` does not wait."""
+        ...
+
+    def result(self) -> T_co:
+        """Wait until it is over.
+
+        Raises:
+            EngineError: the runtime failed.
+        """
+        ...
+
 
 class Engine(Protocol):
-    """A loaded model. Not thread-safe: one thread at a time."""
+    """A loaded model. One thread at a time begins inferences; their results may be fetched in another meanwhile."""
 
     @property
     def manifest(self) -> Manifest:
@@ -29,20 +54,76 @@ class Engine(Protocol):
         """Memory that it holds on a device of its own; None where it works in the memory of the process."""
         ...
 
-    def infer(self, images: UInt8) -> RawOutputs:
-        """Run the model.
+    def begin(self, images: UInt8) -> Pending[RawOutputs]:
+        """Have the model run, and go on; a runtime that cannot do that returns when it has run.
 
         Args:
-            images: uint8 [N, H, W, 3], RGB, N and H x W as the manifest's ``input_hw``, C-contiguous.
+            images: uint8 [N, H, W, 3], RGB, N and H x W as the manifest's ``input_hw``, C-contiguous. They stay as they
+                are until the result has been fetched: a runtime may read them where they lie.
 
         Returns:
-            The outputs in pixels of the manifest's ``output_hw``; arrays are valid until the next call.
+            Gives the outputs, in pixels of the manifest's ``output_hw``, when they are on the host. Their arrays are
+            valid until the second ``begin`` after this. ``SLOTS`` may be under way; the older is fetched first.
 
         Raises:
-            EngineError: the runtime failed.
+            EngineError: the runtime failed, or the result of the inference before the last was never fetched.
         """
         ...
 
-    def close(self) -> None:
-        """Free the model's memory; calling it again does nothing."""
+    def infer(self, images: UInt8) -> RawOutputs:
+        """``begin`` and its ``result`` in one, with the arguments and errors of both."""
         ...
+
+    def close(self) -> None:
+        """Finish what is under way, then free the model's memory; calling it again does nothing."""
+        ...
+
+
+class Finished(Generic[T]):
+    """What was over when it began, in a runtime that returns when it has run; meets ``Pending``."""
+
+    done: Final = True
+
+    def __init__(self, result: T) -> None:
+        self._result = result
+
+    def result(self) -> T:
+        """What it was made of."""
+        return self._result
+
+
+class Turns:
+    """Which of the ``SLOTS`` sets of buffers is used next: in turn, each when its last user is through with it.
+
+    One thread at a time calls ``slot`` and ``take``; any thread, ``over``.
+    """
+
+    def __init__(self) -> None:
+        self._users: list[int | None] = [None] * SLOTS
+        self._taken = 0
+
+    def slot(self) -> int:
+        """The slot whose turn it is, until it is taken.
+
+        Raises:
+            EngineError: its last user is not through with it.
+        """
+        slot = self._taken % SLOTS
+        if self._users[slot] is not None:
+            raise EngineError(
+                f"{SLOTS} inferences are under way, and no more can be; fetch the result of the older one before "
+                "another begins"
+            )
+        return slot
+
+    def take(self) -> int:
+        """Take the slot whose turn it is; returns the user's number, for ``over``."""
+        user = self._taken
+        self._users[user % SLOTS] = user
+        self._taken += 1
+        return user
+
+    def over(self, user: int) -> None:
+        """The user is through with its slot; saying so again does nothing."""
+        if self._users[user % SLOTS] == user:
+            self._users[user % SLOTS] = None

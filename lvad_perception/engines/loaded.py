@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from lvad_perception.engines.base import Pending, Turns
 from lvad_perception.engines.graph import OUTPUT_TYPES
 from lvad_perception.errors import EngineError
 from lvad_perception.manifest import Manifest
@@ -13,9 +14,9 @@ from lvad_perception.types import RawOutputs, UInt8
 
 
 class LoadedEngine(ABC):
-    """Its facts, the check of its images, and that it ends once; meets ``base.Engine``.
+    """Its facts, the check of its images, what is under way, and that it ends once; meets ``base.Engine``.
 
-    A runtime derives from it, loads the file, calls this constructor last, and adds ``_run`` and ``_release``.
+    A runtime derives from it, loads the file, calls this constructor last, and adds ``_begin`` and ``_release``.
     """
 
     def __init__(
@@ -27,6 +28,7 @@ class LoadedEngine(ABC):
         self._precision = precision
         self._device_memory_bytes = device_memory_bytes
         self._shape = (manifest.batch_size, *manifest.input_hw, 3)
+        self._turns = Turns()
         self._closed = False
 
     @property
@@ -49,11 +51,12 @@ class LoadedEngine(ABC):
         """Memory that it holds on a device of its own; None where it works in the memory of the process."""
         return self._device_memory_bytes
 
-    def infer(self, images: UInt8) -> RawOutputs:
-        """Run the model on uint8 [N, H, W, 3], RGB, of the manifest's shape; see ``base.Engine``.
+    def begin(self, images: UInt8) -> Pending[RawOutputs]:
+        """Have the model run on uint8 [N, H, W, 3], RGB, of the manifest's shape; see ``base.Engine``.
 
         Raises:
-            EngineError: the runtime failed, the images are of another shape or type, or the engine is closed.
+            EngineError: the runtime failed, the images are of another shape or type, the engine is closed, or two
+                results are still to be fetched.
         """
         if self._closed:
             raise EngineError("the engine is closed; open the model file again")
@@ -62,21 +65,50 @@ class LoadedEngine(ABC):
                 f"images of shape {images.shape} and type {images.dtype} do not fit this engine, whose input is uint8 "
                 f"{self._shape}; give as many images as the model's batch size, at its input size"
             )
-        arrays = self._run(images)
-        return RawOutputs(
-            **dict.fromkeys(OUTPUT_TYPES) | dict(zip(self._manifest.output_names, arrays, strict=True)),
-        )
+        arrays = self._begin(self._turns.slot(), images)
+        return _Inference(arrays, self._manifest.output_names, self._turns, self._turns.take())
+
+    def infer(self, images: UInt8) -> RawOutputs:
+        """``begin`` and its result; see ``base.Engine``."""
+        return self.begin(images).result()
 
     def close(self) -> None:
-        """Free the model's memory; calling it again does nothing."""
+        """Finish what is under way, then free the model's memory; calling it again does nothing."""
         if not self._closed:
             self._closed = True
             self._release()
 
     @abstractmethod
-    def _run(self, images: UInt8) -> Sequence[Any]:
-        """Arrays in the order of the manifest's ``output_names``, valid until the next call. Raises EngineError."""
+    def _begin(self, slot: int, images: UInt8) -> Pending[Sequence[Any]]:
+        """Run the model with the buffers of a slot, 0 or 1; the arrays of its former run are no longer needed.
+
+        Returns:
+            Gives arrays in the order of the manifest's ``output_names``, valid until the slot runs again.
+
+        Raises:
+            EngineError: the runtime failed, and nothing of this slot is under way.
+        """
 
     @abstractmethod
     def _release(self) -> None:
-        """Let go of everything that holds the model's memory; called once."""
+        """Wait for what is under way and let go of everything that holds the model's memory; called once."""
+
+
+class _Inference:
+    """One that has begun; meets ``base.Pending``."""
+
+    def __init__(self, arrays: Pending[Sequence[Any]], names: Sequence[str], turns: Turns, number: int) -> None:
+        self._arrays, self._names, self._turns, self._number = arrays, names, turns, number
+
+    @property
+    def done(self) -> bool:
+        """See ``base.Pending``."""
+        return self._arrays.done
+
+    def result(self) -> RawOutputs:
+        """See ``base.Pending``."""
+        try:
+            arrays = self._arrays.result()
+        finally:
+            self._turns.over(self._number)
+        return RawOutputs(**dict.fromkeys(OUTPUT_TYPES) | dict(zip(self._names, arrays, strict=True)))

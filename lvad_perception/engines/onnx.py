@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from lvad_perception.engines.base import Finished
 from lvad_perception.engines.graph import REMEDY, Tensors, check_graph, first_line
 from lvad_perception.engines.loaded import LoadedEngine
 from lvad_perception.errors import EngineError, MissingDependencyError, ModelFileError
@@ -26,7 +27,8 @@ _ERROR_LEVEL: Final = 3  # of ONNX Runtime's own log: what matters comes as an e
 class OnnxEngine(LoadedEngine):
     """A model file in an ONNX Runtime session; meets ``base.Engine``.
 
-    Its precision is the file's own, or "fp16" where TensorRT was asked for it. It does not say what memory it holds.
+    It computes in line: ``begin`` returns when it has run. Its precision is the file's own, or "fp16" where TensorRT
+    was asked for it. It does not say what memory it holds.
     """
 
     def __init__(
@@ -69,7 +71,7 @@ class OnnxEngine(LoadedEngine):
             precision=used,
         )
 
-    def _run(self, images: UInt8) -> list[Any]:
+    def _begin(self, slot: int, images: UInt8) -> Finished[list[Any]]:
         try:
             arrays: list[Any] = self._session.run(list(self.manifest.output_names), {INPUT_NAME: images})
         except Exception as err:
@@ -77,7 +79,7 @@ class OnnxEngine(LoadedEngine):
                 f"ONNX Runtime failed ({first_line(err)}); "
                 "check the free memory and that the model file fits this version"
             ) from err
-        return arrays
+        return Finished(arrays)
 
     def _release(self) -> None:
         self._session = None

@@ -1,11 +1,13 @@
 """OpenVINO on the CPU: FP32, BF16 and FP16 where the CPU has them, INT8 for a quantised file."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
+from lvad_perception.engines.base import SLOTS
 from lvad_perception.engines.graph import REMEDY, Tensors, check_graph, first_line
 from lvad_perception.engines.loaded import LoadedEngine
 from lvad_perception.errors import EngineError, MissingDependencyError, ModelFileError
@@ -24,7 +26,8 @@ class OpenVinoEngine(LoadedEngine):
     """A model file compiled by OpenVINO for the CPU; meets ``base.Engine``.
 
     Its precision is what most of its convolutions are really computed in. Images are read where they lie and outputs
-    are views of OpenVINO's own memory: nothing is copied.
+    are views of OpenVINO's own memory: nothing is copied. Two requests take turns; of two that are under way the second
+    computes when the first has, so that the cores never wait for the thread that begins and fetches.
     """
 
     def __init__(self, path: Path, *, threads: int | None = None, precision: str | None = None) -> None:
@@ -61,19 +64,48 @@ class OpenVinoEngine(LoadedEngine):
         description = f"OpenVINO {_version()}, CPU, {threads} thread{'s'[: threads != 1]}, {used.upper()}"
         if rest != used:
             description += f" over {rest.upper()}"
-        self._request: Any = compiled.create_infer_request()
+        self._requests: list[Any] = [compiled.create_infer_request() for _ in range(SLOTS)]
         super().__init__(manifest=manifest, description=description, precision=used)
 
-    def _run(self, images: UInt8) -> list[Any]:
+    def _begin(self, slot: int, images: UInt8) -> "_Request":
+        request = self._requests[slot]
         try:
-            self._request.set_input_tensor(_import().Tensor(images, shared_memory=True))
-            self._request.infer()
+            request.set_input_tensor(_import().Tensor(images, shared_memory=True))
+            request.start_async()
         except RuntimeError as err:
-            raise EngineError(f"OpenVINO failed ({first_line(err)}); check the free memory") from err
-        return [self._request.get_tensor(name).data for name in self.manifest.output_names]
+            raise _failure(err) from err
+        return _Request(request, images, self.manifest.output_names)
 
     def _release(self) -> None:
-        self._request = None
+        for request in self._requests:
+            with suppress(RuntimeError):  # that is for whoever fetches its result
+                request.wait()
+        self._requests = []
+
+
+class _Request:
+    """An ``openvino.InferRequest`` that OpenVINO's own threads compute, and the images that they read meanwhile."""
+
+    def __init__(self, request: Any, images: UInt8, names: Sequence[str]) -> None:
+        self._request, self._images, self._names = request, images, names
+
+    @property
+    def done(self) -> bool:
+        try:
+            return bool(self._request.wait_for(0))
+        except RuntimeError:  # it has failed, as ``result`` will say
+            return True
+
+    def result(self) -> list[Any]:
+        try:
+            self._request.wait()
+        except RuntimeError as err:
+            raise _failure(err) from err
+        return [self._request.get_tensor(name).data for name in self._names]
+
+
+def _failure(err: RuntimeError) -> EngineError:
+    return EngineError(f"OpenVINO failed ({first_line(err)}); check the free memory")
 
 
 def read_network(model: Path | bytes) -> tuple[Any, Any]:

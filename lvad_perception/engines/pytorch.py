@@ -4,12 +4,13 @@ import logging
 from collections.abc import Callable, Sequence
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from lvad_perception.engines.cuda import Cuda
+from lvad_perception.engines.base import Finished, Pending
+from lvad_perception.engines.cuda import Cuda, Pipeline
 from lvad_perception.engines.graph import OUTPUT_TYPES, first_line
 from lvad_perception.engines.loaded import LoadedEngine
 from lvad_perception.engines.pt2_file import load_program
@@ -22,17 +23,25 @@ _LOG: Final = logging.getLogger(__name__)
 
 _Network = Callable[[Any], Sequence[Any]]
 """Tensor uint8 [N, H, W, 3] -> tensors in the order of ``Manifest.output_names``."""
-_Run = Callable[[UInt8], Sequence[npt.NDArray[Any]]]
-"""The same with arrays of the host, valid until the next call."""
+
+
+class _Runner(Protocol):
+    """Where the network runs; ``cuda.Pipeline`` is one."""
+
+    def begin(self, slot: int, images: UInt8) -> Pending[Sequence[npt.NDArray[Any]]]: ...
+
+    def close(self) -> None: ...
 
 
 class PyTorchEngine(LoadedEngine):
     """An exported program; meets ``base.Engine``.
 
     On a CUDA device the program is compiled, its convolutions and matrix products in half precision and channels last,
-    and everything from the copy in to the copies out is one CUDA graph between buffers that are allocated once, on the
-    host page-locked. Boxes and scores stay in FP32, for which the exported graph casts, as does what autocast knows.
-    Its precision is that of convolutions and matrix products; its memory, what torch reserved on the device for it.
+    and recorded as one CUDA graph between buffers that are allocated once, on the host page-locked; copies of one
+    inference overlap the network of another (``cuda.Pipeline``). On the CPU ``begin`` returns when it has run.
+
+    Boxes and scores stay in FP32, for which the exported graph casts, as does what autocast knows. Its precision is
+    that of convolutions and matrix products; its memory, what torch reserved on the device for it.
     """
 
     def __init__(
@@ -80,14 +89,17 @@ class PyTorchEngine(LoadedEngine):
                 faster = _network(torch.compile(module, dynamic=False, fullgraph=True), place, used)
                 if _runs(faster, torch.from_numpy(black).to(place), path):
                     network, how = faster, "compiled"
-            self._replay: _Run | None = _on_cuda(network, cuda, manifest) if cuda else _on_cpu(network)
-            self._replay(black)
+            self._runner: _Runner = _OnCpu(network)
+            graph = ""
+            if cuda:
+                self._runner, graph = _on_cuda(network, cuda, manifest)
+            self._runner.begin(0, black).result()
         except RuntimeError as err:
             raise EngineError(
                 f"{path}: torch {torch.__version__} failed on the first image ({first_line(err)}); check the free "
                 "memory, or use the .onnx model file"
             ) from err
-        where = f"{cuda.name}, CUDA graph" if cuda else f"CPU, {_threads(torch.get_num_threads())}"
+        where = f"{cuda.name}, {graph}" if cuda else f"CPU, {_threads(torch.get_num_threads())}"
         super().__init__(
             manifest=manifest,
             description=f"PyTorch {torch.__version__}, {where}, {used.upper()}, {how}",
@@ -95,15 +107,14 @@ class PyTorchEngine(LoadedEngine):
             device_memory_bytes=torch.cuda.memory_reserved() - reserved if cuda else None,
         )
 
-    def _run(self, images: UInt8) -> Sequence[npt.NDArray[Any]]:
-        assert self._replay is not None
+    def _begin(self, slot: int, images: UInt8) -> Pending[Sequence[npt.NDArray[Any]]]:
         try:
-            return self._replay(images)
+            return self._runner.begin(slot, images)
         except RuntimeError as err:
             raise EngineError(f"torch failed to run ({first_line(err)}); restart the process") from err
 
     def _release(self) -> None:
-        self._replay = None
+        self._runner.close()
 
 
 def _deployed(program: Any, place: Any, precision: str) -> Any:
@@ -160,37 +171,32 @@ def _runs(compiled: _Network, images: Any, path: Path) -> bool:
     return True
 
 
-def _on_cpu(network: _Network) -> _Run:
+class _OnCpu:
+    """The network in the caller's thread."""
+
+    def __init__(self, network: _Network) -> None:
+        self._network: _Network | None = network
+
+    def begin(self, slot: int, images: UInt8) -> Finished[list[npt.NDArray[Any]]]:
+        import torch
+
+        assert self._network is not None
+        return Finished([tensor.numpy() for tensor in self._network(torch.from_numpy(images))])
+
+    def close(self) -> None:
+        self._network = None
+
+
+def _on_cuda(network: _Network, cuda: Cuda, manifest: Manifest) -> tuple[Pipeline, str]:
+    """The network with its copies, and whether it is a CUDA graph."""
     import torch
 
-    return lambda images: [tensor.numpy() for tensor in network(torch.from_numpy(images))]
-
-
-def _on_cuda(network: _Network, cuda: Cuda, manifest: Manifest) -> _Run:
-    """The network between page-locked buffers, as one CUDA graph with its copies."""
-    import torch
-
-    source = cuda.buffer((manifest.batch_size, *manifest.input_hw, 3), np.uint8)
-    shapes = [tuple(tensor.shape) for tensor in network(source.device)]
-    torch.cuda.synchronize()  # weights were cast in the default stream, and buffers zeroed; the graph runs in another
-    results = [
-        cuda.buffer(shape, OUTPUT_TYPES[name]) for name, shape in zip(manifest.output_names, shapes, strict=True)
-    ]
-    arrays = [result.host for result in results]
-
-    def work() -> None:
-        source.upload()
-        for result, tensor in zip(results, network(source.device), strict=True):
-            result.pinned.copy_(tensor, non_blocking=True)
-
-    replay = cuda.record(work)
-
-    def run(images: UInt8) -> Sequence[npt.NDArray[Any]]:
-        np.copyto(source.host, images)
-        replay()
-        return arrays
-
-    return run
+    source = cuda.tensor((manifest.batch_size, *manifest.input_hw, 3), np.uint8)
+    shapes = [tuple(tensor.shape) for tensor in network(source)]
+    torch.cuda.synchronize()  # weights were cast in the default stream; the network runs in another from now on
+    run, how = cuda.record(lambda: network(source))
+    outputs = [(shape, OUTPUT_TYPES[name]) for name, shape in zip(manifest.output_names, shapes, strict=True)]
+    return Pipeline(cuda, source, run, outputs), how
 
 
 def _dtype(precision: str) -> Any:

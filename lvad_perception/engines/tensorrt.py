@@ -5,13 +5,13 @@ context's memory is ``device_memory_size`` up to 10 and ``device_memory_size_v2`
 ``execute_async_v3`` in all of them.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from lvad_perception.engines.cuda import Buffer, Cuda
+from lvad_perception.engines.base import SLOTS
+from lvad_perception.engines.cuda import Cuda, Download, Pipeline
 from lvad_perception.engines.graph import check_graph, first_line
 from lvad_perception.engines.loaded import LoadedEngine
 from lvad_perception.engines.tensorrt_file import REBUILD, EngineFile, Target, read_engine_file
@@ -27,10 +27,10 @@ _Tensors = dict[str, tuple[str, tuple[int, ...]]]
 class TensorRtEngine(LoadedEngine):
     """An engine file on the CUDA device; meets ``base.Engine``.
 
-    Input and outputs live in buffers that are allocated once, on the host page-locked; the copy in, the network and the
-    copies out are one CUDA graph. The arrays that ``infer`` returns are these buffers: valid until the next call.
-    Its precision is that of the build, "fp32" where the file does not say; its memory that of the plan, which is about
-    the size of its weights, of scratch memory and of buffers.
+    Input and outputs live in buffers that are allocated once, on the host page-locked; the network is one CUDA graph,
+    and copies of one inference overlap the network of another (``cuda.Pipeline``). Its precision is that of the build,
+    "fp32" where the file does not say; its memory that of the plan, which is about the size of its weights, of scratch
+    memory and of buffers.
     """
 
     def __init__(self, path: Path, *, device: Cuda | None = None) -> None:
@@ -61,16 +61,22 @@ class TensorRtEngine(LoadedEngine):
         tensors = _tensors(trt, self._engine)
         check_graph(*tensors, file.manifest, source=str(path), remedy=f"{REBUILD} {path.name}")
         try:
-            self._input = self._bind(INPUT_NAME, *tensors[0][INPUT_NAME])
-            self._outputs = [self._bind(name, *tensors[1][name]) for name in file.manifest.output_names]
-            self._execute, how = self._prepare()
+            source = self._bind(INPUT_NAME, *tensors[0][INPUT_NAME])
+            outputs = [(tensors[1][name][1], tensors[1][name][0]) for name in file.manifest.output_names]
+            self._results = [self._bind(name, *tensors[1][name]) for name in file.manifest.output_names]
+            self._log.clear()
+            network, how = self._cuda.record(self._enqueue)
+            self._log.clear()  # of why it was not recorded
+            self._pipeline = Pipeline(self._cuda, source, network, outputs)
+            black = np.zeros(tensors[0][INPUT_NAME][1], np.uint8)
+            self._pipeline.begin(0, black).result()
         except RuntimeError as err:  # of torch, or of _enqueue
             raise EngineError(
                 f"{path} failed on the first image ({first_line(err)}); free memory on {here.gpu}, or {REBUILD} "
                 f"{path.name}"
             ) from err
-        memory = len(file.plan) + _context_bytes(self._engine)
-        memory += sum(buffer.host.nbytes for buffer in (self._input, *self._outputs))
+        # The network's own input and outputs are as large as those of one slot.
+        memory = len(file.plan) + _context_bytes(self._engine) + self._pipeline.buffer_bytes * (SLOTS + 1) // SLOTS
         precision = (file.precision or "unknown precision").upper()
         super().__init__(
             manifest=file.manifest,
@@ -79,41 +85,28 @@ class TensorRtEngine(LoadedEngine):
             device_memory_bytes=memory,
         )
 
-    def _run(self, images: UInt8) -> list[Any]:
-        np.copyto(self._input.host, images)
+    def _begin(self, slot: int, images: UInt8) -> Download:
         try:
-            self._execute()
+            return self._pipeline.begin(slot, images)
         except RuntimeError as err:  # of torch, or of _enqueue
             raise EngineError(f"TensorRT failed to run ({first_line(err)}); restart the process") from err
-        return [buffer.host for buffer in self._outputs]
 
     def _release(self) -> None:
         # The recording uses the context, the context the engine, the engine the runtime: in this order.
-        del self._execute
+        self._pipeline.close()
         self._context = self._engine = self._runtime = None
-        del self._input, self._outputs, self._cuda
+        del self._results, self._cuda
 
-    def _bind(self, name: str, dtype: str, shape: tuple[int, ...]) -> Buffer:
-        buffer = self._cuda.buffer(shape, dtype)
-        self._context.set_tensor_address(name, buffer.address)
-        return buffer
+    def _bind(self, name: str, dtype: str, shape: tuple[int, ...]) -> Any:
+        """A device tensor for an input or output. Once: a CUDA graph must not outlive what its context was bound to."""
+        tensor = self._cuda.tensor(shape, dtype)
+        self._context.set_tensor_address(name, tensor.data_ptr())
+        return tensor
 
-    def _prepare(self) -> tuple[Callable[[], None], str]:
-        """How to run once, as a CUDA graph where this network can be recorded, and what to call that."""
-        cuda = self._cuda
-        self._log.clear()
-        cuda.run(self._enqueue)
-        try:
-            return cuda.record(self._enqueue), "CUDA graph"
-        except RuntimeError:
-            return lambda: cuda.run(self._enqueue), "no CUDA graph"
-
-    def _enqueue(self) -> None:
-        self._input.upload()
-        if not self._context.execute_async_v3(self._cuda.stream):
+    def _enqueue(self) -> list[Any]:
+        if not self._context.execute_async_v3(self._cuda.compute.cuda_stream):
             raise RuntimeError(self._log.text())
-        for buffer in self._outputs:
-            buffer.download()
+        return self._results
 
 
 def import_tensorrt(source: str) -> Any:

@@ -1,9 +1,9 @@
-"""The thread that decodes and infers, and its helpers: images of several cameras are decoded side by side, and results
-are published while the next ones are computed.
+"""The thread that decodes and begins inferences, and its helpers: images of several cameras are decoded side by side,
+and the thread that waits for results publishes them.
 
-Publishing copies megabytes of masks through rclpy and the middleware, as long as a small engine takes on a GPU. To
-do that beside the next inference makes no frame older. Decoding stays in line: an image that is decoded ahead of its
-inference would be an older one.
+While an engine computes one batch, the previous one is published and the next is decoded and copied to the device,
+where the engine goes on by itself. No frame gets older by that: it is taken from the mailbox only when the device will
+be free as soon as it is decoded (``Pace``), and of an engine that computes in line, when that has ended.
 """
 
 import threading
@@ -22,7 +22,8 @@ from lvad_perception.node.health import CameraHealth
 from lvad_perception.node.inputs import CameraInput
 from lvad_perception.node.mailbox import Frame, Mailbox
 from lvad_perception.node.outputs import CameraOutputs
-from lvad_perception.perceiver import Perceiver
+from lvad_perception.node.pacing import Pace
+from lvad_perception.perceiver import PendingPredictions, Perceiver
 from lvad_perception.types import Predictions, UInt8
 
 
@@ -75,6 +76,7 @@ class Worker:
         # A batch's images are decoded at the same time: OpenCV lets other threads run meanwhile.
         self._decoders = ThreadPoolExecutor(self._batch_size, thread_name_prefix="perception decoder")
         self._publishing = Handover("perception publisher")
+        self._pace = Pace()
         self._thread = threading.Thread(target=self._work, name="perception worker")
         self._thread.start()
 
@@ -91,10 +93,12 @@ class Worker:
     def _work(self) -> None:
         try:
             while frames := self._mailbox.take(self._batch_size):
+                taken_s = time.monotonic()
                 decoded = self._decoders.map(self._decode, frames) if len(frames) > 1 else map(self._decode, frames)
                 batch = [item for item in decoded if item is not None]
                 if batch:
-                    self._process(batch)
+                    self._process(batch, taken_s)
+                    self._pace.wait()
         finally:
             self._mailbox.close()  # whoever waits for room in it would wait for ever
             self._decoders.shutdown()
@@ -115,35 +119,49 @@ class Worker:
             return None
         return _Decoded(frame, image, 1000 * (began_s - frame.received_s), 1000 * (time.monotonic() - began_s))
 
-    def _process(self, batch: list[_Decoded]) -> None:
-        """Infer and hand over; a failure that lasts shows in the log and the diagnostics, and the cameras go on."""
-        try:
-            results, spent_ms = self._perceive(batch)
-        except Exception as err:
-            for item in batch:
-                self._skip(item.frame, err)
-            return
-        self._publishing.put(partial(self._publish_all, batch, results, spent_ms, time.monotonic()))
+    def _process(self, batch: list[_Decoded], taken_s: float) -> None:
+        """Begin and hand over; a failure that lasts shows in the log and the diagnostics, and the cameras go on.
 
-    def _perceive(self, batch: list[_Decoded]) -> tuple[list[Predictions], dict[str, float]]:
-        """One entry a frame, and where the time went in milliseconds."""
+        The handover waits until the batch before is published. So at most this one and the next are in the engine.
+        """
+        began_s = time.monotonic()
         asked = [self._cameras[item.frame.camera].outputs.wanted_tasks for item in batch]
         if not any(asked):  # somebody wants the CameraInfo only
-            return [Predictions((item.image.shape[0], item.image.shape[1]), None, None, None) for item in batch], {}
-        results = self._perceiver([item.image for item in batch], tasks=asked)
-        timings = self._perceiver.last_timings
-        assert timings is not None
-        return results, {
-            "preprocess": timings.preprocess_ns / 1e6,
-            "engine": timings.engine_ns / 1e6,
-            "postprocess": timings.postprocess_ns / 1e6,
+            nothing = [Predictions((item.image.shape[0], item.image.shape[1]), None, None, None) for item in batch]
+            self._publishing.put(partial(self._publish_all, batch, nothing, {}, began_s))
+            return
+        try:
+            pending = self._perceiver.begin([item.image for item in batch], tasks=asked)
+        except Exception as err:
+            self._skip_all(batch, err)
+            return
+        self._pace.began(taken_s=taken_s)
+        self._publishing.put(partial(self._finish, batch, pending, began_s))
+
+    def _finish(self, batch: list[_Decoded], pending: PendingPredictions, began_s: float) -> None:
+        """In the publishing thread: wait for the engine, and publish what it says."""
+        try:
+            try:
+                pending.wait()
+            finally:
+                self._pace.ended()
+            results = pending.result()
+        except Exception as err:
+            self._skip_all(batch, err)
+            return
+        spent_ns = pending.timings
+        spent_ms = {
+            "preprocess": spent_ns.preprocess_ns / 1e6,
+            "engine": spent_ns.engine_ns / 1e6,
+            "postprocess": spent_ns.postprocess_ns / 1e6,
         }
+        self._publish_all(batch, results, spent_ms, began_s + sum(spent_ms.values()) / 1e3)
 
     def _publish_all(
-        self, batch: list[_Decoded], results: list[Predictions], spent_ms: dict[str, float], inferred_s: float
+        self, batch: list[_Decoded], results: list[Predictions], spent_ms: dict[str, float], began_s: float
     ) -> None:
-        """In the publishing thread. The first camera's time to publish includes what the previous batch still took."""
-        began_s = inferred_s
+        """In the publishing thread. The first camera's time to publish includes what the previous batch still took, of
+        an engine that computes in line; of others that shows in the engine's time."""
         for item, predictions in zip(batch, results, strict=True):
             try:
                 self._publish(item, predictions, spent_ms, began_s)
@@ -162,6 +180,10 @@ class Worker:
         }
         age_s = (self._now_ns() - stamp_ns(header)) / 1e9
         camera.health.count_published(received_s=item.frame.received_s, age_s=age_s, parts_ms=parts_ms)
+
+    def _skip_all(self, batch: list[_Decoded], err: Exception) -> None:
+        for item in batch:
+            self._skip(item.frame, err)
 
     def _skip(self, frame: Frame[Message], err: Exception, *, corrupt: bool = False) -> None:
         sentence = str(err) if isinstance(err, LvadError) else f"unexpected {type(err).__name__}: {err}"

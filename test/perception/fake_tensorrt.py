@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from .fake_cuda import STREAMS, Step
+
 INTERFACE = json.loads((Path(__file__).resolve().parents[1] / "data/tensorrt_interface.json").read_text())
 VERSIONS = tuple(name for name in INTERFACE if name != "source")
 MAGIC = b"fake plan\n"
@@ -296,16 +298,21 @@ class Context:
         self._addresses[name] = address
         return True
 
-    def execute_async_v3(self, stream):
-        assert stream == FakeCuda.stream
+    def execute_async_v3(self, handle):
         if self._trt.facts.broken_run:
             return False
         self._trt.facts.runs += 1
         session = self._engine.session
-        feeds = {each.name: self._at(each.name).copy() for each in session.get_inputs()}
         names = [each.name for each in session.get_outputs()]
-        for name, array in zip(names, session.run(names, feeds), strict=True):
-            np.copyto(self._at(name), array)
+
+        def read():
+            self._feeds = {each.name: self._at(each.name).copy() for each in session.get_inputs()}
+
+        def write():
+            for name, array in zip(names, session.run(names, self._feeds), strict=True):
+                np.copyto(self._at(name), array)
+
+        STREAMS[handle].queue(Step(read), Step(write))
         return True
 
     def _at(self, name):
@@ -314,41 +321,3 @@ class Context:
         shape = self._engine.get_tensor_shape(name)
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
         return np.frombuffer((ctypes.c_char * size).from_address(self._addresses[name]), dtype).reshape(shape)
-
-
-class FakeCuda:
-    """A device whose memory is the host's; both sides of a buffer are still two arrays."""
-
-    stream = 4711
-
-    def __init__(self, *, name="Fake with 2 multiprocessors", records=True):
-        self.name, self.capability, self.records, self.replays = name, "8.7", records, 0
-
-    def buffer(self, shape, dtype):
-        from lvad_perception.engines.cuda import Buffer
-
-        host, device = np.zeros(shape, dtype), np.zeros(shape, dtype)
-        return Buffer(host, device.ctypes.data, Side(host), Side(device))
-
-    def run(self, work):
-        work()
-
-    def record(self, work):
-        if not self.records:
-            raise RuntimeError("operation not permitted when stream is capturing")
-        work()
-
-        def replay():
-            self.replays += 1
-            work()
-
-        return replay
-
-
-class Side:
-    def __init__(self, array):
-        self.array = array
-
-    def copy_(self, other, *, non_blocking):
-        assert non_blocking
-        np.copyto(self.array, other.array)

@@ -1,5 +1,6 @@
-"""Comparisons, batch sizes, the roofline and the drawing."""
+"""Comparisons, batch sizes, overlapping stages, the roofline and the drawing."""
 
+import time
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 
@@ -7,10 +8,12 @@ import numpy as np
 import pytest
 
 from lvad_perception.agreement import TOLERANCES
+from lvad_perception.benchmark import overlap
 from lvad_perception.benchmark.bench import BatchTimes, Bench, compare_outputs, network_inputs, time_batches
 from lvad_perception.benchmark.cost import GraphCost
 from lvad_perception.benchmark.drawing import draw
 from lvad_perception.benchmark.frames import synthetic_frames
+from lvad_perception.benchmark.overlap import overlapped_fps
 from lvad_perception.benchmark.roofline import Machine, Roofline, measure_cuda
 from lvad_perception.benchmark.stages import run_benchmark
 from lvad_perception.benchmark.statistics import ratio_of_medians
@@ -142,6 +145,38 @@ class TestBatches:
         row = BatchTimes("b4", 4, np.array([100.0, 300.0]))
         assert row.images_per_s == 20
         assert row.to_dict()["median_ms"] == 200
+
+
+class TestOverlap:
+    def test_every_frame_runs_in_a_full_batch(self, fake_engine):
+        assert overlapped_fps(Perceiver(fake_engine), synthetic_frames((9, 16)), count=40) > 0
+        assert len(fake_engine.batches) == 20
+
+    def test_few_frames_are_no_measurement(self, fake_engine):
+        overlapped_fps(Perceiver(fake_engine), synthetic_frames((9, 16)), count=1)
+        assert len(fake_engine.batches) == 8
+
+    def test_stages_overlap(self, fake_engine, monkeypatch):
+        monkeypatch.setattr(overlap, "publish", lambda *_: time.sleep(0.02))
+        infer = fake_engine.infer
+        fake_engine.infer = lambda images: time.sleep(0.04) or infer(images)
+        fps = overlapped_fps(Perceiver(fake_engine), synthetic_frames((9, 16)), count=24)
+        assert fps > 2 / 0.08  # two frames of a batch one after the other, each 20 ms, beside the engine's 40 ms
+
+    def test_a_failure_is_told(self, fake_engine):
+        def fail(images):
+            raise EngineError("out of memory; close something")
+
+        fake_engine.infer = fail
+        with pytest.raises(EngineError, match="out of memory"):
+            overlapped_fps(Perceiver(fake_engine), synthetic_frames((9, 16)), count=8)
+
+    def test_text_and_json_say_the_same(self, fake_engine):
+        stages = run_benchmark(Perceiver(fake_engine), synthetic_frames((9, 16)), source="x", count=2)
+        bench = Bench(stages, overlapped_fps=12.34)
+        assert bench.to_text().splitlines()[-1].endswith(" 12.3 frames/s")
+        assert bench.to_dict()["frames_per_second_overlapping"] == 12.34
+        assert "overlapping" not in Bench(stages).to_text()
 
 
 class TestReference:

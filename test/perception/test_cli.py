@@ -45,8 +45,8 @@ SLOWLY = """
 import signal, sys, time
 from lvad_perception.engines.onnx import OnnxEngine
 signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in a shell's background ignore it, their programs too
-infer = OnnxEngine.infer
-OnnxEngine.infer = lambda engine, images: time.sleep(0.2) or infer(engine, images)
+begin = OnnxEngine.begin
+OnnxEngine.begin = lambda engine, images: time.sleep(0.2) or begin(engine, images)
 from lvad_perception.cli import main
 sys.exit(main())
 """
@@ -116,7 +116,7 @@ class TestWholeChain:
         status, out, err = run("bench", "--model", tiny_model_file, *arguments)
         assert (status, err) == (0, "")
         assert [line.split()[0] for line in out.splitlines()[4:]] == [
-            *("decode", "preprocess", "engine", "postprocess", "messages", "total", "beside")
+            *("decode", "preprocess", "engine", "postprocess", "messages", "total", "beside", "stages")
         ]
         facts = json.loads((tmp_path / "bench.json").read_text())
         assert (facts["frames"], facts["size_hw"], facts["batch_size"]) == (6, [48, 64], 2)

@@ -1,9 +1,9 @@
-"""On a CUDA device only: buffers, streams and graphs as the engines use them."""
+"""On a CUDA device only: buffers, streams and graphs as the engines use them. Without one: ``test_cuda_overlap``."""
 
 import numpy as np
 import pytest
 
-from lvad_perception.engines.cuda import Cuda
+from lvad_perception.engines.cuda import Cuda, Pipeline
 from lvad_perception.errors import EngineError
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
@@ -16,47 +16,44 @@ def test_without_a_device_the_message_says_what_torch_was_built_for():
         Cuda()
 
 
-@needs_gpu
-def test_what_goes_up_comes_down():
-    cuda = Cuda()
-    source, target = (cuda.buffer((3, 5), np.uint8) for _ in range(2))
-    source.host[:] = np.arange(15).reshape(3, 5)
+@pytest.fixture
+def doubled():
+    """A function that makes a pipeline of ``network(source)``, both of 64 bytes; None doubles."""
 
-    def work():
-        source.upload()
-        target.device.copy_(source.device, non_blocking=True)
-        target.download()
+    def make(network=None):
+        cuda = Cuda()
+        source = cuda.tensor((64,), np.uint8)
+        run, how = cuda.record(lambda: [(network or (lambda tensor: tensor * 2))(source)])
+        return Pipeline(cuda, source, run, [((64,), np.uint8)]), how
 
-    cuda.run(work)
-    np.testing.assert_array_equal(target.host, source.host)
-    assert source.address == source.device.data_ptr()
-    assert source.pinned.is_pinned()
+    return make
 
 
 @needs_gpu
-def test_a_recording_replays_with_new_contents():
-    cuda = Cuda()
-    source, target = (cuda.buffer((64,), np.float32) for _ in range(2))
-
-    def work():
-        source.upload()
-        target.device.copy_(source.device * 2, non_blocking=True)
-        target.download()
-
-    replay = cuda.record(work)
-    for value in (1.5, -4.0):
-        source.host[:] = value
-        replay()
-        np.testing.assert_array_equal(target.host, np.full(64, 2 * value, np.float32))
+def test_two_inferences_are_under_way(doubled):
+    pipeline, how = doubled()
+    assert how == "CUDA graph"
+    for value in range(0, 100, 2):
+        pending = [pipeline.begin(slot, np.full(64, value + slot, np.uint8)) for slot in range(2)]
+        for slot, each in enumerate(pending):
+            np.testing.assert_array_equal(each.result()[0], np.full(64, 2 * (value + slot), np.uint8))
+            assert each.done
+    pipeline.close()
 
 
 @needs_gpu
-def test_what_cannot_be_recorded_raises_and_the_stream_stays_usable():
-    cuda = Cuda()
-    source = cuda.buffer((4,), np.float32)
-    with pytest.raises(RuntimeError):
-        cuda.record(lambda: source.device.sum().item())  # waits for the device
-    cuda.run(source.upload)
+def test_what_cannot_be_recorded_runs_without_graph(doubled):
+    pipeline, how = doubled(lambda tensor: tensor + int(tensor[0].item()))  # which waits for the device
+    assert how == "no CUDA graph"
+    (found,) = pipeline.begin(0, np.full(64, 3, np.uint8)).result()
+    np.testing.assert_array_equal(found, np.full(64, 6, np.uint8))
+
+
+@needs_gpu
+def test_buffers_are_page_locked():
+    buffer = Cuda().buffer((3, 5), np.uint8)
+    assert buffer.pinned.is_pinned()
+    assert buffer.host.shape == tuple(buffer.device.shape) == (3, 5)
 
 
 @needs_gpu

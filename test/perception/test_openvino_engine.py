@@ -2,10 +2,13 @@
 
 import subprocess
 import sys
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
+from lvad_perception.agreement import copied
 from lvad_perception.engines.openvino import OpenVinoEngine
 from lvad_perception.errors import EngineError
 
@@ -15,9 +18,9 @@ pytest.importorskip("openvino", reason="OpenVINO is not installed")
 def test_nothing_is_copied(tiny_model_file, images_like):
     engine = OpenVinoEngine(tiny_model_file, threads=1)
     images = images_like(engine.manifest)
-    first = engine.infer(images)
-    second = engine.infer(images)
-    assert first.semantic.ctypes.data == second.semantic.ctypes.data
+    first, second, third = (engine.infer(images) for _ in range(3))
+    assert first.semantic.ctypes.data == third.semantic.ctypes.data
+    assert not np.shares_memory(first.semantic, second.semantic)  # which is valid until the second begins
 
 
 def test_the_arithmetic_of_the_caller_stays(tiny_model_file, images_like):
@@ -70,3 +73,84 @@ def test_a_precision_that_the_cpu_has_not(monkeypatch, tiny_model_file):
         EngineError, match="this CPU does not compute bf16 in OpenVINO, only fp32, int8; choose another"
     ):
         openvino.compile_network(Core(), None, threads=1, precision="bf16", source="m.onnx")
+
+
+class TestUnderWay:
+    @pytest.fixture
+    def engine(self, tiny_model_file):
+        return OpenVinoEngine(tiny_model_file, threads=1)
+
+    def test_two_inferences_each_have_their_own_result(self, engine, images_like, reference):
+        images = [images_like(engine.manifest, seed) for seed in range(40)]
+        under_way, found = deque(), []
+        for batch in images:
+            if len(under_way) == 2:
+                found.append(copied(under_way.popleft().result()))
+            under_way.append(engine.begin(batch))
+        found += [copied(pending.result()) for pending in under_way]
+        for batch, outputs in zip(images, found, strict=True):
+            wanted = reference(batch)
+            for name in ("labels", "semantic", "drivable", "semantic_confidence"):
+                np.testing.assert_array_equal(getattr(outputs, name), getattr(wanted, name))
+
+    def test_results_are_fetched_in_another_thread(self, engine, images_like, reference):
+        def check(pending, wanted):
+            np.testing.assert_array_equal(pending.result().semantic, wanted)
+            assert pending.done
+
+        with ThreadPoolExecutor(1) as other:
+            fetched = deque()
+            for seed in range(40):
+                batch = images_like(engine.manifest, seed)
+                if len(fetched) == 2:
+                    fetched.popleft().result()
+                fetched.append(other.submit(check, engine.begin(batch), reference(batch).semantic))
+            for each in fetched:
+                each.result()
+
+    def test_images_that_nobody_else_holds_stay(self, engine, images_like, reference):
+        pending = engine.begin(images_like(engine.manifest, 3))
+        filler = [np.zeros((2, 48, 64, 3), np.uint8) for _ in range(50)]  # would take their place
+        np.testing.assert_array_equal(pending.result().semantic, reference(images_like(engine.manifest, 3)).semantic)
+        del filler
+
+    def test_a_third_is_refused(self, engine, images_like):
+        images = images_like(engine.manifest)
+        first, _ = engine.begin(images), engine.begin(images)
+        with pytest.raises(EngineError, match="2 inferences are under way"):
+            engine.begin(images)
+        first.result()
+        engine.begin(images)
+
+    def test_closing_waits_and_the_result_stays(self, engine, images_like, reference):
+        images = images_like(engine.manifest)
+        pending = engine.begin(images)
+        engine.close()
+        assert pending.done
+        np.testing.assert_array_equal(pending.result().semantic, reference(images).semantic)
+
+    def test_what_fails_while_it_runs_is_said_by_the_result(self, engine, images_like, reference):
+        class Failing:
+            """A request that OpenVINO's thread breaks off, as when memory runs out."""
+
+            def set_input_tensor(self, tensor):
+                pass
+
+            def start_async(self):
+                pass
+
+            def wait(self):
+                raise RuntimeError("Exception from src/plugins:\nno memory")
+
+            def wait_for(self, milliseconds):
+                return self.wait()
+
+        engine._requests[0] = Failing()
+        images = images_like(engine.manifest)
+        for _ in range(3):
+            pending, other = engine.begin(images), engine.begin(images)
+            assert pending.done
+            with pytest.raises(EngineError, match=r"^OpenVINO failed \(Exception from src/plugins:\); check the free"):
+                pending.result()
+            np.testing.assert_array_equal(other.result().semantic, reference(images).semantic)
+        engine.close()

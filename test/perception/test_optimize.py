@@ -11,7 +11,8 @@ from lvad_perception.engines.tensorrt_file import read_engine_file
 from lvad_perception.errors import ConfigError, DatasetError, EngineError, ModelFileError
 from lvad_perception.optimize import optimize
 
-from .fake_tensorrt import VERSIONS, FakeCuda
+from .fake_cuda import FakeCuda
+from .fake_tensorrt import VERSIONS
 
 pytest.importorskip("onnx", reason="onnx is not installed")
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
@@ -114,7 +115,7 @@ class TestCache:
         engines = tmp_path / "cache" / "tensorrt"
         assert len(list(engines.glob("*.engine"))) == 1
         build(precision="fp16")
-        build(device=FakeCuda(name="Other with 4 multiprocessors"))
+        build(device=FakeCuda(name="Other"))
         build(options=BuildOptions(level=1))
         use_tensorrt("10.16")
         build()

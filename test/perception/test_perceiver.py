@@ -1,10 +1,11 @@
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from lvad_perception.engines import open_engine
-from lvad_perception.errors import ConfigError, ImageError
+from lvad_perception.errors import ConfigError, EngineError, ImageError
 from lvad_perception.perceiver import Perceiver, Timings
 
 
@@ -156,8 +157,8 @@ class TestPerceiver:
     def test_an_image_that_is_the_input_as_it_stands_is_not_copied(self, make_engine, make_manifest):
         engine = make_engine(make_manifest(batch_size=1))
         seen = []
-        infer = engine.infer
-        engine.infer = lambda images: seen.append(images) or infer(images)
+        begin = engine.begin
+        engine.begin = lambda images: seen.append(images) or begin(images)
         perceiver = Perceiver(engine, score_threshold=0.0)
         exact, wide, strided = random_image(1, 48, 64), random_image(2), random_image(3, 48, 128)[:, ::2]
         found = [perceiver([image])[0] for image in (exact, wide, strided)]
@@ -176,13 +177,6 @@ class TestPerceiver:
         with pytest.raises(ImageError, match="convert it to 8-bit RGB"):
             Perceiver(fake_engine)([np.zeros((4, 4, 3), np.float32)])
 
-    def test_timings_add_up_over_chunks(self, fake_engine):
-        ticks = itertools.count(step=10)
-        perceiver = Perceiver(fake_engine, clock=lambda: next(ticks))
-        assert perceiver.last_timings is None
-        perceiver([random_image(seed) for seed in range(3)])
-        assert perceiver.last_timings == Timings(preprocess_ns=20, engine_ns=20, postprocess_ns=20)
-
     def test_leaving_the_with_block_closes_the_engine(self, fake_engine):
         with Perceiver(fake_engine) as perceiver:
             assert perceiver.description == "fake"
@@ -197,3 +191,107 @@ class TestPerceiver:
             np.testing.assert_allclose(first.detections.scores, second.detections.scores, atol=1e-6)
             np.testing.assert_array_equal(first.semantic, second.semantic)
             np.testing.assert_array_equal(first.drivable, second.drivable)
+
+
+class Later:
+    """What an engine begins that goes on by itself: it reads its input when its result is asked for, no earlier."""
+
+    def __init__(self, infer):
+        self._infer, self.done = infer, False
+
+    def result(self):
+        outputs, self.done = self._infer(), True
+        return outputs
+
+
+@pytest.fixture
+def late_engine(fake_engine):
+    """The fake engine, which reads and computes as late as an engine may."""
+    infer = fake_engine.infer
+    fake_engine.begin = lambda images: Later(lambda: infer(images))
+    return fake_engine
+
+
+class TestBegun:
+    def test_two_batches_are_under_way_and_each_gets_its_own(self, late_engine, make_engine):
+        images = [random_image(seed) for seed in range(12)]
+        wanted = Perceiver(make_engine(), score_threshold=0.0)(images)
+        perceiver = Perceiver(late_engine, score_threshold=0.0)
+        found, under_way = [], []
+        for start in range(0, 12, 2):
+            under_way.append(perceiver.begin(images[start : start + 2]))
+            if len(under_way) == 2:
+                found += under_way.pop(0).result()
+        found += under_way.pop().result()
+        for one, other in zip(found, wanted, strict=True):
+            assert_equal(one, other)
+
+    def test_a_third_is_refused_until_the_first_was_brought_to_source_pixels(self, late_engine):
+        perceiver = Perceiver(late_engine)
+        first, _ = perceiver.begin([random_image(0)]), perceiver.begin([random_image(1)])
+        for _ in range(2):
+            with pytest.raises(EngineError, match="2 inferences are under way, and no more can be; fetch"):
+                perceiver.begin([random_image(2)])
+            first.wait()  # the engine's arrays are still to be read
+        first.result()
+        perceiver.begin([random_image(2)])
+
+    def test_one_that_fails_takes_no_turn(self, fake_engine):
+        def fail():
+            raise EngineError("out of memory; close something")
+
+        infer = fake_engine.infer
+        perceiver = Perceiver(fake_engine)
+        fake_engine.begin = lambda images: Later(fail)
+        for _ in range(3):
+            with pytest.raises(EngineError, match="out of memory"):
+                perceiver.begin([random_image(0)]).result()
+        fake_engine.begin = lambda images: fail()
+        for _ in range(3):
+            with pytest.raises(EngineError, match="out of memory"):
+                perceiver.begin([random_image(0)])
+        fake_engine.begin = lambda images: Later(lambda: infer(images))
+        for _ in range(3):
+            perceiver.begin([random_image(0)]).result()
+
+    def test_results_may_be_fetched_in_another_thread(self, late_engine, make_engine):
+        (wanted,) = Perceiver(make_engine())([random_image(1)])
+        perceiver = Perceiver(late_engine)
+        with ThreadPoolExecutor(1) as other:
+            for _ in range(5):
+                (found,) = other.submit(perceiver.begin([random_image(1)]).result).result()
+                assert_equal(found, wanted)
+
+    def test_thresholds_are_those_of_when_it_began(self, late_engine):
+        perceiver = Perceiver(late_engine, score_threshold=0.0)
+        pending = perceiver.begin([np.full((48, 64, 3), 100, np.uint8)])
+        perceiver.set_thresholds(1.0)
+        assert len(pending.result()[0].detections) == 4
+        assert len(perceiver([np.full((48, 64, 3), 100, np.uint8)])[0].detections) == 0
+
+    def test_only_what_is_asked_for_is_made(self, late_engine):
+        (found,) = Perceiver(late_engine).begin([random_image(0)], tasks=[{"drivable"}]).result()
+        assert found.detections is found.semantic is None
+        assert found.drivable.shape == (90, 160)
+
+    @pytest.mark.parametrize("count", [0, 3])
+    def test_another_number_than_a_batch_has(self, fake_engine, count):
+        with pytest.raises(ConfigError, match=rf"{count} images do not fit a batch of this model file; give 1 to 2 at"):
+            Perceiver(fake_engine).begin([random_image(0)] * count)
+
+    def test_timings_are_the_batchs_own(self, late_engine):
+        clock = itertools.count(step=10)
+        perceiver = Perceiver(late_engine, clock=lambda: next(clock))
+        first, second = perceiver.begin([random_image(0)]), perceiver.begin([random_image(1)])  # 0, 10 and 20, 30
+        first.result()  # there at 40, 50 to 60
+        second.result()  # 70, 80 to 90
+        assert first.timings == Timings(preprocess_ns=10, engine_ns=30, postprocess_ns=10)
+        assert second.timings == Timings(preprocess_ns=10, engine_ns=40, postprocess_ns=10)
+
+    def test_an_engine_that_computes_in_line_was_through_when_it_had_begun(self, fake_engine):
+        clock = itertools.count(step=10)
+        pending = Perceiver(fake_engine, clock=lambda: next(clock)).begin([random_image(0)])  # 0, 10, there at 20
+        for _ in range(100):
+            next(clock)
+        pending.result()
+        assert pending.timings == Timings(preprocess_ns=10, engine_ns=10, postprocess_ns=10)

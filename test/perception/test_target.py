@@ -8,7 +8,7 @@ import pytest
 from benchmarks import target
 from lvad_perception.engines import tensorrt
 
-from .fake_tensorrt import FakeCuda
+from .fake_cuda import FakeCuda
 
 pytest.importorskip("onnx", reason="onnx is not installed")
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")

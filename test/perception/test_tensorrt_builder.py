@@ -16,7 +16,7 @@ from benchmarks.gpu.job import Job, Recorder, Unavailable
 from lvad_perception import optimize
 from lvad_perception.engines import tensorrt
 
-from .fake_tensorrt import FakeCuda
+from .fake_cuda import FakeCuda
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ from lvad_perception.engines.tensorrt_build import BuildOptions, build_plan
 from lvad_perception.engines.tensorrt_file import EngineFile, Target, write_engine_file
 from lvad_perception.errors import EngineError, MissingDependencyError, ModelFileError
 
-from .fake_tensorrt import VERSIONS, FakeCuda
+from .fake_cuda import FakeCuda
+from .fake_tensorrt import VERSIONS
 
 pytest.importorskip("onnx", reason="onnx is not installed")
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
@@ -49,7 +50,7 @@ def test_outputs_are_the_models_in_every_version(trt, write_engine, reference, i
             np.testing.assert_array_equal(getattr(raw, name), getattr(wanted, name))
             assert getattr(raw, name).dtype == getattr(wanted, name).dtype
         np.testing.assert_allclose(raw.scores, wanted.scores, atol=1e-6)
-    assert device.replays == 3  # of the graph, not of its parts
+    assert device.fake.replays == 1 + 3  # of the graph, not of its parts
     assert engine.precision == "fp32"
     assert engine.description == f"TensorRT {trt.__version__}, Fake with 2 multiprocessors, FP32, CUDA graph"
     assert engine.device_memory_bytes > images.nbytes + 1000
@@ -57,9 +58,9 @@ def test_outputs_are_the_models_in_every_version(trt, write_engine, reference, i
 
 def test_buffers_are_reused(trt10, write_engine, images_like):
     engine = TensorRtEngine(write_engine(), device=FakeCuda())
-    first = engine.infer(images_like(engine.manifest))
-    second = engine.infer(images_like(engine.manifest, 1))
-    assert first.semantic is second.semantic
+    first, second, third = (engine.infer(images_like(engine.manifest, seed)) for seed in range(3))
+    assert first.semantic is third.semantic
+    assert not np.shares_memory(first.semantic, second.semantic)  # which is valid until the second begins
 
 
 def test_a_network_that_cannot_be_recorded_runs_without_graph(trt10, write_engine, reference, images_like):
@@ -120,10 +121,19 @@ def test_images_of_another_shape_are_refused(trt10, write_engine, images_like):
 
 def test_a_device_that_fails_says_so(trt10, write_engine, images_like):
     path = write_engine()
-    engine = TensorRtEngine(path, device=FakeCuda())
+    engine = TensorRtEngine(path, device=FakeCuda(records=False))
+    recorded = TensorRtEngine(path, device=FakeCuda())
     trt10.facts.broken_run = True
-    with pytest.raises(EngineError, match=r"TensorRT failed to run \(it gave no reason\); restart the process"):
-        engine.infer(images_like(engine.manifest))
+    images = images_like(engine.manifest)
+    for _ in range(3):  # a failure takes no turn
+        with pytest.raises(EngineError, match=r"TensorRT failed to run \(it gave no reason\); restart the process"):
+            engine.infer(images)
+        assert not any(stream.work for stream in engine._cuda.fake.streams)
+    recorded.infer(images)  # by the graph alone
+    recorded._cuda.fake.broken = "CUDA error: unspecified launch failure"
+    for _ in range(3):
+        with pytest.raises(EngineError, match=r"the CUDA device failed \(CUDA error: unspec.*\); restart the process"):
+            recorded.infer(images)
     with pytest.raises(EngineError, match=r"model\.engine failed on the first image"):
         TensorRtEngine(path, device=FakeCuda())
 

@@ -59,12 +59,12 @@ from lvad_perception.engines.onnx import OnnxEngine
 class Slow(OnnxEngine):
     calls = 0
 
-    def infer(self, images):
+    def begin(self, images):
         Slow.calls += 1
         if Slow.calls > int(sys.argv[1]):
             print("busy", flush=True)
             time.sleep(60)
-        return super().infer(images)
+        return super().begin(images)
 
 with patch("lvad_perception.engines.onnx.OnnxEngine", Slow):
     sys.exit(main(["perception", *sys.argv[2:]]))

@@ -1,0 +1,25 @@
+"""What a frame's results cost until they are bytes: messages as the node publishes them, serialised."""
+
+from lvad_perception.messages import (
+    Message,
+    detections_to_message,
+    make_header,
+    mask_to_message,
+    rosbags_types,
+    rosbags_typestore,
+)
+from lvad_perception.types import Predictions
+
+
+def publish(predictions: Predictions, index: int) -> None:
+    """Build and serialise the messages of one frame, as publishing does."""
+    types, store = rosbags_types(), rosbags_typestore()
+    header = make_header(index, "camera", types=types)
+    messages: list[Message] = []
+    if predictions.detections is not None:
+        messages.append(detections_to_message(predictions.detections, header, types=types))
+    for mask in (predictions.semantic, predictions.drivable):
+        if mask is not None:
+            messages.append(mask_to_message(mask, header, types=types))
+    for msg in messages:
+        store.serialize_cdr(msg, msg.__msgtype__)

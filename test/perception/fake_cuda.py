@@ -1,0 +1,246 @@
+"""A stand-in for torch's CUDA where there is no GPU: it queues everything and does it later, in any order that may be.
+
+What holds the work of a stream back is what holds it back on a GPU, and nothing else: the work queued before it in the
+same stream, events that it was told to wait for, and the host that waits for an event or a stream. Each piece of work
+is done in two steps, between which other streams may do some of theirs, so that one that reads what another is just
+writing finds half of it. Which stream is next is drawn by chance: a seed is one history that could happen on a device.
+
+``forget`` leaves a kind of waiting out, to see that the tests notice.
+"""
+
+import random
+from collections import deque
+from contextlib import contextmanager
+from types import SimpleNamespace
+from weakref import WeakValueDictionary
+
+import numpy as np
+
+from lvad_perception.engines.cuda import Cuda
+
+STREAMS = WeakValueDictionary()
+"""Handle -> stream."""
+
+
+class FakeTorch:
+    """What ``engines.cuda`` and the engines use of torch, with one device.
+
+    Args:
+        seed: of the order in which the device works.
+        name: of the device.
+        records: whether networks can be recorded as graphs.
+        forget: kinds of waiting that do nothing: "upload", "compute" or "download" for a stream's waiting for an event,
+            "host" for that of the host.
+    """
+
+    __version__ = "2.9"
+    version = SimpleNamespace(cuda="13.0")
+    float16, float32, bfloat16 = "float16", "float32", "bfloat16"
+
+    def __init__(self, seed=0, *, name="Fake", records=True, forget=()):
+        self.chance = random.Random(seed)
+        self._speed = self.chance.choice((1, 2, 4))
+        self.records, self.forget = records, frozenset(forget)
+        self.streams, self.replays, self.broken = [], 0, None
+        self._current, self._capturing = Stream(self, "default"), None
+        facts = SimpleNamespace(name=name, multi_processor_count=2, major=8, minor=7)
+        names = iter(("upload", "compute", "download"))
+        self.cuda = SimpleNamespace(
+            is_available=lambda: True,
+            get_device_properties=lambda device: facts,
+            memory_reserved=lambda: 0,
+            current_stream=lambda device=None: self._current,
+            Stream=lambda device: Stream(self, next(names)),
+            Event=lambda *, blocking: Event(self),
+            CUDAGraph=lambda: Graph(self),
+            stream=self._in_stream,
+            graph=self._recording,
+            synchronize=self.drain,
+        )
+        self.device = lambda kind, index=0: SimpleNamespace(type=kind)
+        self.compile = lambda module, **options: module
+
+    def zeros(self, shape, *, dtype, device=None, pin_memory=False):
+        assert (device is None) == pin_memory
+        return Tensor(self, np.zeros(shape, dtype))
+
+    def from_numpy(self, array):
+        return Tensor(self, array)
+
+    @contextmanager
+    def no_grad(self):
+        yield
+
+    @contextmanager
+    def autocast(self, kind, dtype, *, enabled, cache_enabled):
+        yield
+
+    def queue(self, *steps):
+        """Have the current stream do these steps, unless they are being recorded."""
+        if self._capturing is not None:
+            self._capturing.steps += steps
+        else:
+            self._current.work.extend(steps)
+            self.dawdle()
+
+    def dawdle(self):
+        """The device gets as far as it happens to get while the host queues the next thing."""
+        for _ in range(self.chance.randrange(self._speed)):
+            self.step()
+
+    def step(self):
+        """One step of one stream that can go on; False where none can."""
+        ready = [stream for stream in self.streams if stream.work and stream.work[0].ready()]
+        if ready:
+            self.chance.choice(ready).work.popleft()()
+        return bool(ready)
+
+    def run_until(self, condition):
+        """The host waits."""
+        if self._capturing is not None:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        if self.broken:
+            raise RuntimeError(self.broken)
+        while "host" not in self.forget and not condition():
+            assert self.step(), "the device waits for itself"
+        self.dawdle()
+
+    def drain(self):
+        self.run_until(lambda: not any(stream.work for stream in self.streams))
+
+    @contextmanager
+    def _in_stream(self, stream):
+        before, self._current = self._current, stream
+        try:
+            yield
+        finally:
+            self._current = before
+
+    @contextmanager
+    def _recording(self, graph, *, stream, capture_error_mode):
+        assert capture_error_mode == "thread_local"
+        self.drain()
+        with self._in_stream(stream):
+            self._capturing = graph
+            try:
+                yield
+            finally:
+                self._capturing = None
+            if not self.records:
+                raise RuntimeError("operation not permitted when stream is capturing")
+
+
+class FakeCuda(Cuda):
+    """The first device of a ``FakeTorch``, with its arguments, as ``fake``."""
+
+    def __init__(self, seed=0, **options):
+        self.fake = FakeTorch(seed, **options)
+        super().__init__(self.fake)
+
+
+class Step:
+    """Something that a stream does in one go, when what it waits for is there."""
+
+    def __init__(self, do, ready=lambda: True):
+        self.ready, self._do = ready, do
+
+    def __call__(self):
+        self._do()
+
+
+class Stream:
+    def __init__(self, torch, name):
+        self.name, self.work, self._torch = name, deque(), torch
+        self.cuda_stream = id(self)
+        torch.streams.append(self)
+        STREAMS[self.cuda_stream] = self
+
+    def queue(self, *steps):
+        """What a library does that is given the stream's handle."""
+        assert self is self._torch._current, "work in another stream is no part of a recording"
+        self._torch.queue(*steps)
+
+    def wait_event(self, event):
+        mark = event.mark
+        if self.name not in self._torch.forget:
+            self.work.append(Step(lambda: None, ready=lambda: mark.passed))
+
+    def synchronize(self):
+        self._torch.run_until(lambda: not self.work)
+
+
+class Event:
+    def __init__(self, torch):
+        self.mark, self._torch = SimpleNamespace(passed=True), torch  # nobody waits for what was never recorded
+
+    def record(self, stream):
+        assert self._torch._capturing is None
+        mark = self.mark = SimpleNamespace(passed=False)
+        stream.work.append(Step(lambda: setattr(mark, "passed", True)))
+        self._torch.dawdle()
+
+    def query(self):
+        return self.mark.passed
+
+    def synchronize(self):
+        mark = self.mark
+        self._torch.run_until(lambda: mark.passed)
+
+
+class Graph:
+    def __init__(self, torch):
+        self.steps, self._torch = [], torch
+
+    def replay(self):
+        self._torch.replays += 1
+        self._torch.queue(*self.steps)
+
+
+class Tensor:
+    """Memory of the host or the device, which both only reach through the queue and through ``numpy()``."""
+
+    def __init__(self, torch, array):
+        self.array, self._torch = array, torch
+        self.dtype, self.shape = array.dtype, array.shape
+
+    def numpy(self):
+        return self.array
+
+    def data_ptr(self):
+        return self.array.ctypes.data
+
+    def to(self, device):
+        return self
+
+    def copy_(self, other, *, non_blocking):
+        assert non_blocking
+        target, source = self.array.reshape(-1), other.array.reshape(-1)
+        half = len(target) // 2
+        self._torch.queue(
+            Step(lambda: np.copyto(target[:half], source[:half])), Step(lambda: np.copyto(target[half:], source[half:]))
+        )
+
+
+class FakeNetwork:
+    """A network on the fake device that keeps what it reads in scratch memory, of which there is one.
+
+    Args:
+        torch: the device.
+        compute: arrays [N, H, W, 3] -> the outputs in their order.
+    """
+
+    def __init__(self, torch, compute):
+        self._torch, self._compute, self._scratch = torch, compute, None
+
+    def __call__(self, images):
+        outputs = [Tensor(self._torch, np.zeros_like(array)) for array in self._compute(images.array)]
+
+        def read():
+            self._scratch = images.array.copy()
+
+        def write():
+            for tensor, array in zip(outputs, self._compute(self._scratch), strict=True):
+                tensor.array[...] = array
+
+        self._torch.queue(Step(read), Step(write))
+        return outputs
