@@ -2,9 +2,11 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
+
+from lvad_perception.errors import LvadError
 
 
 @contextlib.contextmanager
@@ -43,3 +45,27 @@ def write_whole(path: Path, content: str | bytes) -> None:
     """
     with replacing(path, partial=path.with_name(f".{path.name}.{os.getpid()}.partial")) as file:
         file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextlib.contextmanager
+def withdrawn(path: Path, *, unless: Callable[[], bool]) -> Iterator[None]:
+    """A block that begins by writing ``path``, to say what its folder is for; refused input leaves no trace of it.
+
+    When the block raises ``LvadError``, the file goes, and with it the folders that were made for it and are empty now.
+    A file that was there before stays.
+
+    Args:
+        path: the file.
+        unless: whether the block made something by then that the file is needed for.
+    """
+    was_there = path.exists()
+    made = [folder for folder in path.parents if not folder.exists()]
+    try:
+        yield
+    except LvadError:
+        if not was_there and not unless():
+            with contextlib.suppress(OSError):  # up to the first folder that holds something
+                path.unlink(missing_ok=True)
+                for folder in made:
+                    folder.rmdir()
+        raise

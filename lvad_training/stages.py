@@ -5,6 +5,7 @@ stage makes, its folder holds ``stage.json``: a digest of everything that the re
 version of the code. A finished stage whose inputs are as they were is skipped; one that was interrupted continues.
 """
 
+import functools
 import json
 import time
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from lvad_training.batches import recipe_split, selected_images
 from lvad_training.build import build_text_encoder
 from lvad_training.config import recipe_to_dict
 from lvad_training.data.settings import make_lists, read_lists, write_lists
+from lvad_training.files import withdrawn
 from lvad_training.labelling import label
 from lvad_training.recipe import Recipe, StageConfig, StagesConfig, TrainConfig
 from lvad_training.records import RECORD, file_digest, read_record, split_digest, text_digest, write_record
@@ -118,9 +120,13 @@ def run(
     if recipe.stages is None:
         train(recipe, resume=resume, overwrite=overwrite, progress=progress)
         return last.folder
-    if only is None:
-        build_text_encoder(recipe.model)  # one that cannot be had is to be known before days of teachers
-    _make_lists(recipe, stages, log)
+
+    @functools.cache  # once, however many stages start
+    def before_start() -> None:
+        if only is None:
+            build_text_encoder(recipe.model)  # one that cannot be had is to be known before days of teachers
+
+    _make_lists(recipe, stages, before_start, log)
     images = split_digest(recipe_split(recipe, recipe.data.train_split))
     for number, stage in enumerate(chosen, start=1):
         title = f"[{number}/{len(chosen)}] {stage.name}"
@@ -131,6 +137,7 @@ def run(
             resume=resume,
             overwrite=overwrite,
             again=only is not None,
+            before_start=before_start,
             progress=progress,
             log=log,
         )
@@ -150,6 +157,7 @@ def _run_stage(
     resume: bool,
     overwrite: bool,
     again: bool,
+    before_start: Callable[[], None],
     progress: bool,
     log: Callable[[str], None],
 ) -> None:
@@ -171,23 +179,27 @@ def _run_stage(
         )
     if record is not None and same and not done and not (resume or overwrite):
         raise ConfigError(f"{stage.folder}: stage {stage.name} was interrupted; give --resume to go on with it")
+    before_start()
     going_on = record is not None and same and not done and resume
     say(f"{title}: {'goes on' if going_on else 'starts'} in {stage.folder}")
     started = time.time()
     before = record["seconds"] if going_on and record is not None else 0.0
-    if processes.is_main_process:
-        write_record(stage.folder, inputs, "running", before)
-    if stage.teachers:
-        label(stage.recipe, dict(stage.teachers), stage.folder, resume=going_on, progress=progress)
-    else:
-        train(stage.recipe, resume=going_on, overwrite=not going_on, progress=progress)
+    with withdrawn(stage.folder / RECORD, unless=lambda: any(path.name != RECORD for path in stage.folder.glob("*"))):
+        if processes.is_main_process:
+            write_record(stage.folder, inputs, "running", before)
+        if stage.teachers:
+            label(stage.recipe, dict(stage.teachers), stage.folder, resume=going_on, progress=progress)
+        else:
+            train(stage.recipe, resume=going_on, overwrite=not going_on, progress=progress)
     processes.wait_for_everyone()
     if processes.is_main_process:
         write_record(stage.folder, inputs, "done", before + time.time() - started)
     processes.wait_for_everyone()
 
 
-def _make_lists(recipe: Recipe, stages: list[Stage], log: Callable[[str], None]) -> None:
+def _make_lists(
+    recipe: Recipe, stages: list[Stage], before_start: Callable[[], None], log: Callable[[str], None]
+) -> None:
     """Write the setting's lists once; lists that are there must be those of this recipe."""
     settings = recipe.stages
     if settings is None or settings.setting == "full":
@@ -207,9 +219,11 @@ def _make_lists(recipe: Recipe, stages: list[Stage], log: Callable[[str], None])
                 f"{path}: holds other lists than setting {settings.setting} with seed {recipe.train.seed} gives; "
                 "choose another output, or delete it and give --overwrite"
             )
-    elif processes.is_main_process:
-        write_lists(wanted, path)
-        log(f"{path}: {wanted.describe()}")
+    else:
+        before_start()
+        if processes.is_main_process:
+            write_lists(wanted, path)
+            log(f"{path}: {wanted.describe()}")
     processes.wait_for_everyone()
 
 

@@ -13,8 +13,9 @@ import yaml
 from lvad_perception.errors import ConfigError, LvadError, NonFiniteLossError
 from lvad_perception.report import write_page
 from lvad_training.config import recipe_to_dict
-from lvad_training.files import write_whole
+from lvad_training.files import withdrawn, write_whole
 from lvad_training.recipe import Recipe
+from lvad_training.records import RECORD
 from lvad_training.reproduce.facts import made_now, pseudo_reports, table_facts, write_made
 from lvad_training.reproduce.render import Context, heading, summary, to_markdown, to_sections
 from lvad_training.reproduce.results import StageRunner, collect, read_metrics, result_folder, results_to_dict
@@ -75,25 +76,26 @@ def reproduce(
     ]
     job = _Job(table, base, out, seeds, runner, smoke)
     main = int(os.environ.get("RANK", "0")) == 0  # several processes train together; one of them writes
-    if main:
-        _claim(out, base)
     made = made_now(command)
     failures: dict[tuple[str, int], str] = {}
-    for number, (row, seed, training) in enumerate(planned, start=1):
+    with withdrawn(out / BASE, unless=lambda: any(out.rglob(RECORD))):  # until a stage began, no row depends on it
         if main:
-            part = f", {training.only}" if training.only is not None else ""
-            say(f"\n[{number}/{len(planned)}] {row.title}, seed {seed}{part}")
-        before = _finished(job, training)
-        try:
-            runner.run(training.recipe, resume=True, only=training.only, progress=progress)
-        except NonFiniteLossError as err:
+            _claim(out, base)
+        for number, (row, seed, training) in enumerate(planned, start=1):
             if main:
-                say(f"diverged: {err}")
-            failures[row.key, seed] = str(err)
-        if main:
-            for folder in _finished(job, training) - before:
-                write_made(folder, made)
-            _write(job, failures)
+                part = f", {training.only}" if training.only is not None else ""
+                say(f"\n[{number}/{len(planned)}] {row.title}, seed {seed}{part}")
+            before = _finished(job, training)
+            try:
+                runner.run(training.recipe, resume=True, only=training.only, progress=progress)
+            except NonFiniteLossError as err:
+                if main:
+                    say(f"diverged: {err}")
+                failures[row.key, seed] = str(err)
+            if main:
+                for folder in _finished(job, training) - before:
+                    write_made(folder, made)
+                _write(job, failures)
     if failures:
         raise ReproduceError(
             f"{len(failures)} of {len(planned)} trainings diverged; {out / table.name}.html says where; lower "

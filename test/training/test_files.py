@@ -3,7 +3,9 @@ import os
 
 import pytest
 
-from lvad_training.files import replacing, write_whole
+from lvad_perception.errors import ConfigError, DatasetError
+from lvad_training.files import replacing, withdrawn, write_whole
+from lvad_training.records import RECORD, write_record
 
 
 @pytest.fixture
@@ -101,3 +103,53 @@ def test_writers_in_two_processes_do_not_meet(tmp_path, monkeypatch):
     write_whole(path, "of the one")
     assert path.read_text() == "of the one"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.fixture
+def refused():
+    """A block that writes ``path`` and then refuses its input; ``also`` is another file that it wrote by then."""
+
+    def run(path, also=None, error=DatasetError):
+        def block():
+            with withdrawn(path, unless=lambda: also is not None):
+                write_whole(path, "new")
+                if also is not None:
+                    write_whole(also, "new")
+                raise error
+
+        with pytest.raises(error):
+            block()
+
+    return run
+
+
+def test_refused_input_leaves_no_file_and_no_folder_made_for_it(refused, tmp_path):
+    refused(tmp_path / "deep/er/file")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_there_before_stays(refused, tmp_path):
+    (tmp_path / "mine").mkdir()
+    refused(tmp_path / "mine/deep/file")
+    assert list(tmp_path.rglob("*")) == [tmp_path / "mine"]
+    (tmp_path / "mine/file").touch()
+    refused(tmp_path / "mine/file")
+    assert (tmp_path / "mine/file").is_file()
+
+
+def test_what_was_made_keeps_the_file(refused, tmp_path):
+    refused(tmp_path / "deep/file", also=tmp_path / "deep/result")
+    assert (tmp_path / "deep/file").is_file()
+
+
+def test_an_interruption_is_no_refusal(refused, tmp_path):
+    refused(tmp_path / "deep/file", error=KeyboardInterrupt)
+    assert (tmp_path / "deep/file").is_file()
+
+
+@pytest.mark.usefixtures("full_disk")
+def test_a_file_that_cannot_be_written_leaves_no_folder(tmp_path):
+    folder = tmp_path / "deep/er"
+    with pytest.raises(ConfigError, match="No space left"), withdrawn(folder / RECORD, unless=lambda: False):
+        write_record(folder, {}, "running", 0.0)
+    assert list(tmp_path.iterdir()) == []

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from lvad_perception.errors import LvadError
+from lvad_perception.errors import CheckpointError, LvadError
 from lvad_training import stages
 from lvad_training.config import load_recipe
 from lvad_training.reproduce.render import NONE
@@ -60,6 +60,14 @@ def test_an_interrupted_command_says_how_it_goes_on(blobs, tmp_path, monkeypatch
     assert run_command(*words) == 130
     assert "the same command goes on" in capsys.readouterr().err
     assert "| Weighted sampler | 1 of 1 |" in (tmp_path / "table1.md").read_text()
+
+
+def test_a_refused_command_leaves_no_folder(blobs, tmp_path):
+    gone = f"model.language.text_encoder={{kind: huggingface, name: {tmp_path / 'gone'}}}"
+    words = ["--data", blobs, "--smoke", "--set", "data.train_split=val", "--set", gone]
+    with pytest.raises(CheckpointError, match="gone: no such folder"):
+        run_command("table6", *words, "--quiet", "--out", tmp_path / "deep/out")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow

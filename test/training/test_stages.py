@@ -89,7 +89,7 @@ def test_teachers_and_pseudo_labels_can_be_shared(recipe_of, tmp_path):
     assert found["finetune"] == tmp_path / "run" / "finetune"
 
 
-def test_all_stages_run_and_are_skipped_when_up_to_date(run, tmp_path):
+def test_all_stages_run_and_are_skipped_when_up_to_date(run, tmp_path, monkeypatch):
     said, folder = run()
     assert [line.split()[1] for line in said if line.startswith("[")] == [*(f"{name}:" for name in EVERY)]
     assert all("starts in" in line for line in said if line.startswith("["))
@@ -103,7 +103,9 @@ def test_all_stages_run_and_are_skipped_when_up_to_date(run, tmp_path):
         assert {"recipe.yaml", "metrics.json", "model.pt", "losses.jsonl"} <= {
             path.name for path in (tmp_path / "run" / name).iterdir()
         }
-    said, _ = run()
+    with monkeypatch.context() as patch:
+        patch.setattr(stages, "build_text_encoder", lambda _: pytest.fail("nothing is to run that needs it"))
+        said, _ = run()
     assert [line for line in said if "up to date" not in line] == []
     assert all(torch.equal(value, first[name]) for name, value in weights(folder).items())
     assert all(torch.equal(value, first[name]) for name, value in weights(run("again")[1]).items())
@@ -185,10 +187,19 @@ def test_killed_in_the_middle_of_each_stage_it_ends_the_same(run, recipe_of, tmp
 
 
 def test_a_text_tower_that_is_not_there_is_named_before_anything_is_trained(run, tmp_path):
-    tower = {
-        "kind": "huggingface",
-        "name": str(tmp_path / "gone"),
-    }
-    with pytest.raises(CheckpointError, match=r"gone: no such folder; give model.language.text_encoder.name"):
-        run(model={"language": {"text_encoder": tower, "context": 2, "layers": 1, "width": 16, "heads": 2}})
+    tower = {"kind": "huggingface", "name": str(tmp_path / "gone")}
+    language = {"text_encoder": tower, "context": 2, "layers": 1, "width": 16, "heads": 2}
+    for setting in ("disjoint_balance", "full"):
+        with pytest.raises(CheckpointError, match=r"gone: no such folder; give model.language.text_encoder.name"):
+            run(model={"language": language}, stages={"setting": setting})
+        assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here, and takes fp16")
+def test_a_stage_that_is_refused_before_it_began_may_run_with_another_recipe(run, tmp_path):
+    one = {"teach": None, "adapt": None, "setting": "full"}
+    with pytest.raises(ConfigError, match="fp16 needs a CUDA GPU"):
+        run(stages=one, train={"precision": "fp16"})
     assert not (tmp_path / "run").exists()
+    said, _ = run(stages=one)
+    assert "finetune: starts" in said[-1]
