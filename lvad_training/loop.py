@@ -65,16 +65,16 @@ def train_steps(
     optimizer: Optimizer,
     scheduler: LRScheduler,
     batches: Iterable[Batch],
-    first_step: int,
-    accumulate: int,
     gradient_clip: float,
+    first_step: int = 0,
+    accumulate: int = 1,
 ) -> Iterator[StepReport]:
     """Train the multi-task network, as ``optimize`` does.
 
     Args:
         model: prepared by the accelerator.
         criterion: outputs and batch -> weighted loss terms.
-        accelerator, optimizer, scheduler, batches, first_step, accumulate, gradient_clip: as of ``optimize``.
+        accelerator, optimizer, scheduler, batches, gradient_clip, first_step, accumulate: as of ``optimize``.
 
     Raises:
         NonFiniteLossError: a loss is NaN or infinite; the message names it and the images.
@@ -108,9 +108,9 @@ def optimize(
     optimizer: Optimizer,
     scheduler: LRScheduler,
     batches: Iterable[Loaded],
-    first_step: int,
-    accumulate: int,
     gradient_clip: float,
+    first_step: int = 0,
+    accumulate: int = 1,
     suspect: str = "labels",
 ) -> Iterator[StepReport]:
     """Take one optimiser step per ``accumulate`` batches and report each.
@@ -122,9 +122,9 @@ def optimize(
         optimizer: prepared by the accelerator.
         scheduler: stepped once per optimiser step.
         batches: micro-steps of this process.
+        gradient_clip: largest gradient norm, 0 for no limit.
         first_step: number of steps done before.
         accumulate: micro-steps per step.
-        gradient_clip: largest gradient norm, 0 for no limit.
         suspect: what of the images to look at when a loss is not finite, for the message.
 
     Raises:

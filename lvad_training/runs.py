@@ -4,7 +4,7 @@ import contextlib
 import json
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import yaml
 from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
 
 import lvad_perception
 from lvad_perception.errors import ConfigError
@@ -109,6 +110,40 @@ def check_same(before: dict[str, Any], after: dict[str, Any], folder: Path) -> N
     if before != after:
         changed = ", ".join(section for section in before if before[section] != after[section])
         raise ConfigError(f"{folder}: the recipe changed since this run began (in {changed}); undo that or start anew")
+
+
+def open_events(folder: Path, first_step: int) -> SummaryWriter:
+    """The run's TensorBoard events; those of steps after ``first_step``, which come again, are hidden."""
+    return SummaryWriter(str(folder / EVENTS), purge_step=first_step)
+
+
+def logged(
+    reports: Iterable[StepReport],
+    folder: Path,
+    writer: SummaryWriter | None,
+    *,
+    first_step: int,
+    steps: int,
+    progress: bool,
+) -> Iterator[StepReport]:
+    """Hand on a training's steps one by one, each written to the run's curve and events first.
+
+    Args:
+        reports: the training; it goes on as the steps are taken.
+        folder: of the run, prepared.
+        writer: of its events; None in a process that writes nothing.
+        first_step: steps done before.
+        steps: steps of the whole run.
+        progress: show a progress bar.
+    """
+    bar = tqdm(reports, total=steps, initial=first_step, disable=not progress, unit="step")
+    if writer is None:
+        yield from bar
+        return
+    with (folder / CURVE).open("a", buffering=1, encoding="utf-8") as curve:
+        for report in bar:
+            log_step(report, writer, curve, bar)
+            yield report
 
 
 def log_step(report: StepReport, writer: SummaryWriter, curve: Any, bar: Any) -> None:

@@ -4,8 +4,16 @@ import math
 from typing import Any
 
 from torch import nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
 
 from lvad_training.recipe import TrainConfig
+
+
+def optimizer_and_schedule(net: nn.Module, settings: TrainConfig) -> tuple[AdamW, LambdaLR]:
+    """AdamW over ``parameter_groups``, and ``learning_rate_factor`` on all their rates: to be stepped once a step."""
+    optimizer = AdamW(parameter_groups(net, settings), lr=settings.learning_rate)
+    return optimizer, LambdaLR(optimizer, lambda step: learning_rate_factor(step, settings))
 
 
 def parameter_groups(net: nn.Module, settings: TrainConfig) -> list[dict[str, Any]]:

@@ -4,7 +4,6 @@ A run's folder holds ``checkpoint.pt`` (to resume), ``model.pt`` (the result), `
 line a step), ``metrics.json``, ``evaluation.npz`` (what a report shows beside the metrics) and ``tensorboard/``.
 """
 
-import contextlib
 import json
 import sys
 from dataclasses import replace
@@ -12,9 +11,6 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from torch.optim import AdamW
-from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from lvad_perception.errors import ConfigError
@@ -40,17 +36,17 @@ from lvad_training.processes import restore_state, resume_state, start_processes
 from lvad_training.recipe import BackboneConfig, Recipe, TrainConfig
 from lvad_training.runs import (
     CHECKPOINT,
-    CURVE,
     METRICS,
     MODEL,
     code_version,
     find_state,
     log_metrics,
-    log_step,
+    logged,
+    open_events,
     prepare_folder,
     write_evaluation,
 )
-from lvad_training.schedule import learning_rate_factor, parameter_groups
+from lvad_training.schedule import optimizer_and_schedule
 
 
 def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, progress: bool = True) -> Path:
@@ -90,8 +86,7 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, prog
     if settings.freeze == "backbone":
         net.backbone.freeze()
     criterion = build_criterion(recipe.model, recipe.loss).to(accelerator.device)
-    optimizer = AdamW(parameter_groups(net, settings), lr=settings.learning_rate)
-    scheduler = LambdaLR(optimizer, lambda step: learning_rate_factor(step, settings))
+    optimizer, scheduler = optimizer_and_schedule(net, settings)
     model, optimizer = accelerator.prepare(net, optimizer)
     torch.manual_seed(settings.seed * 1000 + accelerator.process_index + 1)
     if state is not None:
@@ -111,21 +106,18 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, prog
     main = accelerator.is_main_process
     if main:
         prepare_folder(folder, recipe, first_step)
-    writer = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step) if main else None
-    bar = tqdm(reports, total=settings.steps, initial=first_step, disable=not (progress and main), unit="step")
-    with (folder / CURVE).open("a", buffering=1, encoding="utf-8") if main else contextlib.nullcontext() as curve:
-        for report in bar:
-            if writer is not None:
-                log_step(report, writer, curve, bar)
-            if report.step % settings.checkpoint_every == 0 or report.step == settings.steps:
-                snapshot = _snapshot(net, recipe, report.step)
-                snapshot = replace(snapshot, resume=resume_state(accelerator, optimizer, scheduler))
-                if main:
-                    save_checkpoint(folder / CHECKPOINT, snapshot)
-                accelerator.wait_for_everyone()
-            if main and _is_measured(report.step, settings):
-                metrics = evaluate_checkpoint(_snapshot(net, recipe, report.step), device=accelerator.device)
-                log_metrics(metrics, report.step, writer)
+    writer = open_events(folder, first_step) if main else None
+    shown = progress and main
+    for report in logged(reports, folder, writer, first_step=first_step, steps=settings.steps, progress=shown):
+        if report.step % settings.checkpoint_every == 0 or report.step == settings.steps:
+            snapshot = _snapshot(net, recipe, report.step)
+            snapshot = replace(snapshot, resume=resume_state(accelerator, optimizer, scheduler))
+            if main:
+                save_checkpoint(folder / CHECKPOINT, snapshot)
+            accelerator.wait_for_everyone()
+        if main and _is_measured(report.step, settings):
+            metrics = evaluate_checkpoint(_snapshot(net, recipe, report.step), device=accelerator.device)
+            log_metrics(metrics, report.step, writer)
     accelerator.wait_for_everyone()
     if main:
         final = _snapshot(net, recipe, settings.steps)

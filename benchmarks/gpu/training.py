@@ -9,8 +9,6 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.optim import AdamW
-from torch.optim.lr_scheduler import LambdaLR
 
 from benchmarks.gpu.job import Cells, Job, Recorder
 from benchmarks.gpu.subjects import preset_recipe, synthetic_batch
@@ -20,7 +18,7 @@ from lvad_training.build import build_criterion, build_model
 from lvad_training.loop import StepReport
 from lvad_training.recipe import Recipe
 from lvad_training.samples import Batch, Outputs
-from lvad_training.schedule import learning_rate_factor, parameter_groups
+from lvad_training.schedule import optimizer_and_schedule
 
 BATCH, BATCH_R50 = 32, 8
 """Images per step, halved until they fit into the memory."""
@@ -106,8 +104,7 @@ def training_steps(job: Job, recipe: Recipe, criterion: nn.Module, batches: Iter
     torch.manual_seed(0)
     net = build_model(recipe.model).to(memory_format=torch.channels_last)
     criterion = criterion.to(accelerator.device)
-    optimizer = AdamW(parameter_groups(net, settings), lr=settings.learning_rate)
-    scheduler = LambdaLR(optimizer, lambda step: learning_rate_factor(step, settings))
+    optimizer, scheduler = optimizer_and_schedule(net, settings)
     model, optimizer = accelerator.prepare(net, optimizer)
     return loop.train_steps(
         accelerator=accelerator,
@@ -116,8 +113,6 @@ def training_steps(job: Job, recipe: Recipe, criterion: nn.Module, batches: Iter
         optimizer=optimizer,
         scheduler=scheduler,
         batches=batches,
-        first_step=0,
-        accumulate=1,
         gradient_clip=settings.gradient_clip,
     )
 

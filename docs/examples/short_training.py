@@ -3,15 +3,13 @@
 from collections.abc import Iterable
 
 from accelerate import Accelerator
-from torch.optim import AdamW
-from torch.optim.lr_scheduler import LambdaLR
 
 from lvad_training import loop
 from lvad_training.losses.multitask import MultiTaskCriterion
 from lvad_training.model.multitask import MultiTaskNet
 from lvad_training.recipe import TrainConfig
 from lvad_training.samples import Batch
-from lvad_training.schedule import learning_rate_factor, parameter_groups
+from lvad_training.schedule import optimizer_and_schedule
 
 
 # --8<-- [start:train]
@@ -20,8 +18,7 @@ def train(
 ) -> list[loop.StepReport]:
     """Take a step for every batch, with the optimiser and schedule of ``lvad-train run``; one report a step."""
     accelerator = Accelerator(mixed_precision=settings.precision)
-    optimizer = AdamW(parameter_groups(net, settings), lr=settings.learning_rate)
-    scheduler = LambdaLR(optimizer, lambda step: learning_rate_factor(step, settings))
+    optimizer, scheduler = optimizer_and_schedule(net, settings)
     model, optimizer = accelerator.prepare(net, optimizer)
     return list(
         loop.train_steps(
@@ -31,8 +28,6 @@ def train(
             optimizer=optimizer,
             scheduler=scheduler,
             batches=batches,
-            first_step=0,
-            accumulate=1,
             gradient_clip=settings.gradient_clip,
         )
     )

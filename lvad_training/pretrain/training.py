@@ -5,7 +5,6 @@ A run's folder holds ``checkpoint.pt`` (to resume), ``backbone.pt`` (the result,
 where there are videos, ``frames/``.
 """
 
-import contextlib
 import copy
 import sys
 from pathlib import Path
@@ -15,7 +14,6 @@ import msgspec
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from lvad_perception.errors import DatasetError
@@ -34,7 +32,7 @@ from lvad_training.pretrain.recipe import PretrainRecipe
 from lvad_training.pretrain.views import Views, ViewSet, collate_views, make_transform
 from lvad_training.processes import restore_state, resume_state, start_processes
 from lvad_training.records import text_digest
-from lvad_training.runs import CHECKPOINT, CURVE, check_empty, check_same, code_version, log_step, prepare_folder
+from lvad_training.runs import CHECKPOINT, check_empty, check_same, code_version, logged, open_events, prepare_folder
 from lvad_training.training import load_backbone
 
 RESULT = "backbone.pt"
@@ -112,32 +110,27 @@ def pretrain(
         scheduler=scheduler,
         batches=_batches(frames, recipe, first_step, accelerator),
         first_step=first_step,
-        accumulate=1,
         gradient_clip=settings.gradient_clip,
         suspect="pixels",
     )
     if main:
         prepare_folder(folder, recipe, first_step, results=(CHECKPOINT, RESULT, PAGE, PICTURE))
-    writer = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step) if main else None
-    bar = tqdm(reports, total=settings.steps, initial=first_step, disable=not progress, unit="step")
-    with (folder / CURVE).open("a", buffering=1, encoding="utf-8") if main else contextlib.nullcontext() as curve:
-        for report in bar:
-            if writer is not None:
-                log_step(report, writer, curve, bar)
-            if report.step % settings.checkpoint_every == 0 or report.step == settings.steps:
-                content = {
-                    "format": FORMAT,
-                    "recipe": msgspec.to_builtins(recipe),
-                    "step": report.step,
-                    "images": images,
-                    "weights": network.state_dict(),
-                    "queues": queues(criterion),
-                    "resume": resume_state(accelerator, optimizer, scheduler),
-                    "version": code_version(),
-                }
-                if main:
-                    write_content(folder / CHECKPOINT, content)
-                accelerator.wait_for_everyone()
+    writer = open_events(folder, first_step) if main else None
+    for report in logged(reports, folder, writer, first_step=first_step, steps=settings.steps, progress=progress):
+        if report.step % settings.checkpoint_every == 0 or report.step == settings.steps:
+            content = {
+                "format": FORMAT,
+                "recipe": msgspec.to_builtins(recipe),
+                "step": report.step,
+                "images": images,
+                "weights": network.state_dict(),
+                "queues": queues(criterion),
+                "resume": resume_state(accelerator, optimizer, scheduler),
+                "version": code_version(),
+            }
+            if main:
+                write_content(folder / CHECKPOINT, content)
+            accelerator.wait_for_everyone()
     if writer is not None:
         writer.close()
     if start is not None:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from lvad_perception.bdd100k import open_split
+from lvad_training import runs
 from lvad_training.build import build_criterion, build_model
 from lvad_training.config import parse_recipe
 from lvad_training.model.text_encoders import TextEncoder
@@ -67,11 +68,11 @@ class _Stop(Exception):
 
 @pytest.fixture
 def stop_at():
-    """``with stop_at(module, step):`` what trains in ``module`` stops there as if killed, once it logged the step."""
+    """``with stop_at(step):`` what trains stops there as if killed, once it logged the step."""
 
     @contextlib.contextmanager
-    def stop(module, step):
-        original = module.log_step
+    def stop(step):
+        original = runs.log_step
 
         def log(report, writer, curve, bar):
             original(report, writer, curve, bar)
@@ -79,7 +80,7 @@ def stop_at():
                 raise _Stop
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(module, "log_step", log)
+            patch.setattr(runs, "log_step", log)
             with pytest.raises(_Stop):
                 yield
 

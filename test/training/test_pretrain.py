@@ -72,7 +72,7 @@ def test_a_killed_run_goes_on_with_the_same_losses_and_its_backbone_loads(run, t
     head = {"queue": 8} if DEFAULTS[method].queue else {}
     whole = run(method, "whole", head=head)
     assert len(set(whole)) == 5
-    with stop_at(training, 3):
+    with stop_at(3):
         run(method, "killed", head=head)
     assert losses(tmp_path / "killed") == whole[:3]
     assert not (tmp_path / "killed/backbone.pt").exists()

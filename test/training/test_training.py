@@ -12,7 +12,6 @@ import torch
 import yaml
 
 from lvad_perception.errors import CheckpointError, ConfigError, DatasetError, ImageError, NonFiniteLossError
-from lvad_training import training
 from lvad_training.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from lvad_training.config import recipe_to_dict
 from lvad_training.loop import check_finite
@@ -69,7 +68,7 @@ def test_a_run_leaves_everything_that_describes_it(run, tmp_path, make_recipe, b
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_resuming_after_a_lost_process_gives_the_same_losses(run, tmp_path, accumulate, stop_at):
     whole = run("whole", steps=5, accumulate=accumulate)
-    with stop_at(training, 3):
+    with stop_at(3):
         run("killed", steps=5, accumulate=accumulate)
     assert losses(tmp_path / "killed") == whole[:3]
     assert load_checkpoint(tmp_path / "killed" / CHECKPOINT).step == 2
