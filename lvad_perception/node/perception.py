@@ -1,9 +1,9 @@
 """The lifecycle node: images of cameras in, detections and masks out.
 
 Three threads share the work. The executor's thread receives messages and leaves the newest one of each camera in the
-mailbox; it also runs the transitions. The worker's thread takes them from there, a batch of the model at a time, decodes
-them and begins the inference; the publisher's thread waits for its result and publishes it. So a model of any speed
-always sees the newest frames, and services answer while it works.
+mailbox; it also runs the transitions. The worker's thread takes them from there, a batch of the model at a time,
+decodes them and begins the inference; the publisher's thread waits for its result and publishes it. So a model of any
+speed always sees the newest frames, and services answer while it works.
 """
 
 import time
