@@ -80,18 +80,6 @@ class MessageTypes:
     pack: Callable[[UInt8], Any]
 
 
-def installed_types() -> MessageTypes:
-    """ROS's own classes where a ROS 2 environment is sourced, else rosbags'.
-
-    Raises:
-        MissingDependencyError: neither is installed.
-    """
-    try:
-        return ros_types()
-    except ImportError:
-        return rosbags_types()
-
-
 @cache
 def ros_types() -> MessageTypes:
     """ROS's own classes. Raises ImportError where no ROS 2 environment is sourced."""

@@ -88,11 +88,6 @@ def draw_truth(
     return canvas
 
 
-def colorize(mask: UInt8, vocabulary: Vocabulary) -> UInt8:
-    """A label map in the vocabulary's colours: uint8 [H, W] -> uint8 RGB [H, W, 3]; unknown ids are black."""
-    return np.asarray(_palette(vocabulary)[mask], np.uint8)
-
-
 def _palette(vocabulary: Vocabulary, start: int = 0) -> UInt8:
     """uint8 [256, 3] with the vocabulary's colours from ``start`` on and black elsewhere."""
     table = np.zeros((256, 3), np.uint8)

@@ -56,10 +56,6 @@ class MaskFolder:
     ending: str
     names: frozenset[str]
 
-    def file_of(self, name: str) -> Path:
-        """The mask file of a frame."""
-        return Path(self.path, name + self.ending)
-
 
 @dataclass(frozen=True, slots=True)
 class SplitSources:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from lvad_perception.errors import ImageError
-from lvad_perception.overlay import colorize, draw_predictions, draw_truth
+from lvad_perception.overlay import draw_predictions, draw_truth
 from lvad_perception.types import Detections, Predictions, Truth, TruthBoxes
 from lvad_perception.vocabulary import DETECTION, DRIVABLE, SEMANTIC, UNLABELED
 
@@ -128,11 +128,6 @@ def test_inputs_are_left_untouched():
     assert (image == 100).all()
     assert semantic[0, 0] == 200
     assert (drivable == 0).all()
-
-
-def test_colorize_uses_the_vocabulary_and_black_for_unknown():
-    mask = np.array([[0, 1, 2, UNLABELED]], np.uint8)
-    assert colorize(mask, DRIVABLE).tolist() == [[*(list(color) for color in DRIVABLE.colors), [0, 0, 0]]]
 
 
 def test_another_size_is_refused():
