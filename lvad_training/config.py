@@ -13,7 +13,7 @@ import msgspec
 
 from lvad_perception.errors import ConfigError
 from lvad_perception.vocabulary import TASKS, VOCABULARIES
-from lvad_training.presets import CONVOLUTIONAL, FCOS_SCORE_THRESHOLD, PRESETS
+from lvad_training.presets import FCOS_SCORE_THRESHOLD, OTHER_HEADS, PRESETS
 from lvad_training.recipe import (
     HEADS,
     FcosConfig,
@@ -48,7 +48,7 @@ def parse_recipe(content: dict[str, Any], overrides: list[str], *, source: str) 
     model = content.get("model") or {}
     if not isinstance(model, dict):
         raise ConfigError(f"{source}: model is not a mapping; give it keys such as network_hw or leave it out")
-    _check_heads(model, source)
+    _check_heads(preset, model, source)
     model = merge(_base(preset, model), model)
     content = {**content, "model": _with_heads(model)}
     recipe = convert(content, Recipe, source=source)
@@ -80,7 +80,7 @@ def _base(preset: str, model: dict[str, Any]) -> dict[str, Any]:
     """The preset's architecture; what belongs to a head or backbone goes when the recipe names another one."""
     chosen = _chosen_heads(preset, model)
     base = {**PRESETS[preset], **chosen}
-    if chosen.get("detection", {}).get("head") == "fcos":
+    if base.get("detection", {}).get("head") == "fcos":
         base["score_threshold"] = FCOS_SCORE_THRESHOLD
     wanted = model.get("backbone")
     own: dict[str, Any] = base.get("backbone", {})
@@ -93,10 +93,15 @@ def _chosen_heads(preset: str, model: dict[str, Any]) -> dict[str, Any]:
     """The preset's sections of the heads that the recipe chooses instead of the usual ones."""
     wanted = {task: model[task].get("head") for task in HEADS if isinstance(model.get(task), dict)}
     return {
-        task: {"head": head, **CONVOLUTIONAL[preset].get(head, {})}
+        task: {"head": head, **OTHER_HEADS[preset].get(head, {})}
         for task, head in wanted.items()
-        if head is not None and head != _names(task)[0]
+        if head is not None and head != _usual_head(preset, task)
     }
+
+
+def _usual_head(preset: str, task: str) -> str:
+    """The head of a task where the recipe names none."""
+    return str(PRESETS[preset].get(task, {}).get("head", _names(task)[0]))
 
 
 def _with_heads(model: Any) -> Any:
@@ -112,13 +117,13 @@ def _names(task: str) -> list[str]:
     return [str(head.__struct_config__.tag) for head in HEADS[task]]
 
 
-def _check_heads(model: dict[str, Any], source: str) -> None:
+def _check_heads(preset: str, model: dict[str, Any], source: str) -> None:
     """Raise ConfigError for a head that there is not, and for a key that belongs to another head."""
     for task, heads in HEADS.items():
         section, names = model.get(task), _names(task)
         if not isinstance(section, dict):
             continue
-        wanted = section.get("head", names[0])
+        wanted = section.get("head", _usual_head(preset, task))
         if wanted not in names:
             raise ConfigError(f"{source}: model.{task}.head is {wanted!r}; choose {' or '.join(names)}")
         own = heads[names.index(wanted)].__struct_fields__

@@ -14,24 +14,20 @@ _SMALL_MASK = {
     "pixel_loss": True,
 }
 
-_SMALL_HEADS: dict[str, Any] = {
-    "neck_width": 96,
-    "neck_norm": "batch",
-    "detection": {
-        "proposals": 100,
-        "refinements": 3,
-        "width": 96,
-        "heads": 4,
-        "feedforward": 256,
-        "dynamic_width": 16,
-        "pool_size": 5,
-        "pool_samples": 1,
-        "proposal_boxes": "grid",
-        "matches_per_truth": 4,
-    },
-    "semantic": {**_SMALL_MASK, "queries": 40},
-    "drivable": {**_SMALL_MASK, "layers": 2, "queries": 10},
+_SMALL_PROPOSALS = {
+    "proposals": 100,
+    "refinements": 3,
+    "width": 96,
+    "heads": 4,
+    "feedforward": 256,
+    "dynamic_width": 16,
+    "pool_size": 5,
+    "pool_samples": 1,
+    "proposal_boxes": "grid",
+    "matches_per_truth": 4,
 }
+
+_SMALL_FCOS = {"width": 64, "convolutions": 2, "norm": "batch"}
 
 PRESETS: dict[str, dict[str, Any]] = {
     # The paper: ResNet-50, 1280 x 720 (736 is the next multiple of the largest stride).
@@ -51,31 +47,36 @@ PRESETS: dict[str, dict[str, Any]] = {
         "semantic": {"layers": 3, "width": 128, "feedforward": 512, "mask_width": 128, "memory_stride": 16},
         "drivable": {"layers": 3, "width": 128, "feedforward": 512, "mask_width": 128, "memory_stride": 16},
     },
-    # For a vehicle: no dearer than YOLOP, 18.5 GFLOP and 8 M parameters. docs/performance.md says how it was chosen.
+    # For a vehicle: half of YOLOP's 18.5 GFLOP, all heads convolutional. docs/performance.md says how it was chosen.
     "edge": {
         "network_hw": [384, 640],
-        "backbone": {"name": "resnet18d", "options": {"channels": [48, 96, 192, 256], "stem_width": 24}},
-        **_SMALL_HEADS,
+        "backbone": {"name": "resnet18d", "options": {"channels": [24, 64, 128, 256], "stem_width": 12}},
+        "neck_width": 64,
+        "neck_norm": "batch",
+        "detection": {"head": "fcos", **_SMALL_FCOS, "strides": [8, 16, 32, 64], "candidates": 300},
+        "semantic": {"head": "semantic_fpn", "width": 32, "norm": "batch"},
+        "drivable": {"head": "semantic_fpn", "width": 32, "norm": "batch"},
     },
     # For images of 16:9. Trains on a CPU in minutes; a ResNet-18 of half the width, under 5 M parameters in all.
     "tiny": {
         "network_hw": [256, 448],
         "backbone": {"name": "resnet18d", "options": {"channels": [32, 64, 128, 160], "stem_width": 16}},
-        **_SMALL_HEADS,
+        "neck_width": 96,
+        "neck_norm": "batch",
+        "detection": _SMALL_PROPOSALS,
+        "semantic": {**_SMALL_MASK, "queries": 40},
+        "drivable": {**_SMALL_MASK, "layers": 2, "queries": 10},
     },
 }
 
-_SMALL_FCOS = {"width": 64, "convolutions": 2, "norm": "batch"}
-
-CONVOLUTIONAL: dict[str, dict[str, dict[str, Any]]] = {
+OTHER_HEADS: dict[str, dict[str, dict[str, Any]]] = {
     "r50": {"fcos": {}, "semantic_fpn": {}},
     "r18": {"fcos": {"width": 128}, "semantic_fpn": {}},
     # A small image has small boxes, so this looks for them on stride 4 too.
     "tiny": {"fcos": {**_SMALL_FCOS, "strides": [4, 8, 16, 32, 64]}, "semantic_fpn": {"width": 64, "norm": "batch"}},
-    # Within the preset's 18.5 GFLOP.
-    "edge": {"fcos": _SMALL_FCOS, "semantic_fpn": {"width": 32, "norm": "batch"}},
+    "edge": {"sparse_rcnn": _SMALL_PROPOSALS, "maskformer": {**_SMALL_MASK, "queries": 40}},
 }
-"""Preset -> the sections of its convolutional heads, for recipes that choose one."""
+"""Preset -> the sections of the heads that it does not have, for recipes that choose one."""
 
 FCOS_SCORE_THRESHOLD = 0.45
 """``score_threshold`` of a recipe that chooses FCOS and names none: the geometric mean of two probabilities is higher

@@ -8,7 +8,7 @@ from lvad_training.config import (
     recipe_to_dict,
     with_convolutional_heads,
 )
-from lvad_training.presets import CONVOLUTIONAL, FCOS_SCORE_THRESHOLD, PRESETS
+from lvad_training.presets import FCOS_SCORE_THRESHOLD, OTHER_HEADS, PRESETS
 
 MINIMAL = {"data": {"root": "somewhere"}}
 
@@ -117,10 +117,21 @@ def test_another_backbone_comes_without_the_options_of_the_presets():
 def test_another_head_comes_without_the_keys_of_the_presets_usual_one():
     heads = {"detection": {"head": "fcos", "convolutions": 3}, "semantic": {"head": "semantic_fpn"}}
     model = parse_recipe({**MINIMAL, "preset": "tiny", "model": heads}, [], source="test").model
-    assert (model.detection.convolutions, model.detection.width) == (3, CONVOLUTIONAL["tiny"]["fcos"]["width"])
+    assert (model.detection.convolutions, model.detection.width) == (3, OTHER_HEADS["tiny"]["fcos"]["width"])
     assert model.semantic.norm == "batch"
     assert model.score_threshold == FCOS_SCORE_THRESHOLD
     assert model.drivable.queries == PRESETS["tiny"]["drivable"]["queries"]
+
+
+def test_a_convolutional_preset_can_have_heads_of_queries():
+    heads = {task: {"head": head} for task, head in (("detection", "sparse_rcnn"), ("drivable", "maskformer"))}
+    model = parse_recipe({**MINIMAL, "preset": "edge", "model": heads}, [], source="test").model
+    assert model.detection.proposals == OTHER_HEADS["edge"]["sparse_rcnn"]["proposals"]
+    assert model.drivable.queries == OTHER_HEADS["edge"]["maskformer"]["queries"]
+    assert model.semantic.norm == "batch"
+    assert model.score_threshold == 0.3
+    wider = parse_recipe({**MINIMAL, "preset": "edge", "model": {"detection": {"convolutions": 3}}}, [], source="test")
+    assert (wider.model.detection.convolutions, wider.model.score_threshold) == (3, FCOS_SCORE_THRESHOLD)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from lvad_perception.agreement import TOLERANCES, agree
 from lvad_perception.engines import open_engine
@@ -11,7 +10,6 @@ from lvad_perception.postprocess import to_predictions
 from lvad_perception.types import Letterbox
 from lvad_training.build import build_criterion, build_model
 from lvad_training.checkpoints import Checkpoint
-from lvad_training.config import parse_recipe, with_convolutional_heads
 from lvad_training.decode import decode, decode_masks, decode_points
 from lvad_training.export import export
 from lvad_training.loop import to_raw
@@ -191,16 +189,6 @@ def test_language_updates_the_pyramid_whatever_the_heads_are(batch):
     terms = build_criterion(recipe.model, recipe.loss)(net(batch.images), batch)
     terms["box_giou"].backward()
     assert all(context.grad.abs().sum() > 0 for context in net.prompts.contexts.values())
-
-
-def test_the_vehicles_preset_keeps_its_promise_with_them():
-    edge = parse_recipe({"preset": "edge", "data": {"root": "unused"}}, [], source="test")
-    recipe = with_convolutional_heads(edge)
-    net = build_model(recipe.model).eval().to("meta").requires_grad_(False)
-    with FlopCounterMode(display=False) as counter:
-        net(torch.empty((1, 3, 384, 640), dtype=torch.uint8, device="meta"))
-    assert 10e9 < counter.get_total_flops() <= 18.5e9
-    assert sum(parameter.numel() for parameter in net.parameters()) <= 8e6
 
 
 @pytest.fixture(scope="module")

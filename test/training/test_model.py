@@ -112,13 +112,13 @@ def test_the_tiny_preset_fits_into_ten_megabytes_of_half_precision():
 
 
 def test_the_edge_preset_costs_no_more_than_yolop():
-    """All three tasks within 18.5 GFLOP, 2 a multiply-add, and 8 M parameters at 640x384, to the last layers."""
+    """All three tasks within half of its 18.5 GFLOP, 2 a multiply-add, and 8 M parameters at 640x384."""
     recipe = parse_recipe({"preset": "edge", "data": {"root": "x"}}, [], source="test")
     assert recipe.model.network_hw == (384, 640)
     net = build_model(recipe.model).eval().requires_grad_(False)
     with FlopCounterMode(display=False) as counter:
         outputs = net(torch.zeros(1, 3, 384, 640))
-    assert 1e9 < counter.get_total_flops() <= 18.5e9
+    assert 1e9 < counter.get_total_flops() <= 18.5e9 / 2
     assert sum(parameter.numel() for parameter in net.parameters()) <= 8e6
-    heads = (outputs.detection, outputs.semantic, outputs.drivable)
-    assert [head.logits.shape[-1] for head in heads] == [10, 19 + 1, 3 + 1]  # a mask can also be of nothing
+    masks = (outputs.semantic, outputs.drivable)
+    assert [outputs.detection.logits.shape[2], *(head.logits.shape[1] for head in masks)] == [10, 19, 3]
