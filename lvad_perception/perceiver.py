@@ -248,7 +248,7 @@ class Perceiver:
                 for index, placement in enumerate(placements)
             ]
 
-        pending = self._engine.begin(batch); thresholds = self._thresholds
+        pending = self._engine.begin(batch)
         return PendingPredictions(
             pending,
             predict=predict,
