@@ -205,7 +205,24 @@ def test_lossless_every_frame_is_published_in_order_with_its_own_result(start, w
         found.put(number)
     wait_until(lambda: len(found.published) == 100)
     assert found.published == [(number, number) for number in range(1, 101)]
-    assert found.engine.most == SLOTS
+    assert found.engine.most <= SLOTS
+
+
+def test_two_inferences_are_in_the_engine_and_never_a_third(start, wait_until):
+    found = start(lossless=True, decode_s=0.01)
+    found.put(1)
+    wait_until(lambda: found.published)  # by which the engine is known to be faster than the decoding
+    found.engine.gate.clear()
+    for number in (2, 3, 4):
+        found.put(number)
+    wait_until(lambda: ("begun", 3) in found.engine.log)
+    time.sleep(0.1)
+    assert found.engine.under_way == SLOTS
+    assert ("taken", 4) not in found.engine.log
+    assert found.published == [(1, 1)]
+    found.engine.gate.set()
+    wait_until(lambda: len(found.published) == 4)
+    assert found.published == [(number, number) for number in range(1, 5)]
 
 
 def test_slow_publishing_holds_the_engine_back(start, wait_until):
