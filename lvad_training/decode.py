@@ -105,10 +105,14 @@ def decode_masks(
 
     Both of network size, or of the camera's: the classes are chosen at network size either way.
     """
-    scores = outputs.logits.float().softmax(1) if isinstance(outputs, PixelOutputs) else _votes(outputs)
-    total = _enlarge(scores.sum(dim=1, keepdim=True), size_hw)[:, 0]  # the sum of the enlarged, a C-th of the work
-    best, label_map = _enlarge(scores, size_hw).max(dim=1)  # (B, H, W)
-    whole = [label_map.float(), (best / total.clamp(min=1e-6) * 255).round()]
+    if isinstance(outputs, PixelOutputs):
+        share, label_map = _enlarge(outputs.logits.float().softmax(1), size_hw).max(dim=1)  # (B, H, W); sums are 1
+    else:
+        scores = _votes(outputs)
+        total = _enlarge(scores.sum(dim=1, keepdim=True), size_hw)[:, 0]  # the sum of the enlarged, a C-th of the work
+        best, label_map = _enlarge(scores, size_hw).max(dim=1)
+        share = best / total.clamp(min=1e-6)
+    whole = [label_map.float(), (share * 255).round()]
     if camera is not None:
         whole = [camera.mask_to_camera(mask) for mask in whole]
     return whole[0].to(torch.uint8), whole[1].to(torch.uint8)
