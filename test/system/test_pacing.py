@@ -95,6 +95,17 @@ def test_a_batch_that_waited_for_another_is_not_counted_slower(pace, clock):
     assert pace.due_s == clock.now_s + 10 - 3
 
 
+def test_the_engines_time_of_a_batch_begins_when_the_one_before_is_through(pace, clock):
+    begin(pace, clock, preparing_s=3)
+    begin(pace, clock, preparing_s=3)
+    clock.now_s += 7
+    pace.ended()  # 10 s after it was begun
+    clock.now_s += 10
+    pace.ended()  # 17 s after it was begun
+    begin(pace, clock, preparing_s=3)
+    assert pace.due_s == clock.now_s + 10 - 3
+
+
 def test_the_wait_ends_with_the_result():
     pace = Pace()
     pace.began(taken_s=time.monotonic())
