@@ -15,8 +15,8 @@ from torch import Tensor
 from lvad_training.boxes import areas, intersections
 
 ROUNDS = 16
-"""Longer chains are rare: of 300 boxes of trained models none had more than 9 links. An even number, after which a box
-that is not settled is kept: rather one box twice than an object without one."""
+"""On 68 images of two trained models all was settled after 8 rounds with 300 candidates and after 12 with 1000. An even
+number, after which a box that is not settled is kept: rather one box twice than an object without one."""
 
 
 @dataclass(frozen=True, slots=True)
