@@ -115,7 +115,7 @@ def test_replay_launch_records_what_replay_writes(
         ("evaluate", {"bag": "/nowhere"}, "/nowhere does not exist; name a bag folder"),
         ("evaluate", {"topics": "/left/image_raw"}, "has no image topic /left/image_raw; its image topics are /front/"),
         ("evaluate", {"model": "/nowhere.onnx"}, "cannot configure: /nowhere.onnx does not exist"),
-        ("replay", {"bag": "/nowhere", "output": "out"}, "/nowhere does not exist; name a bag folder"),
+        ("replay", {"bag": "/nowhere", "output": "/nowhere/replayed"}, "/nowhere does not exist; name a bag folder"),
         ("evaluate", {"parameters": "half"}, "parameters is 'half'; write it as YAML, like '{threads: 2}'"),
         ("evaluate", {"rate": "fast"}, "the bag could not be played; the player's last message above says why"),
         ("replay", {"output": "/tmp"}, "/tmp exists already; choose another name"),
