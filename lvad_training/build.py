@@ -54,7 +54,11 @@ def build_model(
     """
     backbone = timm_backbone(config.backbone.name, config.backbone.options)
     neck = FeaturePyramid(
-        in_channels=backbone.channels, strides=backbone.strides, width=config.neck_width, norm=config.neck_norm
+        in_channels=backbone.channels,
+        strides=backbone.strides,
+        width=config.neck_width,
+        norm=config.neck_norm,
+        smoothing=config.neck_smoothing,
     )
     detection = _detection_head(config, backbone)
     semantic = _mask_head(config, "semantic", backbone)
@@ -203,6 +207,7 @@ def _mask_head(config: ModelConfig, task: str, backbone: Backbone) -> MaskFormer
             levels=len(backbone.strides),
             width=head.width,
             norm=head.norm,
+            label_stride=head.label_stride,
         )
     return MaskFormerHead(
         classes=classes,

@@ -103,16 +103,22 @@ def decode_masks(
 ) -> tuple[Tensor, Tensor]:
     """Label map uint8 [B, H, W] and the share of the winning class times 255.
 
-    Both of network size, or of the camera's: the classes are chosen at network size either way.
+    Both of network size, or of the camera's: the classes are chosen at network size either way, or at the coarser
+    ``label_stride`` of a convolutional head.
     """
+    stride = 1
     if isinstance(outputs, PixelOutputs):
-        share, label_map = _enlarge(outputs.logits.float().softmax(1), size_hw).max(dim=1)  # (B, H, W); sums are 1
+        stride = outputs.label_stride
+        logits = outputs.logits.float()
+        shares = torch.reshape(logits.flatten(2).softmax(1), logits.shape)  # flat, it needs no other layout in ORT
+        size = (size_hw[0] // stride, size_hw[1] // stride)
+        share, label_map = _enlarge(shares, size).max(dim=1)  # (B, H / stride, W / stride); shares add up to 1
     else:
         scores = _votes(outputs)
         total = _enlarge(scores.sum(dim=1, keepdim=True), size_hw)[:, 0]  # the sum of the enlarged, a C-th of the work
         best, label_map = _enlarge(scores, size_hw).max(dim=1)
         share = best / total.clamp(min=1e-6)
-    whole = [label_map.float(), (share * 255).round()]
+    whole = [_repeat(mask, stride) for mask in (label_map.float(), (share * 255).round())]
     if camera is not None:
         whole = [camera.mask_to_camera(mask) for mask in whole]
     return whole[0].to(torch.uint8), whole[1].to(torch.uint8)
@@ -138,3 +144,12 @@ def _clip(boxes_xyxy: Tensor, size_hw: tuple[int, int]) -> Tensor:
 
 def _enlarge(scores: Tensor, size_hw: tuple[int, int]) -> Tensor:
     return functional.interpolate(scores, size=size_hw, mode="bilinear", align_corners=False)
+
+
+def _repeat(mask: Tensor, times: int) -> Tensor:
+    """Every value of [B, h, w] as a block of ``times`` x ``times``."""
+    if times == 1:
+        return mask
+    batch, height, width = mask.shape
+    columns = torch.stack([mask] * times, dim=-1).reshape(batch, height, -1)
+    return torch.cat([columns] * times, dim=-1).reshape(batch, height * times, width * times)

@@ -91,10 +91,13 @@ class SemanticFpnConfig(Section, frozen=True, tag_field="head", tag="semantic_fp
     """Panoptic FPN's semantic branch, all convolutions; defaults of its paper (arXiv 1901.02446).
 
     ``norm``: "group" as the paper, or "batch", which costs nothing once folded into the convolutions.
+    ``label_stride``: at every how many-th pixel of the network's input, across and down, the class is chosen that its
+    block gets. At 1 choosing among 19 classes costs more than a convolution of the finest level.
     """
 
     width: int = 128
     norm: Literal["group", "batch"] = "group"
+    label_stride: Literal[1, 2, 4] = 1
 
 
 DetectionConfig = SparseRcnnConfig | FcosConfig
@@ -152,7 +155,8 @@ class ModelConfig(Section, frozen=True):
     ``detection``: a section with ``head: sparse_rcnn`` or ``head: fcos``; ``semantic`` and ``drivable``: with
     ``head: maskformer`` or ``head: semantic_fpn``. The other keys of the section are those of its head.
     ``neck_norm``: "group" as MaskFormer, or "batch", which costs nothing once folded into the convolutions of the model
-    file.
+    file. ``neck_smoothing``: whether each merged level gets the pyramid's 3x3 convolution, or is left to those of the
+    heads.
     """
 
     vocabulary: Literal["bdd100k", "nuimages"] = "bdd100k"
@@ -160,6 +164,7 @@ class ModelConfig(Section, frozen=True):
     backbone: BackboneConfig = BackboneConfig()
     neck_width: int = 256
     neck_norm: Literal["group", "batch"] = "group"
+    neck_smoothing: bool = True
     detection: DetectionConfig | None = SparseRcnnConfig()
     semantic: MaskConfig | None = MaskFormerConfig()
     drivable: MaskConfig | None = MaskFormerConfig()

@@ -152,9 +152,11 @@ class PixelOutputs:
 
     Attributes:
         logits: [B, C, H / s, W / s], class logits before the softmax at the finest level's stride s.
+        label_stride: handed on to decoding: pixels from one chosen class to the next.
     """
 
     logits: Tensor
+    label_stride: int = 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -100,21 +100,28 @@ def _parse_override(text: str) -> dict[str, Any]:
 
 
 def _explain(message: str, kind: type[msgspec.Struct]) -> str:
-    """Add to msgspec's message the key that was probably meant."""
+    """Add to msgspec's message the key that was probably meant, or those that there are in this section."""
     if "unknown field" not in message:
         return f"{message}; correct that value"
     unknown = message.split("`")[1]
-    known = sorted(_keys(kind))
-    near = difflib.get_close_matches(unknown, known, n=1)
-    remedy = f"did you mean {near[0]!r}?" if near else f"known keys are {', '.join(known)}"
-    return f"{message}; {remedy}"
+    near = difflib.get_close_matches(unknown, sorted(_keys(kind)), n=1)
+    if near:
+        return f"{message}; did you mean {near[0]!r}?"
+    path = message.split("`$.")[1].split("`")[0] if "`$." in message else ""
+    sections = [kind]
+    for name in path.split(".") if path else ():
+        sections = [part for section in sections for part in _parts(typing.get_type_hints(section).get(name))]
+    known = sorted({field for section in sections for field in section.__struct_fields__})
+    return f"{message}; {f'known keys of {path}' if path else 'known keys'} are {', '.join(known)}"
 
 
 def _keys(kind: type[msgspec.Struct]) -> set[str]:
     """Names of the fields of a struct and of the structs inside it."""
-    found = set(kind.__struct_fields__)
-    for hint in typing.get_type_hints(kind).values():
-        for part in (hint, *typing.get_args(hint)):
-            if isinstance(part, type) and issubclass(part, msgspec.Struct):
-                found |= _keys(part)
-    return found
+    parts = (part for hint in typing.get_type_hints(kind).values() for part in _parts(hint))
+    return set(kind.__struct_fields__).union(*(_keys(part) for part in parts))
+
+
+def _parts(hint: Any) -> list[type[msgspec.Struct]]:
+    """The structs that a hint allows."""
+    every = (hint, *typing.get_args(hint))
+    return [part for part in every if isinstance(part, type) and issubclass(part, msgspec.Struct)]

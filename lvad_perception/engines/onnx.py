@@ -91,8 +91,10 @@ def session_options(threads: int) -> Any:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = _ERROR_LEVEL
-    # Threads that wait for work at full load, as they do by default, take the cores from decoding and publishing.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Threads wait for the next part of an inference at full load, but no longer: between inferences, where they would
+    # by default, they would take the cores from decoding and publishing.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    options.add_session_config_entry("session.dynamic_block_base", "4")  # parts shrink towards the end of an operator
     # Denormal numbers stay: to take them for zero, ONNX Runtime changes the arithmetic of the calling thread for good.
     return options
 

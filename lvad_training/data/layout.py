@@ -28,13 +28,14 @@ def vocabulary_name(root: Path, *, wanted: str | None = None) -> str:
     return "bdd100k"
 
 
-def find_splits(root: Path) -> list[str]:
-    """Names of the splits that the folder has, sorted.
+def find_splits(root: Path, *, wanted: str | None = None) -> list[str]:
+    """Names of the splits that the folder has, sorted; ``wanted`` as in ``vocabulary_name``.
 
     Raises:
-        DatasetError: it holds neither BDD100K nor nuImages.
+        DatasetError: it holds neither BDD100K nor nuImages, or not the one that is wanted.
     """
-    return nuimages.find_splits(root) if vocabulary_name(root) == "nuimages" else bdd100k.find_splits(root)
+    module = nuimages if vocabulary_name(root, wanted=wanted) == "nuimages" else bdd100k
+    return module.find_splits(root)
 
 
 def open_split(root: Path, split: str, *, cameras: tuple[str, ...] = (), cache_dir: Path | None = None) -> Split:

@@ -4,7 +4,8 @@ Each pyramid level is brought to the finest one's size by as many steps of 3x3 c
 that takes; their sum is classified pixel by pixel.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -23,10 +24,14 @@ class SemanticFpnHead(nn.Module):
         levels: of the pyramid, each half the size of the one before.
         width: channels of the branch.
         norm: "group" or "batch".
+        label_stride: handed on to decoding.
     """
 
-    def __init__(self, *, classes: int, in_width: int, levels: int, width: int, norm: str) -> None:
+    def __init__(
+        self, *, classes: int, in_width: int, levels: int, width: int, norm: str, label_stride: int = 1
+    ) -> None:
         super().__init__()
+        self.label_stride = label_stride
         self.branches = nn.ModuleList(
             nn.ModuleList(
                 normalised_conv(in_width if step == 0 else width, width, 3, norm) for step in range(max(1, level))
@@ -37,12 +42,18 @@ class SemanticFpnHead(nn.Module):
 
     def forward(self, pyramid: Sequence[Tensor]) -> tuple[PixelOutputs, None]:
         """Pyramid levels [B, C, H / s, W / s], finest first -> logits at the finest, and no auxiliary ones."""
-        merged: list[Tensor] = []
-        for number, (x, branch) in enumerate(zip(pyramid, self.branches, strict=True)):
-            for convolution in branch:  # type: ignore[attr-defined]
-                x = convolution(x).relu()
-                if number > 0:
-                    size_hw = (x.shape[2] * 2, x.shape[3] * 2)
-                    x = functional.interpolate(x, size=size_hw, mode="bilinear", align_corners=False)
-            merged.append(x)
-        return PixelOutputs(self.classify(torch.stack(merged).sum(0))), None
+        finest, *others = (self._refine(level, branch) for level, branch in zip(pyramid, self.branches, strict=True))
+        # Doubling a sum is doubling its parts.
+        logits = self.classify(finest + _double(functools.reduce(torch.add, others)))
+        return PixelOutputs(logits, self.label_stride), None
+
+    @staticmethod
+    def _refine(x: Tensor, branch: Iterable[nn.Module]) -> Tensor:
+        """A level through its convolutions, doubled between them."""
+        for step, convolution in enumerate(branch):
+            x = convolution(x if step == 0 else _double(x)).relu()
+        return x
+
+
+def _double(x: Tensor) -> Tensor:
+    return functional.interpolate(x, size=(x.shape[2] * 2, x.shape[3] * 2), mode="bilinear", align_corners=False)

@@ -124,12 +124,31 @@ class TestLowPrecision:
         assert agree([bad, *[outputs] * 9], [outputs] * 10, tolerance).within(tolerance)
         assert not agree([bad] * 10, [outputs] * 10, tolerance).within(tolerance)
 
+    @pytest.mark.parametrize(("by", "swapped", "distance"), [(5, 0, 5), (25, 2, 0), (60, 0, np.inf)])
+    def test_another_box_of_the_same_object_may_have_survived_suppression(self, outputs, by, swapped, distance):
+        """Of 100 px: 5 px are within the tolerance, 25 px leave 0.6 of the union in common, and 60 px a quarter."""
+        one = replace(outputs, scores=np.float32([[0.9, 0.7, 0.1, 0.1]] * 2))
+        one.boxes[0, 0] = (100, 100, 200, 200)
+        other = moved(one, boxes=((0, 0), (100 + by, 100, 200 + by, 200)))
+        tolerance = Tolerance(boxes_px=6, scores=0.05, masks=0.9, least_score=0.3, swapped=0.25)
+        found = agree([other], [one], tolerance)
+        assert (found.swapped, found.boxes) == (swapped, 8)
+        if by < 60:
+            assert found.boxes_px == distance
+        else:
+            assert found.boxes_px > 6
+        assert found.within(tolerance) is (by < 60)
+        assert not found.within(replace(tolerance, swapped=0.24)) or not swapped
+        assert ("(2 are another box of the same object)" in found.to_text()) is bool(swapped)
+        assert agree([other], [one], replace(tolerance, swapped=0.0)).boxes_px == pytest.approx(by)
+
     @pytest.mark.parametrize(("finer", "coarser"), [("fp32", "fp16"), ("fp16", "bf16"), ("bf16", "int8")])
     def test_each_precision_allows_more_than_the_one_before(self, finer, coarser):
         finer, coarser = TOLERANCES[finer], TOLERANCES[coarser]
         assert finer.boxes_px < coarser.boxes_px
         assert finer.scores < coarser.scores
         assert finer.masks > coarser.masks
+        assert finer.swapped < coarser.swapped
 
 
 class TestUnequalOutputs:

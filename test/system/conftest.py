@@ -53,6 +53,21 @@ def package(ros_environment):
     return {**ros_environment, "PATH": path, "ROS_DOMAIN_ID": domain, **quiet}
 
 
+class Clock:
+    """Seconds that only the test moves."""
+
+    def __init__(self) -> None:
+        self.now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
 @pytest.fixture(scope="session")
 def ros(ros_environment):
     """rclpy, initialised for the whole session."""

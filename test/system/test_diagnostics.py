@@ -8,14 +8,8 @@ OK, WARN, ERROR = b"\0", b"\1", b"\2"
 
 
 @pytest.fixture
-def clock():
-    """A list with the seconds that the camera's health sees."""
-    return [50.0]
-
-
-@pytest.fixture
 def health(clock):
-    return CameraHealth(clock=lambda: clock[0])
+    return CameraHealth(clock=clock)
 
 
 @pytest.fixture
@@ -40,9 +34,9 @@ def judge(ros_environment, health):
 def work(health, clock, *, frames=10, age_s=0.05):
     """A second in which frames arrive and their results are published."""
     for _ in range(frames):
-        clock[0] += 1 / frames
+        clock.now_s += 1 / frames
         health.count_received(replaced=False, age_s=age_s)
-        health.count_published(received_s=clock[0], age_s=age_s, parts_ms={"engine": 30.0})
+        health.count_published(received_s=clock.now_s, age_s=age_s, parts_ms={"engine": 30.0})
 
 
 def test_a_working_camera_is_fine(judge, health, clock):
@@ -51,7 +45,7 @@ def test_a_working_camera_is_fine(judge, health, clock):
 
 
 def test_a_camera_that_should_not_work_is_fine_however_silent(judge, clock):
-    clock[0] += 100
+    clock.now_s += 100
     assert judge("inactive") == (OK, "not active")
 
 
@@ -63,16 +57,16 @@ def test_a_dead_worker_is_an_error(judge, health, clock):
 @pytest.mark.parametrize("state", ["working", "resting"])
 def test_a_silent_camera_is_an_error_with_the_reason(judge, health, clock, state):
     work(health, clock)
-    clock[0] += 1.9
+    clock.now_s += 1.9
     assert judge(state)[0] == OK
-    clock[0] += 1.1
+    clock.now_s += 1.1
     assert judge(state) == (ERROR, "no image on /front/image_raw for 3 s: nobody publishes it")
 
 
 def receive(health, clock, *, seconds, wanted=True):
     """Frames arrive and nothing is done with them."""
     for _ in range(seconds):
-        clock[0] += 1
+        clock.now_s += 1
         health.count_received(replaced=True, age_s=0.05, wanted=wanted)
 
 

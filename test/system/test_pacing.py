@@ -10,18 +10,6 @@ from lvad_perception.node.pacing import Pace
 PATIENCE_S = 20.0
 
 
-class Clock:
-    now_s = 100.0
-
-    def __call__(self):
-        return self.now_s
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
 @pytest.fixture
 def pace(clock):
     return Pace(clock=clock)

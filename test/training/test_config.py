@@ -49,6 +49,9 @@ def test_a_task_can_be_left_out():
     ("override", "message"),
     [
         ("train.stesp=3", r"unknown field `stesp` - at `\$.train`; did you mean 'steps'\?"),
+        ("train.foo=1", r"unknown field `foo` - at `\$.train`; known keys of train are accumulate, .*, weight_decay$"),
+        ("foo=1", r"unknown field `foo`; known keys are data, loss, model, output, preset, stages, train$"),
+        ("model.semantic.xyz=1", r"known keys of model.semantic are dropout, .*, mask_kernel, [a-z_, ]*width$"),
         ("train.steps=many", r"Expected `int`, got `str` - at `\$.train.steps`"),
         ("train.steps=0", "train.steps must be at least 1"),
         ("train.precision=fp8", "Invalid enum value 'fp8'"),

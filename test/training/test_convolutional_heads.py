@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
 from lvad_perception.agreement import TOLERANCES, agree
 from lvad_perception.engines import open_engine
@@ -121,6 +122,19 @@ def test_the_finest_level_of_the_segmentation_head_is_not_enlarged():
     assert auxiliary is None
 
 
+def test_the_segmentation_head_adds_up_what_its_branches_say():
+    head = SemanticFpnHead(classes=3, in_width=4, levels=4, width=8, norm="group").eval()
+    pyramid = [torch.rand(1, 4, 32 // 2**level, 64 // 2**level) for level in range(4)]
+    merged = []
+    for number, (x, branch) in enumerate(zip(pyramid, head.branches, strict=True)):
+        for convolution in branch:
+            x = convolution(x).relu()
+            if number > 0:
+                x = functional.interpolate(x, scale_factor=2, mode="bilinear")
+        merged.append(x)
+    torch.testing.assert_close(head(pyramid)[0].logits, head.classify(sum(merged)))
+
+
 def points(boxes, scores, *, candidates=100):
     """A head's outputs for one image: class logits and a centre-ness whose geometric means are the scores [N, C]."""
     scores, boxes = torch.tensor(scores), torch.tensor([boxes], dtype=torch.float32)
@@ -158,6 +172,20 @@ def test_pixels_are_the_most_likely_class_and_its_share():
     assert label_map[0, 6:].unique().tolist() == [1]
     assert confidence[0, 0].float().mean() == 255
     assert confidence[0, 7].unique().tolist() == [round(0.5 * 255 + 1e-9)]
+
+
+@pytest.mark.parametrize("stride", [2, 4])
+def test_classes_chosen_at_a_coarser_stride_are_repeated_in_blocks(stride):
+    logits = torch.randn((2, 5, 8, 12), generator=torch.Generator().manual_seed(1))
+    label_map, confidence = decode_masks(PixelOutputs(logits, label_stride=stride), (32, 48))
+    assert label_map.shape == confidence.shape == (2, 32, 48)
+    assert label_map.dtype == confidence.dtype == torch.uint8
+    shares = functional.interpolate(logits.softmax(1), size=(32 // stride, 48 // stride), mode="bilinear")
+    share, label = shares.max(dim=1)
+    for found, wanted in ((label_map, label), (confidence, (255 * share).round())):
+        for row in range(stride):
+            for column in range(stride):
+                torch.testing.assert_close(found[:, row::stride, column::stride], wanted.to(torch.uint8))
 
 
 def test_two_images_are_learned_by_heart(conv_net, conv_criterion, targets):
