@@ -36,19 +36,21 @@ def _resnet(channels: list[int], stem: int) -> dict[str, Any]:
     return {"name": "resnet18d", "options": {"channels": channels, "stem_width": stem}}
 
 
-def _convolutional(backbone: dict[str, Any], *, neck: int, towers: int, branches: int) -> dict[str, Any]:
-    """All heads of convolutions; FCOS on strides from 8 on, as for an image of 640 x 384."""
-    fcos = {"head": "fcos", "width": towers, "convolutions": 2, "norm": "batch", "strides": [8, 16, 32, 64]}
-    semantic_fpn = {"head": "semantic_fpn", "width": branches, "norm": "batch"}
-    heads = {"detection": fcos, "semantic": semantic_fpn, "drivable": semantic_fpn}
-    return {"backbone": backbone, "neck_width": neck, **heads}
+def _convolutional(
+    channels: list[int], stem: int, *, neck: int, towers: int = 64, drivable: int = 32
+) -> dict[str, Any]:
+    return {
+        "backbone": _resnet(channels, stem),
+        "neck_width": neck,
+        "detection": {"width": towers},
+        "drivable": {"width": drivable},
+    }
 
 
-_TINY, _WIDE = _resnet([32, 64, 128, 160], 16), _resnet([48, 96, 192, 256], 24)
-_LATE = _resnet([24, 64, 128, 256], 12)
+_TINY, _WIDE, _LATE = [32, 64, 128, 160], [48, 96, 192, 256], [24, 64, 128, 256]
 
-# Name -> what differs from the preset "tiny": one thing at a time, and then the convolutional ones.
-CANDIDATES: dict[str, dict[str, Any]] = {
+# Name -> what differs from the preset "tiny", one thing at a time.
+QUERIES: dict[str, dict[str, Any]] = {
     "tiny": {},
     "refinements 2": {"detection": {"refinements": 2}},
     "refinements 4": {"detection": {"refinements": 4}},
@@ -59,7 +61,7 @@ CANDIDATES: dict[str, dict[str, Any]] = {
     "width 128": {"neck_width": 128},
     "mask layers 2": {"semantic": {"layers": 2}},
     "mask queries 20": {"semantic": {"queries": 20}},
-    "resnet18d, 48 to 256": {"backbone": _WIDE},
+    "resnet18d, 48 to 256": {"backbone": _resnet(_WIDE, 24)},
     "resnet18d, 56 to 256": {"backbone": _resnet([56, 112, 208, 256], 24)},
     "mobilenetv2": {"backbone": {"name": "mobilenetv2_100"}},
     "mobilenetv4 small": {"backbone": {"name": "mobilenetv4_conv_small"}},
@@ -68,22 +70,35 @@ CANDIDATES: dict[str, dict[str, Any]] = {
     "fastvit-t8": {"backbone": {"name": "fastvit_t8"}},
     "repvit-m0.9": {"backbone": {"name": "repvit_m0_9"}},
     "convnextv2-atto": {"backbone": {"name": "convnextv2_atto"}},
-    "convolutional, 48 to 256, neck 96": _convolutional(_WIDE, neck=96, towers=64, branches=32),
-    "convolutional, 48 to 256, neck 64": _convolutional(_WIDE, neck=64, towers=64, branches=32),
-    "convolutional, 32 to 160, neck 96": _convolutional(_TINY, neck=96, towers=64, branches=32),
-    "convolutional, 32 to 160, neck 64": _convolutional(_TINY, neck=64, towers=64, branches=32),
-    "convolutional, 32 to 160, neck 48": _convolutional(_TINY, neck=48, towers=48, branches=32),
-    "convolutional, 24 to 256, neck 64": _convolutional(_LATE, neck=64, towers=64, branches=32),
-    "convolutional, 24 to 256, neck 48": _convolutional(_LATE, neck=48, towers=48, branches=32),
+}
+# Name -> what differs from the preset "edge": widths of the stem, the backbone, the neck, FCOS's towers (64) and the
+# branch of the drivable area (32).
+CONVOLUTIONAL: dict[str, dict[str, Any]] = {
+    "edge": {},
+    "24, 48 to 256, neck 96": _convolutional(_WIDE, 24, neck=96),
+    "24, 48 to 256, neck 64": _convolutional(_WIDE, 24, neck=64),
+    "16, 32 to 160, neck 96": _convolutional(_TINY, 16, neck=96),
+    "16, 32 to 160, neck 64": _convolutional(_TINY, 16, neck=64),
+    "16, 32 to 160, neck 48, towers 48": _convolutional(_TINY, 16, neck=48, towers=48),
+    "12, 24 to 256, neck 64": _convolutional(_LATE, 12, neck=64),
+    "12, 24 to 256, neck 48": _convolutional(_LATE, 12, neck=48),
+    "12, 24 to 256, neck 48, towers 48": _convolutional(_LATE, 12, neck=48, towers=48),
+    "8, 24 to 256, neck 48, drivable 16": _convolutional(_LATE, 8, neck=48, drivable=16),
+    "8, 16 to 256, neck 64": _convolutional([16, 64, 128, 256], 8, neck=64),
+}
+CANDIDATES = {
+    **{name: ("tiny", differs) for name, differs in QUERIES.items()},
+    **{name: ("edge", differs) for name, differs in CONVOLUTIONAL.items()},
 }
 
 
 def recipe_of(name: str, *, data: str, network_hw: tuple[int, int], settings: list[str], output: str) -> Recipe:
     """The recipe that trains a candidate."""
+    preset, differs = CANDIDATES[name]
     content = {
-        "preset": "tiny",
+        "preset": preset,
         "data": {"root": data, "workers": 1},
-        "model": {**CANDIDATES[name], "network_hw": list(network_hw)},
+        "model": {**differs, "network_hw": list(network_hw)},
         "train": {"learning_rate": 8.0e-4, "weight_decay": 0.02, "warmup_steps": 50, "batch_size": 8},
         "output": output,
     }

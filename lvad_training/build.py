@@ -54,11 +54,7 @@ def build_model(
     """
     backbone = timm_backbone(config.backbone.name, config.backbone.options)
     neck = FeaturePyramid(
-        in_channels=backbone.channels,
-        strides=backbone.strides,
-        width=config.neck_width,
-        norm=config.neck_norm,
-        smoothing=config.neck_smoothing,
+        in_channels=backbone.channels, strides=backbone.strides, width=config.neck_width, norm=config.neck_norm
     )
     detection = _detection_head(config, backbone)
     semantic = _mask_head(config, "semantic", backbone)

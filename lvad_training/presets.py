@@ -47,15 +47,15 @@ PRESETS: dict[str, dict[str, Any]] = {
         "semantic": {"layers": 3, "width": 128, "feedforward": 512, "mask_width": 128, "memory_stride": 16},
         "drivable": {"layers": 3, "width": 128, "feedforward": 512, "mask_width": 128, "memory_stride": 16},
     },
-    # For a vehicle: half of YOLOP's 18.5 GFLOP, all heads convolutional. docs/performance.md says how it was chosen.
+    # For a vehicle: in half of YOLOP's time, all heads convolutional. docs/performance.md says how it was chosen.
     "edge": {
         "network_hw": [384, 640],
-        "backbone": {"name": "resnet18d", "options": {"channels": [24, 64, 128, 256], "stem_width": 12}},
-        "neck_width": 64,
+        "backbone": {"name": "resnet18d", "options": {"channels": [24, 64, 128, 256], "stem_width": 8}},
+        "neck_width": 48,
         "neck_norm": "batch",
         "detection": {"head": "fcos", **_SMALL_FCOS, "strides": [8, 16, 32, 64], "candidates": 300},
-        "semantic": {"head": "semantic_fpn", "width": 32, "norm": "batch"},
-        "drivable": {"head": "semantic_fpn", "width": 32, "norm": "batch"},
+        "semantic": {"head": "semantic_fpn", "width": 32, "norm": "batch", "label_stride": 2},
+        "drivable": {"head": "semantic_fpn", "width": 32, "norm": "batch", "label_stride": 2},
     },
     # For images of 16:9. Trains on a CPU in minutes; a ResNet-18 of half the width, under 5 M parameters in all.
     "tiny": {

@@ -155,8 +155,7 @@ class ModelConfig(Section, frozen=True):
     ``detection``: a section with ``head: sparse_rcnn`` or ``head: fcos``; ``semantic`` and ``drivable``: with
     ``head: maskformer`` or ``head: semantic_fpn``. The other keys of the section are those of its head.
     ``neck_norm``: "group" as MaskFormer, or "batch", which costs nothing once folded into the convolutions of the model
-    file. ``neck_smoothing``: whether each merged level gets the pyramid's 3x3 convolution, or is left to those of the
-    heads.
+    file.
     """
 
     vocabulary: Literal["bdd100k", "nuimages"] = "bdd100k"
@@ -164,7 +163,6 @@ class ModelConfig(Section, frozen=True):
     backbone: BackboneConfig = BackboneConfig()
     neck_width: int = 256
     neck_norm: Literal["group", "batch"] = "group"
-    neck_smoothing: bool = True
     detection: DetectionConfig | None = SparseRcnnConfig()
     semantic: MaskConfig | None = MaskFormerConfig()
     drivable: MaskConfig | None = MaskFormerConfig()

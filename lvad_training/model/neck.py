@@ -16,19 +16,14 @@ class FeaturePyramid(nn.Module):
         strides: their strides.
         width: channels of every output level.
         norm: "group" or "batch".
-        smoothing: whether there are the 3x3 outputs, or the merged levels are the pyramid.
     """
 
-    def __init__(
-        self, *, in_channels: Sequence[int], strides: Sequence[int], width: int, norm: str, smoothing: bool = True
-    ) -> None:
+    def __init__(self, *, in_channels: Sequence[int], strides: Sequence[int], width: int, norm: str) -> None:
         super().__init__()
         self.width = width
         self.strides = tuple(strides)
         self.lateral = nn.ModuleList(normalised_conv(channels, width, 1, norm) for channels in in_channels)
-        self.output = nn.ModuleList(
-            normalised_conv(width, width, 3, norm) if smoothing else nn.Identity() for _ in in_channels
-        )
+        self.output = nn.ModuleList(normalised_conv(width, width, 3, norm) for _ in in_channels)
 
     def laterals(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Backbone levels -> levels of one width, finest first, before the top-down path. The last one is z5."""
