@@ -81,7 +81,7 @@ CONVOLUTIONAL: dict[str, dict[str, Any]] = {
     "16, 32 to 160, neck 64": _convolutional(_TINY, 16, neck=64),
     "16, 32 to 160, neck 48, towers 48": _convolutional(_TINY, 16, neck=48, towers=48),
     "12, 24 to 256, neck 64": _convolutional(_LATE, 12, neck=64),
-    "12, 24 to 256, neck 48": _convolutional(_LATE, 12, neck=48),
+    "8, 24 to 256, neck 48": _convolutional(_LATE, 8, neck=48),
     "12, 24 to 256, neck 48, towers 48": _convolutional(_LATE, 12, neck=48, towers=48),
     "8, 24 to 256, neck 48, drivable 16": _convolutional(_LATE, 8, neck=48, drivable=16),
     "8, 16 to 256, neck 64": _convolutional([16, 64, 128, 256], 8, neck=64),

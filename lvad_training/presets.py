@@ -50,7 +50,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # For a vehicle: in half of YOLOP's time, all heads convolutional. docs/performance.md says how it was chosen.
     "edge": {
         "network_hw": [384, 640],
-        "backbone": {"name": "resnet18d", "options": {"channels": [24, 64, 128, 256], "stem_width": 8}},
+        "backbone": {"name": "resnet18d", "options": {"channels": [24, 64, 128, 256], "stem_width": 12}},
         "neck_width": 48,
         "neck_norm": "batch",
         "detection": {"head": "fcos", **_SMALL_FCOS, "strides": [8, 16, 32, 64], "candidates": 300},

@@ -51,6 +51,7 @@ class OpenVinoEngine(LoadedEngine):
             raise ModelFileError(f"{path} carries no {MANIFEST_KEY} in its metadata; {REMEDY}")
         manifest = Manifest.from_json(text, source=str(path))
         check_graph(tensors_of(model.inputs), tensors_of(model.outputs), manifest, source=str(path))
+        choose_at_once(model)
         compiled = compile_network(core, model, threads=threads, precision=precision, source=str(path))
         used = precision_used(compiled)
         if precision not in (None, used):
@@ -135,6 +136,27 @@ def _core() -> Any:
     or Ctrl-C, then finds no memory and ends the process without a word (seen with OpenVINO 2026.4).
     """
     return _import().Core()
+
+
+def choose_at_once(model: Any) -> None:
+    """Have the largest value and its index found by one operator where the model has one for each.
+
+    In FP32 OpenVINO keeps class shares channel by channel in memory, where the second search costs as much as a
+    convolution of the finest level. Values and indices stay the same.
+    """
+    from openvino import opset8  # type: ignore[import-not-found, import-untyped, unused-ignore]
+
+    for top in [node for node in model.get_ops() if node.get_type_name() == "TopK"]:
+        facts, count = top.get_attributes(), top.input_value(1).get_node()
+        if facts["mode"] != "max" or count.get_type_name() != "Constant" or int(count.get_data()) != 1:
+            continue
+        for user in top.input_value(0).get_target_inputs():
+            largest = user.get_node()
+            if largest.get_type_name() != "ReduceMax" or largest.get_attributes()["keep_dims"]:
+                continue
+            axes = largest.input_value(1)
+            if axes.get_node().get_type_name() == "Constant" and axes.get_node().get_data().tolist() == [facts["axis"]]:
+                largest.output(0).replace(opset8.squeeze(top.output(0), axes).output(0))
 
 
 def compile_network(core: Any, model: Any, *, threads: int, precision: str | None, source: str) -> Any:

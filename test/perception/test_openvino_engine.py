@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lvad_perception.agreement import copied
-from lvad_perception.engines.openvino import OpenVinoEngine
+from lvad_perception.engines.openvino import OpenVinoEngine, choose_at_once, read_network
 from lvad_perception.errors import EngineError
 
 pytest.importorskip("openvino", reason="OpenVINO is not installed")
@@ -35,6 +35,40 @@ def test_it_describes_itself(tiny_model_file):
     assert engine.description.startswith("OpenVINO 20")
     assert engine.description.endswith("CPU, 2 threads, FP32")
     assert (engine.precision, engine.device_memory_bytes) == ("fp32", None)
+
+
+@pytest.fixture
+def scores_model():
+    """Class and largest score of [1, 5, 6, 7] along the classes, and largest scores that are none of these."""
+    onnx = pytest.importorskip("onnx", reason="makes the model")
+    helper, float32 = onnx.helper, onnx.TensorProto.FLOAT
+    nodes = [
+        helper.make_node("ArgMax", ["scores"], ["label"], axis=1, keepdims=0),
+        helper.make_node("ReduceMax", ["scores", "classes"], ["largest"], keepdims=0),
+        helper.make_node("ReduceMax", ["scores", "classes"], ["kept"], keepdims=1),
+        helper.make_node("ReduceMax", ["scores", "rows"], ["of_rows"], keepdims=0),
+    ]
+    axes = [
+        helper.make_tensor(name, onnx.TensorProto.INT64, [1], [axis]) for name, axis in (("classes", 1), ("rows", 2))
+    ]
+    shapes = {"largest": [1, 6, 7], "kept": [1, 1, 6, 7], "of_rows": [1, 5, 7]}
+    outputs = [helper.make_tensor_value_info("label", onnx.TensorProto.INT64, [1, 6, 7])]
+    outputs += [helper.make_tensor_value_info(name, float32, shape) for name, shape in shapes.items()]
+    source = helper.make_tensor_value_info("scores", float32, [1, 5, 6, 7])
+    graph = helper.make_graph(nodes, "scores", [source], outputs, axes)
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    return read_network(made.SerializeToString())
+
+
+def test_class_and_score_are_found_by_one_operator(scores_model):
+    core, model = scores_model
+    choose_at_once(model)
+    assert [node.get_type_name() for node in model.get_ops()].count("ReduceMax") == 2
+    scores = np.random.default_rng(0).normal(size=(1, 5, 6, 7)).astype(np.float32)
+    found = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(scores)
+    wanted = (scores.argmax(1), scores.max(1), scores.max(1, keepdims=True), scores.max(2))
+    for name, value in zip(("label", "largest", "kept", "of_rows"), wanted, strict=True):
+        np.testing.assert_array_equal(found[name], value)
 
 
 SIGNALLED = """
