@@ -41,7 +41,7 @@ OPTIONS: Mapping[str, Callable[[Any], None]] = {
     "as chosen": lambda options: None,
     "idle threads spin": lambda options: options.add_session_config_entry("session.force_spinning_stop", "0"),
     "threads never spin": lambda options: options.add_session_config_entry("session.intra_op.allow_spinning", "0"),
-    "parts of equal size": lambda options: options.add_session_config_entry("session.dynamic_block_base", "0"),
+    "parts that shrink": lambda options: options.add_session_config_entry("session.dynamic_block_base", "4"),
     "denormals are zero": lambda options: options.add_session_config_entry("session.set_denormal_as_zero", "1"),
     "no memory arena": lambda options: setattr(options, "enable_cpu_mem_arena", False),
     "no memory pattern": lambda options: setattr(options, "enable_mem_pattern", False),

@@ -94,7 +94,6 @@ def session_options(threads: int) -> Any:
     # Threads wait for the next part of an inference at full load, but no longer: between inferences, where they would
     # by default, they would take the cores from decoding and publishing.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    options.add_session_config_entry("session.dynamic_block_base", "4")  # parts shrink towards the end of an operator
     # Denormal numbers stay: to take them for zero, ONNX Runtime changes the arithmetic of the calling thread for good.
     return options
 
