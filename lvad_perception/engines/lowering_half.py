@@ -10,6 +10,8 @@ from typing import Any, Final
 
 import numpy as np
 
+from lvad_perception.engines.lowering_norms import with_norms_folded
+
 _PRODUCTS: Final = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _FOLLOWERS: Final = frozenset(
     {"Add", "AveragePool", "Clip", "Concat", "Expand", "Flatten", "GlobalAveragePool", "HardSigmoid", "HardSwish"}
@@ -29,6 +31,7 @@ def in_half(model: Any) -> Any:
     """
     import onnx
 
+    model = with_norms_folded(model)
     typed = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
     result = onnx.ModelProto()
     result.CopyFrom(model)

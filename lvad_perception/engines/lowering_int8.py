@@ -5,7 +5,6 @@ such pairs in all versions from 8.6 to 11, while its own calibrators are gone in
 outputs is known before any build, since ONNX Runtime runs the same file.
 """
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -13,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lvad_perception.engines.lowering_half import deciding_products
+from lvad_perception.engines.lowering_norms import with_norms_folded
 from lvad_perception.engines.onnx import create_session
 from lvad_perception.machine import usable_cores
 from lvad_perception.manifest import INPUT_NAME
@@ -71,52 +71,6 @@ def in_int8(model: Any, batches: Sequence[UInt8], *, progress: Callable[[float, 
     copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del graph.node[:], graph.value_info[:]
     graph.node.extend(copies)
-    return result
-
-
-def with_norms_folded(model: Any) -> Any:
-    """A copy of the model whose convolutions do what a BatchNormalization behind them does.
-
-    Export leaves those that follow a convolution whose weights several levels share. Runtimes fold them too, but not
-    into weights that are in INT8 already.
-
-    Args:
-        model: ``onnx.ModelProto`` in FP32.
-    """
-    import onnx
-    from onnx import helper, numpy_helper
-
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
-    graph = result.graph
-    arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    norms = {node.input[0]: node for node in graph.node if node.op_type == "BatchNormalization"}
-    read = Counter(name for node in graph.node for name in node.input) + Counter(out.name for out in graph.output)
-    for node in list(graph.node):
-        norm = norms.get(node.output[0])
-        if node.op_type != "Conv" or norm is None or read[node.output[0]] > 1:
-            continue
-        if not {*node.input[1:], *norm.input[1:]} <= arrays.keys():
-            continue
-        scale, shift, mean, variance = (arrays[name] for name in norm.input[1:])
-        epsilon = next((helper.get_attribute_value(a) for a in norm.attribute if a.name == "epsilon"), 1e-5)
-        factor = scale / np.sqrt(variance + epsilon)
-        weight, bias = arrays[node.input[1]], arrays[node.input[2]] if len(node.input) > 2 else 0.0
-        folded = {
-            "weight": weight * factor.reshape(-1, *[1] * (weight.ndim - 1)),
-            "bias": (bias - mean) * factor + shift,
-        }
-        names = {kind: f"{norm.output[0]}.{kind}" for kind in folded}
-        for kind, array in folded.items():
-            graph.initializer.append(numpy_helper.from_array(np.asarray(array, np.float32), names[kind]))
-        node.input[:] = [node.input[0], *names.values()]
-        node.output[0] = norm.output[0]
-        graph.node.remove(norm)
-    used = {name for node in graph.node for name in node.input}
-    kept = [tensor for tensor in graph.initializer if tensor.name in used]
-    copies = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in kept]
-    del graph.initializer[:]
-    graph.initializer.extend(copies)
     return result
 
 

@@ -3,7 +3,8 @@ import pytest
 
 from lvad_perception.engines.lowering import lower
 from lvad_perception.engines.lowering_half import deciding_products, in_half
-from lvad_perception.engines.lowering_int8 import best_range, in_int8, measure_ranges, with_norms_folded
+from lvad_perception.engines.lowering_int8 import best_range, in_int8, measure_ranges
+from lvad_perception.engines.lowering_norms import with_norms_folded
 from lvad_perception.engines.lowering_opset import in_opset_17
 from lvad_perception.errors import ConfigError, EngineError, ModelFileError
 
@@ -146,6 +147,42 @@ class TestHalf:
         onnx.checker.check_model(lowered, full_check=True)
 
 
+def test_norms_behind_shared_weights_become_weights_of_their_own():
+    """The first two convolutions share weights; of the third more is wanted than its norm."""
+    h, random = onnx.helper, np.random.default_rng(2)
+    wide = [WIDTH]
+    constants = {"w": random.normal(size=(WIDTH, WIDTH, 3, 3)) / 20, "bias": random.normal(size=wide)}
+    for name in "abc":
+        constants |= {f"{name}.{part}": random.normal(size=wide) for part in ("scale", "shift", "mean")}
+        constants[f"{name}.var"] = random.uniform(0.1, 2, wide)
+    nodes, last = [], "x"
+    for name, inputs in zip("abc", (["w"], ["w", "bias"], ["w"]), strict=True):
+        statistics = [f"{name}.{part}" for part in ("scale", "shift", "mean", "var")]
+        nodes.append(h.make_node("Conv", [last, *inputs], [f"{name}.conv"], pads=[1] * 4))
+        nodes.append(h.make_node("BatchNormalization", [f"{name}.conv", *statistics], [name], epsilon=1e-3))
+        last = name
+    nodes.append(h.make_node("Add", ["c", "c.conv"], ["y"]))
+    shape = [1, WIDTH, 6, 6]
+    graph = h.make_graph(
+        nodes,
+        "norms",
+        [h.make_tensor_value_info("x", FLOAT, shape)],
+        [h.make_tensor_value_info("y", FLOAT, shape)],
+        [onnx.numpy_helper.from_array(np.float32(value), name) for name, value in constants.items()],
+    )
+    before = h.make_model(graph, opset_imports=[h.make_opsetid("", 18)], ir_version=10)
+    after = with_norms_folded(before)
+    onnx.checker.check_model(after, full_check=True)
+    assert [node.op_type for node in after.graph.node] == ["Conv", "Conv", "Conv", "BatchNormalization", "Add"]
+    assert not {"bias", "a.mean", "b.var"} & {tensor.name for tensor in after.graph.initializer}
+    x = {"x": random.normal(size=shape).astype(np.float32)}
+    found, wanted = (
+        ort.InferenceSession(each.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, x)[0]
+        for each in (after, before)
+    )
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
+
+
 class TestInt8:
     def test_pairs_stand_before_wide_convolutions_only(self, model, batches):
         lowered = in_int8(model, batches, progress=lambda *_: None)
@@ -154,41 +191,6 @@ class TestInt8:
         assert list(convolutions["first"]) == ["stem.relu.dequantised", "first.w.dequantised", "first.b"]
         assert list(convolutions["second"]) == ["first.relu.dequantised", "second.w.dequantised"]
         assert sum(node.op_type == "QuantizeLinear" for node in lowered.graph.node) == 4
-
-    def test_norms_behind_shared_weights_become_weights_of_their_own(self):
-        """The first two convolutions share weights; of the third more is wanted than its norm."""
-        h, random = onnx.helper, np.random.default_rng(2)
-        wide = [WIDTH]
-        constants = {"w": random.normal(size=(WIDTH, WIDTH, 3, 3)) / 20, "bias": random.normal(size=wide)}
-        for name in "abc":
-            constants |= {f"{name}.{part}": random.normal(size=wide) for part in ("scale", "shift", "mean")}
-            constants[f"{name}.var"] = random.uniform(0.1, 2, wide)
-        nodes, last = [], "x"
-        for name, inputs in zip("abc", (["w"], ["w", "bias"], ["w"]), strict=True):
-            statistics = [f"{name}.{part}" for part in ("scale", "shift", "mean", "var")]
-            nodes.append(h.make_node("Conv", [last, *inputs], [f"{name}.conv"], pads=[1] * 4))
-            nodes.append(h.make_node("BatchNormalization", [f"{name}.conv", *statistics], [name], epsilon=1e-3))
-            last = name
-        nodes.append(h.make_node("Add", ["c", "c.conv"], ["y"]))
-        shape = [1, WIDTH, 6, 6]
-        graph = h.make_graph(
-            nodes,
-            "norms",
-            [h.make_tensor_value_info("x", FLOAT, shape)],
-            [h.make_tensor_value_info("y", FLOAT, shape)],
-            [onnx.numpy_helper.from_array(np.float32(value), name) for name, value in constants.items()],
-        )
-        before = h.make_model(graph, opset_imports=[h.make_opsetid("", 18)], ir_version=10)
-        after = with_norms_folded(before)
-        onnx.checker.check_model(after, full_check=True)
-        assert [node.op_type for node in after.graph.node] == ["Conv", "Conv", "Conv", "BatchNormalization", "Add"]
-        assert not {"bias", "a.mean", "b.var"} & {tensor.name for tensor in after.graph.initializer}
-        x = {"x": random.normal(size=shape).astype(np.float32)}
-        found, wanted = (
-            ort.InferenceSession(each.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, x)[0]
-            for each in (after, before)
-        )
-        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
 
     def test_zero_points_are_zero_and_weights_have_a_scale_per_channel(self, model, batches):
         lowered = in_int8(model, batches, progress=lambda *_: None)
