@@ -34,8 +34,8 @@ def find_splits(root: Path, *, wanted: str | None = None) -> list[str]:
     Raises:
         DatasetError: it holds neither BDD100K nor nuImages, or not the one that is wanted.
     """
-    module = nuimages if vocabulary_name(root, wanted=wanted) == "nuimages" else bdd100k
-    return module.find_splits(root)
+    is_nuimages = vocabulary_name(root, wanted=wanted) == "nuimages"
+    return nuimages.find_splits(root) if is_nuimages else bdd100k.find_splits(root)
 
 
 def open_split(root: Path, split: str, *, cameras: tuple[str, ...] = (), cache_dir: Path | None = None) -> Split:

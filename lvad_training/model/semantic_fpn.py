@@ -5,7 +5,7 @@ that takes; their sum is classified pixel by pixel.
 """
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -48,9 +48,9 @@ class SemanticFpnHead(nn.Module):
         return PixelOutputs(logits, self.label_stride), None
 
     @staticmethod
-    def _refine(x: Tensor, branch: Iterable[nn.Module]) -> Tensor:
+    def _refine(x: Tensor, branch: nn.Module) -> Tensor:
         """A level through its convolutions, doubled between them."""
-        for step, convolution in enumerate(branch):
+        for step, convolution in enumerate(branch.children()):
             x = convolution(x if step == 0 else _double(x)).relu()
         return x
 
