@@ -146,22 +146,21 @@ def choose_at_once(model: Any) -> None:
     where FP32 lies channel by channel in memory, more than a convolution of the finest level. Of equal values any is
     as good here.
     """
-    from openvino import opset11  # type: ignore[import-not-found, import-untyped, unused-ignore]
-
+    operators = _import().opset11
     for first in [node for node in model.get_ops() if node.get_type_name() == "TopK"]:
         facts, count = first.get_attributes(), first.input_value(1).get_node()
         if facts["mode"] != "max" or count.get_type_name() != "Constant" or int(count.get_data()) != 1:
             continue
         values, axis = first.input_value(0), facts["axis"]
         users = values.get_target_inputs()
-        any_of = opset11.topk(values, count, axis, "max", "value", facts["index_element_type"], stable=False)
+        any_of = operators.topk(values, count, axis, "max", "value", facts["index_element_type"], stable=False)
         for old, new in zip(first.outputs(), any_of.outputs(), strict=True):
             old.replace(new)
         for largest in (user.get_node() for user in users):
             if largest.get_type_name() == "ReduceMax" and not largest.get_attributes()["keep_dims"]:
                 axes = largest.input_value(1)
                 if axes.get_node().get_type_name() == "Constant" and axes.get_node().get_data().tolist() == [axis]:
-                    largest.output(0).replace(opset11.squeeze(any_of.output(0), axes).output(0))
+                    largest.output(0).replace(operators.squeeze(any_of.output(0), axes).output(0))
 
 
 def compile_network(core: Any, model: Any, *, threads: int, precision: str | None, source: str) -> Any:
