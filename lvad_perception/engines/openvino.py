@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from lvad_perception.engines.base import SLOTS
-from lvad_perception.engines.graph import REMEDY, Tensors, check_graph, first_line
+from lvad_perception.engines.graph import REMEDY, Tensors, check_graph
 from lvad_perception.engines.loaded import LoadedEngine
 from lvad_perception.errors import EngineError, MissingDependencyError, ModelFileError
 from lvad_perception.machine import usable_cores
@@ -26,9 +26,9 @@ _PRODUCTS: Final = ("MatMul", "FullyConnected")
 class OpenVinoEngine(LoadedEngine):
     """A model file compiled by OpenVINO for the CPU; meets ``base.Engine``.
 
-    Its precision is what most of its convolutions are really computed in. Images are read where they lie and outputs
-    are views of OpenVINO's own memory: nothing is copied. Two requests take turns; of two that are under way the second
-    computes when the first has, so that the cores never wait for the thread that begins and fetches.
+    Its precision is what most of the work of its convolutions is really done in. Images are read where they lie and
+    outputs are views of OpenVINO's own memory: nothing is copied. Two requests take turns; of two that are under way
+    the second computes when the first has, so that the cores never wait for the thread that begins and fetches.
     """
 
     def __init__(self, path: Path, *, threads: int | None = None, precision: str | None = None) -> None:
@@ -106,8 +106,13 @@ class _Request:
         return [self._request.get_tensor(name).data for name in self._names]
 
 
+def _said(err: RuntimeError) -> str:
+    """The last line of OpenVINO's message; those before it name places in its own source."""
+    return next((line.strip() for line in reversed(str(err).splitlines()) if line.strip()), type(err).__name__)
+
+
 def _failure(err: RuntimeError) -> EngineError:
-    return EngineError(f"OpenVINO failed ({first_line(err)}); check the free memory")
+    return EngineError(f"OpenVINO failed ({_said(err)}); check the free memory")
 
 
 def read_network(model: Path | bytes) -> tuple[Any, Any]:
@@ -123,7 +128,7 @@ def read_network(model: Path | bytes) -> tuple[Any, Any]:
     except RuntimeError as err:
         source = "the network" if isinstance(model, bytes) else str(model)
         raise ModelFileError(
-            f"{source} cannot be loaded as an ONNX model ({first_line(err)}); it is truncated or no ONNX file: "
+            f"{source} cannot be loaded as an ONNX model ({_said(err)}); it is truncated or no ONNX file: "
             f"copy it again or {REMEDY}"
         ) from err
 
@@ -200,7 +205,7 @@ def compile_network(core: Any, model: Any, *, threads: int, precision: str | Non
         return core.compile_model(model, "CPU", options)
     except RuntimeError as err:
         raise EngineError(
-            f"OpenVINO cannot compile {source} ({first_line(err)}); use the runtime onnxruntime instead"
+            f"OpenVINO cannot compile {source} ({_said(err)}); use the runtime onnxruntime instead"
         ) from err
 
 
