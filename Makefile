@@ -98,6 +98,8 @@ ros-build: ## Build the package with colcon into build/ros.
 ifeq ($(ROS_SETUP),)
 	@echo "ROS 2 is not installed: there is no /opt/ros/*/setup.bash; install it or name one with ROS_SETUP=…" >&2; exit 2
 else
+	@command -v colcon >/dev/null || { echo "colcon is not installed; install python3-colcon-common-extensions" \
+	  "(apt), or colcon-common-extensions (pip)" >&2; exit 2; }
 	set +u; source "$(ROS_SETUP)"; set -u; \
 	colcon --log-base $(ROS_BUILD)/log build --paths . --packages-select lvad_perception \
 	  --build-base $(ROS_BUILD)/build --install-base $(ROS_BUILD)/install
