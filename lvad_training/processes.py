@@ -1,12 +1,16 @@
 """Processes that train together: their device and precision, and what lets all of them continue later."""
 
+import functools
+import sys
+import time
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import gather_object
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from tqdm import tqdm
 
 from lvad_perception.errors import CheckpointError, ConfigError
 
@@ -15,17 +19,66 @@ def start_processes(precision: str, *, accumulate: int = 1) -> Accelerator:
     """Device, precision and processes, as ``accelerate launch`` or a plain call gives them.
 
     Args:
-        precision: "no", "bf16" or "fp16".
+        precision: "no" (FP32), "bf16", "fp16", or "auto" for bf16 where the device computes in it and FP32 elsewhere.
         accumulate: micro-steps per step.
+
+    Returns:
+        The accelerator, whose ``mixed_precision`` is never "auto".
 
     Raises:
         ConfigError: fp16 without a CUDA GPU.
     """
     if precision == "fp16" and not torch.cuda.is_available():
         raise ConfigError("train.precision: fp16 needs a CUDA GPU; use bf16 or no")
+    device = PartialState().device
+    native = computes_bf16(device)
+    if precision == "auto":
+        precision = "bf16" if native else "no"
+    elif precision == "bf16" and not native and PartialState().is_main_process:
+        _warn_of_emulation(device)
     return Accelerator(
         mixed_precision=precision, gradient_accumulation_steps=accumulate, step_scheduler_with_optimizer=False
     )
+
+
+def computes_bf16(device: torch.device) -> bool:
+    """Whether the device has instructions for bfloat16; torch emulates it elsewhere, at many times FP32's time.
+
+    True of CUDA GPUs from compute capability 8.0, and of CPUs of which torch says that they have AVX512-BF16 or AMX,
+    unless the environment variable ``ATEN_CPU_CAPABILITY`` keeps torch from using AVX-512.
+    """
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type != "cpu" or "AVX512" not in torch.backends.cpu.get_cpu_capability():
+        return False
+    asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # missing in old versions of torch
+    return any(getattr(torch.cpu, name)() for name in asked if hasattr(torch.cpu, name))
+
+
+@functools.cache
+def _warn_of_emulation(device: torch.device) -> None:
+    """Say once a process what emulation costs, with a measured factor."""
+    factor = bf16_factor(device)
+    tqdm.write(
+        f"warning: train.precision is bf16, which this {device.type.upper()} only emulates: a product of matrices "
+        f"takes {factor:.1f} times as long as in FP32; train.precision=auto computes in FP32 here",
+        file=sys.stderr,
+    )
+
+
+def bf16_factor(device: torch.device, *, side: int = 512, repeats: int = 5) -> float:
+    """Time of a matrix product in bfloat16 over that in FP32, both the fastest of ``repeats``, on square matrices."""
+
+    def fastest(dtype: torch.dtype) -> float:
+        matrix = torch.ones(side, side, dtype=dtype, device=device)
+        times = []
+        for _ in range(repeats + 1):  # one more to warm up
+            start = time.perf_counter()
+            float((matrix @ matrix)[0, 0])  # waits for a GPU
+            times.append(time.perf_counter() - start)
+        return min(times[1:])
+
+    return fastest(torch.bfloat16) / fastest(torch.float32)
 
 
 def resume_state(accelerator: Accelerator, optimizer: Optimizer, scheduler: LRScheduler) -> dict[str, Any]:

@@ -239,9 +239,11 @@ class TrainConfig(Section, frozen=True):
     """Optimisation. ``batch_size`` is images per process and micro-step; ``accumulate`` micro-steps make one step.
 
     The learning rate warms up linearly, then follows ``schedule``: "cosine" to zero, or "step", dropped tenfold at
-    ``drop_at`` of the steps. ``precision``: "no", "bf16" or "fp16" (CUDA). Validation runs every ``evaluate_every``
-    steps when above 0, and always at the end. ``freeze``: "backbone" keeps it bit for bit, BatchNorm statistics
-    included: the *adapt* stage. ``prompt_multiplier``: of the learning rate of the prompts' contexts.
+    ``drop_at`` of the steps. ``precision``: "auto" is bf16 where the device computes in it (CUDA GPUs from compute
+    capability 8.0, CPUs with AVX512-BF16 or AMX) and FP32 elsewhere; "no" is FP32; "bf16"; "fp16" (CUDA). Validation
+    runs every ``evaluate_every`` steps when above 0, and always at the end. ``freeze``: "backbone" keeps it bit for
+    bit, BatchNorm statistics included: the *adapt* stage. ``prompt_multiplier``: of the learning rate of the prompts'
+    contexts.
     """
 
     steps: int = 1000
@@ -254,7 +256,7 @@ class TrainConfig(Section, frozen=True):
     schedule: Literal["cosine", "step"] = "cosine"
     drop_at: float = 0.7
     gradient_clip: float = 1.0
-    precision: Literal["no", "bf16", "fp16"] = "no"
+    precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     seed: int = 0
     checkpoint_every: int = 200
     evaluate_every: int = 0

@@ -1,7 +1,8 @@
 """One training: fit, save, resume, evaluate. It writes its recipe, curve and metrics beside its checkpoint.
 
 A run's folder holds ``checkpoint.pt`` (to resume), ``model.pt`` (the result), ``recipe.yaml``, ``losses.jsonl`` (one
-line a step), ``metrics.json``, ``evaluation.npz`` (what a report shows beside the metrics) and ``tensorboard/``.
+line a step), ``environment.json`` (hardware, versions, precision), ``metrics.json``, ``evaluation.npz`` (what a report
+shows beside the metrics) and ``tensorboard/``.
 """
 
 import json
@@ -26,6 +27,7 @@ from lvad_training.checkpoints import (
     resolve_start,
     save_checkpoint,
 )
+from lvad_training.environment import note_environment
 from lvad_training.evaluation import evaluate_checkpoint, examine_checkpoint
 from lvad_training.files import write_whole
 from lvad_training.model.backbone import Backbone
@@ -106,6 +108,7 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, prog
     main = accelerator.is_main_process
     if main:
         prepare_folder(folder, recipe, first_step)
+        note_environment(folder, accelerator, first_step=first_step, asked=settings.precision)
     writer = open_events(folder, first_step) if main else None
     shown = progress and main
     for report in logged(reports, folder, writer, first_step=first_step, steps=settings.steps, progress=shown):

@@ -107,7 +107,8 @@ class OptimizationConfig(Section, frozen=True):
     """Optimisation; None is the method's own value.
 
     ``batch_size`` is images per process. ``learning_rate`` is the highest, reached after ``warmup_steps`` and followed
-    by a cosine to a thousandth; by default a tenth of the steps, at most 500. ``precision``: "no", "bf16" or "fp16".
+    by a cosine to a thousandth; by default a tenth of the steps, at most 500. ``precision``: as of a
+    training, "auto", "no", "bf16" or "fp16".
     """
 
     steps: int = 20000
@@ -117,7 +118,7 @@ class OptimizationConfig(Section, frozen=True):
     weight_decay: float | None = None
     warmup_steps: int | None = None
     gradient_clip: float = 0.0
-    precision: Literal["no", "bf16", "fp16"] = "no"
+    precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     seed: int = 0
     checkpoint_every: int = 500
 

@@ -21,6 +21,7 @@ from lvad_perception.report.evaluation import spread
 from lvad_training.batches import guarded_loader
 from lvad_training.checkpoints import load_weights, read_content, write_content
 from lvad_training.data.sampling import TrainingStream
+from lvad_training.environment import note_environment
 from lvad_training.loop import optimize
 from lvad_training.model.backbone import Backbone, timm_backbone
 from lvad_training.pretrain.criteria import queues, set_queues
@@ -115,6 +116,7 @@ def pretrain(
     )
     if main:
         prepare_folder(folder, recipe, first_step, results=(CHECKPOINT, RESULT, PAGE, PICTURE))
+        note_environment(folder, accelerator, first_step=first_step, asked=settings.precision)
     writer = open_events(folder, first_step) if main else None
     for report in logged(reports, folder, writer, first_step=first_step, steps=settings.steps, progress=progress):
         if report.step % settings.checkpoint_every == 0 or report.step == settings.steps:

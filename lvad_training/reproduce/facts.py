@@ -1,17 +1,13 @@
 """Under what conditions the rows were measured: data set, budget, network, hardware, versions, time."""
 
 import json
-import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import timm
-import torch
-
 from lvad_perception.errors import ConfigError, DatasetError
-from lvad_perception.machine import usable_cores
 from lvad_training.data.settings import read_lists
+from lvad_training.environment import hardware, read_environments, versions
 from lvad_training.files import write_whole
 from lvad_training.pseudo.folder import TABLE as PSEUDO_TEXT
 from lvad_training.recipe import LanguageConfig, Recipe
@@ -19,7 +15,6 @@ from lvad_training.records import read_record
 from lvad_training.reproduce.base import images_of
 from lvad_training.reproduce.tables import Table
 from lvad_training.reproduce.trainings import budget, total_steps
-from lvad_training.runs import code_version
 from lvad_training.stages import LISTS, Stage
 
 MADE = "made.json"
@@ -42,8 +37,7 @@ class Made:
 
 def made_now(command: str) -> Made:
     """The conditions of this process."""
-    versions = f"lvad {code_version()}, Python {platform.python_version()}, torch {torch.__version__}, timm "
-    return Made(command, f"{_accelerator()}{_processor()}, {platform.system()}", versions + timm.__version__)
+    return Made(command, hardware(), versions())
 
 
 def write_made(folder: Path, made: Made) -> None:
@@ -82,6 +76,7 @@ def table_facts(table: Table, base: Recipe, *, out: Path, seeds: int, stages: Se
         "network": _network(base),
         "published backbones": _published(table),
         "hardware": _distinct([each.hardware for each in made]),
+        "precision": _distinct([each.precision_text for folder in folders for each in read_environments(folder)]),
         "versions": _distinct([each.versions for each in made]),
     }
     records = [record for folder in folders if (record := read_record(folder)) is not None]
@@ -143,7 +138,7 @@ def _budget(table: Table, base: Recipe) -> str:
     return (
         f"{total:,} steps of {train.batch_size * train.accumulate} images per process"
         + (f" (with adapt: {split})" if pairs else "")
-        + f", teachers {teach:,}; learning rate {train.learning_rate:g}, {train.schedule}, precision {train.precision}"
+        + f", teachers {teach:,}; learning rate {train.learning_rate:g}, {train.schedule}"
     )
 
 
@@ -160,23 +155,6 @@ def _published(table: Table) -> str:
     """The files that rows start from."""
     methods = [method for row in table.rows for method in row.methods]
     return _distinct([f"{m.pretraining}: {m.backbone.name}, {m.backbone.weights}" for m in methods if m.backbone])
-
-
-def _processor() -> str:
-    name = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        pass
-    return f"{usable_cores()} cores of {name}"
-
-
-def _accelerator() -> str:
-    if not torch.cuda.is_available():
-        return ""
-    count = torch.cuda.device_count()
-    return f"{count} x {torch.cuda.get_device_name(0)}, "
 
 
 def _distinct(values: Sequence[str]) -> str:

@@ -43,7 +43,14 @@ def small_recipe(root="unused", **sections):
             "semantic": SMALL_MASKS,
             "drivable": {**SMALL_MASKS, "queries": 6},
         },
-        "train": {"steps": 4, "batch_size": 2, "warmup_steps": 2, "checkpoint_every": 2, "learning_rate": 1e-3},
+        "train": {
+            "steps": 4,
+            "batch_size": 2,
+            "warmup_steps": 2,
+            "checkpoint_every": 2,
+            "learning_rate": 1e-3,
+            "precision": "no",  # the same on every machine
+        },
     }
     for section, changes in sections.items():
         content[section] = {**content.get(section, {}), **changes} if isinstance(changes, dict) else changes

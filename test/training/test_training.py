@@ -54,7 +54,7 @@ def test_a_run_leaves_everything_that_describes_it(run, tmp_path, make_recipe, b
     run()
     folder = tmp_path / "run"
     names = {path.name for path in folder.iterdir()}
-    described = {"recipe.yaml", "losses.jsonl", "metrics.json", "evaluation.npz", "tensorboard"}
+    described = {"recipe.yaml", "environment.json", "losses.jsonl", "metrics.json", "evaluation.npz", "tensorboard"}
     assert names == {"checkpoint.pt", "model.pt"} | described
     recipe = make_recipe(blobs, output=str(folder))
     assert yaml.safe_load((folder / "recipe.yaml").read_text()) == json.loads(json.dumps(recipe_to_dict(recipe)))

@@ -1,0 +1,110 @@
+"""On what a training ran, and the precision that it computed in; ``environment.json`` in the run's folder says it."""
+
+import json
+import platform
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import timm
+import torch
+from accelerate import Accelerator
+from tqdm import tqdm
+
+from lvad_perception.errors import ConfigError, DatasetError
+from lvad_perception.machine import usable_cores
+from lvad_training.files import write_whole
+from lvad_training.runs import code_version
+
+FILE = "environment.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """One start of a training; a resumed one has several.
+
+    Attributes:
+        first_step: steps that were done before.
+        precision: "no" (FP32), "bf16" or "fp16": what was computed in, never "auto".
+        asked: the recipe's ``train.precision``.
+        processes: that trained together.
+        hardware: accelerator and processor.
+        versions: of this package, Python and the libraries that decide about the figures.
+    """
+
+    first_step: int
+    precision: str
+    asked: str
+    processes: int
+    hardware: str
+    versions: str
+
+    @property
+    def precision_text(self) -> str:
+        """As messages and reports show it: "bf16 (train.precision: auto)"."""
+        return f"{'fp32' if self.precision == 'no' else self.precision} (train.precision: {self.asked})"
+
+
+def hardware() -> str:
+    """Accelerator and processor of this machine: "1 x NVIDIA L4, 8 cores of Intel(R) Xeon(R) CPU, Linux"."""
+    found = ""
+    if torch.cuda.is_available():
+        found = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}, "
+    return f"{found}{usable_cores()} cores of {_processor()}, {platform.system()}"
+
+
+def versions() -> str:
+    """Of this package with its commit, Python, torch and timm."""
+    own, python = code_version(), platform.python_version()
+    return f"lvad {own}, Python {python}, torch {torch.__version__}, timm {timm.__version__}"
+
+
+def note_environment(folder: Path, accelerator: Accelerator, *, first_step: int, asked: str) -> None:
+    """Add this start of a training to its folder; starts at this step or later, whose steps are done again, go.
+
+    Args:
+        folder: of the run, prepared.
+        accelerator: its processes and the precision that they compute in.
+        first_step: steps that were done before.
+        asked: the recipe's ``train.precision``.
+
+    Raises:
+        ConfigError: the file cannot be written.
+        DatasetError: the file of the run to resume is damaged.
+    """
+    before = [each for each in read_environments(folder) if each.first_step < first_step] if first_step else []
+    precision, processes = accelerator.mixed_precision, accelerator.num_processes
+    now = Environment(first_step, precision, asked, processes, hardware(), versions())
+    if before and before[-1].precision != precision:
+        tqdm.write(
+            f"note: the run began with {before[-1].precision_text} and goes on with {now.precision_text}", sys.stderr
+        )
+    try:
+        write_whole(folder / FILE, json.dumps([asdict(each) for each in (*before, now)], indent=1))
+    except OSError as err:
+        raise ConfigError(f"{folder / FILE}: cannot be written ({err.strerror}); choose another output") from err
+
+
+def read_environments(folder: Path) -> list[Environment]:
+    """Every start of a run, in order; empty for a run of a version that did not write them.
+
+    Raises:
+        DatasetError: the file is damaged.
+    """
+    path = folder / FILE
+    try:
+        return [Environment(**each) for each in json.loads(path.read_text(encoding="utf-8"))]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, TypeError) as err:
+        raise DatasetError(f"{path} cannot be read ({type(err).__name__}); remove it") from err
+
+
+def _processor() -> str:
+    name = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    return name
