@@ -2,9 +2,11 @@
 
 import math
 import shlex
+import statistics
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,29 +15,56 @@ import yaml
 from lvad_perception.bdd100k import find_splits, open_split, read_image
 from lvad_perception.errors import ConfigError, DatasetError, LvadError
 from lvad_perception.types import Size
+from lvad_training.environment import read_environments
 from lvad_training.files import write_whole
+from lvad_training.runs import CURVE, read_curve
 
-NETWORK_PIXELS = 256 * 448
-"""Area of the network input that the demo trains at, which a CPU can train on in minutes."""
+NETWORK_PIXELS = 384 * 640
+"""Area of the network input: that of the preset."""
+BATCH = 8
 
-START = "shipped/tiny"
-RATE_FROM_SCRATCH, RATE_ON_OWN_DATA, RATE_ON_RENDERED = 8e-4, 4e-4, 1e-4
+START = "shipped/edge"
+RATE_FROM_SCRATCH, RATE_ON_OWN_DATA, RATE_ON_RENDERED = 1e-3, 6e-4, 1e-4
 """Learning rates: the shipped checkpoint knows the rendered set already and need not move far."""
-BAG_FRAMES = 200
+VAL_FRAMES = 200
+"""So many frames of the validation split are measured, in torch and as a bag."""
+
+TIMED_STEPS, UNTIMED_STEPS = 10, 3
+"""Steps that are timed on their own, and those at their beginning that only warm up."""
+MOST_STEPS, FEWEST_STEPS = 1000, 20
+BUDGET_S = 330.0
+"""Seconds that the demo plans to take in all."""
+REST_S = 45.0
+"""Seconds that what follows the training takes beside the frames: starts of programs, export, report."""
 
 
 class DemoError(LvadError):
     """A command of the demo failed; it has said why."""
 
 
-def demo(out: Path, *, data: Path | None, images: int, steps: int, seed: int, from_scratch: bool) -> None:
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How long the demo trains.
+
+    Attributes:
+        steps: optimiser steps.
+        training_s: seconds that they take.
+        rest_s: seconds of what follows: evaluation, export, replay, report.
+    """
+
+    steps: int
+    training_s: float
+    rest_s: float
+
+
+def demo(out: Path, *, data: Path | None, images: int, steps: int | None, seed: int, from_scratch: bool) -> None:
     """Render or take a data set, train, export, replay a bag of the validation split, and report.
 
     Args:
         out: folder for everything that is written.
         data: a data set in BDD100K's layout, or None to render one of ``images`` images.
         images: size of the rendered set.
-        steps: optimiser steps.
+        steps: optimiser steps; None for as many as keep the demo within ``BUDGET_S``, by the time of the first ones.
         seed: of rendering and training.
         from_scratch: start from random weights rather than the shipped checkpoint.
 
@@ -52,11 +81,17 @@ def demo(out: Path, *, data: Path | None, images: int, steps: int, seed: int, fr
     rate = RATE_FROM_SCRATCH if from_scratch else RATE_ON_OWN_DATA if given else RATE_ON_RENDERED
     train_split, val_split = _splits(data)
     recipe = out / "recipe.yaml"
-    content = _recipe(data, train_split, val_split, out, steps, seed, rate, from_scratch)
-    try:
-        write_whole(recipe, yaml.safe_dump(content, sort_keys=False))
-    except OSError as err:
-        raise ConfigError(f"--out {out}: cannot be written to ({err.strerror}); name another folder") from err
+    content = _recipe(data, train_split, val_split, out, seed, rate, from_scratch)
+    frames = min(VAL_FRAMES, len(open_split(data, val_split)))
+    if steps is None:
+        _write(recipe, content, TIMED_STEPS, out)
+        timing = out / "timing"
+        unmeasured = ("--set", "data.val_split=none", "--set", f"output={timing}")
+        _run("lvad-train", "run", recipe, "--overwrite", "--quiet", *unmeasured)
+        plan = plan_training(_step_s(timing), elapsed_s=time.monotonic() - started, frames=frames)
+        _tell(plan, timing)
+        steps = plan.steps
+    _write(recipe, content, steps, out)
     model, bag, predicted = out / "model.onnx", out / "bag", out / "predicted"
     video, report = out / "overlay.mp4", out / "report.html"
     commands = [
@@ -64,7 +99,7 @@ def demo(out: Path, *, data: Path | None, images: int, steps: int, seed: int, fr
         _run("lvad-train", "export", out / "run" / "model.pt", model),
         _run(
             *("lvad-perception", "bag", "from-bdd100k", data, "--split", val_split),
-            *("--limit", BAG_FRAMES, "--output", bag, "--overwrite"),
+            *("--limit", VAL_FRAMES, "--output", bag, "--overwrite"),
         ),
         _run(
             *("lvad-perception", "replay", bag, "--model", model),
@@ -86,6 +121,37 @@ def demo(out: Path, *, data: Path | None, images: int, steps: int, seed: int, fr
         print(f"  {path}  {what}")
 
 
+def plan_training(step_s: float, *, elapsed_s: float, frames: int) -> Plan:
+    """As many steps as the budget has room for.
+
+    Args:
+        step_s: seconds of one step of ``BATCH`` images.
+        elapsed_s: seconds since the demo began.
+        frames: of the validation split, which are evaluated in torch and replayed.
+    """
+    rest_s = REST_S + frames * step_s / BATCH  # to evaluate, replay and draw a frame takes about as long as to learn it
+    steps = int((BUDGET_S - elapsed_s - rest_s) / step_s)
+    steps = max(FEWEST_STEPS, min(MOST_STEPS, steps))
+    return Plan(steps, steps * step_s, rest_s)
+
+
+def _step_s(folder: Path) -> float:
+    """Seconds of a step, waiting for data included, by the run in a folder."""
+    return statistics.median(step["step_s"] for step in read_curve(folder / CURVE)[UNTIMED_STEPS:])
+
+
+def _tell(plan: Plan, timing: Path) -> None:
+    environment = read_environments(timing)[-1]
+    end = time.strftime("%H:%M", time.localtime(time.time() + plan.training_s + plan.rest_s))
+    print(
+        f"\nA step of {BATCH} images takes {plan.training_s / plan.steps:.2f} s in {environment.precision_text} on "
+        f"{environment.hardware}.\nPlan: {plan.steps} steps in {plan.training_s / 60:.1f} minutes, then evaluation, "
+        f"export, replay and report in about {plan.rest_s / 60:.1f}; expected end: {end}. --steps N (with make: "
+        'ARGS="--steps N") trains longer or shorter.',
+        flush=True,
+    )
+
+
 def fit_network_size(source_hw: Size, pixels: int) -> Size:
     """The network size, multiples of 32, of about ``pixels`` pixels whose aspect ratio is closest to the source's."""
     sides = range(32, 4096, 32)
@@ -104,25 +170,41 @@ def _splits(data: Path) -> tuple[str, str]:
 
 
 def _recipe(
-    data: Path, train_split: str, val_split: str, out: Path, steps: int, seed: int, rate: float, from_scratch: bool
+    data: Path, train_split: str, val_split: str, out: Path, seed: int, rate: float, from_scratch: bool
 ) -> dict[str, Any]:
+    """The recipe but for its number of steps."""
     first = read_image(open_split(data, train_split).image_path(0))
     network_hw = fit_network_size((first.shape[0], first.shape[1]), NETWORK_PIXELS)
     return {
-        "preset": "tiny",
-        "data": {"root": str(data), "train_split": train_split, "val_split": val_split},
+        "preset": "edge",
+        "data": {"root": str(data), "train_split": train_split, "val_split": val_split, **_val_only(data, val_split)},
         "model": {"network_hw": list(network_hw)},
         "train": {
-            "steps": steps,
+            "batch_size": BATCH,
             "learning_rate": rate,
             "weight_decay": 0.02,
-            "warmup_steps": min(50, steps // 5),
-            "precision": "bf16",
             "seed": seed,
             "start_from": None if from_scratch else START,
         },
         "output": str(out / "run"),
     }
+
+
+def _val_only(data: Path, val_split: str) -> dict[str, Any]:
+    """The first frames of a validation split that is too large to be measured whole in a demo, by name."""
+    split = open_split(data, val_split)
+    if len(split) <= VAL_FRAMES:
+        return {}
+    return {"val_only": [split.name_of(index) for index in range(VAL_FRAMES)]}
+
+
+def _write(path: Path, content: dict[str, Any], steps: int, out: Path) -> None:
+    """Write the recipe for so many steps."""
+    train = {"steps": steps, "warmup_steps": min(50, steps // 5), **content["train"]}
+    try:
+        write_whole(path, yaml.safe_dump({**content, "train": train}, sort_keys=False))
+    except OSError as err:
+        raise ConfigError(f"--out {out}: cannot be written to ({err.strerror}); name another folder") from err
 
 
 def _run(program: str, *arguments: object, quiet: bool = False) -> str:

@@ -70,14 +70,16 @@ def _print_metrics(plain: dict[str, object]) -> None:
 def _add_demo(commands: Commands) -> None:
     parser = commands.add_parser(
         "demo",
-        help="the whole system end to end in minutes",
+        help="the whole system end to end in six minutes",
         description="Render or take a data set, train, evaluate, export, convert to a bag, replay it, evaluate the "
         "bag, and write a report. Runs on a CPU.",
     )
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder to write (default: out)")
     parser.add_argument("--data", type=Path, help=f"{DATASET_HELP} (default: render one)")
     parser.add_argument("--images", type=int, default=400, help="images to render (default: 400)")
-    parser.add_argument("--steps", type=int, default=200, help="training steps (default: 200)")
+    parser.add_argument(
+        "--steps", type=int, help="training steps (default: as many as fit, by the time of the first, into six minutes)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of rendering and training (default: 0)")
     parser.add_argument("--from-scratch", action="store_true", help="do not start from the shipped checkpoint")
     parser.set_defaults(run=_demo)
