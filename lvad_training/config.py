@@ -35,7 +35,7 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
     Raises:
         ConfigError: the file is missing or not YAML, a key is unknown, or a value is impossible.
     """
-    content = read_mapping(path, example="config/train_tiny.yaml")
+    content = read_mapping(path, example="config/train_edge.yaml")
     return parse_recipe(content, overrides or [], source=str(path))
 
 

@@ -105,7 +105,7 @@ def test_keys_of_recipes_exist(page):
     for words in commands(text_of(page)):
         if words[:2] in (["lvad-train", "run"], ["lvad-train", "reproduce"]) and "…" not in words:
             options = known[words[0]].parse_args(words[1:])
-            recipe = ROOT / (getattr(options, "recipe", None) or "config/train_tiny.yaml")
+            recipe = ROOT / (getattr(options, "recipe", None) or "config/train_edge.yaml")
             if options.set and recipe.is_file():
                 load_recipe(recipe, options.set)
 

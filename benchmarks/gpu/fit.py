@@ -22,7 +22,7 @@ from lvad_training.batches import evaluation_batches
 from lvad_training.build import build_model
 from lvad_training.checkpoints import load_checkpoint, load_weights
 
-RECIPE = Path(__file__).parents[2] / "config" / "train_tiny.yaml"
+RECIPE = Path(__file__).parents[2] / "config" / "train_edge.yaml"
 PROBE_STEPS, MOST_STEPS = 12, 2000
 EVALUATION_SHARE = 0.25
 """Of the time left goes to measuring what was learned."""

@@ -20,7 +20,7 @@ def _add_run(commands: Commands) -> None:
         description="Train a recipe and evaluate it: one training, or with a section stages teach, pseudo-label, adapt "
         "and finetune in turn. Stages that are up to date are skipped. "
         "With several GPUs: accelerate launch -m lvad_training.cli run …",
-        epilog="example: lvad-train run config/train_tiny.yaml --set data.root=/data/bdd100k --set train.steps=2000",
+        epilog="example: lvad-train run config/train_edge.yaml --set data.root=/data/bdd100k --set train.steps=2000",
     )
     parser.add_argument("recipe", type=Path, help="recipe file (YAML)")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override one key of the recipe")
