@@ -152,7 +152,7 @@ def message_costs(size_hw: tuple[int, int], count: int) -> list[Row]:
         encoded = cv2.imencode(".jpg", cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 90])[1]
         return jpeg_to_message(encoded, header, types=types)
 
-    detection_messages = DetectionMessages(types)
+    detection_messages = DetectionMessages(DETECTION.names, types)
     builders = {
         "detections": lambda: detection_messages.build(boxes, header),
         "segmentation": lambda: mask_to_message(predictions.semantic, header, types=types),

@@ -76,7 +76,7 @@ class Manifest:
 
         Args:
             wanted: the user's, by task; tasks that either lacks are passed over.
-            by: who asks, for the message: "the node".
+            by: who asks, for the message: "an evaluation on …".
 
         Raises:
             VocabularyMismatchError: classes differ; the message says which.

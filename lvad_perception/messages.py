@@ -20,7 +20,7 @@ from lvad_perception.images import decode_image
 from lvad_perception.manifest import Manifest
 from lvad_perception.pixels import demosaic, is_mosaic, to_mask, to_rgb
 from lvad_perception.types import Detections, Float32, Int32, TruthBoxes, UInt8
-from lvad_perception.vocabulary import DETECTION, Vocabulary
+from lvad_perception.vocabulary import DETECTION, Vocabulary, difference
 
 if TYPE_CHECKING:
     from rosbags.typesys.store import Typestore
@@ -28,11 +28,9 @@ if TYPE_CHECKING:
 Message = Any
 """A message of either family: ROS's own classes or rosbags'."""
 
-CROWD_ID: Final = "crowd"
-"""``Detection2D.id`` of a truth box that is a crowd or an ignored category; other truth boxes have an empty id."""
-
-VOCABULARY_VERSION: Final = 1
-"""``VisionInfo.database_version``: to be counted up when a class of ``vocabulary`` is added, removed or renamed."""
+CROWD: Final = "crowd"
+"""``class_id`` of the second hypothesis of a truth box that is a crowd or of an ignored category, after its class, which
+all truth boxes have. Older bags say it in ``Detection2D.id``, vision_msgs' field for tracks."""
 
 # vision_msgs 4.x, which rosbags' stores do not carry: name -> fields in order.
 _VISION_MSGS: Final = {
@@ -226,7 +224,7 @@ def detections_to_message(
 
 
 def truth_to_message(boxes: TruthBoxes, header: Message, *, types: MessageTypes) -> Message:
-    """Annotated boxes as ``vision_msgs/Detection2DArray``: score 1, ``id`` = ``CROWD_ID`` for crowds."""
+    """Annotated boxes as ``vision_msgs/Detection2DArray``: score 1, a second hypothesis ``CROWD`` for crowds."""
     ones = np.ones(len(boxes), np.float32)
     return _boxes_to_message(boxes.boxes_xyxy, boxes.labels, ones, boxes.crowd.tolist(), header, DETECTION.names, types)
 
@@ -254,12 +252,16 @@ def detections_from_message(msg: Message) -> Detections:
 
 
 def truth_boxes_from_message(msg: Message) -> TruthBoxes:
-    """Annotated boxes of a ``vision_msgs/Detection2DArray`` in message order. Raises VocabularyMismatchError."""
+    """Annotated boxes of a ``vision_msgs/Detection2DArray`` in message order, of older bags too.
+
+    Raises:
+        VocabularyMismatchError: a class name is not one of ``vocabulary.DETECTION``.
+    """
     detections = [detection for detection in msg.detections if detection.results]
     return TruthBoxes(
         _corners(detections),
         _labels([detection.results[0].hypothesis.class_id for detection in detections]),
-        np.array([detection.id == CROWD_ID for detection in detections], np.bool_),
+        np.array([_is_crowd(detection) for detection in detections], np.bool_),
     )
 
 
@@ -282,7 +284,7 @@ def label_info_to_message(
 
 
 def vision_info_to_message(
-    manifest: Manifest, header: Message, *, database_location: str, types: MessageTypes
+    manifest: Manifest, header: Message, *, database_location: str, database_version: int, types: MessageTypes
 ) -> Message:
     """Which model detects, as ``vision_msgs/VisionInfo``.
 
@@ -290,13 +292,14 @@ def vision_info_to_message(
         manifest: the model's; ``method`` is its preset and the first digits of its weights' hash.
         header: taken over as it is.
         database_location: topic of the ``LabelInfo`` that lists the class names.
+        database_version: counts the lists that there have been under this topic.
         types: the family of message classes, the header's own.
     """
     return types.VisionInfo(
         header=header,
         method=f"{manifest.preset} {manifest.weights_sha256[:12]}".strip(),
         database_location=database_location,
-        database_version=VOCABULARY_VERSION,
+        database_version=database_version,
     )
 
 
@@ -304,9 +307,10 @@ def check_label_info(msg: Message, vocabulary: Vocabulary, *, source: str) -> No
     """Raise VocabularyMismatchError unless a ``vision_msgs/LabelInfo`` lists the vocabulary's classes."""
     found = {int(entry.class_id): entry.class_name for entry in msg.class_map}
     if found != dict(enumerate(vocabulary.names)):
+        differs = difference([found[index] for index in sorted(found)], vocabulary.names) or "numbers them differently"
         raise VocabularyMismatchError(
-            f"{source}: its {vocabulary.task} classes are {list(found.values())}, not {list(vocabulary.names)}; "
-            "measure a model of these classes, or write the annotation again"
+            f"{source}: its {vocabulary.task} classes are not {', '.join(vocabulary.names)}: it {differs}; "
+            "bags are measured by these classes, so take a model and annotation of them"
         )
 
 
@@ -352,13 +356,18 @@ def _boxes_to_message(
     detections = []
     for index, (label, score) in enumerate(zip(labels.tolist(), scores.tolist(), strict=True)):
         x, y, size_x, size_y = centers_and_sizes[index]
-        hypothesis = types.ObjectHypothesis(class_id=names[label], score=score)
+        class_ids = [names[label], CROWD] if crowd is not None and crowd[index] else [names[label]]
+        hypotheses = [types.ObjectHypothesis(class_id=class_id, score=score) for class_id in class_ids]
         center = types.Pose2D(position=types.Point2D(x=x, y=y), theta=0.0)
         box = types.BoundingBox2D(center=center, size_x=size_x, size_y=size_y)
-        results = [types.ObjectHypothesisWithPose(hypothesis=hypothesis, pose=types.no_pose)]
-        box_id = CROWD_ID if crowd is not None and crowd[index] else ""
-        detections.append(types.Detection2D(header=header, results=results, bbox=box, id=box_id))
+        results = [types.ObjectHypothesisWithPose(hypothesis=each, pose=types.no_pose) for each in hypotheses]
+        detections.append(types.Detection2D(header=header, results=results, bbox=box, id=""))
     return types.Detection2DArray(header=header, detections=detections)
+
+
+def _is_crowd(detection: Message) -> bool:
+    """Whether a truth box is marked as a crowd, in today's way or in that of older bags."""
+    return detection.id == CROWD or any(result.hypothesis.class_id == CROWD for result in detection.results[1:])
 
 
 def _corners(detections: list[Message]) -> Float32:
@@ -375,7 +384,7 @@ def _labels(names: list[str]) -> Int32:
     unknown = sorted({name for name in names if name not in ids})
     if unknown:
         raise VocabularyMismatchError(
-            f"object class {unknown[0]!r} is not one of {', '.join(DETECTION.names)}; "
-            "use class names as class_id, in BDD100K's spelling"
+            f"object class {unknown[0]!r} is not one of {', '.join(DETECTION.names)}; bags are measured by these classes, "
+            "so take a model and annotation of them, with the names as class_id"
         )
     return np.array([ids[name] for name in names], np.int32)

@@ -6,7 +6,8 @@ Everything of a camera lives under one namespace::
     /camera/name                                        std_msgs/String, name of the image in its data set
     /camera/attributes                                  std_msgs/String, JSON: its weather, scene and timeofday
     /camera/detections                                  vision_msgs/Detection2DArray
-    /camera/segmentation, /camera/drivable_area         mono8 masks, each with a latched .../label_info
+    /camera/segmentation, /camera/drivable_area         mono8 masks
+    /camera/detections/label_info, ...                  vision_msgs/LabelInfo, latched, of detections and both masks
     /camera/segmentation/confidence                     mono8, 255 = certain
     /camera/truth/detections, /camera/truth/segmentation, /camera/truth/drivable_area    annotation, same types
 """
@@ -49,7 +50,7 @@ class Side:
         camera: namespace of its camera.
         task: the task that it is about.
         truth: annotation, not predictions.
-        label_info: the mask's classes, not the mask.
+        label_info: the classes, not detections or a mask.
     """
 
     topic: str

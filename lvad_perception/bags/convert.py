@@ -76,9 +76,9 @@ def from_bdd100k(
     """Convert a split in BDD100K's layout to a bag of one camera; topics as in ``lvad_perception.topics``.
 
     JPEG and PNG files are passed through byte for byte as CompressedImage, other formats are written as PNG. Boxes keep
-    source pixels; crowds are marked by their ``id``. A task that an image is not annotated for has no message with its
-    stamp; annotated-and-empty is an empty array. The image's name is published with the image's stamp, and so are its
-    attributes (weather, scene, time of day) where the label files state some.
+    source pixels; crowds have a second hypothesis ``messages.CROWD``. A task that an image is not annotated for has no
+    message with its stamp; annotated-and-empty is an empty array. The image's name is published with the image's stamp,
+    and so are its attributes (weather, scene, time of day) where the label files state some.
 
     Stamps advance by 1 / ``rate_hz``: BDD100K's own time stamps are milliseconds into as many different videos.
 
@@ -227,14 +227,12 @@ class _CameraWriter:
 
     def truth(self, task: str, annotation: Any) -> None:
         topic = f"{TRUTH}/{TASK_TOPICS[task]}"
-        if task == "detection":
-            self._write(topic, truth_to_message(annotation, self._header, types=self._types))
-            return
         if task not in self._described:
             self._described.add(task)
             info = label_info_to_message(TASKS[task], self._header, types=self._types)
             self._write(f"{topic}/{LABEL_INFO}", info, latched=True)
-        self._write(topic, mask_to_message(annotation, self._header, types=self._types))
+        to_message = truth_to_message if task == "detection" else mask_to_message
+        self._write(topic, to_message(annotation, self._header, types=self._types))
 
     def _write(self, topic: str, msg: Message, *, latched: bool = False) -> None:
         self._bag.write(f"{self._camera}/{topic}", msg, self._stamp_ns, latched=latched)

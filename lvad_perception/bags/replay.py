@@ -90,9 +90,9 @@ def replay(
 ) -> ReplaySummary:
     """Run the perception on every image of a bag.
 
-    The output bag holds, under each camera's namespace (see ``lvad_perception.topics``), detections, masks and the
-    masks' label info, with header and bag time stamp of the source image, and byte for byte the camera's images,
-    annotation, names, attributes and CameraInfo. An image that cannot be decoded is told, counted and left out.
+    The output bag holds, under each camera's namespace (see ``lvad_perception.topics``), detections, masks and their
+    classes, with header and bag time stamp of the source image, and byte for byte the camera's images, annotation,
+    names, attributes and CameraInfo. An image that cannot be decoded is told, counted and left out.
 
     Args:
         bag: bag folder, or a .mcap or .db3 file.
@@ -217,20 +217,21 @@ class _ResultWriter:
             self.detections += len(predictions.detections)
             names = self._vocabularies["detection"].names
             msg = detections_to_message(predictions.detections, frame.header, names=names, types=self._types)
-            self._bag.write(camera.result("detection"), msg, frame.stamp_ns)
+            self._write("detection", msg, frame)
         for task, mask in (("semantic", predictions.semantic), ("drivable", predictions.drivable)):
             if mask is not None:
-                self._write_mask(task, camera.result(task), mask, frame)
+                self._write(task, mask_to_message(mask, frame.header, types=self._types), frame)
         if self._confidence and predictions.semantic_confidence is not None:
             msg = mask_to_message(predictions.semantic_confidence, frame.header, types=self._types)
             self._bag.write(f"{camera.namespace}/{CONFIDENCE}", msg, frame.stamp_ns)
 
-    def _write_mask(self, task: str, topic: str, mask: UInt8, frame: Frame) -> None:
+    def _write(self, task: str, msg: Message, frame: Frame) -> None:
+        topic = frame.camera.result(task)
         if topic not in self._described:
             self._described.add(topic)
             info = label_info_to_message(self._vocabularies[task], frame.header, types=self._types)
             self._bag.write(f"{topic}/{LABEL_INFO}", info, frame.stamp_ns, latched=True)
-        self._bag.write(topic, mask_to_message(mask, frame.header, types=self._types), frame.stamp_ns)
+        self._bag.write(topic, msg, frame.stamp_ns)
 
 
 def _is_copied(connection: Any, cameras: list[Camera]) -> bool:

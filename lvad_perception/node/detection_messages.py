@@ -5,21 +5,23 @@ longer than to publish them: covariances of 36 numbers that nobody looks at. Set
 order of magnitude less work.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from lvad_perception.messages import Message, MessageTypes, boxes_to_centers
 from lvad_perception.types import Detections
-from lvad_perception.vocabulary import DETECTION
 
 
 class DetectionMessages:
     """Builds what ``messages.detections_to_message`` builds; for one thread at a time.
 
     Args:
+        names: the model's classes of objects, in id order.
         types: ROS's message classes.
     """
 
-    def __init__(self, types: MessageTypes) -> None:
+    def __init__(self, names: Sequence[str], types: MessageTypes) -> None:
+        self._names = names
         self._types = types
         self._parts: list[tuple[Any, Any, Any, Any]] = []  # detection, its box, the box's centre, its hypothesis
 
@@ -42,7 +44,7 @@ class DetectionMessages:
         ):
             detection.header = header
             center.x, center.y, box.size_x, box.size_y = row
-            hypothesis.class_id = DETECTION.names[label]
+            hypothesis.class_id = self._names[label]
             hypothesis.score = score
         return self._types.Detection2DArray(header=header, detections=[part[0] for part in parts])
 

@@ -28,7 +28,6 @@ from lvad_perception.overlay import draw_predictions
 from lvad_perception.postprocess import predictions_to_network
 from lvad_perception.preprocess import fit_letterbox, letterbox_image
 from lvad_perception.types import Predictions, Size, UInt8
-from lvad_perception.vocabulary import DETECTION, DRIVABLE, SEMANTIC
 
 # Reliable reaches every subscriber, best effort ones included; a few frames deep, so that one who is slow for a moment
 # misses nothing and one who is slow for long delays nobody.
@@ -51,9 +50,9 @@ _OVERLAY: Final = "overlay"
 _OVERLAY_JPEG: Final = "overlay/compressed"
 _OVERLAYS: Final = (_OVERLAY, _OVERLAY_JPEG)
 _TOPICS_OF_TASK: Final = {
-    DETECTION.task: (_DETECTIONS,),
-    SEMANTIC.task: (_SEGMENTATION, _CONFIDENCE),
-    DRIVABLE.task: (_DRIVABLE,),
+    "detection": (_DETECTIONS,),
+    "semantic": (_SEGMENTATION, _CONFIDENCE),
+    "drivable": (_DRIVABLE,),
 }
 
 
@@ -83,9 +82,10 @@ class CameraOutputs:
     Args:
         node: the node that publishes.
         camera: prefix of the topics.
-        manifest: of the model; tasks that it lacks get no topic.
+        manifest: of the model, whose classes and their colours it publishes; tasks that it lacks get no topic.
         types: ROS's message classes.
         options: what the results look like.
+        database_version: of the model's classes, for ``VisionInfo``.
         lossless: subscribers get every result, also those who are slow.
     """
 
@@ -97,6 +97,7 @@ class CameraOutputs:
         types: MessageTypes,
         options: OutputOptions,
         *,
+        database_version: int = 1,
         lossless: bool = False,
     ) -> None:
         from sensor_msgs.msg import CompressedImage, Image
@@ -107,7 +108,8 @@ class CameraOutputs:
         self._qos = LOSSLESS_QOS if lossless else RESULTS_QOS
         self._network_hw: Size = manifest.network_hw
         self._types = types
-        self._detection_messages = DetectionMessages(types)
+        self._vocabularies = manifest.vocabularies
+        self._detection_messages = DetectionMessages(manifest.classes.get("detection", ()), types)
         self._lock = threading.Lock()
         self._options = options
         self._publishers: dict[str, Publisher] = {}
@@ -117,7 +119,7 @@ class CameraOutputs:
         tasks = [task for task in _TOPICS_OF_TASK if task in manifest.classes]
         for topic in (*(topic for task in tasks for topic in _TOPICS_OF_TASK[task]), *_OVERLAYS):
             self._create(topic, kinds.get(topic, Image))
-        self._describe(manifest)
+        self._describe(manifest, database_version)
         self.update(options)
 
     @property
@@ -173,7 +175,9 @@ class CameraOutputs:
             self._publish_results(found, header)
             if drawing:
                 # The perceiver has applied the threshold: what is published is what is drawn.
-                drawn = draw_predictions(image, found, score_threshold=0.0, alpha=options.overlay_alpha)
+                drawn = draw_predictions(
+                    image, found, score_threshold=0.0, alpha=options.overlay_alpha, vocabularies=self._vocabularies
+                )
                 self._publish_overlay(drawn, header, options.jpeg_quality)
             if camera_info is not None and self._anybody((CAMERA_INFO,)):
                 self._publish_camera_info(camera_info, header, predictions.size_hw, options)
@@ -189,22 +193,26 @@ class CameraOutputs:
     def _create(self, topic: str, kind: Any) -> None:
         self._publishers[topic] = self._node.create_publisher(kind, f"{self._camera}/{topic}", self._qos)
 
-    def _describe(self, manifest: Manifest) -> None:
+    def _describe(self, manifest: Manifest, database_version: int) -> None:
         """The latched topics: which classes the ids of each task mean, and which model detects."""
         from vision_msgs.msg import LabelInfo, VisionInfo
 
         header = make_header(self._node.get_clock().now().nanoseconds, "", types=self._types)
-        for vocabulary in (DETECTION, SEMANTIC, DRIVABLE):
-            if vocabulary.task not in manifest.classes:
-                continue
-            topic = f"{self._camera}/{_TOPICS_OF_TASK[vocabulary.task][0]}"
+        for task, vocabulary in self._vocabularies.items():
+            topic = f"{self._camera}/{_TOPICS_OF_TASK[task][0]}"
             labels = self._node.create_publisher(LabelInfo, f"{topic}/label_info", LATCHED_QOS)
             labels.publish(label_info_to_message(vocabulary, header, types=self._types))
             self._latched.append(labels)
-            if vocabulary is DETECTION:
+            if task == "detection":
                 info = self._node.create_publisher(VisionInfo, f"{topic}/vision_info", LATCHED_QOS)
                 info.publish(
-                    vision_info_to_message(manifest, header, database_location=labels.topic_name, types=self._types)
+                    vision_info_to_message(
+                        manifest,
+                        header,
+                        database_location=labels.topic_name,
+                        database_version=database_version,
+                        types=self._types,
+                    )
                 )
                 self._latched.append(info)
 

@@ -3,16 +3,17 @@
 Nothing here needs ROS.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from lvad_perception.errors import ConfigError
 from lvad_perception.node.table import (
-    CLASSES,
     DEFAULT_CAMERAS,
     check_cameras,
     check_value,
+    class_parameter,
+    class_row,
     expand_table,
     unknown_parameter,
 )
@@ -47,7 +48,7 @@ class NodeParameters:
         model: path of the model file.
         cameras: one entry a camera, at least one.
         score_threshold: in [0, 1], or None for the model file's own.
-        class_thresholds: class id -> threshold in [0, 1] for the classes that have their own.
+        class_thresholds: parameter of a class of objects -> threshold in [0, 1], for the classes that have their own.
         network_size: results are published at the size of the model's input, not of the source image.
         overlay_alpha: weight of the overlay's colours, in [0, 1].
         jpeg_quality: 1 to 100.
@@ -60,7 +61,7 @@ class NodeParameters:
     model: Path
     cameras: tuple[CameraParameters, ...]
     score_threshold: float | None
-    class_thresholds: Mapping[int, float]
+    class_thresholds: Mapping[str, float]
     network_size: bool
     overlay_alpha: float
     jpeg_quality: int
@@ -74,7 +75,8 @@ class NodeParameters:
         """Check all values, alone and together.
 
         Args:
-            values: parameter name -> value; a missing name has its default.
+            values: parameter name -> value; a missing name has its default. Classes of objects may be any: which there
+                are is known when the model file is read.
 
         Raises:
             ConfigError: an unknown name, a value of the wrong type, out of range or not among the choices, no model,
@@ -82,6 +84,8 @@ class NodeParameters:
         """
         names = check_cameras(values.get("cameras", DEFAULT_CAMERAS))
         rows = expand_table(names)
+        classes = {name: row for name in values if (row := class_row(name)) is not None}
+        rows |= classes
         for name in values:
             if name not in rows:
                 raise ConfigError(unknown_parameter(name, names))
@@ -91,12 +95,12 @@ class NodeParameters:
         if not full["model"]:
             raise ConfigError("parameter model is empty; set it to the .onnx file that lvad-train export wrote")
         lossless = full["lossless"] is True
-        thresholds = {index: float(str(full[f"class_score_threshold.{name}"])) for name, index in CLASSES.items()}
+        thresholds = {name: float(str(full[name])) for name in classes}
         return cls(
             model=Path(str(full["model"])).expanduser(),
             cameras=tuple(_camera(name, full, lossless=lossless) for name in names),
             score_threshold=_unless_negative(full["score_threshold"]),
-            class_thresholds={index: value for index, value in thresholds.items() if value >= 0},
+            class_thresholds={name: value for name, value in thresholds.items() if value >= 0},
             network_size=full["output_size"] == "network",
             overlay_alpha=float(str(full["overlay_alpha"])),
             jpeg_quality=int(str(full["jpeg_quality"])),
@@ -106,6 +110,16 @@ class NodeParameters:
             precision=None if full["precision"] == "file" else str(full["precision"]),
             lossless=lossless,
         )
+
+    def thresholds_of(self, class_names: Sequence[str]) -> dict[int, float]:
+        """Class id -> threshold in [0, 1] of a model's classes of objects that have their own.
+
+        Args:
+            class_names: in id order, none for a model that detects no objects. Names that differ only in space and
+                ``_`` share a parameter.
+        """
+        given = ((index, self.class_thresholds.get(class_parameter(name))) for index, name in enumerate(class_names))
+        return {index: threshold for index, threshold in given if threshold is not None}
 
 
 def _camera(name: str, full: Mapping[str, object], *, lossless: bool) -> CameraParameters:

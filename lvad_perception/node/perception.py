@@ -39,7 +39,6 @@ from lvad_perception.node.transitions import attempt
 from lvad_perception.node.worker import ActiveCamera, Worker
 from lvad_perception.perceiver import Perceiver
 from lvad_perception.preprocess import PAD_VALUE
-from lvad_perception.vocabulary import TASKS
 
 _REMIND_EVERY_S: Final = 10.0
 _NODE_STATUS: Final = "all cameras"
@@ -61,7 +60,13 @@ class PerceptionNode(LifecycleNode):  # type: ignore[misc]
 
     def __init__(self, **node_options: object) -> None:
         try:
-            super().__init__("perception", automatically_declare_parameters_from_overrides=True, **node_options)
+            # Which parameters there are depends on the model, so they cannot all be declared here.
+            super().__init__(
+                "perception",
+                automatically_declare_parameters_from_overrides=True,
+                allow_undeclared_parameters=True,
+                **node_options,
+            )
         except ValueError as err:
             if "PARAMETER_NOT_SET" not in str(err):
                 raise
@@ -77,6 +82,8 @@ class PerceptionNode(LifecycleNode):  # type: ignore[misc]
         self._worker: Worker | None = None
         self._verdicts: dict[str, Verdict] = {}
         self._reminded_s: dict[str, float] = {}
+        self._class_names: tuple[str, ...] = ()  # the newest that were published, and how many there have been
+        self._class_lists = 0
         try:
             self._parameters_of_ros = DeclaredParameters(
                 self, is_configured=lambda: self._settings is not None, apply=self._apply
@@ -130,16 +137,20 @@ class PerceptionNode(LifecycleNode):  # type: ignore[misc]
             precision=parameters.precision,
             say=self.get_logger().info,
         )
+        manifest = engine.manifest
+        class_names = manifest.classes.get("detection", ())
         try:
-            # Its parameters name BDD100K's classes, and so do those who listen to it.
-            engine.manifest.require(TASKS, by="the node")
             self._perceiver = Perceiver(
-                engine, score_threshold=parameters.score_threshold, class_thresholds=parameters.class_thresholds
+                engine,
+                score_threshold=parameters.score_threshold,
+                class_thresholds=parameters.thresholds_of(class_names),
             )
         except Exception:
             engine.close()
             raise
-        manifest = engine.manifest
+        self._parameters_of_ros.declare_classes(class_names)
+        if class_names != self._class_names:
+            self._class_names, self._class_lists = class_names, self._class_lists + 1
         started_s = time.monotonic()
         self._perceiver([np.full((*manifest.input_hw, 3), PAD_VALUE, np.uint8)])
         warm_up_ms = 1000 * (time.monotonic() - started_s)
@@ -147,7 +158,13 @@ class PerceptionNode(LifecycleNode):  # type: ignore[misc]
         for camera in parameters.cameras:
             options = _output_options(parameters, camera)
             self._outputs[camera.name] = CameraOutputs(
-                self, camera.name, manifest, ros_types(), options, lossless=parameters.lossless
+                self,
+                camera.name,
+                manifest,
+                ros_types(),
+                options,
+                database_version=self._class_lists,
+                lossless=parameters.lossless,
             )
             self._health[camera.name] = CameraHealth()
             self._diagnostics.add(camera.name, partial(self._diagnose, camera))
@@ -175,6 +192,7 @@ class PerceptionNode(LifecycleNode):  # type: ignore[misc]
         self._perceiver = self._settings = None
         self._outputs, self._health, self._verdicts = {}, {}, {}
         with ExitStack() as steps:  # each is done even when another fails
+            steps.callback(self._parameters_of_ros.forget_classes)
             if perceiver is not None:
                 steps.callback(perceiver.close)
             for camera_outputs in outputs.values():
@@ -228,7 +246,8 @@ class PerceptionNode(LifecycleNode):  # type: ignore[misc]
     def _apply(self, parameters: NodeParameters) -> None:
         """Take over what can change while frames flow."""
         assert self._perceiver is not None
-        self._perceiver.set_thresholds(parameters.score_threshold, parameters.class_thresholds)
+        class_thresholds = parameters.thresholds_of(self._perceiver.manifest.classes.get("detection", ()))
+        self._perceiver.set_thresholds(parameters.score_threshold, class_thresholds)
         for camera in parameters.cameras:
             self._outputs[camera.name].update(_output_options(parameters, camera))
             if self._mailbox is not None:

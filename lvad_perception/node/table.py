@@ -13,8 +13,9 @@ from typing import Final
 
 from lvad_perception.engines import PRECISIONS, RUNTIMES
 from lvad_perception.errors import ConfigError
-from lvad_perception.vocabulary import DETECTION
 
+CLASS_PREFIX: Final = "class_score_threshold"
+"""First part of the parameters of classes of objects."""
 Value = str | int | float | bool | tuple[str, ...]
 DEFAULT_CAMERAS: Final = ("camera",)
 
@@ -31,8 +32,8 @@ class Change(Enum):
 class Parameter:
     """One row of the table.
 
-    ``<camera>`` and ``<class>`` in the name make it a template for one parameter a camera and a class; they are
-    replaced in the default too.
+    ``<camera>`` and ``<class>`` in the name make it a template for one parameter a camera, and one a class of objects
+    of the model file; ``<camera>`` is replaced in the default too.
 
     Attributes:
         name: name in ROS.
@@ -108,9 +109,10 @@ TABLE: Final = (
         change=Change.ANY_TIME,
     ),
     Parameter(
-        "class_score_threshold.<class>",
+        f"{CLASS_PREFIX}.<class>",
         -1.0,
-        "The score_threshold of one class of objects; a negative value means the same as for the others.",
+        "The score_threshold of one of the model's classes of objects; a negative value means the same as for the "
+        "others.",
         bounds=(-1.0, 1.0),
         change=Change.ANY_TIME,
     ),
@@ -163,9 +165,6 @@ TABLE: Final = (
 )
 """Every parameter of the perception node."""
 
-CLASSES: Final = {name.replace(" ", "_"): index for index, name in enumerate(DETECTION.names)}
-"""Class of objects as it is written in ``class_score_threshold.<class>`` -> class id."""
-
 _TOPIC: Final = re.compile(r"(~/|/)?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*")
 _CAMERA: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 # A camera of these names would share the names of other parameters.
@@ -173,17 +172,36 @@ _RESERVED: Final = {row.name.partition(".")[0] for row in TABLE} | {"diagnostic_
 
 
 def expand_table(cameras: Sequence[str]) -> dict[str, Parameter]:
-    """Parameter name -> row for these cameras, templates filled in; the order is the table's."""
+    """Parameter name -> row for these cameras; the order is the table's.
+
+    The thresholds of classes are not among them, as the model file decides which there are: see ``class_row``.
+    """
     rows: dict[str, Parameter] = {}
     for row in TABLE:
-        if "<camera>" in row.name:
-            filled = [_fill(row, "<camera>", camera) for camera in cameras]
-        elif "<class>" in row.name:
-            filled = [_fill(row, "<class>", name) for name in CLASSES]
-        else:
-            filled = [row]
+        if row is _CLASS_ROW:
+            continue
+        filled = [_fill(row, camera) for camera in cameras] if "<camera>" in row.name else [row]
         rows.update((row.name, row) for row in filled)
     return rows
+
+
+def class_parameter(class_name: str) -> str:
+    """Name of the parameter of a class of objects: as the model file has it, with ``_`` for the space."""
+    return f"{CLASS_PREFIX}.{class_name.replace(' ', '_')}"
+
+
+def class_row(name: str) -> Parameter | None:
+    """The row of a parameter that is called as one of a class of objects, whichever; None for other parameters."""
+    prefix, _, class_name = name.partition(".")
+    return replace(_CLASS_ROW, name=name) if prefix == CLASS_PREFIX and class_name else None
+
+
+def unknown_class(name: str, class_names: Sequence[str]) -> str:
+    """The sentence for the parameter of a class of objects that the model file does not have."""
+    if not class_names:
+        return f"parameter {name} has no effect, as the model detects no objects; remove it"
+    known = ", ".join(class_parameter(class_name).removeprefix(f"{CLASS_PREFIX}.") for class_name in class_names)
+    return f"parameter {name} has no effect, as the model has no such class; its classes of objects are {known}"
 
 
 def check_cameras(value: object) -> tuple[str, ...]:
@@ -220,7 +238,7 @@ def check_value(row: Parameter, value: object) -> None:
 
 def unknown_parameter(name: str, cameras: Sequence[str]) -> str:
     """The sentence for a name that is not in the table."""
-    close = difflib.get_close_matches(name, expand_table(cameras), n=1)
+    close = difflib.get_close_matches(name, [*expand_table(cameras), _CLASS_ROW.name], n=1)
     camera, _, rest = name.partition(".")
     if f"<camera>.{rest}" in _ROWS and not difflib.get_close_matches(camera, cameras, n=1):
         remedy = f"add {camera} to cameras, which has {', '.join(cameras)}"
@@ -230,6 +248,7 @@ def unknown_parameter(name: str, cameras: Sequence[str]) -> str:
 
 
 _ROWS: Final = {row.name: row for row in TABLE}
+_CLASS_ROW: Final = _ROWS[f"{CLASS_PREFIX}.<class>"]
 _KINDS: Final[dict[type, tuple[str, Callable[[object], bool]]]] = {
     bool: ("true or false", lambda value: isinstance(value, bool)),
     str: ("a text", lambda value: isinstance(value, str)),
@@ -243,6 +262,6 @@ _KINDS: Final[dict[type, tuple[str, Callable[[object], bool]]]] = {
 """Type of a default -> how a sentence calls it, and whether a value is of it."""
 
 
-def _fill(row: Parameter, placeholder: str, name: str) -> Parameter:
-    default = row.default.replace(placeholder, name) if isinstance(row.default, str) else row.default
-    return replace(row, name=row.name.replace(placeholder, name), default=default)
+def _fill(row: Parameter, camera: str) -> Parameter:
+    default = row.default.replace("<camera>", camera) if isinstance(row.default, str) else row.default
+    return replace(row, name=row.name.replace("<camera>", camera), default=default)

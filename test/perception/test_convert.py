@@ -16,7 +16,8 @@ from lvad_perception.messages import (
     stamp_ns,
     truth_boxes_from_message,
 )
-from lvad_perception.vocabulary import DRIVABLE, SEMANTIC
+from lvad_perception.topics import TASK_TOPICS
+from lvad_perception.vocabulary import TASKS
 
 from .bag_contents import contents
 
@@ -78,11 +79,11 @@ class TestFromBdd100k:
         assert any(len(truth) == 0 for truth in boxes.values()), "annotated and empty is an empty message"
         assert any(truth.crowd.any() for truth in boxes.values())
 
-    def test_masks_are_explained_once_and_latched(self, bag):
+    def test_classes_are_listed_once_and_latched(self, bag):
         found = messages(bag)
-        for vocabulary, topic in ((SEMANTIC, "segmentation"), (DRIVABLE, "drivable_area")):
+        for task, topic in TASK_TOPICS.items():
             ((_, info),) = found[f"/camera/truth/{topic}/label_info"]
-            check_label_info(info, vocabulary, source="bag")
+            check_label_info(info, TASKS[task], source="bag")
         with open_bag(bag) as reader:
             profiles = {
                 c.topic: [qos.durability.name for qos in c.ext.offered_qos_profiles] for c in reader.connections

@@ -129,12 +129,12 @@ def test_who_needs_other_classes_hears_which_differ(make_manifest):
     names = tuple("trailer" if name == "train" else name for name in DETECTION.names if name != "rider")
     model = make_manifest(classes={"detection": names, "semantic": SEMANTIC.names})
     sentence = (
-        r"the node takes models of the detection classes pedestrian, .*, and this one lacks rider, train and has "
+        r"an evaluation takes models of the detection classes pedestrian, .*, and this one lacks rider, train and has "
     )
     with pytest.raises(VocabularyMismatchError, match=f"{sentence}trailer; take a model that was trained on them"):
-        model.require(TASKS, by="the node")
+        model.require(TASKS, by="an evaluation")
     swapped = make_manifest(classes={"semantic": SEMANTIC.names[::-1]})
     with pytest.raises(VocabularyMismatchError, match="and this one has them in another order"):
-        swapped.require(TASKS, by="the node")
+        swapped.require(TASKS, by="an evaluation")
     model.require({"semantic": SEMANTIC}, by="a user of masks")
-    make_manifest().require(TASKS, by="the node")
+    make_manifest().require(TASKS, by="an evaluation")

@@ -70,6 +70,29 @@ class TestBoxes:
         np.testing.assert_array_equal(back.labels, labels)
         np.testing.assert_array_equal(back.crowd, crowd)
 
+    def test_a_crowd_is_a_second_hypothesis_behind_the_class(self):
+        boxes = TruthBoxes(np.float32([[0, 0, 9, 9], [0, 0, 5, 5]]), np.int32([2, 0]), np.array([True, False]))
+        msg = through_cdr(messages.truth_to_message(boxes, header(), types=TYPES))
+        said = [[(r.hypothesis.class_id, r.hypothesis.score) for r in box.results] for box in msg.detections]
+        assert said == [[("car", 1.0), ("crowd", 1.0)], [("pedestrian", 1.0)]]
+        assert [box.id for box in msg.detections] == ["", ""]  # vision_msgs' field for tracks
+        # Who knows nothing of crowds and takes the best hypothesis reads the class.
+        assert sorted(messages.detections_from_message(msg).labels.tolist()) == [0, 2]
+
+    def test_crowds_of_older_bags_are_read(self):
+        boxes = TruthBoxes(np.float32([[0, 0, 9, 9], [0, 0, 5, 5]]), np.int32([2, 0]), np.array([False, False]))
+        msg = messages.truth_to_message(boxes, header(), types=TYPES)
+        msg.detections[0].id = "crowd"  # as it was written before there was a second hypothesis
+        back = messages.truth_boxes_from_message(through_cdr(msg))
+        assert back.crowd.tolist() == [True, False]
+        assert back.labels.tolist() == [2, 0]
+
+    def test_a_track_is_no_crowd(self):
+        boxes = TruthBoxes(np.float32([[0, 0, 9, 9]]), np.int32([2]), np.array([False]))
+        msg = messages.truth_to_message(boxes, header(), types=TYPES)
+        msg.detections[0].id = "17"
+        assert messages.truth_boxes_from_message(through_cdr(msg)).crowd.tolist() == [False]
+
     def test_fields_are_what_vision_msgs_asks_for(self):
         detections = Detections(
             np.array([[10, 20, 30, 60]], np.float32), np.array([0.75], np.float32), np.array([2], np.int32)
@@ -288,8 +311,16 @@ class TestLabelInfo:
 
     def test_other_classes_are_refused(self):
         msg = messages.label_info_to_message(DRIVABLE, header(), types=TYPES)
-        with pytest.raises(VocabularyMismatchError, match=r"bag: its semantic classes are \['direct'"):
+        sentence = r"bag: its semantic classes are not road, .*, bicycle: it lacks road, .* and has direct, alternative, "
+        with pytest.raises(VocabularyMismatchError, match=f"{sentence}background; bags are measured by these classes"):
             messages.check_label_info(msg, SEMANTIC, source="bag")
+
+    def test_other_ids_are_refused(self):
+        msg = messages.label_info_to_message(DRIVABLE, header(), types=TYPES)
+        for entry in msg.class_map:
+            entry.class_id += 1
+        with pytest.raises(VocabularyMismatchError, match="background: it numbers them differently; bags"):
+            messages.check_label_info(msg, DRIVABLE, source="bag")
 
 
 class TestRosFamily:

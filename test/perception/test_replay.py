@@ -21,7 +21,8 @@ from lvad_perception.messages import (
     stamp_ns,
 )
 from lvad_perception.perceiver import Perceiver
-from lvad_perception.vocabulary import DRIVABLE, SEMANTIC
+from lvad_perception.topics import TASK_TOPICS
+from lvad_perception.vocabulary import DRIVABLE, TASKS
 
 from .bag_contents import contents
 
@@ -85,13 +86,13 @@ class TestResults:
             confidence = mask_from_message(results["segmentation/confidence"][2])
             np.testing.assert_array_equal(confidence, expected.semantic_confidence)
 
-    def test_each_mask_is_explained_once(self, bags, perceiver):
+    def test_the_classes_of_each_task_are_listed_once(self, bags, perceiver):
         source, output, _ = bags
         replay(source, perceiver, output)
         found = contents(output)
-        for vocabulary, topic in ((SEMANTIC, "segmentation"), (DRIVABLE, "drivable_area")):
+        for task, topic in TASK_TOPICS.items():
             ((stamp, _, info),) = found[f"/camera/{topic}/label_info"]
-            check_label_info(info, vocabulary, source="bag")
+            check_label_info(info, TASKS[task], source="bag")
             assert stamp == found[f"/camera/{topic}"][0][0]
 
     def test_the_source_is_copied_byte_for_byte(self, bags, perceiver):

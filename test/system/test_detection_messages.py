@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from lvad_perception.types import Detections
+from lvad_perception.vocabulary import DETECTION
 
 
 def random_detections(count):
@@ -24,7 +25,7 @@ def test_they_are_those_of_the_plain_builder_however_many_came_before(types):
     from lvad_perception.messages import detections_to_message, make_header
     from lvad_perception.node.detection_messages import DetectionMessages
 
-    reused = DetectionMessages(types)
+    reused = DetectionMessages(DETECTION.names, types)
     for count in (3, 0, 7, 2, 7):
         header, detections = make_header(count * 10**9, "front", types=types), random_detections(count)
         message = reused.build(detections, header)
@@ -39,7 +40,7 @@ def test_they_survive_the_wire(types):
     from lvad_perception.messages import detections_from_message, make_header
     from lvad_perception.node.detection_messages import DetectionMessages
 
-    reused = DetectionMessages(types)
+    reused = DetectionMessages(DETECTION.names, types)
     first, second = random_detections(5), random_detections(4)
     header = make_header(1, "front", types=types)
     wires = [serialize_message(reused.build(detections, header)) for detections in (first, second)]

@@ -7,8 +7,17 @@ import pytest
 
 from lvad_perception.errors import ConfigError
 from lvad_perception.node.parameters import NodeParameters
-from lvad_perception.node.table import CLASSES, TABLE, Change, check_value, expand_table, unknown_parameter
-from lvad_perception.vocabulary import DETECTION
+from lvad_perception.node.table import (
+    TABLE,
+    Change,
+    check_value,
+    class_parameter,
+    class_row,
+    expand_table,
+    unknown_class,
+    unknown_parameter,
+)
+from lvad_perception.vocabulary import DETECTION, VOCABULARIES
 
 MODEL = {"model": "model.onnx"}
 TWO = MODEL | {"cameras": ["front", "rear"]}
@@ -91,7 +100,7 @@ def test_values_are_turned_into_the_units_of_the_code():
     }
     parameters = NodeParameters.from_values(TWO | values)
     assert parameters.score_threshold == 0.0
-    assert parameters.class_thresholds == {DETECTION.index("traffic light"): 0.7}
+    assert parameters.thresholds_of(DETECTION.names) == {DETECTION.index("traffic light"): 0.7}
     assert parameters.threads == 2
     assert parameters.network_size
     front, rear = parameters.cameras
@@ -110,9 +119,39 @@ def test_lossless_leaves_no_runtime_to_the_clock(asked, used):
     assert NodeParameters.from_values(MODEL | {"lossless": True, "runtime": asked}).runtime == used
 
 
-def test_every_class_of_objects_has_a_threshold_of_its_own():
-    assert sorted(CLASSES.values()) == list(range(len(DETECTION.names)))
-    assert all(name.isidentifier() for name in CLASSES)
+@pytest.mark.parametrize("vocabularies", VOCABULARIES.values(), ids=VOCABULARIES.keys())
+def test_every_class_of_objects_has_a_threshold_of_its_own(vocabularies):
+    names = vocabularies["detection"].names
+    for index, name in enumerate(names):
+        parameters = NodeParameters.from_values(MODEL | {class_parameter(name): 0.5})
+        assert parameters.thresholds_of(names) == {index: 0.5}
+        assert parameters.thresholds_of(()) == {}  # the model detects no objects
+    assert all(class_parameter(name).replace(".", "_").isidentifier() for name in names)
+
+
+def test_thresholds_of_classes_wait_for_the_model_that_has_them():
+    values = {
+        "class_score_threshold.Fußgänger": 0.5,
+        "class_score_threshold.vehicle.car": 0.25,  # nuScenes' own names have dots
+        "class_score_threshold.traffic_light": 0.75,
+        "class_score_threshold.dog": -1.0,
+    }
+    parameters = NodeParameters.from_values(MODEL | values)
+    assert parameters.thresholds_of(["dog", "vehicle.car", "cow", "Fußgänger"]) == {1: 0.25, 3: 0.5}
+    assert parameters.thresholds_of(["traffic light", "traffic_light"]) == {0: 0.75, 1: 0.75}
+
+
+def test_a_class_that_the_model_lacks_is_said_with_those_that_it_has():
+    name = "class_score_threshold.cra"
+    assert unknown_class(name, ["car", "traffic light"]) == (
+        f"parameter {name} has no effect, as the model has no such class; its classes of objects are car, traffic_light"
+    )
+    assert unknown_class(name, []) == f"parameter {name} has no effect, as the model detects no objects; remove it"
+
+
+@pytest.mark.parametrize("name", ["class_score_threshold", "class_score_threshold.", "score_threshold", "front.car"])
+def test_other_parameters_are_not_of_a_class(name):
+    assert class_row(name) is None
 
 
 def test_lossless_asks_for_reliable_delivery():
@@ -186,7 +225,7 @@ def test_impossible_values_are_refused_with_a_remedy(values, sentence):
         ("modle", "did you mean model?"),
         ("frnt.image_topic", "did you mean front.image_topic?"),
         ("front.image_topc", "did you mean front.image_topic?"),
-        ("class_score_threshold.cra", "did you mean class_score_threshold.car?"),
+        ("class_score_treshold.car", "did you mean class_score_threshold.<class>?"),
         ("left.image_topic", "add left to cameras, which has front, rear"),
         ("zzz", "known are model, cameras, <camera>.image_topic, "),
     ],
