@@ -29,8 +29,8 @@ Message = Any
 """A message of either family: ROS's own classes or rosbags'."""
 
 CROWD: Final = "crowd"
-"""``class_id`` of the second hypothesis of a truth box that is a crowd or of an ignored category, after its class, which
-all truth boxes have. Older bags say it in ``Detection2D.id``, vision_msgs' field for tracks."""
+"""``class_id`` of the second hypothesis of a truth box that is a crowd or of an ignored category; the first is its
+class. Older bags say it in ``Detection2D.id``, vision_msgs' field for tracks."""
 
 # vision_msgs 4.x, which rosbags' stores do not carry: name -> fields in order.
 _VISION_MSGS: Final = {
@@ -384,7 +384,7 @@ def _labels(names: list[str]) -> Int32:
     unknown = sorted({name for name in names if name not in ids})
     if unknown:
         raise VocabularyMismatchError(
-            f"object class {unknown[0]!r} is not one of {', '.join(DETECTION.names)}; bags are measured by these classes, "
-            "so take a model and annotation of them, with the names as class_id"
+            f"object class {unknown[0]!r} is not one of {', '.join(DETECTION.names)}; "
+            "bags are measured by these classes, so take a model and annotation of them, with the names as class_id"
         )
     return np.array([ids[name] for name in names], np.int32)

@@ -6,7 +6,7 @@ import pytest
 from lvad_perception.bags.convert import from_bdd100k
 from lvad_perception.bags.evaluate import evaluate_bag, evaluate_dataset
 from lvad_perception.bags.replay import replay
-from lvad_perception.bags.storage import open_bag
+from lvad_perception.bags.storage import create_bag, open_bag
 from lvad_perception.errors import VocabularyMismatchError
 from lvad_perception.metrics import Evaluator
 from lvad_perception.overlay import draw_predictions, draw_truth
@@ -50,8 +50,9 @@ def test_a_replay_names_the_models_classes(perceiver, small_split, tmp_path):
         messages = {}
         for connection, _, raw in reader.messages(reader.connections):
             messages.setdefault(connection.topic, []).append(reader.deserialize(raw, connection))
-    (info,) = messages["/camera/segmentation/label_info"]
-    assert tuple(entry.class_name for entry in info.class_map) == NUIMAGES_SEMANTIC.names
+    for topic, names in (("detections", NUIMAGES_DETECTION.names), ("segmentation", NUIMAGES_SEMANTIC.names)):
+        (info,) = messages[f"/camera/{topic}/label_info"]
+        assert tuple(entry.class_name for entry in info.class_map) == names
     named = {box.results[0].hypothesis.class_id for array in messages["/camera/detections"] for box in array.detections}
     assert named == set(NUIMAGES_DETECTION.names[:4])  # one for each quarter of the image
     assert (tmp_path / "seen.mp4").stat().st_size > 0
@@ -62,8 +63,42 @@ def test_bdd100ks_annotation_does_not_judge_it(perceiver, small_split, tmp_path)
         evaluate_dataset(perceiver, small_split, "val")
     from_bdd100k(small_split, "val", tmp_path / "in")
     replay(tmp_path / "in", perceiver, tmp_path / "out")
-    with pytest.raises(VocabularyMismatchError):
+    sentence = (
+        r"/camera/detections/label_info .* its detection classes are not pedestrian, .*: it lacks rider, train, .*; "
+    )
+    with pytest.raises(VocabularyMismatchError, match=f"{sentence}bags are measured by these classes, so take a model"):
         evaluate_bag(tmp_path / "out")
+
+
+def test_a_model_that_finds_only_known_classes_is_not_judged_by_half_of_its_own(
+    make_engine, make_manifest, small_split, tmp_path
+):
+    """Each box has a name of BDD100K's, but the list of classes says that others could have come."""
+    names = ("pedestrian", "rider", "car", "truck", "tram")
+    perceiver = Perceiver(make_engine(make_manifest(classes={"detection": names})), score_threshold=0.0)
+    from_bdd100k(small_split, "val", tmp_path / "in")
+    replay(tmp_path / "in", perceiver, tmp_path / "out")
+    with pytest.raises(VocabularyMismatchError, match=r"it lacks bus, .* and has tram"):
+        evaluate_bag(tmp_path / "out")
+
+
+def test_bags_from_before_the_crowds_moved_are_measured_alike(make_engine, small_split, tmp_path, assert_same_metrics):
+    """As they were written: no list of the objects' classes, and crowds in the id of a detection."""
+    from_bdd100k(small_split, "val", tmp_path / "in")
+    replay(tmp_path / "in", Perceiver(make_engine(), score_threshold=0.0), tmp_path / "new")
+    crowds = 0
+    with open_bag(tmp_path / "new") as reader, create_bag(tmp_path / "old") as writer:
+        for connection, stamp, raw in reader.messages(reader.connections):
+            if connection.topic.endswith("detections/label_info"):
+                continue
+            msg = reader.deserialize(raw, connection)
+            for box in getattr(msg, "detections", ()):
+                if len(box.results) > 1:
+                    box.results, box.id = box.results[:1], "crowd"
+                    crowds += 1
+            writer.write(connection.topic, msg, stamp, latched=connection.topic.endswith("label_info"))
+    assert crowds > 0
+    assert_same_metrics(evaluate_bag(tmp_path / "old"), evaluate_bag(tmp_path / "new"))
 
 
 def test_metrics_are_by_the_given_names():

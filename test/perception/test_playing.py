@@ -44,6 +44,7 @@ def test_an_annotated_bag(annotated_bag):
     assert playback.images == {"/camera/image_raw/compressed": 8}
     assert playback.annotation == (
         "/camera/truth/detections",
+        "/camera/truth/detections/label_info",
         "/camera/truth/drivable_area",
         "/camera/truth/drivable_area/label_info",
         "/camera/truth/segmentation",
