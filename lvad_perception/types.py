@@ -25,7 +25,7 @@ class Detections:
     Attributes:
         boxes_xyxy: float32 [N, 4], source pixels, 0 <= x1 < x2 <= W and 0 <= y1 < y2 <= H.
         scores: float32 [N], confidence in [0, 1], descending.
-        labels: int32 [N], indices into ``vocabulary.DETECTION.names``.
+        labels: int32 [N], places in the model's detection classes.
     """
 
     boxes_xyxy: Float32
@@ -43,7 +43,7 @@ class Predictions:
     Attributes:
         size_hw: size of the source image.
         detections: boxes, or None.
-        semantic: uint8 [H, W], indices into ``vocabulary.SEMANTIC.names``, or None.
+        semantic: uint8 [H, W], places in the model's semantic classes, or None.
         drivable: uint8 [H, W], indices into ``vocabulary.DRIVABLE.names``, or None.
         semantic_confidence: uint8 [H, W], probability of the chosen semantic class times 255, or None.
     """
@@ -61,7 +61,7 @@ class TruthBoxes:
 
     Attributes:
         boxes_xyxy: float32 [N, 4], source pixels, 0 <= x1 < x2 <= W and 0 <= y1 < y2 <= H.
-        labels: int32 [N], indices into ``vocabulary.DETECTION.names``.
+        labels: int32 [N], places in the detection classes of the data set.
         crowd: bool [N], True for crowds and for BDD100K's ignored categories ("other person", "other vehicle",
             "trailer"): neither a miss nor a false positive in evaluation, not a target in training.
     """

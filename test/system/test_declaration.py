@@ -30,7 +30,7 @@ def test_parameters_describe_themselves(make_node):
         assert descriptor.description == row.description
         assert row.change.value in descriptor.additional_constraints
         assert descriptor.read_only == (row.change is Change.START)
-    score = node.describe_parameter("class_score_threshold.traffic_light").floating_point_range[0]
+    score = node.describe_parameter("score_threshold").floating_point_range[0]
     assert (score.from_value, score.to_value) == (-1.0, 1.0)
     quality = node.describe_parameter("jpeg_quality").integer_range[0]
     assert (quality.from_value, quality.to_value) == (1, 100)
