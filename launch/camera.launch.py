@@ -107,7 +107,12 @@ def further_parameters(text: str) -> dict[str, Any]:
         values = None
     if not isinstance(values, dict):
         raise RuntimeError(f"parameters is {text!r}; write it as YAML, like '{{score_threshold: 0.5}}'")
-    return values
+    return named_by_texts(values)
+
+
+def named_by_texts(values: dict) -> dict[str, Any]:
+    """Where YAML sees a number in a name, such as a class called 0, launch would fail without a sentence."""
+    return {str(name): named_by_texts(value) if isinstance(value, dict) else value for name, value in values.items()}
 
 
 def remapping(text: str) -> tuple[str, str]:
