@@ -20,7 +20,7 @@ from lvad_perception.node.table import (
     class_parameter,
     class_row,
     expand_table,
-    unknown_class,
+    unknown_classes,
     unknown_parameter,
 )
 
@@ -94,8 +94,8 @@ class DeclaredParameters:
             if name in given:
                 self._node.undeclare_parameter(name)  # it may have been set without a descriptor
             self._declare_one(row, given.pop(name, row.default))
-        for name in given:
-            self._node.get_logger().warning(unknown_class(name, class_names))
+        if given:
+            self._node.get_logger().warning(unknown_classes(list(given), class_names))
         self._class_names = tuple(class_names)
 
     def forget_classes(self) -> None:
@@ -179,7 +179,7 @@ class DeclaredParameters:
         if self._class_names is None or class_row(change.name) is None or change.value == values.get(change.name):
             return
         if change.name not in map(class_parameter, self._class_names):
-            raise ConfigError(unknown_class(change.name, self._class_names))
+            raise ConfigError(unknown_classes([change.name], self._class_names))
 
     def _take_effect(self, changes: list[RosParameter]) -> None:
         if self._is_configured() and any(self._row(change.name) is not None for change in changes):

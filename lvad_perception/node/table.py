@@ -196,12 +196,12 @@ def class_row(name: str) -> Parameter | None:
     return replace(_CLASS_ROW, name=name) if prefix == CLASS_PREFIX and class_name else None
 
 
-def unknown_class(name: str, class_names: Sequence[str]) -> str:
-    """The sentence for the parameter of a class of objects that the model file does not have."""
-    if not class_names:
-        return f"parameter {name} has no effect, as the model detects no objects; remove it"
+def unknown_classes(names: Sequence[str], class_names: Sequence[str]) -> str:
+    """The sentence for parameters of classes of objects that are not among the model's, ``class_names``."""
     known = ", ".join(class_parameter(class_name).removeprefix(f"{CLASS_PREFIX}.") for class_name in class_names)
-    return f"parameter {name} has no effect, as the model has no such class; its classes of objects are {known}"
+    return f"the model has no class of objects for {', '.join(names)}; " + (
+        f"it has {known}" if known else "it has none"
+    )
 
 
 def check_cameras(value: object) -> tuple[str, ...]:

@@ -134,22 +134,19 @@ def test_a_threshold_of_a_class_that_the_model_lacks_is_said(model_of, make_node
     node = make_node(model=model_of("own.onnx", OWN), **{unknown: 0.5, f"{THRESHOLD}.forklift": 0.5})
     assert unknown not in capfd.readouterr().err  # which classes there are is not known yet
     assert trigger(node, "configure") == "SUCCESS"
-    sentence = (
-        f"parameter {unknown} has no effect, as the model has no such class; its classes of objects are "
-        "forklift, Fußgänger, vehicle.car, pallet_jack"
-    )
+    sentence = f"the model has no class of objects for {unknown}; it has forklift, Fußgänger, vehicle.car, pallet_jack"
     assert capfd.readouterr().err.count(sentence) == 1
     np.testing.assert_allclose(node._perceiver._thresholds, [0.5, 0.3, 0.3, 0.3])
     assert change(node, unknown, 0.25) == sentence
     assert change(node, unknown, 0.5) == ""  # what it is already, as in a file that is loaded again
-    assert change(node, f"{THRESHOLD}.car", 0.25).startswith(f"parameter {THRESHOLD}.car has no effect")
+    assert change(node, f"{THRESHOLD}.car", 0.25).startswith(f"the model has no class of objects for {THRESHOLD}.car; ")
     assert not node.has_parameter(f"{THRESHOLD}.car")
 
 
 def test_a_model_without_objects_has_no_thresholds(model_of, make_node, change, capfd):
     node = make_node(model=model_of("masks.onnx", {"semantic": OWN["semantic"]}), **{f"{THRESHOLD}.car": 0.5})
     assert trigger(node, "configure") == "SUCCESS"
-    sentence = f"parameter {THRESHOLD}.car has no effect, as the model detects no objects; remove it"
+    sentence = f"the model has no class of objects for {THRESHOLD}.car; it has none"
     assert sentence in capfd.readouterr().err
     assert change(node, f"{THRESHOLD}.car", 0.25) == sentence
 
@@ -189,12 +186,12 @@ def test_another_model_brings_its_classes(model_of, make_node, robot, wait_until
 
     assert configure("bdd100k") == 1
     np.testing.assert_allclose(node._perceiver._thresholds, [0.3, 0.5, 0.3, 0.3])
-    assert "no such class" not in capfd.readouterr().err
+    assert "no class of objects" not in capfd.readouterr().err
     trigger(node, "cleanup")
     assert configure("bdd100k") == 1
     trigger(node, "cleanup")
     assert configure("own") == 2  # vision_msgs: listeners see that their list of classes is not the model's any more
-    assert f"parameter {THRESHOLD}.rider has no effect" in capfd.readouterr().err
+    assert f"the model has no class of objects for {THRESHOLD}.rider; it has forklift, " in capfd.readouterr().err
     trigger(node, "cleanup")
     assert configure("bdd100k") == 3
     np.testing.assert_allclose(node._perceiver._thresholds, [0.3, 0.5, 0.3, 0.3])

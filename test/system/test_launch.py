@@ -127,11 +127,13 @@ def test_many_cameras_remappings_and_further_parameters(launch, tiny_model_file)
 def test_thresholds_of_a_models_own_classes(launch, make_tiny_model, make_manifest, tmp_path):
     classes = {"detection": ("forklift", "Fußgänger", "vehicle.car", "0")}
     model = make_tiny_model(tmp_path / "own.onnx", manifest=make_manifest(classes=classes))
-    given = "{forklift: 0.5, Fußgänger: 0.5, vehicle.car: 0.5, 0: 0.5, rider: 0.5}"
+    given = "{forklift: 0.5, Fußgänger: 0.5, vehicle.car: 0.5, 0: 0.5, rider: 0.5, bus: 0.5}"
     running = launch(f"model:={model}", f"parameters:={{class_score_threshold: {given}}}")
     running.wait_for("/camera/image_raw -> /camera/detections, /camera/overlay")
     os.killpg(running.process.pid, signal.SIGINT)
     assert running.process.wait(timeout=10) == 0
     text = running.log.read_text()
-    assert text.count("has no effect") == 1
-    assert "class_score_threshold.rider has no effect, as the model has no such class; its classes of objects" in text
+    assert text.count("no class of objects for") == 1
+    for name in ("rider", "bus"):
+        assert f"class_score_threshold.{name}" in text
+    assert "; it has forklift, Fußgänger, vehicle.car, 0" in text

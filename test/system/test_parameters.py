@@ -14,7 +14,7 @@ from lvad_perception.node.table import (
     class_parameter,
     class_row,
     expand_table,
-    unknown_class,
+    unknown_classes,
     unknown_parameter,
 )
 from lvad_perception.vocabulary import DETECTION, VOCABULARIES
@@ -142,11 +142,11 @@ def test_thresholds_of_classes_wait_for_the_model_that_has_them():
 
 
 def test_a_class_that_the_model_lacks_is_said_with_those_that_it_has():
-    name = "class_score_threshold.cra"
-    assert unknown_class(name, ["car", "traffic light"]) == (
-        f"parameter {name} has no effect, as the model has no such class; its classes of objects are car, traffic_light"
-    )
-    assert unknown_class(name, []) == f"parameter {name} has no effect, as the model detects no objects; remove it"
+    names = ["class_score_threshold.cra", "class_score_threshold.rider"]
+    no_class = f"the model has no class of objects for {names[0]}"
+    assert unknown_classes(names[:1], ["car", "traffic light"]) == f"{no_class}; it has car, traffic_light"
+    assert unknown_classes(names, ["car"]) == f"{no_class}, {names[1]}; it has car"
+    assert unknown_classes(names[:1], []) == f"{no_class}; it has none"
 
 
 @pytest.mark.parametrize("name", ["class_score_threshold", "class_score_threshold.", "score_threshold", "front.car"])
