@@ -131,6 +131,26 @@ def test_what_cannot_work_ends_the_launch_with_one_sentence(
     assert "Traceback" not in result.stdout
 
 
+def test_a_model_of_other_classes_is_recorded_but_not_measured(
+    package, annotated, make_tiny_model, make_manifest, tmp_path
+):
+    classes = {"detection": ("forklift", "pallet jack", "person", "rack")}
+    model = make_tiny_model(tmp_path / "own.onnx", manifest=make_manifest(classes=classes))
+    result = ros2_launch(package, "evaluate", f"bag:={annotated}", f"model:={model}")
+    assert result.returncode == 1, result.stdout
+    assert "and has forklift, pallet jack, person, rack; bags are measured by these classes, so take a" in result.stdout
+    assert "Traceback" not in result.stdout
+    recorded = tmp_path / "recorded"
+    arguments = [f"bag:={annotated}", f"model:={model}", f"output:={recorded}", "drain:=3.0"]
+    result = ros2_launch(package, "replay", *arguments)
+    assert result.returncode == 0, result.stdout
+    with open_bag(recorded) as reader:
+        (connection,) = (c for c in reader.connections if c.topic == "/front/detections/label_info")
+        ((_, _, raw),) = reader.messages([connection])
+        info = reader.deserialize(raw, connection)
+    assert tuple(entry.class_name for entry in info.class_map) == classes["detection"]
+
+
 @pytest.fixture
 def replayed(small_split, tmp_path, make_engine):
     """A bag with results and annotation."""
