@@ -137,7 +137,7 @@ def plan_training(step_s: float, *, elapsed_s: float, frames: int) -> Plan:
 
 def _step_s(folder: Path) -> float:
     """Seconds of a step, waiting for data included, by the run in a folder."""
-    return statistics.median(step["step_s"] for step in read_curve(folder / CURVE)[UNTIMED_STEPS:])
+    return statistics.median(float(step["step_s"]) for step in read_curve(folder / CURVE)[UNTIMED_STEPS:])
 
 
 def _tell(plan: Plan, timing: Path) -> None:
