@@ -16,7 +16,9 @@ from lvad_perception.topics import message_type
 Storage = Literal["mcap", "sqlite3"]
 STORAGES: Final = ("mcap", "sqlite3")
 
-_BAG_VERSION: Final = 9
+# Version of metadata.yaml. Humble reads a topic's QoS profiles as text with numbers, which is what 8 writes and later
+# distributions still read; from 9 on they are a YAML list with names, and Humble refuses the bag.
+_BAG_VERSION: Final = 8
 
 
 class BagReader:

@@ -19,7 +19,7 @@ from lvad_perception.messages import (
 from lvad_perception.topics import TASK_TOPICS
 from lvad_perception.vocabulary import TASKS
 
-from .bag_contents import contents
+from .bag_contents import POLICIES, contents, profiles_as_humble_reads_them
 
 IMAGE = "/camera/image_raw/compressed"
 
@@ -90,6 +90,19 @@ class TestFromBdd100k:
             }
         assert profiles["/camera/truth/segmentation/label_info"] == ["TRANSIENT_LOCAL"]
         assert profiles["/camera/truth/segmentation"] == []
+
+    def test_it_plays_on_humble(self, bag):
+        profiles = profiles_as_humble_reads_them(bag)
+        (latched,) = profiles["/camera/truth/segmentation/label_info"]
+        assert {name: latched[name] for name in (*POLICIES, "depth")} == {
+            "history": 1,  # rmw's numbers: keep last
+            "depth": 1,
+            "reliability": 1,  # reliable
+            "durability": 1,  # transient local
+            "liveliness": 1,  # automatic
+        }
+        assert latched["lifespan"] == {"sec": 9223372036, "nsec": 854775807}  # RMW_DURATION_INFINITE
+        assert profiles[IMAGE] == []
 
     def test_a_broken_image_or_mask_costs_only_itself(self, tmp_path, make_small_split):
         root = make_small_split(tmp_path / "bdd")

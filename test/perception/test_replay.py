@@ -3,6 +3,8 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
+from rosbags.rosbag2 import StoragePlugin, Writer
 
 from lvad_perception.bags.cameras import find_cameras
 from lvad_perception.bags.convert import from_bdd100k
@@ -18,13 +20,14 @@ from lvad_perception.messages import (
     mask_from_message,
     mask_to_message,
     rosbags_types,
+    rosbags_typestore,
     stamp_ns,
 )
 from lvad_perception.perceiver import Perceiver
 from lvad_perception.topics import TASK_TOPICS
 from lvad_perception.vocabulary import DRIVABLE, TASKS
 
-from .bag_contents import contents
+from .bag_contents import contents, profiles_as_humble_reads_them
 
 TYPES = rosbags_types()
 START = 1_600_000_000_000_000_000
@@ -102,6 +105,45 @@ class TestResults:
         assert set(before) < set(after)
         for topic, messages in before.items():
             assert [item[:2] for item in after[topic]] == [item[:2] for item in messages]
+
+    @pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+    def test_the_qos_of_a_newer_bag_plays_on_humble(self, tmp_path, perceiver, storage):
+        """Version 9, which Jazzy and Lyrical record, names the policies; what is copied of it has Humble's numbers."""
+        best_effort = Qos(
+            QosHistory.KEEP_LAST,
+            5,
+            QosReliability.BEST_EFFORT,
+            QosDurability.VOLATILE,
+            QosTime(0, 0),
+            QosTime(2, 500),
+            QosLiveliness.AUTOMATIC,
+            QosTime(0, 0),
+            False,
+        )
+        source = write_images(tmp_path / "in", ["/front/image_raw"])
+        newer = tmp_path / "newer"
+        with open_bag(source) as reader, Writer(newer, version=9, storage_plugin=StoragePlugin[storage.upper()]) as bag:
+            store = rosbags_typestore()
+            topic = bag.add_connection(
+                "/front/image_raw", "sensor_msgs/msg/Image", typestore=store, offered_qos_profiles=[best_effort]
+            )
+            for _, stamp, raw in reader.messages(reader.connections):
+                bag.write(topic, stamp, raw)
+        assert "reliability: best_effort" in (newer / "metadata.yaml").read_text()
+        replay(newer, perceiver, tmp_path / "out", storage=storage)
+        assert profiles_as_humble_reads_them(tmp_path / "out")["/front/image_raw"] == [
+            {
+                "history": 1,
+                "depth": 5,
+                "reliability": 2,
+                "durability": 2,
+                "deadline": {"sec": 0, "nsec": 0},
+                "lifespan": {"sec": 2, "nsec": 500},
+                "liveliness": 1,
+                "liveliness_lease_duration": {"sec": 0, "nsec": 0},
+                "avoid_ros_namespace_conventions": False,
+            }
+        ]
 
     def test_images_can_be_left_out(self, bags, perceiver):
         source, output, _ = bags
