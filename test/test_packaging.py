@@ -72,6 +72,20 @@ def test_every_requirement_has_a_tested_version() -> None:
     assert wanted <= tested, f"run make lock: no tested version of {', '.join(sorted(wanted - tested))}"
 
 
+def test_the_vehicles_image_installs_what_its_page_says() -> None:
+    """Of the first pip line of docs/ros.md; numpy's bound depends on the distribution, the image finds it."""
+
+    def names(text: str) -> set[str]:
+        line = re.sub(r"\\\n", " ", text[text.index("pip install") :]).splitlines()[0]
+        words = [word.strip("\"'") for word in line.split()[2:]]
+        return {re.split(r"[<>=]", word)[0] for word in words if not word.startswith("-")} - {"numpy"}
+
+    page = (ROOT / "docs" / "ros.md").read_text(encoding="utf-8")
+    image = (ROOT / "docker" / "vehicle.Dockerfile").read_text(encoding="utf-8")
+    assert "onnxruntime" in names(image)
+    assert names(image) == names(page)
+
+
 def test_typed_packages_say_so() -> None:
     for package in ("lvad_perception", "lvad_training"):
         assert find_spec(package) is not None

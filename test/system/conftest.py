@@ -21,12 +21,39 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.ros)
 
 
+def _require(report, *, ros):
+    """A skip becomes an error with LVAD_REQUIRE_ROS=1: continuous integration must not be green for lack of ROS."""
+    if (
+        ros
+        and report.skipped
+        and not hasattr(report, "wasxfail")
+        and os.environ.get("LVAD_REQUIRE_ROS", "0") not in ("", "0")
+    ):
+        *_, reason = report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"LVAD_REQUIRE_ROS is set, so this is an error: {reason}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item):
+    return _require((yield), ros=item.get_closest_marker("ros") is not None)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report():
+    return _require((yield), ros=True)  # of a whole file, which may hold ROS tests
+
+
 @pytest.fixture(scope="session")
 def ros_environment():
     """Environment of a private ROS domain that does not leave the machine; skipped where no ROS 2 is sourced."""
     pytest.importorskip("rclpy", reason="no ROS 2 environment is sourced")
     os.environ["ROS_DOMAIN_ID"] = str(1 + os.getpid() % 100)
-    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+    if os.environ.get("ROS_DISTRO") == "humble":
+        os.environ["ROS_LOCALHOST_ONLY"] = "1"  # Humble does not know the variable below, later ones deprecate this one
+    else:
+        os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     return os.environ
 
 
