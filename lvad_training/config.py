@@ -1,10 +1,12 @@
-"""The validated recipe: what ``lvad-train run`` reads. An unknown key or an impossible value is a ConfigError.
+"""The validated recipe: what ``lvad-train run`` reads. An unknown key is a ConfigError, and so is a value of another
+type or one that ``_check`` knows to be impossible.
 
 Precedence, weakest first: the preset's architecture, the recipe file, ``--set a.b=c`` options. Paths in a recipe are
 relative to the directory in which the command runs.
 """
 
 import itertools
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,8 @@ from lvad_training.recipe import (
     SparseRcnnConfig,
 )
 from lvad_training.sections import convert, merge, override, read_mapping
+
+_NOT_NEGATIVE = ("backbone_multiplier", "prompt_multiplier", "weight_decay", "warmup_steps", "gradient_clip", "seed")
 
 
 def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
@@ -145,7 +149,8 @@ def _check(recipe: Recipe, source: str) -> None:
         (model.max_detections < 1, "model.max_detections must be at least 1"),
         (train.steps < 1, "train.steps must be at least 1"),
         (train.batch_size < 1 or train.accumulate < 1, "train.batch_size and train.accumulate must be at least 1"),
-        (train.learning_rate <= 0, "train.learning_rate must be above 0"),
+        (not 0 < train.learning_rate < math.inf, "train.learning_rate must be above 0 and finite"),
+        (model.neck_width < 1, "model.neck_width must be at least 1"),
         (train.checkpoint_every < 1, "train.checkpoint_every must be at least 1"),
         (
             train.freeze == "backbone" and recipe.stages is not None,
@@ -153,6 +158,16 @@ def _check(recipe: Recipe, source: str) -> None:
         ),
         (recipe.data.workers < 0, "data.workers must be 0 or more"),
         (not 0 < augment.scale[0] <= augment.scale[1], "data.augment.scale must be [low, high]"),
+        (not 0 <= augment.flip <= 1, "data.augment.flip must be between 0 and 1"),
+    ]
+    wrong += [
+        (not 0 <= value < math.inf, f"{section}.{key} must be 0 or more and finite")  # NaN is neither
+        for section, values, keys in (
+            ("loss", recipe.loss, recipe.loss.__struct_fields__),
+            ("train", train, _NOT_NEGATIVE),
+        )
+        for key in keys
+        for value in (getattr(values, key),)
     ]
     wrong += [*_vocabulary_faults(recipe), *_head_faults(model), *_language_faults(recipe), *_stages_faults(recipe)]
     for is_wrong, sentence in wrong:
@@ -169,6 +184,8 @@ def _head_faults(model: ModelConfig) -> Iterator[tuple[bool, str]]:
             )
         elif head is not None:
             yield head.width < 1, "a head's width must be at least 1"
+        if isinstance(head, MaskFormerConfig):
+            yield min(head.queries, head.layers) < 1, "a MaskFormer head's queries and layers must be at least 1"
     detection = model.detection
     if isinstance(detection, SparseRcnnConfig):
         counts = (detection.proposals, detection.refinements, detection.matches_per_truth)

@@ -34,14 +34,25 @@ def find_state(folder: Path, recipe: Recipe, *, resume: bool, overwrite: bool) -
         state = load_checkpoint(folder / CHECKPOINT)
         check_same(essence(state.recipe), essence(recipe), folder)
         return state
-    if not overwrite and not resume:
-        check_empty(folder, (CHECKPOINT, MODEL))
+    if not overwrite:
+        check_empty(folder, checkpoint=CHECKPOINT, result=MODEL, resume=resume)
     return None
 
 
-def check_empty(folder: Path, names: Sequence[str]) -> None:
-    """Raise ConfigError when a folder holds a run, which some of the named files tell."""
-    if any((folder / name).exists() for name in names):
+def check_empty(folder: Path, *, checkpoint: str, result: str, resume: bool) -> None:
+    """Raise ConfigError when a folder holds a run that starting anew would remove.
+
+    Args:
+        folder: of the run.
+        checkpoint: name of the file that a run is resumed from; not there where ``resume`` finds nothing to go on with.
+        result: name of the file that is there when a run has ended.
+        resume: whether the run was to be resumed.
+    """
+    if resume and (folder / result).exists():
+        raise ConfigError(
+            f"{folder}: holds {result}, but no {checkpoint} to resume from; give --overwrite or another output"
+        )
+    if not resume and any((folder / name).exists() for name in (checkpoint, result)):
         raise ConfigError(f"{folder}: holds a run already; give --resume, --overwrite or another output")
 
 

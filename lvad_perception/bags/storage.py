@@ -1,4 +1,4 @@
-"""Opening and creating rosbag2 bags: every failure is a BagError, and a bag is there whole or not at all."""
+"""Opening and creating rosbag2 bags: what cannot be read or written is a BagError; a bag is whole or not there."""
 
 import shutil
 import sqlite3
@@ -138,6 +138,9 @@ def create_bag(
 ) -> Iterator[BagWriter]:
     """Create a bag folder. It appears under its name when the block ends without an exception, else not at all.
 
+    Until then it is in a hidden folder beside it, ``.NAME.….partial``, which goes at the end unless the process is
+    killed.
+
     MCAP chunks are compressed with zstd, which shrinks masks a hundredfold; sqlite3 bags are not compressed.
 
     Args:
@@ -157,7 +160,7 @@ def create_bag(
     check_output(path, overwrite=overwrite)
     if storage not in STORAGES:
         raise BagError(f"bag storage {storage!r} is unknown; choose from {', '.join(STORAGES)}")
-    workplace = None
+    workplace = replaced = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         workplace = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
@@ -169,13 +172,16 @@ def create_bag(
         with writer:
             yield BagWriter(writer)
         if path.exists():  # the older bag goes only now that the new one is complete
-            path.rename(workplace / "replaced")
+            replaced = workplace / "replaced"
+            path.rename(replaced)
         (workplace / path.name).rename(path)
     except (OSError, sqlite3.Error, WriterError) as err:
         raise BagError(
             f"{path} cannot be written ({_sentence(err)}); choose a folder with space and permission"
         ) from err
     finally:
+        if replaced is not None and replaced.exists() and not path.exists():
+            replaced.rename(path)  # something came between the two renames
         if workplace is not None:
             shutil.rmtree(workplace, ignore_errors=True)
 

@@ -1,4 +1,4 @@
-"""BDD100K on disk: label files and masks of every published format -> Truth."""
+"""BDD100K on disk: label files and masks in the formats of 2018 and 2020 -> Truth."""
 
 from lvad_perception.errors import MissingDependencyError
 

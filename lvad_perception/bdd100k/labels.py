@@ -1,4 +1,4 @@
-"""BDD100K and Scalabel label JSON of every release -> typed frames, one at a time, by a compiled decoder.
+"""BDD100K and Scalabel label JSON, of 2018 and 2020 -> typed frames, one at a time, by a compiled decoder.
 
 What a file may be: a list of frames (det_20, the one-file JSON of 2018, Scalabel), an object ``{"frames": […]}``
 (Scalabel's Dataset), or the oldest form, one file per image with ``frames[0].objects``. Frames are located first and

@@ -1,7 +1,7 @@
 """The frames between the thread that receives and the thread that works.
 
-On the vehicle nothing is queued: a frame that arrives before the previous one of its camera was taken replaces it, so
-that what is processed is never older than it must be, however slow the model is. For evaluation there is a short queue
+On the vehicle one frame a camera waits: one that arrives before the previous one was taken replaces it, so that what is
+taken is the newest that has arrived, however slow the model is. For evaluation there is a short queue
 a camera instead, and who puts a frame into a full one waits.
 """
 

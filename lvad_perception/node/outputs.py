@@ -86,7 +86,7 @@ class CameraOutputs:
         types: ROS's message classes.
         options: what the results look like.
         database_version: of the model's classes, for ``VisionInfo``.
-        lossless: subscribers get every result, also those who are slow.
+        lossless: subscribers get every result, also those who are slow; publishing waits for them.
     """
 
     def __init__(

@@ -147,8 +147,8 @@ def _find_state(folder: Path, recipe: PretrainRecipe, *, resume: bool, overwrite
         state = read_content(folder / CHECKPOINT, file_format=FORMAT, written_by="lvad-train pretrain")
         check_same(_essence(state["recipe"]), _essence(msgspec.to_builtins(recipe)), folder)
         return state
-    if not overwrite and not resume:
-        check_empty(folder, (CHECKPOINT, RESULT))
+    if not overwrite:
+        check_empty(folder, checkpoint=CHECKPOINT, result=RESULT, resume=resume)
     return None
 
 

@@ -1,5 +1,6 @@
 import json
 import tracemalloc
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -192,6 +193,24 @@ class TestRefusals:
 
         monkeypatch.setattr("lvad_perception.bdd100k.Split.drivable", interrupt)
         with pytest.raises(interruption):
+            from_bdd100k(small_split, "val", tmp_path / "bag", overwrite=True)
+        assert [path.name for path in tmp_path.iterdir()] == ["bag"]
+        assert len(messages(tmp_path / "bag")[IMAGE]) == 1
+
+    @pytest.mark.parametrize("interruption", [KeyboardInterrupt, OSError])
+    def test_an_interruption_while_it_takes_its_name_keeps_the_older_bag(
+        self, tmp_path, small_split, monkeypatch, interruption
+    ):
+        from_bdd100k(small_split, "val", tmp_path / "bag", limit=1)
+        rename = Path.rename
+
+        def interrupt(path, target):
+            if target == tmp_path / "bag" and path.name == "bag":
+                raise interruption
+            return rename(path, target)
+
+        monkeypatch.setattr(Path, "rename", interrupt)
+        with pytest.raises(BagError if interruption is OSError else interruption):
             from_bdd100k(small_split, "val", tmp_path / "bag", overwrite=True)
         assert [path.name for path in tmp_path.iterdir()] == ["bag"]
         assert len(messages(tmp_path / "bag")[IMAGE]) == 1

@@ -1,5 +1,8 @@
 """The pixel encodings against decoders that are written here from the definitions, without OpenCV."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -144,3 +147,8 @@ class TestLayouts:
         except MessageError:
             return
         assert (image.shape, image.dtype) == ((height, width, 3), np.uint8)
+
+
+def test_the_page_on_bags_lists_every_encoding():
+    page = (Path(__file__).resolve().parents[2] / "docs" / "bags.md").read_text(encoding="utf-8")
+    assert set(ENCODINGS) <= set(re.findall(r"\w+", page[page.index("Encodings:") :]))

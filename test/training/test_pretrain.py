@@ -142,6 +142,14 @@ def test_a_run_is_neither_overwritten_nor_continued_as_another(run, pictures, tm
         run(resume=True, root=fewer)
 
 
+def test_a_result_without_its_checkpoint_is_not_resumed_over(run, tmp_path):
+    run()
+    (tmp_path / "run" / "checkpoint.pt").unlink()
+    with pytest.raises(ConfigError, match=r"holds backbone.pt, but no checkpoint.pt to resume from; give --overwrite"):
+        run(resume=True)
+    assert (tmp_path / "run" / "backbone.pt").is_file()
+
+
 def test_what_is_fed_differently_may_go_on(run):
     whole = run()
     assert run(resume=True, data={"workers": 1}, train={"checkpoint_every": 9}, neighbours={"shown": 1}) == whole

@@ -106,6 +106,14 @@ def test_a_run_is_not_overwritten_by_accident(run):
         run()
 
 
+def test_a_result_without_its_checkpoint_is_not_resumed_over(run, tmp_path):
+    run()
+    (tmp_path / "run" / CHECKPOINT).unlink()
+    with pytest.raises(ConfigError, match=r"holds model.pt, but no checkpoint.pt to resume from; give --overwrite"):
+        run(resume=True)
+    assert (tmp_path / "run" / "model.pt").is_file()
+
+
 def test_resuming_with_another_recipe_is_refused(run):
     run()
     with pytest.raises(ConfigError, match=r"the recipe changed since this run began \(in train\)"):
