@@ -12,7 +12,7 @@ COPY setup.py setup.cfg pyproject.toml ./
 COPY requirements requirements
 COPY lvad_perception/__init__.py lvad_perception/
 # hadolint ignore=DL3013,SC2086
-RUN pip install --no-cache-dir --editable '.[train,pretrain,bags,eval,video,openvino]' -c requirements/tested.txt $PIP_ARGS
+RUN pip install --no-cache-dir --editable '.[train,export,pretrain,bags,eval,video,openvino]' -c requirements/tested.txt $PIP_ARGS
 COPY . .
 RUN pip install --no-cache-dir --no-deps --editable . \
     && useradd --create-home --uid 2000 lvad && chmod 1777 /home/lvad

@@ -72,18 +72,28 @@ def test_every_requirement_has_a_tested_version() -> None:
     assert wanted <= tested, f"run make lock: no tested version of {', '.join(sorted(wanted - tested))}"
 
 
-def test_the_vehicles_image_installs_what_its_page_says() -> None:
-    """Of the first pip line of docs/ros.md; numpy's bound depends on the distribution, the image finds it."""
+def test_the_vehicles_image_installs_a_line_of_its_page() -> None:
+    """numpy's bound depends on the distribution, the image finds it."""
 
-    def names(text: str) -> set[str]:
-        line = re.sub(r"\\\n", " ", text[text.index("pip install") :]).splitlines()[0]
-        words = [word.strip("\"'") for word in line.split()[2:]]
-        return {re.split(r"[<>=]", word)[0] for word in words if not word.startswith("-")} - {"numpy"}
+    def names(line: str) -> frozenset[str]:
+        words = [word.strip("\"'") for word in line.partition("#")[0].split()]
+        return frozenset(re.split(r"[<>=]", word)[0] for word in words if not word.startswith("-")) - {"numpy"}
 
     page = (ROOT / "docs" / "ros.md").read_text(encoding="utf-8")
-    image = (ROOT / "docker" / "vehicle.Dockerfile").read_text(encoding="utf-8")
-    assert "onnxruntime" in names(image)
-    assert names(image) == names(page)
+    image = (ROOT / "docker" / "vehicle.Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = {names(line) for line in re.findall(r"^pip install (.*)$", page, re.MULTILINE)}
+    (installed,) = re.findall(r"pip install (.*)$", image, re.MULTILINE)
+    assert {"onnxruntime", "rosbags"} <= names(installed)
+    assert names(installed) in lines
+
+
+def test_the_training_image_has_the_extras_that_make_sets_up() -> None:
+    make, image = (
+        set(re.findall(r"'\.\[([\w,]+)\]'", (ROOT / file).read_text(encoding="utf-8"))[0].split(","))
+        for file in ("Makefile", "docker/training.Dockerfile")
+    )
+    assert "train" in make
+    assert make - {"docs", "test"} <= image
 
 
 def test_typed_packages_say_so() -> None:
