@@ -50,7 +50,7 @@ def open_engine(
 
     Raises:
         ModelFileError: the file is missing, truncated, of another kind, or does not fit its manifest.
-        VocabularyMismatchError: the model was trained on other classes.
+        VocabularyMismatchError: the model has an unknown task or other drivable classes.
         EngineError: the runtime or the precision is not to be had on this machine or for this file.
         MissingDependencyError: the runtime is not installed.
         ConfigError: ``threads`` is below 1; no such runtime or precision.

@@ -44,7 +44,7 @@ class OnnxEngine(LoadedEngine):
 
         Raises:
             ModelFileError: truncated, not ONNX, without manifest, or its graph does not fit the manifest.
-            VocabularyMismatchError: the model was trained on other classes.
+            VocabularyMismatchError: the model has an unknown task or other drivable classes.
             MissingDependencyError: ONNX Runtime is not installed.
             EngineError: it has no such provider, the provider did not load, or it does not compute in this precision.
         """

@@ -41,7 +41,7 @@ class OpenVinoEngine(LoadedEngine):
 
         Raises:
             ModelFileError: truncated, not ONNX, without manifest, or its graph does not fit the manifest.
-            VocabularyMismatchError: the model was trained on other classes.
+            VocabularyMismatchError: the model has an unknown task or other drivable classes.
             MissingDependencyError: OpenVINO is not installed.
             EngineError: this CPU or this file does not compute in that precision.
         """

@@ -34,7 +34,7 @@ def load_program(path: Path) -> tuple[Any, Manifest]:
 
     Raises:
         ModelFileError: truncated, of another kind, without manifest, unsafe, or its graph does not fit its manifest.
-        VocabularyMismatchError: the model was trained on other classes.
+        VocabularyMismatchError: the model has an unknown task or other drivable classes.
         EngineError: this torch cannot read what another version wrote.
         MissingDependencyError: torch or torchvision is not installed.
     """

@@ -64,7 +64,7 @@ class PyTorchEngine(LoadedEngine):
 
         Raises:
             ModelFileError: truncated, of another kind, without manifest, unsafe, or its graph differs from it.
-            VocabularyMismatchError: the model was trained on other classes.
+            VocabularyMismatchError: the model has an unknown task or other drivable classes.
             EngineError: there is no CUDA device, or torch cannot read or run the program.
             MissingDependencyError: torch or torchvision is not installed.
             ConfigError: no such precision.

@@ -42,7 +42,7 @@ class TensorRtEngine(LoadedEngine):
 
         Raises:
             ModelFileError: truncated, of another kind, without manifest, or its tensors do not fit the manifest.
-            VocabularyMismatchError: the model was trained on other classes.
+            VocabularyMismatchError: the model has an unknown task or other drivable classes.
             EngineError: built for another TensorRT or GPU, there is no GPU, or TensorRT cannot load it.
             MissingDependencyError: TensorRT or torch is not installed.
         """

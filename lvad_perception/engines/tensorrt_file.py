@@ -93,7 +93,7 @@ def read_engine_file(path: Path) -> EngineFile:
 
     Raises:
         ModelFileError: missing, truncated, of another kind, or without manifest.
-        VocabularyMismatchError: the model was trained on other classes.
+        VocabularyMismatchError: the model has an unknown task or other drivable classes.
         MissingDependencyError: a ``.pth`` file, and torch is not installed.
     """
     if path.suffix == ".pth":
