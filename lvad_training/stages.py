@@ -1,7 +1,7 @@
 """The recipe in stages: teach, pseudo-label, adapt, finetune; each also alone, and skipped when it is up to date.
 
 A recipe with a section ``stages`` becomes an ordered list of stages, each with a folder of its own. Beside what the
-stage makes, its folder holds ``stage.json``: a digest of everything that the result depends on, the state, and the
+stage makes, its folder holds ``stage.json``: digests of what the result depends on (``_inputs``), the state, and the
 version of the code. A finished stage whose inputs are as they were is skipped; one that was interrupted continues.
 """
 
@@ -246,9 +246,11 @@ def _stage_settings(recipe: Recipe, stage: StageConfig) -> TrainConfig:
 
 
 def _inputs(stage: Stage, images: str) -> dict[str, str]:
-    """A digest per part of everything that the stage's result depends on, files by their content.
+    """A digest per part of what the stage's result depends on: the recipe, and by their content lists, teachers, pseudo
+    labels' record and starting checkpoint.
 
-    ``images`` is the digest of the training split, the same for all stages.
+    ``images`` is the digest of the training split, the same for all stages: of names and of what is annotated. Pixels,
+    labels themselves, the file of ``model.backbone.weights`` and the versions of code and libraries are not looked at.
     """
     recipe = stage.recipe
     plain = essence(recipe)
