@@ -28,7 +28,7 @@ SMALL = {
     "backbone": {"name": "resnet18", "options": NARROW},
     "views": {"size_px": 32, "small_px": 32, "small_count": 1},
     "head": {"hidden": 16, "width": 8, "prototypes": 6},
-    "train": {"steps": 5, "batch_size": 4, "warmup_steps": 1, "checkpoint_every": 2},
+    "train": {"steps": 5, "batch_size": 4, "warmup_steps": 1, "checkpoint_every": 2, "precision": "no"},
     "neighbours": {"frames": 8, "queries": 2, "shown": 3, "apart": 1},
 }
 
