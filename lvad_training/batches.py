@@ -77,7 +77,7 @@ def evaluation_batches(
     if optional and split_name not in find_splits(root):
         return None
     split = recipe_split(recipe, split_name)
-    frames = np.arange(len(split), dtype=np.int64)
+    frames: Frames = np.arange(len(split), dtype=np.int64)
     if data.val_only and split_name == data.val_split:
         frames = frames[[split.name_of(int(frame)).startswith(data.val_only) for frame in frames]]
         if not len(frames):

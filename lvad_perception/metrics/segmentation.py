@@ -84,7 +84,8 @@ def confuse(truth: UInt8, prediction: UInt8, classes: int) -> Confusion:
     # All 256 x 256 value pairs are counted and folded afterwards: no masks over pixels are needed.
     pairs = (truth.astype(np.uint16) << 8) | prediction
     joint = np.bincount(pairs.ravel(), minlength=1 << 16).reshape(256, 256)[:classes]
-    return np.concatenate([joint[:, :classes], joint[:, classes:].sum(1, keepdims=True)], axis=1).astype(np.int64)
+    folded = [joint[:, :classes], joint[:, classes:].sum(1, keepdims=True)]
+    return np.asarray(np.concatenate(folded, axis=1), np.int64)
 
 
 def score(confusion: Confusion, names: tuple[str, ...]) -> SegmentationScores:

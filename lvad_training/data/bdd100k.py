@@ -97,7 +97,7 @@ class EvaluationSet(Dataset[EvaluationSample]):
         return self.split.truth(int(self.indices[index]), source_hw)
 
 
-def _chosen(split: Split, indices: Sequence[int] | Frames | None) -> np.ndarray:
+def _chosen(split: Split, indices: Sequence[int] | Frames | None) -> Frames:
     """int64 [N]; an array instead of a list, so that worker processes share its memory."""
     if indices is None:
         return np.arange(len(split), dtype=np.int64)

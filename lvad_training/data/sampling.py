@@ -135,7 +135,7 @@ class _Epochs:
         self._seed = seed
         self._words = words
         self._epoch_in_hand = -1
-        self._order = np.zeros(0, np.int64)
+        self._order: npt.NDArray[np.int64] = np.zeros(0, np.int64)
 
     def at(self, place: int) -> tuple[int, int]:
         """(epoch, which thing) at a place in the endless sequence."""

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 
 from lvad_perception.errors import ConfigError
-from lvad_perception.types import Detections, UInt8
+from lvad_perception.types import Bool, Detections, Float32, UInt8
 from lvad_perception.vocabulary import DETECTION, DRIVABLE, SEMANTIC, TASKS, UNLABELED, Vocabulary
 from lvad_training.pseudo.matching import Matches
 from lvad_training.recipe import PseudoConfig
@@ -80,7 +80,7 @@ def auto_thresholds(matches: Iterable[Matches]) -> dict[str, float]:
     return found
 
 
-def _best_threshold(scores: np.ndarray, hits: np.ndarray, truth: int) -> float | None:
+def _best_threshold(scores: Float32, hits: Bool, truth: int) -> float | None:
     order = np.argsort(-scores, kind="stable")
     scores, right = scores[order], np.cumsum(hits[order])
     candidates = np.unique(scores[(scores >= LOWEST) & (scores <= HIGHEST)])[::-1]

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from lvad_perception.types import UInt8
+from lvad_perception.types import Bool, UInt8
 from lvad_perception.vocabulary import DRIVABLE, DRIVABLE_BACKGROUND, SEMANTIC
 from lvad_training.data.sample_set.atmosphere import Array, Atmosphere, sample_noise
 from lvad_training.data.sample_set.camera import Camera, Points, Road
@@ -118,7 +118,7 @@ def paint_ground(
     x = (np.arange(width, dtype=np.float32)[None] + 0.5 - width / 2) * metres  # (R, W)
     s = x - road.offset(z.astype(np.float64)).astype(np.float32)
 
-    in_junction = np.zeros(len(rows), bool)
+    in_junction: Bool = np.zeros(len(rows), bool)
     if layout.junction is not None:
         in_junction = (z[:, 0] > layout.junction[0]) & (z[:, 0] < layout.junction[1])
     zone = np.zeros(s.shape, np.uint8)

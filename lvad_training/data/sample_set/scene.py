@@ -69,7 +69,7 @@ def render_scene(rng: np.random.Generator, size_hw: Size) -> Scene:
     sky = paint_sky(camera, atmosphere, rng)
     ground = paint_ground(camera, road, plan.layout, atmosphere, shadows, lamps if atmosphere.is_night else [], rng)
     sky[ground.first_row :] = ground.color[ground.first_row :]
-    semantic = np.full(size_hw, SEMANTIC.index("sky"), np.uint8)
+    semantic: UInt8 = np.full(size_hw, SEMANTIC.index("sky"), np.uint8)
     semantic[ground.first_row :] = ground.semantic[ground.first_row :]
     canvas = Canvas(camera, atmosphere, np.clip(sky, 0, 255).astype(np.uint8), semantic)
     built_up = plan.place == "city street" and rng.uniform() < 0.6

@@ -98,7 +98,7 @@ def paint_barrier(
     if kind == WALL:
         canvas.polygon(face, color, WALL, shade=shade)
         canvas.polygon(_panel(face, 0, 0.9, 1, 1), scaled(color, 1.15), None, shade=shade)
-        for seam in np.arange(0.25, 1, 0.25):
+        for seam in np.arange(0.25, 1, 0.25).tolist():
             canvas.polygon(_panel(face, seam - 0.006, 0, seam + 0.006, 0.9), scaled(color, 0.8), None, shade=shade)
         return
     # Annotators outline a fence as a whole, so its mesh belongs to it.
