@@ -1,9 +1,11 @@
 """Recipe -> batches for training and evaluation, and the images that an export is compared on."""
 
+import multiprocessing
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import cv2
 import numpy as np
@@ -26,6 +28,13 @@ from lvad_training.samples import Batch, EvaluationSample, collate
 from lvad_training.split import Split
 
 COMPARISON_IMAGES = 6
+START_METHOD: Final = "forkserver"
+"""How a loader's processes start, whatever Python's default is: fork up to 3.13, forkserver from 3.14 on.
+
+Forking a training would copy its locks without the threads that hold them (OpenMP's and OpenCV's pools, the progress
+bar's monitor, CUDA's), which can deadlock. A process that is spawned imports torch anew, at every evaluation again. The
+fork server is one process without such threads that imports this module once and then forks in milliseconds.
+"""
 
 
 def training_batches(recipe: Recipe, *, first: int, last: int, process: int, processes: int) -> Iterable[Batch]:
@@ -211,18 +220,25 @@ def _selected(split: Split, data: DataConfig) -> Frames:
 def guarded_loader(dataset: Dataset[Any], workers: int, merge: Callable[[list[Any]], Any], **options: Any) -> "Batches":
     """A loader whose bad files end it with their sentence, also out of other processes.
 
+    The processes start by ``START_METHOD``: a script that makes such a loader keeps its own work behind
+    ``if __name__ == "__main__":``, since they import it.
+
     Args:
-        dataset: raises an LvadError where a file is bad.
+        dataset: raises an LvadError where a file is bad. Every process gets a pickled copy, which is to be small: what
+            is large is memory-mapped and opened again.
         workers: processes; 0 for this one.
-        merge: samples -> batch.
+        merge: samples -> batch; pickled as well.
         options: further arguments of torch's loader.
     """
+    context = multiprocessing.get_context(START_METHOD)
+    context.set_forkserver_preload([__name__])
     loader = DataLoader(
         _Guarded(dataset),
         num_workers=workers,
+        multiprocessing_context=context if workers else None,
         prefetch_factor=4 if workers else None,
         collate_fn=partial(_merge_unless_failed, merge),
-        worker_init_fn=_one_thread,
+        worker_init_fn=partial(_start_worker, Path.cwd()),
         generator=torch.Generator(),  # its draws must not disturb the global generator, which a resumed run restores
         **options,
     )
@@ -261,8 +277,12 @@ class _Guarded(Dataset[Any]):
             return err
 
 
-def _one_thread(_: int) -> None:
-    """The processes are the parallelism: OpenCV's own threads would only fight over the cores."""
+def _start_worker(folder: Path, _: int) -> None:
+    """Relative paths mean what they mean in the main process, whose folder when Python started may have been another.
+
+    The processes are the parallelism: OpenCV's own threads would only fight over the cores.
+    """
+    os.chdir(folder)
     cv2.setNumThreads(0)
 
 

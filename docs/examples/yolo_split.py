@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from torch.utils.data import DataLoader
 
 from lvad_perception.errors import DatasetError, LabelError
 from lvad_perception.images import read_image
 from lvad_perception.types import Bool, Detections, Float32, Int32, Size, Truth, TruthBoxes, UInt8
 from lvad_perception.vocabulary import DETECTION
+from lvad_training.batches import guarded_loader
 from lvad_training.data.annotation import Annotation
 from lvad_training.data.bdd100k import TrainingSet
 from lvad_training.data.check_frames import Counts, Problem, check_frames
@@ -155,7 +155,7 @@ def batches(split: Split, recipe: Recipe) -> Iterable[Batch]:
     stream = TrainingStream(
         count=len(samples), batch_size=settings.batch_size, seed=settings.seed, first=0, last=settings.steps
     )
-    return DataLoader(samples, batch_sampler=stream, collate_fn=collate, num_workers=recipe.data.workers)
+    return guarded_loader(samples, recipe.data.workers, collate, batch_sampler=stream)
 
 
 # --8<-- [end:batches]

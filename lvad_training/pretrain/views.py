@@ -1,7 +1,9 @@
 """Random views of frames, by lightly's transforms: a function of seed, epoch and frame alone."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -76,6 +78,8 @@ def _of_images(transform: MultiViewTransform) -> Transform:
 class ViewSet(Dataset[tuple[str, list[Tensor]]]):
     """Views of frames, drawn anew in every epoch.
 
+    Frames are kept as arrays of their names and paths: each of the loader's processes gets a copy.
+
     Args:
         frames: what there is.
         transform: makes the views; its chance is torch's and numpy's global generators.
@@ -83,24 +87,24 @@ class ViewSet(Dataset[tuple[str, list[Tensor]]]):
     """
 
     def __init__(self, frames: Sequence[Frame], transform: Transform, *, seed: int) -> None:
-        self.frames = frames
+        self._names = np.array([os.fsencode(frame.name) for frame in frames], np.bytes_)
+        self._paths = np.array([os.fsencode(frame.path) for frame in frames], np.bytes_)
         self.transform = transform
         self.seed = seed
 
     def __len__(self) -> int:
-        return len(self.frames)
+        return len(self._names)
 
     def __getitem__(self, key: Key) -> tuple[str, list[Tensor]]:
         epoch, index, _ = key
-        frame = self.frames[index]
-        image = Image.fromarray(read_image(frame.path))
+        image = Image.fromarray(read_image(Path(os.fsdecode(self._paths[index]))))
         words = np.random.SeedSequence([self.seed, epoch, index]).generate_state(2)
         before = np.random.get_state()  # noqa: NPY002  # lightly draws from the global generator
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(words[0]))
             np.random.seed(int(words[1]))  # noqa: NPY002
             try:
-                return frame.name, list(self.transform(image))
+                return os.fsdecode(self._names[index]), list(self.transform(image))
             finally:
                 np.random.set_state(before)  # noqa: NPY002
 

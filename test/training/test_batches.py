@@ -1,10 +1,14 @@
+import pickle
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lvad_perception.bdd100k import open_split
-from lvad_perception.errors import DatasetError
+from lvad_perception.errors import DatasetError, ImageError
 from lvad_perception.vocabulary import TASKS
+from lvad_training import batches as batches_module
 from lvad_training.batches import (
     evaluation_batches,
     labelled_images,
@@ -54,6 +58,17 @@ def labelled(recipe, *, steps=40):
                 if target is not None:
                     found[task].add(name)
     return found
+
+
+def same(one, other):
+    """Whether dataclasses, lists, tensors and arrays hold the same values."""
+    if is_dataclass(one):
+        return type(one) is type(other) and all(
+            same(getattr(one, field.name), getattr(other, field.name)) for field in fields(one)
+        )
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(same, one, other))
+    return type(one) is type(other) and bool(np.array_equal(one, other))
 
 
 def names(split, frames):
@@ -110,6 +125,48 @@ def test_batches_can_start_at_any_micro_step(small_split, make_recipe, sampler):
     whole, resumed = images(0), images(5)
     assert [batch.names for batch in resumed] == [batch.names for batch in whole[5:]]
     assert all((one.images == other.images).all() for one, other in zip(resumed, whole[5:], strict=True))
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+def test_processes_give_the_same_batches_however_they_start(small_split, make_recipe, monkeypatch, method):
+    monkeypatch.setattr(batches_module, "START_METHOD", method)
+    monkeypatch.chdir(small_split.parent)  # long after Python started
+
+    def read(workers):
+        recipe = make_recipe(small_split.name, data={"workers": workers})
+        training = list(training_batches(recipe, first=1, last=4, process=0, processes=1))
+        return training, [pair for batch in evaluation_batches(recipe, "val", optional=False) for pair in batch]
+
+    (training, evaluation), (training_here, evaluation_here) = read(1), read(0)
+    assert len(training) == 3
+    assert len(evaluation) == 8
+    assert same(training, training_here)
+    assert same(evaluation, evaluation_here)
+    assert not same(training[0], training[1])
+
+
+def test_python_does_not_choose_how_processes_start(small_split, make_recipe):
+    batches = training_batches(make_recipe(small_split, data={"workers": 1}), first=0, last=1, process=0, processes=1)
+    assert batches.loader.multiprocessing_context.get_start_method() == "forkserver"
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_bad_file_ends_the_batches_with_its_sentence(make_small_split, make_recipe, tmp_path, workers):
+    root = make_small_split(tmp_path / "spoilt")
+    path = open_split(root, "val").image_path(0)
+    path.write_bytes(path.read_bytes()[:-40])
+    recipe = make_recipe(root, data={"workers": workers})
+    with pytest.raises(ImageError, match=rf"{path} is a truncated image"):
+        list(training_batches(recipe, first=0, last=4, process=0, processes=1))
+
+
+def test_what_reaches_other_processes_is_small(small_split, make_recipe, lists, pseudo):
+    recipe = make_recipe(small_split, data={"lists": lists, "pseudo": pseudo})
+    for batches in (
+        training_batches(recipe, first=0, last=1, process=0, processes=1),
+        evaluation_batches(recipe, "val", optional=False),
+    ):
+        assert len(pickle.dumps(batches.loader.dataset)) < 8000
 
 
 def test_a_sampler_needs_images_of_every_task(small_split, make_recipe):

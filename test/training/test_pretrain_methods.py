@@ -1,5 +1,8 @@
 """What the methods' networks and losses promise: who learns, who follows, what is remembered."""
 
+import os
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -153,6 +156,18 @@ def test_optimisers_and_their_schedule():
     assert all(parameter.ndim == 1 for parameter in others["params"])
     momentum = build_optimizer(make_recipe("byol"), make_method(make_recipe("byol")).network, processes=1)
     assert all(p.requires_grad for group in momentum.param_groups for p in group["params"])
+
+
+@pytest.mark.parametrize("method", DEFAULTS)
+def test_views_reach_other_processes_small(method, tmp_path):
+    frames = [Frame(f"sky-é-{i}", tmp_path / f"sky-é-{i}.png", ".") for i in range(1000)]
+    Image.fromarray(np.zeros((40, 64, 3), np.uint8)).save(frames[7].path)
+    views = ViewSet(frames, make_transform(method, make_recipe(method).views), seed=3)
+    data = pickle.dumps(views)
+    assert len(data) < 10_000 + 1000 * (len(frames[-1].name.encode()) + len(os.fsencode(frames[-1].path)))
+    (name, here), (_, there) = views[0, 7, None], pickle.loads(data)[0, 7, None]
+    assert name == "sky-é-7"
+    assert all(torch.equal(one, other) for one, other in zip(here, there, strict=True))
 
 
 @pytest.mark.parametrize("method", DEFAULTS)
