@@ -16,6 +16,7 @@ from lvad_perception.commands.models import add_model_commands
 from lvad_perception.commands.optimize import add_optimize
 from lvad_perception.commands.quantize import add_quantize
 from lvad_perception.errors import LvadError
+from lvad_perception.opencv import import_opencv
 
 STATUS_BAD_INPUT: Final = 2
 STATUS_INTERRUPTED: Final = 128 + signal.SIGINT
@@ -42,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     run: Callable[[argparse.Namespace], None] = arguments.run
     try:
         with _terminable():
+            import_opencv()
             run(arguments)
             sys.stdout.flush()
     except LvadError as err:

@@ -4,7 +4,8 @@ import argparse
 import sys
 
 import lvad_perception
-from lvad_perception.errors import LvadError
+from lvad_perception.errors import LvadError, MissingDependencyError
+from lvad_perception.opencv import import_opencv
 from lvad_training.commands.checkpoint import add_checkpoint_commands
 from lvad_training.commands.data import add_data_commands
 from lvad_training.commands.report import add_report_command
@@ -19,14 +20,25 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     options = _parser().parse_args(arguments)
     try:
-        status: int = options.run(options)
-        return status
+        import_opencv()
+        return _run(options)
     except LvadError as err:
         print(f"lvad-train: error: {err}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
         print("lvad-train: interrupted; a run continues with --resume", file=sys.stderr)
         return EXIT_INTERRUPTED
+
+
+def _run(options: argparse.Namespace) -> int:
+    """Run the command. Raises MissingDependencyError where only the vehicle's installation is there."""
+    try:
+        status: int = options.run(options)
+    except ModuleNotFoundError as err:
+        if (err.name or "").startswith("lvad_"):
+            raise
+        raise MissingDependencyError(f"training needs {err.name}; pip install 'lvad_perception[train]'") from err
+    return status
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS = {
     "lvad_perception": [
         {"types", "vocabulary", "errors", "command_line", "machine"},
+        {"opencv"},
         {"manifest", "images", "pixels", "preprocess", "postprocess", "metrics", "topics", "problems", "agreement"},
         {"engines", "bdd100k", "messages", "overlay", "video"},
         {"perceiver", "report", "pairing", "calibration"},
@@ -51,6 +52,7 @@ SHARED_WITH_TRAINING = {
     "machine",
     "manifest",
     "agreement",
+    "opencv",
     "images",
     "preprocess",
     "postprocess",

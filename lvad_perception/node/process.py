@@ -6,7 +6,8 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from lvad_perception.errors import LvadError
+from lvad_perception.errors import LvadError, MissingDependencyError
+from lvad_perception.opencv import import_opencv
 
 STATUS_BAD_INPUT: Final = 2
 """Exit status when an argument or parameter is impossible or a dependency is missing."""
@@ -26,13 +27,18 @@ def run_until_signal(program: str, run: Callable[[threading.Event], int]) -> int
             process as cleanly as later; returns the exit status.
 
     Returns:
-        The exit status, ``STATUS_BAD_INPUT`` with one sentence on standard error when an import failed.
+        The exit status, ``STATUS_BAD_INPUT`` with one sentence on standard error when an import failed, OpenCV's or
+        another.
     """
     stop = threading.Event()
     for number in _SIGNALS:
         signal.signal(number, lambda *_: stop.set())
     try:
+        import_opencv()
         status = run(stop)
+    except MissingDependencyError as err:
+        print(f"{program}: {err}", file=sys.stderr)
+        status = STATUS_BAD_INPUT
     except ImportError as err:
         print(
             f"{program}: {err.name} cannot be imported by {sys.executable} ({err}); source ROS 2 and activate the "
