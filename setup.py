@@ -21,14 +21,12 @@ def _files(pattern: str) -> list[str]:
 
 
 EXTRAS = {
-    # Offline training, evaluation and export. torch and onnxscript: the lowest pair that exports the model.
+    # Offline training and evaluation.
     "train": [
-        "torch>=2.14",
-        "torchvision>=0.29",
+        "torch>=2.4",
+        "torchvision>=0.19",
         "timm>=1.0.9",
         "accelerate>=1.0",
-        "onnx>=1.17",
-        "onnxscript>=0.7",
         "safetensors>=0.4",
         # Text towers of the language prior; the vehicle needs neither.
         "open_clip_torch>=3.0",
@@ -40,6 +38,8 @@ EXTRAS = {
         "pillow>=10.3",
         "simplejpeg>=1.7",
     ],
+    # A trained model as a model file: the lowest torch and onnxscript that export it alike.
+    "export": ["torch>=2.14", "onnx>=1.17", "onnxscript>=0.7"],
     # Bags without ROS, and BDD100K labels into bags.
     "bags": ["rosbags>=0.11", "msgspec>=0.18.6", "pillow>=10.3"],
     # Average precision of boxes.
