@@ -8,7 +8,7 @@ SHELL := /bin/bash
 ROS_SETUP ?= $(firstword $(wildcard /opt/ros/*/setup.bash))
 # rclpy is built for one Python: where ROS is installed, that version comes first.
 ROS_PYTHON := $(notdir $(firstword $(wildcard $(addsuffix lib/python3.*,$(dir $(ROS_SETUP))))))
-PYTHON ?= $(shell for python in $(ROS_PYTHON) python3.12 python3.11 python3.10 python3; do \
+PYTHON ?= $(shell for python in $(ROS_PYTHON) python3.14 python3.13 python3.12 python3.11 python3.10 python3; do \
 	  if $$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then \
 	    echo $$python; break; fi; done)
 
@@ -52,7 +52,7 @@ ifneq ($(CONSTRAINTS),requirements/tested.txt)
 	{ echo 'numpy<2'; grep -vE '^(numpy|opencv-python-headless|ml-dtypes|scipy)==' requirements/tested.txt; } >$(CONSTRAINTS)
 endif
 	$(BIN)/python -m pip install --quiet --upgrade pip setuptools -c $(CONSTRAINTS) $(PIP_ARGS)
-	$(BIN)/python -m pip install -e '.[train,pretrain,bags,eval,video,openvino,docs,test]' -c $(CONSTRAINTS) $(PIP_ARGS)
+	$(BIN)/python -m pip install -e '.[train,export,pretrain,bags,eval,video,openvino,docs,test]' -c $(CONSTRAINTS) $(PIP_ARGS)
 	@touch $@
 
 .PHONY: docs
@@ -69,6 +69,10 @@ demo: setup ## Train, export, replay a bag and report in a few minutes; DATA=fol
 test: lint typecheck ## Lint, type-check, run all tests; with ROS 2 installed also colcon and the ROS tests.
 	OMP_NUM_THREADS=1 $(WITHOUT_ROS) $(BIN)/python -m pytest -n $(JOBS) -m 'not ros' $(PYTEST_ARGS)
 	@$(MAKE) --no-print-directory ros-test
+
+.PHONY: test-installs
+test-installs: setup ## Try each install line of the documentation in a fresh environment; downloads gigabytes.
+	$(WITHOUT_ROS) PIP_ARGS="$(PIP_ARGS)" $(BIN)/python -m pytest test/installs/check_installs.py -o timeout=3600 $(PYTEST_ARGS)
 
 .PHONY: lint
 lint: setup ## Check style and formatting (ruff).
@@ -100,7 +104,7 @@ bench: setup ## Time the label index at BDD100K's size; the perception runtime h
 lock: setup ## Write requirements/tested.txt anew from the newest versions that setup.py allows.
 	$(BIN)/python -m pip install --quiet uv
 	{ sed '/^[^#]/,$$d' requirements/tested.txt; $(BIN)/uv pip compile setup.py --quiet --upgrade --universal \
-	  --python-version 3.10 --extra train --extra pretrain --extra bags --extra eval --extra video --extra openvino --extra docs --extra test \
+	  --python-version 3.10 --extra train --extra export --extra pretrain --extra bags --extra eval --extra video --extra openvino --extra docs --extra test \
 	  --no-header --no-annotate; } > requirements/tested.new
 	mv requirements/tested.new requirements/tested.txt
 

@@ -25,9 +25,9 @@ EXTRAS = {
     "train": [
         "torch>=2.4",
         "torchvision>=0.19",
-        "timm>=1.0.9",
+        "timm>=1.0.17",
         "accelerate>=1.0",
-        "safetensors>=0.4",
+        "safetensors>=0.4.3",
         # Text towers of the language prior; the vehicle needs neither.
         "open_clip_torch>=3.0",
         "transformers>=5.0",
@@ -47,7 +47,8 @@ EXTRAS = {
     # Video files in and out.
     "video": ["av>=17.0"],
     # What `optimize` and TensorRT engines need beside TensorRT; on Jetson torch and TensorRT come with the system.
-    "tensorrt": ["tensorrt>=10.0,<11", "torch>=2.4", "onnx>=1.17"],
+    # Wheels of 10.0 and 10.1 do not say which TensorRT they want, and get 11.
+    "tensorrt": ["tensorrt>=10.2,<11", "torch>=2.4", "onnx>=1.17"],
     # A faster CPU runtime, and INT8 for it.
     "openvino": ["openvino>=2025.0", "onnx>=1.17"],
     # Backbones from frames without labels.

@@ -24,6 +24,9 @@ from lvad_training.graph import ModelFileGraph
 
 OPSET = 18
 TOLERANCE = TOLERANCES["fp32"]
+OLDEST_TORCH = (2, 14)
+"""That exports the model; training does with an older one."""
+_REMEDY = "pip install 'lvad_perception[export]'"
 
 Runner = Callable[[UInt8], Sequence[np.ndarray[Any, Any]]]
 """uint8 [N, H, W, 3] -> the outputs in the order of ``Manifest.output_names``."""
@@ -70,8 +73,11 @@ def export(
     Raises:
         ExportError: the runtime disagrees with torch, or a file cannot be written; nothing is left at ``path``.
         CheckpointError: the weights do not fit their recipe.
-        MissingDependencyError: a library that writes or runs the format is not installed.
+        MissingDependencyError: a library that writes or runs the format is not installed, or torch is too old.
     """
+    if torch_version() < OLDEST_TORCH:
+        oldest = ".".join(map(str, OLDEST_TORCH))
+        raise MissingDependencyError(f"export needs torch {oldest} or newer and this is {torch.__version__}; {_REMEDY}")
     network_hw = network_hw or checkpoint.recipe.model.network_hw
     net = network_of(checkpoint, source="the checkpoint")
     camera = CameraFrame(camera_hw, network_hw) if camera_hw is not None else None
@@ -99,6 +105,12 @@ def export(
     return agreement
 
 
+def torch_version() -> tuple[int, int]:
+    """torch's major and minor number."""
+    major, minor = torch.__version__.split(".")[:2]
+    return int(major), int(minor)
+
+
 def run_batches(run: Runner, images: Sequence[UInt8], manifest: Manifest) -> list[RawOutputs]:
     """Run on all images, as many at a time as the manifest says; the last batch is filled up from the first images."""
     outputs = []
@@ -121,7 +133,7 @@ def write_onnx(graph: nn.Module, path: Path, manifest: Manifest) -> None:
         import onnx
         import onnxscript  # noqa: F401  # torch's exporter needs it and says so less clearly
     except ImportError as err:
-        raise MissingDependencyError(f"export needs {err.name}; pip install 'lvad_perception[train]'") from err
+        raise MissingDependencyError(f"export needs {err.name}; {_REMEDY}") from err
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")

@@ -124,7 +124,7 @@ def import_tensorrt(source: str) -> Any:
     except ImportError as err:
         raise MissingDependencyError(
             f"{source}: TensorRT cannot be imported ({first_line(err)}); on Jetson: sudo apt install tensorrt, in a "
-            "virtual environment with --system-site-packages; elsewhere: pip install 'tensorrt>=10.0,<11'"
+            "virtual environment with --system-site-packages; elsewhere: pip install 'tensorrt>=10.2,<11'"
         ) from err
     if version_of(tensorrt) < (8, 6):
         raise EngineError(

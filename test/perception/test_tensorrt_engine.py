@@ -150,7 +150,7 @@ def test_a_closed_engine_says_so(trt10, write_engine, images_like):
 def test_without_tensorrt_the_message_says_how_to_install_it(trt10, write_engine, monkeypatch):
     path = write_engine()
     monkeypatch.setitem(sys.modules, "tensorrt", None)
-    with pytest.raises(MissingDependencyError, match=r"sudo apt install tensorrt.*pip install 'tensorrt>=10\.0,<11'"):
+    with pytest.raises(MissingDependencyError, match=r"sudo apt install tensorrt.*pip install 'tensorrt>=10\.2,<11'"):
         TensorRtEngine(path, device=FakeCuda())
 
 
