@@ -54,7 +54,13 @@ EXTRAS = {
     # Backbones from frames without labels.
     "pretrain": ["lightly>=1.6"],
     # The documentation as a site.
-    "docs": ["mkdocs>=1.6", "mkdocs-material>=9.6", "mkdocstrings[python]>=1.0"],
+    "docs": [
+        "mkdocs>=1.6",
+        "mkdocs-material>=9.6",
+        "mkdocstrings[python]>=1.0",
+        # mkdocstrings' last release for Python 3.10 cannot call the highlighter of later ones.
+        "pymdown-extensions<12.2; python_version < '3.11'",
+    ],
     "test": [
         # ROS 2's launch_testing loads itself as a pytest plugin; that of Humble and Jazzy has a hook with the argument
         # `path`, with which pytest 9.1 does not start (nor the withdrawn 8.1.0): docs/ros.md, Test.
@@ -100,7 +106,7 @@ setup(
         # On ROS apt's python3-opencv takes this place; pip cannot see that, but nobody runs pip there.
         "opencv-python-headless>=4.6,<5",
         "onnxruntime>=1.17",
-        "tqdm>=4.64",
+        "tqdm>=4.57",
     ],
     extras_require=EXTRAS,
     zip_safe=False,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -28,7 +29,7 @@ OLDEST_TORCH = (2, 14)
 """That exports the model; training does with an older one."""
 _REMEDY = "pip install 'lvad_perception[export]'"
 
-Runner = Callable[[UInt8], Sequence[np.ndarray[Any, Any]]]
+Runner = Callable[[UInt8], Sequence[npt.NDArray[Any]]]
 """uint8 [N, H, W, 3] -> the outputs in the order of ``Manifest.output_names``."""
 
 
@@ -182,7 +183,7 @@ def _run_pt2(path: Path) -> Runner:
 
 
 def _torch_runner(graph: nn.Module) -> Runner:
-    def run(batch: UInt8) -> list[np.ndarray[Any, Any]]:
+    def run(batch: UInt8) -> list[npt.NDArray[Any]]:
         with torch.no_grad():
             return [tensor.numpy() for tensor in graph(torch.from_numpy(batch))]
 

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from benchmarks.gpu.job import Cells
 
-Arrays = dict[str, np.ndarray[Any, Any]]
+Arrays = dict[str, npt.NDArray[Any]]
 """Output name of the model file -> array."""
 
 

@@ -7,7 +7,6 @@ from typing import Final
 
 from lvad_perception.benchmark.bench import Bench
 from lvad_perception.benchmark.roofline import Roofline
-from lvad_perception.benchmark.stages import STAGES
 from lvad_perception.benchmark.statistics import median, p99
 from lvad_perception.report.charts import log_ticks, nice_ticks
 
@@ -25,7 +24,7 @@ text { fill: #22272e; } .tick { fill: #667; font-size: 11px; } .grid { stroke: #
 def draw(bench: Bench) -> str:
     """The drawing as the text of an SVG file: medians as bars with the 99th percentile as a mark."""
     stages = bench.stages
-    bars = [(name, median(stages.samples_ms[name]), p99(stages.samples_ms[name]), "bar") for name in STAGES]
+    bars = [(name, median(times), p99(times), "bar") for name, times in stages.samples_ms.items()]
     bars.append(("whole frame", median(stages.total_ms), p99(stages.total_ms), "bar"))
     for row in bench.batches:
         label = f"engine, batch {row.batch_size}, an image"

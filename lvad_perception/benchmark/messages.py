@@ -1,5 +1,8 @@
 """What a frame's results cost until they are bytes: messages as the node publishes them, serialised."""
 
+from functools import cache
+
+from lvad_perception.errors import MissingDependencyError
 from lvad_perception.messages import (
     Message,
     detections_to_message,
@@ -11,8 +14,20 @@ from lvad_perception.messages import (
 from lvad_perception.types import Predictions
 
 
+@cache
+def unavailable() -> str:
+    """Why there are no messages here, for want of rosbags; empty where there are."""
+    try:
+        rosbags_types()
+    except MissingDependencyError as err:
+        return str(err)
+    return ""
+
+
 def publish(predictions: Predictions, index: int) -> None:
-    """Build and serialise the messages of one frame, as publishing does."""
+    """Build and serialise the messages of one frame, as publishing does; nothing where they are ``unavailable``."""
+    if unavailable():
+        return
     types, store = rosbags_types(), rosbags_typestore()
     header = make_header(index, "camera", types=types)
     messages: list[Message] = []

@@ -10,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from lvad_perception.benchmark.frames import Decode
-from lvad_perception.benchmark.messages import publish
+from lvad_perception.benchmark.messages import publish, unavailable
 from lvad_perception.benchmark.statistics import Samples, median, p99
 from lvad_perception.engines.plain import PlainNetwork
 from lvad_perception.errors import ConfigError
@@ -30,8 +30,9 @@ class BenchmarkResult:
         network_hw: size of the network input.
         batch_size: images in one run of the engine; its stages' times are shared out among them.
         size_hw: size of the first frame.
-        samples_ms: stage -> float64 [frames].
+        samples_ms: stage -> float64 [frames]; without "messages" where they cannot be built.
         rivals_ms: name of another network -> its time per image, each taken right after that frame, float64 [frames].
+        no_messages: why "messages" were not timed; empty when they were.
     """
 
     source: str
@@ -41,11 +42,12 @@ class BenchmarkResult:
     size_hw: Size
     samples_ms: dict[str, Samples]
     rivals_ms: dict[str, Samples] = field(default_factory=dict)
+    no_messages: str = ""
 
     @property
     def total_ms(self) -> Samples:
         """All stages of each frame, float64 [frames]."""
-        return np.asarray(np.sum([self.samples_ms[stage] for stage in STAGES], axis=0))
+        return np.asarray(np.sum(list(self.samples_ms.values()), axis=0))
 
     @property
     def overhead_ms(self) -> Samples:
@@ -68,6 +70,7 @@ class BenchmarkResult:
             "size_hw": list(self.size_hw),
             "frames": len(self.total_ms),
             "frames_per_second": 1e3 / float(self.total_ms.mean()),
+            "messages_unknown": self.no_messages or None,
             "stages_ms": {name: {"median": median(row), "p99": p99(row)} for name, row in rows.items()},
         }
 
@@ -80,13 +83,14 @@ class BenchmarkResult:
             "",
             f"{'ms per frame':<14}{'median':>9}{'p99':>9}{'share':>8}",
         ]
-        for stage in STAGES:
-            row = self.samples_ms[stage]
+        for stage, row in self.samples_ms.items():
             share = 100 * float(row.sum() / total.sum())
             lines.append(f"{stage:<14}{median(row):>9.2f}{p99(row):>9.2f}{share:>7.1f}%")
         lines.append(f"{'total':<14}{median(total):>9.2f}{p99(total):>9.2f}{1e3 / float(total.mean()):>7.1f} frames/s")
         overhead, share = self.overhead_ms, 100 * float(self.overhead_ms.sum() / total.sum())
         lines.append(f"{'beside engine':<14}{median(overhead):>9.2f}{p99(overhead):>9.2f}{share:>7.1f}%")
+        if self.no_messages:
+            lines.append(f"messages were not timed: {self.no_messages}")
         return "\n".join(lines)
 
 
@@ -123,7 +127,8 @@ def run_benchmark(
             publish(prediction, 0)
         for rival in rivals:
             rival.run()
-    samples: dict[str, list[float]] = {stage: [] for stage in STAGES}
+    no_messages = unavailable()
+    samples: dict[str, list[float]] = {stage: [] for stage in STAGES if not (no_messages and stage == "messages")}
     others: dict[str, list[float]] = {rival.name: [] for rival in rivals}
     size_hw = (0, 0)
     with tqdm(total=count, desc="bench", unit="frame", disable=None if progress else True) as bar:
@@ -145,8 +150,8 @@ def run_benchmark(
                 "postprocess": timings.postprocess_ns,
                 "messages": published - perceived,
             }
-            for stage, span_ns in spans_ns.items():
-                samples[stage] += [span_ns / len(batch) / 1e6] * len(batch)
+            for stage, values in samples.items():
+                values += [spans_ns[stage] / len(batch) / 1e6] * len(batch)
             for rival in rivals:
                 others[rival.name] += [rival.timed_ms() / rival.batch_size] * len(batch)
             size_hw = size_hw if size_hw != (0, 0) else predictions[0].size_hw
@@ -161,4 +166,5 @@ def run_benchmark(
         size_hw=size_hw,
         samples_ms={stage: np.array(values[:count]) for stage, values in samples.items()},
         rivals_ms={name: np.array(values[:count]) for name, values in others.items()},
+        no_messages=no_messages,
     )

@@ -3,9 +3,12 @@ import numpy as np
 import pytest
 
 from lvad_perception.bags.storage import create_bag
+from lvad_perception.benchmark import messages
+from lvad_perception.benchmark.bench import Bench
+from lvad_perception.benchmark.drawing import draw
 from lvad_perception.benchmark.frames import bag_frames, folder_frames, synthetic_frames
 from lvad_perception.benchmark.stages import STAGES, run_benchmark
-from lvad_perception.errors import BagError, ConfigError, DatasetError
+from lvad_perception.errors import BagError, ConfigError, DatasetError, MissingDependencyError
 from lvad_perception.messages import image_to_message, make_header, rosbags_types
 from lvad_perception.perceiver import Perceiver
 
@@ -38,6 +41,22 @@ class TestTable:
             assert rows[stage] == [f"{times['median']:.2f}", f"{times['p99']:.2f}"]
             assert times["median"] <= times["p99"]
         assert sum(float(line.split()[3].rstrip("%")) for line in lines[4:9]) == pytest.approx(100, abs=0.5)
+
+    def test_without_rosbags_everything_but_messages_is_timed(self, perceiver, monkeypatch):
+        def absent():
+            raise MissingDependencyError("the rosbags package is not installed")
+
+        monkeypatch.setattr(messages, "rosbags_types", absent)
+        messages.unavailable.cache_clear()
+        try:
+            result = run_benchmark(perceiver, synthetic_frames((9, 16)), source="x", count=4, warm_up=1)
+        finally:
+            messages.unavailable.cache_clear()
+        assert list(result.samples_ms) == ["decode", "preprocess", "engine", "postprocess"]
+        np.testing.assert_allclose(result.total_ms, result.overhead_ms + result.samples_ms["engine"])
+        assert result.to_text().endswith("\nmessages were not timed: the rosbags package is not installed")
+        assert result.to_dict()["messages_unknown"] == "the rosbags package is not installed"
+        assert ">messages<" not in draw(Bench(result))
 
     def test_the_warm_up_is_not_timed(self, fake_engine):
         run_benchmark(Perceiver(fake_engine), synthetic_frames((9, 16)), source="x", count=4, warm_up=3)
