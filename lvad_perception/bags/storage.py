@@ -2,7 +2,7 @@
 
 import shutil
 import sqlite3
-import tempfile
+import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -160,10 +160,12 @@ def create_bag(
     check_output(path, overwrite=overwrite)
     if storage not in STORAGES:
         raise BagError(f"bag storage {storage!r} is unknown; choose from {', '.join(STORAGES)}")
-    workplace = replaced = None
+    replaced = None
+    # Named before it is made, so that a Ctrl-C at any moment finds it.
+    workplace = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        workplace = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
+        workplace.mkdir(mode=0o700)
         writer = Writer(workplace / path.name, version=_BAG_VERSION, storage_plugin=StoragePlugin[storage.upper()])
         if storage == "mcap":
             writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
@@ -182,8 +184,7 @@ def create_bag(
     finally:
         if replaced is not None and replaced.exists() and not path.exists():
             replaced.rename(path)  # something came between the two renames
-        if workplace is not None:
-            shutil.rmtree(workplace, ignore_errors=True)
+        shutil.rmtree(workplace, ignore_errors=True)
 
 
 def _sentence(err: Exception) -> str:

@@ -112,6 +112,7 @@ def test_a_size_is_width_x_height(option, size, checkpoint_file, capsys):
 
 
 def test_export_for_a_camera_tells_how_well_it_agrees(checkpoint_file, tmp_path, capsys):
+    pytest.importorskip("onnxscript", reason="the extra export is not installed")
     path = tmp_path / "camera.pt2"
     assert main(["export", str(checkpoint_file), str(path), "--camera-size", "192x128"]) == 0
     out = capsys.readouterr().out
@@ -121,6 +122,7 @@ def test_export_for_a_camera_tells_how_well_it_agrees(checkpoint_file, tmp_path,
 
 
 def test_export_at_another_network_size(checkpoint_file, tmp_path):
+    pytest.importorskip("onnxscript", reason="the extra export is not installed")
     path = tmp_path / "wide.pt2"
     assert main(["export", str(checkpoint_file), str(path), "--size", "128x64"]) == 0
     assert open_engine(path).manifest.network_hw == (64, 128)

@@ -234,6 +234,7 @@ def conv_checkpoint():
 
 @pytest.fixture(scope="module")
 def conv_file(conv_checkpoint, images, tmp_path_factory):
+    pytest.importorskip("onnxscript", reason="the extra export is not installed")
     path = tmp_path_factory.mktemp("conv") / "model.onnx"
     return path, export(conv_checkpoint, path, images=images, batch_size=2)
 

@@ -33,6 +33,7 @@ def example(name):
 
 class TestHead:
     def test_learns_and_runs_as_a_model_file(self, blobs, make_recipe, tmp_path):
+        pytest.importorskip("onnxscript", reason="the extra export is not installed")
         head = example("dilated_head")
         alone = {"detection": None, "semantic": None}
         recipe = make_recipe(blobs, model=alone, train={"steps": 30, "batch_size": 4, "learning_rate": 3e-3})

@@ -1,5 +1,6 @@
 import dataclasses
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ import torch
 
 from lvad_perception.agreement import TOLERANCES, Agreement, agree
 from lvad_perception.engines import open_engine
-from lvad_perception.errors import ExportError
+from lvad_perception.errors import ExportError, MissingDependencyError
 from lvad_perception.perceiver import Perceiver
 from lvad_training import export as export_module
 from lvad_training.batches import comparison_images
@@ -20,6 +21,8 @@ from lvad_training.graph import ModelFileGraph
 from lvad_training.model.text_encoders import TextFacts
 
 from .conftest import SIZE_HW, SMALL_HEAD, SMALL_MASKS, StubEncoder, small_recipe
+
+pytest.importorskip("onnxscript", reason="the extra export is not installed")
 
 
 @pytest.fixture(scope="module")
@@ -275,3 +278,16 @@ def test_an_exported_program_names_no_file_of_the_machine_that_wrote_it(checkpoi
         text = b"".join(archive.read(name) for name in archive.namelist() if name.endswith((".json", "manifest")))
     assert b"lvad_training" not in text
     assert b".py" not in text
+
+
+def test_a_torch_that_is_too_old_for_it_is_told_what_to_install(checkpoint, images, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "__version__", "2.4.0+cu121")
+    wanted = r"export needs torch 2\.14 or newer and this is 2\.4\.0\+cu121; pip install 'lvad_perception\[export\]'"
+    with pytest.raises(MissingDependencyError, match=wanted):
+        export(checkpoint, tmp_path / "model.onnx", images=images)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_extra_brings_the_torch_that_it_needs():
+    setup = Path(__file__).resolve().parents[2] / "setup.py"
+    assert f'"export": ["torch>={".".join(map(str, export_module.OLDEST_TORCH))}", "onnx' in setup.read_text()

@@ -12,6 +12,8 @@ from lvad_training.graph import ModelFileGraph
 
 from .conftest import SIZE_HW, SMALL_CONVOLUTIONS, StubEncoder, small_recipe
 
+pytest.importorskip("onnxscript", reason="the extra export is not installed")
+
 ATEN = torch.ops.aten
 READS = {ATEN._local_scalar_dense.default, ATEN.nonzero.default, ATEN.item.default, ATEN.is_nonzero.default}
 

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import onnx
 import onnxruntime
 import pytest
 import torch
@@ -24,6 +23,9 @@ from lvad_training.config import parse_recipe
 from lvad_training.export import ModelFileGraph, write_onnx
 
 from .conftest import SIZE_HW, SMALL_CONVOLUTIONS, small_recipe
+
+onnx = pytest.importorskip("onnx", reason="the extra export is not installed")
+pytest.importorskip("onnxscript", reason="the extra export is not installed")
 
 DOCUMENTED = json.loads((Path(__file__).resolve().parents[1] / "data/tensorrt_operators.json").read_text())
 CAMERA_HW = (108, 192)
