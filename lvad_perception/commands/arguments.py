@@ -96,14 +96,21 @@ def progress_bar() -> Iterator["Progress"]:
     """A bar on standard error, as soon as something reports to it."""
     from tqdm import tqdm
 
-    with tqdm(total=100, unit="%", bar_format="{l_bar}{bar}| {elapsed}", delay=1, leave=False) as bar:
+    bar: tqdm[Any] | None = None
 
-        def show(share: float, phase: str) -> None:
-            bar.set_description(phase, refresh=False)
-            bar.n = round(100 * share)
-            bar.refresh()
+    def show(share: float, phase: str) -> None:
+        nonlocal bar
+        if bar is None:  # tqdm could wait by itself, but not that of Ubuntu 22.04
+            bar = tqdm(total=100, unit="%", bar_format="{l_bar}{bar}| {elapsed}", leave=False)
+        bar.set_description(phase, refresh=False)
+        bar.n = round(100 * share)
+        bar.refresh()
 
+    try:
         yield show
+    finally:
+        if bar is not None:
+            bar.close()
 
 
 def write_json(path: Path | None, facts: dict[str, Any]) -> None:

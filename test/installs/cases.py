@@ -116,7 +116,8 @@ EXPORT = (
 )
 JETSON = (
     *MODEL,
-    Command("lvad-perception quantize {model} --output {work}/int8.onnx --calibration {data}/images/100k/val"),
+    *BAGS,
+    *EVALUATION,
     Command("python -m benchmarks.target {model}", 2, "TensorRT"),
 )
 NO_TENSORRT = Command("lvad-perception optimize {model} --output {work}/model.engine", 2, "TensorRT is not installed")

@@ -9,6 +9,7 @@ import pytest
 
 from lvad_perception import __version__
 from lvad_perception.cli import main
+from lvad_perception.commands.arguments import progress_bar
 
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 
@@ -273,3 +274,10 @@ class TestSignals:
             command = [sys.executable, "-m", "lvad_perception.cli", "info", str(tiny_model_file)]
             done = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, text=True)
         assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_progress_bar_appears_with_the_first_report(capsys):
+    with progress_bar() as show:
+        assert capsys.readouterr().err == ""
+        show(0.5, "building")
+        assert "building:  50%" in capsys.readouterr().err
