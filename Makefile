@@ -74,6 +74,16 @@ test: lint typecheck ## Lint, type-check, run all tests; with ROS 2 installed al
 test-installs: setup ## Try each install line of the documentation in a fresh environment; downloads gigabytes.
 	$(WITHOUT_ROS) PIP_ARGS="$(PIP_ARGS)" $(BIN)/python -m pytest test/installs/check_installs.py -o timeout=3600 $(PYTEST_ARGS)
 
+.PHONY: lowest
+lowest: setup ## Run the tests at the lower bounds of setup.py, without and with export; wants Python 3.10.
+	$(BIN)/python -m pip install --quiet uv
+	for extras in train,bags,eval,video train,export,pretrain,bags,eval,video,openvino; do \
+	  $(BIN)/uv venv --quiet --clear --python $(BIN)/python build/lowest; \
+	  $(BIN)/uv pip install --quiet --python build/lowest/bin/python --resolution lowest-direct -e ".[$$extras,test]"; \
+	  OMP_NUM_THREADS=1 $(WITHOUT_ROS) build/lowest/bin/python -m pytest -n $(JOBS) -m 'not ros' test/perception test/training \
+	    $(PYTEST_ARGS); \
+	done
+
 .PHONY: lint
 lint: setup ## Check style and formatting (ruff).
 	$(BIN)/ruff check .

@@ -10,6 +10,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,7 +62,9 @@ def python_of(system: System) -> str:
         for path in filter(None, (shutil.which(f"python{version}"), *map(str, pyenv))):
             if subprocess.run([path, "-c", "import venv, ensurepip"], check=False, capture_output=True).returncode == 0:
                 if version != system.python:
-                    print(f"Python {version} stands in for {system.python}, which is not installed")
+                    warnings.warn(
+                        f"Python {version} stands in for {system.python}, which is not installed", stacklevel=2
+                    )
                 return path
     pytest.skip(f"{system.name}: python{system.python} with venv is not installed")
 
