@@ -50,7 +50,7 @@ EXTRAS = {
     # Wheels of 10.0 and 10.1 do not say which TensorRT they want, and get 11.
     "tensorrt": ["tensorrt>=10.2,<11", "torch>=2.4", "onnx>=1.17"],
     # A faster CPU runtime, and INT8 for it.
-    "openvino": ["openvino>=2025.0", "onnx>=1.17"],
+    "openvino": ["openvino>=2025.4", "onnx>=1.17"],
     # Backbones from frames without labels.
     "pretrain": ["lightly>=1.6"],
     # The documentation as a site.
@@ -105,7 +105,7 @@ setup(
         "numpy>=1.21",
         # On ROS apt's python3-opencv takes this place; pip cannot see that, but nobody runs pip there.
         "opencv-python-headless>=4.6,<5",
-        "onnxruntime>=1.17",
+        "onnxruntime>=1.18",
         "tqdm>=4.57",
     ],
     extras_require=EXTRAS,
