@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import cv2
 import numpy as np
@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from lvad_perception.errors import DatasetError, LvadError, VocabularyMismatchError
 from lvad_perception.images import read_image
+from lvad_perception.machine import usable_cores
 from lvad_perception.preprocess import letterbox_image
 from lvad_perception.types import Size, Truth, UInt8
 from lvad_perception.vocabulary import TASKS, VOCABULARIES, difference
@@ -28,6 +29,8 @@ from lvad_training.samples import Batch, EvaluationSample, collate
 from lvad_training.split import Split
 
 COMPARISON_IMAGES = 6
+MOST_LOADER_PROCESSES = 8
+"""That "auto" takes: enough for a GPU, and each needs memory of its own."""
 START_METHOD: Final = "forkserver"
 """How a loader's processes start, whatever Python's default is: fork up to 3.13, forkserver from 3.14 on.
 
@@ -217,7 +220,17 @@ def _selected(split: Split, data: DataConfig) -> Frames:
     return np.flatnonzero(wanted)
 
 
-def guarded_loader(dataset: Dataset[Any], workers: int, merge: Callable[[list[Any]], Any], **options: Any) -> "Batches":
+def loader_processes(asked: int | Literal["auto"]) -> int:
+    """Loader processes of this training process: as asked, or as the recipe's ``data.workers`` says of "auto"."""
+    if asked != "auto":
+        return asked
+    share = usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # of the processes on this machine
+    return max(1, min(MOST_LOADER_PROCESSES, share - 1))
+
+
+def guarded_loader(
+    dataset: Dataset[Any], workers: int | Literal["auto"], merge: Callable[[list[Any]], Any], **options: Any
+) -> "Batches":
     """A loader whose bad files end it with their sentence, also out of other processes.
 
     The processes start by ``START_METHOD``: a script that makes such a loader keeps its own work behind
@@ -226,12 +239,13 @@ def guarded_loader(dataset: Dataset[Any], workers: int, merge: Callable[[list[An
     Args:
         dataset: raises an LvadError where a file is bad. Every process gets a pickled copy, which is to be small: what
             is large is memory-mapped and opened again.
-        workers: processes; 0 for this one.
+        workers: processes; 0 for this one, "auto" as ``loader_processes`` says.
         merge: samples -> batch; pickled as well.
         options: further arguments of torch's loader.
     """
     context = multiprocessing.get_context(START_METHOD)
     context.set_forkserver_preload([__name__])
+    workers = loader_processes(workers)
     loader = DataLoader(
         _Guarded(dataset),
         num_workers=workers,

@@ -156,7 +156,10 @@ def _check(recipe: Recipe, source: str) -> None:
             train.freeze == "backbone" and recipe.stages is not None,
             "train.freeze belongs to the adapt stage: set stages.adapt",
         ),
-        (recipe.data.workers < 0, "data.workers must be 0 or more"),
+        (
+            recipe.data.workers != "auto" and recipe.data.workers < 0,
+            "data.workers must be auto, or 0 or more",
+        ),
         (not 0 < augment.scale[0] <= augment.scale[1], "data.augment.scale must be [low, high]"),
         (not 0 <= augment.flip <= 1, "data.augment.flip must be between 0 and 1"),
     ]

@@ -1,6 +1,7 @@
 """Processes that train together: their device and precision, and what lets all of them continue later."""
 
 import functools
+import os
 import sys
 import time
 from typing import Any
@@ -13,6 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
 from lvad_perception.errors import CheckpointError, ConfigError
+from lvad_perception.machine import usable_cores
 
 
 def start_processes(precision: str, *, accumulate: int = 1) -> Accelerator:
@@ -31,6 +33,8 @@ def start_processes(precision: str, *, accumulate: int = 1) -> Accelerator:
     if precision == "fp16" and not torch.cuda.is_available():
         raise ConfigError("train.precision: fp16 needs a CUDA GPU; use bf16 or no")
     device = PartialState().device
+    if "OMP_NUM_THREADS" not in os.environ:  # torch counts the machine's cores, not those of a container
+        torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
     native = computes_bf16(device)
     if precision == "auto":
         precision = "bf16" if native else "no"

@@ -218,7 +218,8 @@ class DataConfig(Section, frozen=True):
     ``pseudo``: a folder of pseudo labels in BDD100K's layout; they take the place of what an image is not annotated
     for. ``sampler``: "shuffle" mixes all images, a task that an image is not annotated for adds no loss; "uniform",
     "weighted" (by number of images) and "round_robin" choose one task per step and learn it alone, from images that
-    are annotated for it.
+    are annotated for it. ``workers``: loader processes of each training process; "auto" is one fewer than its share of
+    the usable cores, from 1 to 8.
     """
 
     root: str
@@ -231,7 +232,7 @@ class DataConfig(Section, frozen=True):
     lists: str | None = None
     pseudo: str | None = None
     sampler: Literal["shuffle", "uniform", "weighted", "round_robin"] = "shuffle"
-    workers: int = 2
+    workers: int | Literal["auto"] = "auto"
     augment: AugmentConfig = AugmentConfig()
 
 

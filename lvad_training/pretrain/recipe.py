@@ -63,7 +63,7 @@ class FramesConfig(Section, frozen=True):
     fps: float = 2.0
     short_side_px: int = 512
     frames: str | None = None
-    workers: int = 4
+    workers: int | Literal["auto"] = "auto"
 
 
 class ViewsConfig(Section, frozen=True):
@@ -193,7 +193,7 @@ def _check(recipe: PretrainRecipe, source: str) -> None:
     wrong = [
         (not data.fps > 0, "data.fps must be above 0"),
         (data.short_side_px < 32, "data.short_side_px must be at least 32"),
-        (data.workers < 0, "data.workers must be 0 or more"),
+        (data.workers != "auto" and data.workers < 0, "data.workers must be auto, or 0 or more"),
         (min(views.size_px, views.small_px) < 32, "views.size_px and views.small_px must be at least 32"),
         (views.small_count < 0, "views.small_count must be 0 or more"),
         (not 0 < (views.min_scale or 1) <= 1, "views.min_scale must be above 0 and at most 1"),

@@ -7,7 +7,7 @@ import torch
 from accelerate.state import AcceleratorState
 
 from lvad_perception.errors import ConfigError, DatasetError
-from lvad_training import processes
+from lvad_training import batches, processes
 from lvad_training.cli import main
 from lvad_training.environment import FILE, read_environments
 from lvad_training.processes import bf16_factor, computes_bf16, start_processes
@@ -130,6 +130,36 @@ def test_a_damaged_file_of_environments_is_named(tmp_path):
     with pytest.raises(DatasetError, match=r"environment.json cannot be read \(TypeError\); remove it"):
         read_environments(tmp_path)
     assert read_environments(tmp_path / "elsewhere") == []
+
+
+@pytest.mark.parametrize(
+    ("asked", "cores", "local", "expected"),
+    [
+        ("auto", 1, 1, 1),
+        ("auto", 2, 1, 1),
+        ("auto", 4, 1, 3),
+        ("auto", 64, 1, 8),
+        ("auto", 64, 8, 7),
+        ("auto", 8, 8, 1),
+        (0, 64, 1, 0),
+        (3, 1, 1, 3),
+    ],
+)
+def test_loader_processes_follow_from_the_cores(monkeypatch, asked, cores, local, expected):
+    monkeypatch.setattr(batches, "usable_cores", lambda: cores)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(local))
+    assert batches.loader_processes(asked) == expected
+
+
+def test_torch_takes_no_more_threads_than_a_container_has_cores(fresh_state, monkeypatch):
+    before = torch.get_num_threads()
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(processes, "usable_cores", lambda: 1)
+    try:
+        start_processes("no")
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_fp16_needs_a_gpu(monkeypatch):
