@@ -6,8 +6,9 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
+_CPUINFO: Final = Path("/proc/cpuinfo")
 _CPU_FACTS: Final = ("vendor_id", "model name", "flags", "CPU implementer", "CPU part", "CPU variant", "Features")
-"""What Linux says of a core in ``/proc/cpuinfo`` that decides how fast a kernel runs, on x86-64 and on ARM."""
+"""What Linux says of a core that decides how fast a kernel runs, on x86-64 and on ARM."""
 
 
 def usable_cores() -> int:
@@ -15,18 +16,18 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def cpu_identity(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+def cpu_name(cpuinfo: Path = _CPUINFO) -> str:
+    """The CPU's model, for tables; the kind of machine where Linux does not name it, as on ARM."""
+    return _cpu_facts(cpuinfo).get("model name") or platform.machine()
+
+
+def cpu_identity(cpuinfo: Path = _CPUINFO) -> str:
     """The CPU's model and instruction sets, the same on every start; what Python knows of it where Linux says nothing.
 
     Args:
         cpuinfo: what Linux says of the cores.
     """
-    try:
-        first = cpuinfo.read_text(encoding="utf-8", errors="replace").partition("\n\n")[0]
-    except OSError:
-        first = ""
-    pairs = (line.partition(":") for line in first.splitlines())
-    facts = {name.strip(): value.strip() for name, _, value in pairs}
+    facts = _cpu_facts(cpuinfo)
     known = [f"{name}: {facts[name]}" for name in _CPU_FACTS if name in facts]
     return "\n".join(known) or f"{platform.machine()} {platform.processor()}"
 
@@ -46,3 +47,13 @@ def cache_places(cache_dir: Path | None) -> list[Path]:
     except RuntimeError:  # a container's user without a home
         return [temporary]
     return [home / "lvad", temporary]
+
+
+def _cpu_facts(cpuinfo: Path) -> dict[str, str]:
+    """What Linux says of the first core."""
+    try:
+        first = cpuinfo.read_text(encoding="utf-8", errors="replace").partition("\n\n")[0]
+    except OSError:
+        return {}
+    pairs = (line.partition(":") for line in first.splitlines())
+    return {name.strip(): value.strip() for name, _, value in pairs}

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from lvad_perception.machine import cache_places, cpu_identity
+from lvad_perception.machine import cache_places, cpu_identity, cpu_name
 
 X86 = """processor	: {core}
 vendor_id	: AuthenticAMD
@@ -27,6 +27,13 @@ def test_a_cpu_is_its_model_and_its_instruction_sets(tmp_path):
     assert identity(X86.format(core=0, mhz=1800.7, flags="avx2")) == known
     assert identity(X86.format(core=0, mhz=2400.1, flags="avx2 avx512f")) != known
     assert identity(ARM) == "CPU implementer: 0x41\nCPU part: 0xd42\nFeatures: fp asimd"
+
+
+def test_a_cpu_has_a_name_for_tables(tmp_path):
+    (tmp_path / "x86").write_text(X86.format(core=0, mhz=2400.1, flags=""))
+    (tmp_path / "arm").write_text(ARM)
+    assert cpu_name(tmp_path / "x86") == "EPYC"
+    assert cpu_name(tmp_path / "arm") == cpu_name(tmp_path / "absent") == os.uname().machine
 
 
 def test_where_linux_says_nothing_python_names_the_cpu(tmp_path):
