@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -70,10 +71,12 @@ def measure_start(
     with Camera(camera=CAMERA, size_hw=size_hw, jpeg=True) as camera:
         began_s = time.monotonic()
         parameters = f"parameters:={{runtime: {runtime}, threads: {threads}}}"
-        with _launched([f"model:={model}", f"image:={topic}", parameters], cache) as launch:
+        arguments = [f"model:={model}", f"image:={topic}", parameters]
+        with tempfile.TemporaryFile() as log, _launched(arguments, cache, log) as launch:
             first_s = camera.first_result(rate_hz=30.0, timeout_s=120.0, alive=lambda: launch.poll() is None)
             if first_s is None:
-                raise SystemExit("node_cost: the launch gave no result; its last message above says why")
+                log.seek(0)
+                raise SystemExit(f"node_cost: the launch gave no result; it said:\n{log.read().decode()}")
             camera.send_unheard(rate_hz=camera_hz)
             time.sleep(SETTLING_S)
             node = _node_of(launch.pid)
@@ -121,11 +124,11 @@ TABLE_HEAD = ("runtime", "first result [s]", "least to greatest", "idle, % of a 
 
 
 @contextmanager
-def _launched(arguments: Sequence[str], cache: Path | None) -> Iterator[subprocess.Popen]:
+def _launched(arguments: Sequence[str], cache: Path | None, log: IO[bytes]) -> Iterator[subprocess.Popen]:
     """The launch file in a process group of its own, as a terminal starts it; ended by Ctrl-C."""
     command = ["ros2", "launch", "lvad_perception", "camera.launch.py", "log_level:=warn", *arguments]
     environment = {**os.environ, **({"XDG_CACHE_HOME": str(cache)} if cache else {})}
-    launch = subprocess.Popen(command, env=environment, start_new_session=True, stdout=subprocess.DEVNULL)
+    launch = subprocess.Popen(command, env=environment, start_new_session=True, stdout=log, stderr=subprocess.STDOUT)
     try:
         yield launch
     finally:
