@@ -104,18 +104,8 @@ def test_what_the_node_costs(run, tiny_model_file):
 def test_what_a_start_costs(package, run, tiny_model_file, monkeypatch):
     monkeypatch.setenv("PATH", package["PATH"])
     monkeypatch.setenv("ROS_DOMAIN_ID", package["ROS_DOMAIN_ID"])
-    options = [
-        "--size",
-        "160x90",
-        "--starts",
-        "1",
-        "--idle",
-        "0.5",
-        "--only-starts",
-        "--runtimes",
-        "onnxruntime",
-        "auto",
-    ]
+    short = ["--size", "160x90", "--starts", "1", "--idle", "0.5"]
+    options = [*short, "--only-starts", "--runtimes", "onnxruntime", "auto"]
     result = run("node_cost", "--model", str(tiny_model_file), *options)
     assert result.returncode == 0, result.stderr
     table = [line for line in result.stdout.splitlines() if line.startswith("|")]
