@@ -2,8 +2,10 @@
 
     python -m benchmarks.node_cost --model model.onnx
 
-Three measurements, all at the size of ``--size``:
+Four measurements, all at the size of ``--size``:
 
+* With a model, starts of the node by its launch file: time to the first result, CPU without a listener, memory. The
+  package must be built and sourced; ``--only-starts`` leaves out the other measurements.
 * Each message alone: built as the node builds it, published to a subscriber in another process.
 * The node with an engine that takes no time: everything that is not the engine.
 * The node with a real model file, against the same engine alone.
@@ -25,9 +27,11 @@ from unittest.mock import patch
 
 import numpy as np
 
+from benchmarks.node_start import RUNTIMES, TABLE_HEAD, measure_starts, table_row
 from benchmarks.robot import OUTPUTS, Robot, image_message, image_topic, message_types
 from lvad_perception.command_line import size_wh
 from lvad_perception.engines.base import Finished
+from lvad_perception.machine import cpu_name
 from lvad_perception.manifest import Manifest
 from lvad_perception.types import Detections, RawOutputs
 from lvad_perception.vocabulary import DETECTION, SEMANTIC, TASKS
@@ -287,9 +291,28 @@ def main() -> None:
     )
     parser.add_argument("--frames", type=int, default=300, metavar="N", help="frames a measurement (default: 300)")
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads of the model (default: all)")
+    parser.add_argument(
+        "--starts", type=int, default=5, metavar="N", help="starts of each runtime (default: 5; 0 for none)"
+    )
+    parser.add_argument("--only-starts", action="store_true", help="nothing but the starts")
+    parser.add_argument("--runtimes", nargs="+", choices=RUNTIMES, default=RUNTIMES, help="to start (default: all)")
+    parser.add_argument("--idle", type=float, default=10.0, metavar="S", help="seconds to look at an idle node (10)")
     arguments = parser.parse_args()
     width, height = arguments.size
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    if arguments.model and arguments.starts:
+        starts = measure_starts(
+            arguments.model,
+            arguments.runtimes,
+            count=arguments.starts,
+            size_hw=(height, width),
+            threads=arguments.threads,
+            idle_s=arguments.idle,
+        )
+        title = f"Starts of the node with {arguments.model}, {width}x{height}, {cpu_name()}"
+        print_table(title, TABLE_HEAD, [table_row(runtime, found) for runtime, found in starts.items()])
+    if arguments.only_starts:
+        return
     import rclpy
 
     rclpy.init(args=["--ros-args", "--log-level", "error"])

@@ -2,7 +2,7 @@
 
 import multiprocessing
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -51,6 +51,52 @@ class Robot:
         return answer
 
     def __enter__(self) -> "Robot":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pipe.send(None)
+        self._process.join(10.0)
+
+
+class Camera:
+    """Sends images at its own pace, in a process of its own, and knows when the first result came; a context manager.
+
+    Args:
+        camera: name of the node's camera.
+        size_hw: of the images.
+        jpeg: publish ``sensor_msgs/CompressedImage``, else rgb8 ``Image``.
+    """
+
+    def __init__(self, *, camera: str, size_hw: tuple[int, int], jpeg: bool) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, other = context.Pipe()
+        self._process = context.Process(target=_film, args=(other, camera, size_hw, jpeg), daemon=True)
+        self._process.start()
+        self._pipe.recv()  # it is there
+
+    def first_result(self, *, rate_hz: float, timeout_s: float, alive: Callable[[], bool]) -> float | None:
+        """Send images until detections arrive.
+
+        Args:
+            rate_hz: images a second.
+            timeout_s: how long to wait.
+            alive: whether results can still come.
+
+        Returns:
+            When they came, by ``time.monotonic``; None when they did not.
+        """
+        self._pipe.send((rate_hz, True))
+        end_s = time.monotonic() + timeout_s
+        while time.monotonic() < end_s and alive():
+            if self._pipe.poll(0.2):
+                return float(self._pipe.recv())
+        return None
+
+    def send_unheard(self, *, rate_hz: float) -> None:
+        """Go on sending images, so many a second, without listening to the results."""
+        self._pipe.send((rate_hz, False))
+
+    def __enter__(self) -> "Camera":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -133,6 +179,57 @@ def _serve(pipe: Any, camera: str, size_hw: tuple[int, int], jpeg: bool, outputs
             break
         else:
             pipe.send(latencies)
+    executor.shutdown()
+    node.destroy_node()
+    rclpy.shutdown()
+
+
+def _film(pipe: Any, camera: str, size_hw: tuple[int, int], jpeg: bool) -> None:
+    import rclpy
+    from rclpy.executors import SingleThreadedExecutor
+
+    rclpy.init(args=[])
+    node = rclpy.create_node("camera")
+    message = image_message(size_hw, jpeg=jpeg)
+    publisher = node.create_publisher(type(message), image_topic(camera, jpeg=jpeg), 5)
+    arrivals: list[float] = []
+
+    def send() -> None:
+        message.header.stamp = node.get_clock().now().to_msg()
+        publisher.publish(message)
+
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    timer = listener = None
+    pipe.send("ready")
+    while True:
+        if pipe.poll(0.0 if timer else None):
+            request = pipe.recv()
+            if request is None:
+                break
+            rate_hz, listening = request
+            if timer is not None:
+                node.destroy_timer(timer)
+            timer = node.create_timer(1 / rate_hz, send)
+            if listener is not None:
+                node.destroy_subscription(listener)
+            listener = (
+                node.create_subscription(
+                    message_types()["detections"],
+                    f"/{camera}/detections",
+                    lambda _: arrivals.append(time.monotonic()),
+                    10,
+                    raw=True,
+                )
+                if listening
+                else None
+            )
+        executor.spin_once(timeout_sec=0.05)
+        if arrivals and listener is not None:
+            pipe.send(arrivals[0])
+            node.destroy_subscription(listener)
+            listener = None
+            arrivals.clear()
     executor.shutdown()
     node.destroy_node()
     rclpy.shutdown()

@@ -1,4 +1,4 @@
-"""Start the perception node for one or many cameras, configure and activate it.
+"""Start the perception node for one or many cameras; it configures and activates itself.
 
     ros2 launch lvad_perception camera.launch.py model:=model.onnx image:=/camera/image_raw
     ros2 launch lvad_perception camera.launch.py model:=model.onnx cameras:="front=/front/image_raw/compressed rear"
@@ -6,29 +6,17 @@
 The node's parameters have their defaults in the node alone: an argument that is not given is not passed on.
 """
 
-import asyncio
 from pathlib import Path
 from typing import Any, List  # noqa: UP035
 
 import yaml
-from launch.actions import (
-    DeclareLaunchArgument,
-    EmitEvent,
-    OpaqueFunction,
-    RegisterEventHandler,
-    UnregisterEventHandler,
-)
-from launch.event_handlers import OnProcessExit, OnProcessStart
-from launch.events import matches_action
+from launch.actions import DeclareLaunchArgument, OpaqueFunction, RegisterEventHandler
+from launch.event_handlers import OnProcessExit
 from launch.substitutions import LaunchConfiguration
-from launch_ros.actions import LifecycleNode
-from launch_ros.event_handlers import OnStateTransition
-from launch_ros.events.lifecycle import ChangeState
+from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
-from launch_ros.ros_adapters import get_ros_node
-from lifecycle_msgs.msg import Transition
 
-from launch import Action, LaunchContext, LaunchDescription
+from launch import LaunchContext, LaunchDescription
 
 AS_IT_IS = "Empty: as in params_file or the node's own."
 ARGUMENTS = {
@@ -58,10 +46,12 @@ def generate_launch_description() -> LaunchDescription:
 
 def start_node(context: LaunchContext) -> list:
     given = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
-    node = LifecycleNode(
+    # The node brings itself up: to do it from here, launch would have to be a node itself and find this one first.
+    node = Node(
         package="lvad_perception",
         executable="perception",
         name="perception",
+        arguments=["--activate"],
         namespace=given["namespace"],
         parameters=node_parameters(given),
         remappings=[remapping(text) for text in given["remappings"].split()],
@@ -69,7 +59,12 @@ def start_node(context: LaunchContext) -> list:
         output="screen",
         emulate_tty=True,
     )
-    return [*bring_up(node), node]
+    return [RegisterEventHandler(OnProcessExit(target_action=node, on_exit=end)), node]
+
+
+def end(_event: object, context: LaunchContext) -> None:
+    if not context.is_shutdown:  # an exception is how a launch file ends a launch with a non-zero status
+        raise RuntimeError("the perception node ended; its last message above says why")
 
 
 def node_parameters(given: dict[str, str]) -> list:
@@ -120,65 +115,3 @@ def remapping(text: str) -> tuple[str, str]:
     if not (source and target):
         raise RuntimeError(f"remappings has {text!r}; write each as from:=to, separated by spaces")
     return source, target
-
-
-def bring_up(node: LifecycleNode) -> list:
-    """What configures and activates a node, and ends the launch with a sentence where that fails."""
-
-    def change(transition: int) -> EmitEvent:
-        return EmitEvent(event=ChangeState(lifecycle_node_matcher=matches_action(node), transition_id=transition))
-
-    # launch_ros fails when it is asked to change a state while a Ctrl-C ends the launch, so ask only before that and
-    # only once the node is there.
-
-    async def configure(context: LaunchContext) -> None:
-        ros = get_ros_node(context)
-        service, events = f"{node.node_name}/change_state", f"{node.node_name}/transition_event"
-        while not context.is_shutdown:
-            if service in dict(ros.get_service_names_and_types()) and ros.count_publishers(events):
-                change(Transition.TRANSITION_CONFIGURE).execute(context)
-                return
-            await asyncio.sleep(0.05)
-
-    def start_configuring(_event: object, context: LaunchContext) -> None:
-        context.add_completion_future(context.asyncio_loop.create_task(configure(context)))
-
-    def activate(context: LaunchContext) -> list:
-        return [] if context.is_shutdown else [change(Transition.TRANSITION_ACTIVATE)]
-
-    def fail(context: LaunchContext, sentence: str) -> None:
-        if not context.is_shutdown:
-            raise RuntimeError(sentence)  # how a launch file ends a launch with a non-zero status
-
-    def failure(sentence: str) -> OpaqueFunction:
-        return OpaqueFunction(function=fail, args=[f"{sentence}; its last message above says why"])
-
-    def on_transition(start: str | None, goal: str, action: Action, *more: Action, once: bool) -> OnStateTransition:
-        return OnStateTransition(
-            target_lifecycle_node=node,
-            start_state=start,
-            goal_state=goal,
-            entities=[action, *more],
-            handle_once=once,
-        )
-
-    configured = on_transition("configuring", "inactive", OpaqueFunction(function=activate), once=True)
-    not_configured = on_transition(
-        "configuring", "unconfigured", failure("the perception node could not be configured"), once=False
-    )
-    not_activated = on_transition(
-        "activating", "inactive", failure("the perception node could not be activated"), once=False
-    )
-    # From then on the life cycle is the operator's: a transition that fails by hand does not end the launch.
-    activated = on_transition(
-        None, "active", UnregisterEventHandler(not_configured), UnregisterEventHandler(not_activated), once=True
-    )
-    handlers = [
-        OnProcessStart(target_action=node, on_start=start_configuring),
-        configured,
-        not_configured,
-        not_activated,
-        activated,
-        OnProcessExit(target_action=node, on_exit=[failure("the perception node ended")]),
-    ]
-    return [RegisterEventHandler(handler) for handler in handlers]

@@ -13,6 +13,7 @@ from launch.actions import (
     EmitEvent,
     ExecuteProcess,
     IncludeLaunchDescription,
+    OpaqueCoroutine,
     OpaqueFunction,
     RegisterEventHandler,
 )
@@ -22,9 +23,9 @@ from launch.events.process import ProcessExited
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
-from launch_ros.event_handlers import OnStateTransition
+from launch_ros.ros_adapters import get_ros_node
 
-from launch import LaunchContext, LaunchDescription
+from launch import Event, EventHandler, LaunchContext, LaunchDescription
 from lvad_perception.bags.playing import plan_playback
 from lvad_perception.errors import LvadError
 
@@ -42,6 +43,10 @@ ARGUMENTS = [
     ),
     DeclareLaunchArgument("log_level", default_value="info", description="Least severity that the node logs."),
 ]
+
+
+class NodeListens(Event):
+    name = "the perception node listens to the cameras"
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -72,6 +77,10 @@ def start(context: LaunchContext) -> list:
     )
     player = ExecuteProcess(cmd=playback.play_command(qos, rate=given["rate"]), name="player", output="screen")
 
+    async def announce(context: LaunchContext) -> None:
+        if await playback.node_listens(get_ros_node(context), ended=lambda: context.is_shutdown):
+            await context.emit_event(NodeListens())
+
     def ended(event: ProcessExited, context: LaunchContext) -> list:
         if context.is_shutdown:
             return []
@@ -85,9 +94,14 @@ def start(context: LaunchContext) -> list:
 
     handlers = [
         # The player begins, paused, once the node listens; the evaluation lets it go when everybody is connected.
-        OnStateTransition(goal_state="active", entities=[player], handle_once=True),
+        EventHandler(matcher=lambda event: isinstance(event, NodeListens), entities=[player]),
         OnProcessExit(target_action=evaluation, on_exit=ended),
         OnProcessExit(target_action=player, on_exit=played),
         OnShutdown(on_shutdown=lambda *_: folder.cleanup()),
     ]
-    return [*(RegisterEventHandler(handler) for handler in handlers), perception, evaluation]
+    return [
+        *(RegisterEventHandler(handler) for handler in handlers),
+        perception,
+        evaluation,
+        OpaqueCoroutine(coroutine=announce),
+    ]

@@ -14,6 +14,7 @@ from launch.actions import (
     DeclareLaunchArgument,
     ExecuteProcess,
     IncludeLaunchDescription,
+    OpaqueCoroutine,
     OpaqueFunction,
     RegisterEventHandler,
 )
@@ -22,11 +23,10 @@ from launch.events import Shutdown
 from launch.events.process import ProcessExited
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
-from launch_ros.event_handlers import OnStateTransition
 from launch_ros.ros_adapters import get_ros_node
 from rosbag2_interfaces.srv import Resume
 
-from launch import LaunchContext, LaunchDescription
+from launch import Event, EventHandler, LaunchContext, LaunchDescription
 from lvad_perception.bags.paths import check_output
 from lvad_perception.bags.playing import Playback, plan_playback
 from lvad_perception.errors import LvadError
@@ -56,6 +56,10 @@ ARGUMENTS = [
 ]
 
 
+class NodeListens(Event):
+    name = "the perception node listens to the cameras"
+
+
 def generate_launch_description() -> LaunchDescription:
     return LaunchDescription([*ARGUMENTS, OpaqueFunction(function=start)])
 
@@ -81,6 +85,10 @@ def start(context: LaunchContext) -> list:
     )
     player = ExecuteProcess(cmd=playback.play_command(qos, rate=given["rate"]), name="player", output="screen")
 
+    async def announce(context: LaunchContext) -> None:
+        if await playback.node_listens(get_ros_node(context), ended=lambda: context.is_shutdown):
+            await context.emit_event(NodeListens())
+
     def on_playing(_event: object, context: LaunchContext) -> None:
         context.add_completion_future(context.asyncio_loop.create_task(resume_when_connected(context, playback)))
 
@@ -99,13 +107,13 @@ def start(context: LaunchContext) -> list:
     results = Results(context, playback)
     handlers = [
         # The player begins, paused, once the node listens.
-        OnStateTransition(goal_state="active", entities=[recorder, player], handle_once=True),
+        EventHandler(matcher=lambda event: isinstance(event, NodeListens), entities=[recorder, player]),
         OnProcessStart(target_action=player, on_start=on_playing),
         OnProcessExit(target_action=player, on_exit=on_played),
         OnProcessExit(target_action=recorder, on_exit=on_recorded),
         OnShutdown(on_shutdown=lambda *_: folder.cleanup()),
     ]
-    return [*(RegisterEventHandler(handler) for handler in handlers), perception]
+    return [*(RegisterEventHandler(handler) for handler in handlers), perception, OpaqueCoroutine(coroutine=announce)]
 
 
 class Results:

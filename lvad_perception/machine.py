@@ -1,8 +1,15 @@
-"""What this process may use of the machine."""
+"""What this process may use of the machine, what CPU it has, and where things are kept for the next start."""
 
 import math
 import os
+import platform
+import tempfile
 from pathlib import Path
+from typing import Final
+
+_CPUINFO: Final = Path("/proc/cpuinfo")
+_CPU_FACTS: Final = ("vendor_id", "model name", "flags", "CPU implementer", "CPU part", "CPU variant", "Features")
+"""What Linux says of a core that decides how fast a kernel runs, on x86-64 and on ARM."""
 
 
 def usable_cores() -> int:
@@ -32,3 +39,46 @@ def granted_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> float:
     except (ValueError, ZeroDivisionError):  # "max"
         return math.inf
     return granted if granted > 0 else math.inf  # -1 in version 1
+
+
+def cpu_name(cpuinfo: Path = _CPUINFO) -> str:
+    """The CPU's model, for tables; the kind of machine where Linux does not name it, as on ARM."""
+    return _cpu_facts(cpuinfo).get("model name") or platform.machine()
+
+
+def cpu_identity(cpuinfo: Path = _CPUINFO) -> str:
+    """The CPU's model and instruction sets, the same on every start; what Python knows of it where Linux says nothing.
+
+    Args:
+        cpuinfo: what Linux says of the cores.
+    """
+    facts = _cpu_facts(cpuinfo)
+    known = [f"{name}: {facts[name]}" for name in _CPU_FACTS if name in facts]
+    return "\n".join(known) or f"{platform.machine()} {platform.processor()}"
+
+
+def cache_places(cache_dir: Path | None) -> list[Path]:
+    """Directories to keep things in, best first.
+
+    Args:
+        cache_dir: the only one; when None, ``$XDG_CACHE_HOME/lvad`` (``~/.cache/lvad``), then the system's temporary
+            directory, where the first cannot be written.
+    """
+    if cache_dir is not None:
+        return [cache_dir]
+    temporary = Path(tempfile.gettempdir(), f"lvad-{os.getuid()}")
+    try:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:  # a container's user without a home
+        return [temporary]
+    return [home / "lvad", temporary]
+
+
+def _cpu_facts(cpuinfo: Path) -> dict[str, str]:
+    """What Linux says of the first core."""
+    try:
+        first = cpuinfo.read_text(encoding="utf-8", errors="replace").partition("\n\n")[0]
+    except OSError:
+        return {}
+    pairs = (line.partition(":") for line in first.splitlines())
+    return {name.strip(): value.strip() for name, _, value in pairs}

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from lvad_perception.agreement import TOLERANCES, Agreement, agree, copied
-from lvad_perception.bdd100k.cache import cache_places
 from lvad_perception.calibration import folder_images, rendered_images, to_batches
 from lvad_perception.engines.base import Engine
 from lvad_perception.engines.cuda import Cuda
@@ -27,6 +26,7 @@ from lvad_perception.engines.tensorrt_file import (
     write_torch2trt_file,
 )
 from lvad_perception.errors import ConfigError, EngineError, LvadError, ModelFileError
+from lvad_perception.machine import cache_places
 from lvad_perception.manifest import Manifest
 from lvad_perception.types import RawOutputs, Size, UInt8
 

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from lvad_perception.errors import ConfigError, DatasetError
-from lvad_perception.machine import usable_cores
+from lvad_perception.machine import cpu_name, usable_cores
 from lvad_training.files import write_whole
 from lvad_training.runs import code_version
 
@@ -50,7 +50,7 @@ def hardware() -> str:
     found = ""
     if torch.cuda.is_available():
         found = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}, "
-    return f"{found}{usable_cores()} cores of {_processor()}, {platform.system()}"
+    return f"{found}{usable_cores()} cores of {cpu_name()}, {platform.system()}"
 
 
 def versions() -> str:
@@ -98,13 +98,3 @@ def read_environments(folder: Path) -> list[Environment]:
         return []
     except (OSError, ValueError, TypeError) as err:
         raise DatasetError(f"{path} cannot be read ({type(err).__name__}); remove it") from err
-
-
-def _processor() -> str:
-    name = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        pass
-    return name

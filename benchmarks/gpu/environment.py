@@ -12,7 +12,7 @@ import lvad_perception
 from benchmarks.gpu.job import Cells, Recorder, Unavailable, one_line
 from benchmarks.gpu.subjects import DTYPES
 from benchmarks.gpu.timing import matmul_tflops
-from lvad_perception.machine import usable_cores
+from lvad_perception.machine import cpu_name, usable_cores
 
 _LIBRARIES = ("torchvision", "timm", "accelerate", "onnx", "onnxruntime", "tensorrt")
 
@@ -21,7 +21,7 @@ def run(recorder: Recorder) -> None:
     """Hardware and versions, the peak of matrix products, and what the data set holds."""
     job = recorder.job
     recorder.row("Machine", what="sources", value=_sources())
-    recorder.row("Machine", what="CPU", value=f"{_cpu_name()}, {usable_cores()} cores usable")
+    recorder.row("Machine", what="CPU", value=f"{cpu_name()}, {usable_cores()} cores usable")
     recorder.row("Machine", what="system", value=f"{platform.platform()}, Python {platform.python_version()}")
     recorder.row("Machine", what="torch", value=f"{torch.__version__}, CUDA {torch.version.cuda or 'none'}")
     if job.device == "cuda":
@@ -83,12 +83,6 @@ def _version(name: str) -> str:
         return "not installed" if isinstance(err, ModuleNotFoundError) else f"cannot be imported: {one_line(err)}"
     version = str(getattr(module, "__version__", "unknown"))
     return f"{version}, {', '.join(module.get_available_providers())}" if name == "onnxruntime" else version
-
-
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def _data(root: str | None) -> Cells:

@@ -4,8 +4,9 @@ The launch files ask here, so that nobody has to repeat on the command line what
 in another Python than the node, one without rosbags: what is needed is in the bag's metadata.
 """
 
+import asyncio
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +15,8 @@ from lvad_perception.bags.cameras import Camera, find_cameras
 from lvad_perception.bags.paths import check_path
 from lvad_perception.errors import BagError, ConfigError
 from lvad_perception.topics import LABEL_INFO, TASK_TOPICS, is_result, listing, side_of
+
+_LOOK_EVERY_S: Final = 0.05
 
 # Nothing is lost between player and subscribers, however slow they are.
 _LOSSLESS_QOS: Final = "history: keep_all, reliability: reliable, durability: volatile"
@@ -87,6 +90,27 @@ class Playback:
         parameters = yaml.safe_dump(self.node_parameters() | added, default_flow_style=True, width=float("inf"))
         handed_on = {name: given[name] for name in ("model", "params_file", "log_level")}
         return {**handed_on, "namespace": self.namespace, "parameters": parameters}
+
+    async def node_listens(self, graph: Any, *, ended: Callable[[], bool]) -> bool:
+        """Wait until the node has subscribed to every camera's images, as it does once it is active.
+
+        Args:
+            graph: any ``rclpy`` node; is asked who subscribes.
+            ended: whether to give up.
+
+        Returns:
+            False when ``ended`` came first.
+        """
+
+        def listens(topic: str) -> bool:
+            found = graph.get_subscriptions_info_by_topic(topic)
+            return any((end.node_name, end.node_namespace) == ("perception", self.namespace) for end in found)
+
+        while not ended():
+            if all(listens(topic) for topic in self.images):
+                return True
+            await asyncio.sleep(_LOOK_EVERY_S)
+        return False
 
     def write_qos(self, path: Path) -> None:
         """Write a file for ``--qos-profile-overrides-path`` of the player and the recorder."""

@@ -9,7 +9,6 @@ import json
 import mmap
 import os
 import shutil
-import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
@@ -20,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lvad_perception.errors import DatasetError, LabelError
+from lvad_perception.machine import cache_places
 
 Arrays = dict[str, npt.NDArray[Any]]
 Meta = dict[str, Any]
@@ -29,19 +29,6 @@ FileStat = tuple[str, int, int]
 Opened = TypeVar("Opened")
 
 _STALE_AFTER_S: Final = 30 * 24 * 3600
-
-
-def cache_places(cache_dir: Path | None) -> list[Path]:
-    """Directories to keep things in, best first.
-
-    Args:
-        cache_dir: the only one; when None, ``$XDG_CACHE_HOME/lvad`` (``~/.cache/lvad``), then the system's temporary
-            directory, where the first cannot be written.
-    """
-    if cache_dir is not None:
-        return [cache_dir]
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return [home / "lvad", Path(tempfile.gettempdir(), f"lvad-{os.getuid()}")]
 
 
 def stat_files(paths: Iterable[Path]) -> list[FileStat]:

@@ -2,7 +2,7 @@
 
 One *table* holds what one label file (or folder of per-frame files) says: frames sorted by name, their boxes in one
 long array, and where in the source each frame's JSON lies, so that polygons and run lengths are decoded only when they
-are asked for. ``cache`` says where tables are kept.
+are asked for. ``machine`` says where tables are kept.
 """
 
 from functools import partial
@@ -117,7 +117,7 @@ def open_table(source: Path, cache_dir: Path | None = None) -> LabelTable:
 
     Args:
         source: a label JSON, or a folder of them.
-        cache_dir: where tables are kept; the user's cache directory when None, see ``cache.cache_places``.
+        cache_dir: where tables are kept; the user's cache directory when None, see ``machine.cache_places``.
 
     Raises:
         LabelError: the source cannot be read as labels.

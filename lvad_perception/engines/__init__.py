@@ -43,8 +43,8 @@ def open_engine(
             TensorRT.
         threads: CPU threads for one inference; None uses one per core.
         runtime: one of ``RUNTIMES``. None is ONNX Runtime on the CPU for an ``.onnx`` file, which gives the same
-            numbers wherever it is evaluated. "auto" tries the installed CPU runtimes on the spot and takes the fastest
-            of those that agree with ONNX Runtime.
+            numbers wherever it is evaluated. "auto" takes the fastest of the installed CPU runtimes that agree with
+            ONNX Runtime; it tries them the first time that it sees a model on a machine, and remembers what it found.
         precision: one of ``PRECISIONS``; None is what the file was written in or, of ``.pt2``, what suits the device.
         say: takes the sentence in which "auto" states its choice and the reason.
 

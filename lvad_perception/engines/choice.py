@@ -1,18 +1,27 @@
-"""Which CPU runtime runs a model file fastest on this machine, among those that agree with ONNX Runtime."""
+"""Which CPU runtime runs a model file fastest on this machine, among those that agree with ONNX Runtime.
 
+What a trial found is kept in the cache folder, so that only the first start of a model on a machine measures.
+"""
+
+import hashlib
+import json
+import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
+from lvad_perception import __version__
 from lvad_perception.agreement import TOLERANCES, agree, copied
 from lvad_perception.engines.base import Engine
 from lvad_perception.engines.onnx import OnnxEngine
 from lvad_perception.engines.openvino import OpenVinoEngine
 from lvad_perception.errors import EngineError, LvadError
+from lvad_perception.machine import cache_places, cpu_identity, usable_cores
 from lvad_perception.manifest import Manifest
 from lvad_perception.types import UInt8
 
@@ -20,6 +29,9 @@ ROUNDS: Final = 7
 """Timed inferences of each runtime, in turns, so that a busy moment of the machine hits both."""
 ADVANTAGE: Final = 0.95
 """Another runtime must need less than this share of ONNX Runtime's time, so that a near tie falls out the same way."""
+
+_ONNX_RUNTIME: Final = "onnxruntime"
+_OPENVINO: Final = "openvino"
 
 
 def fastest(
@@ -29,10 +41,12 @@ def fastest(
     precision: str | None,
     say: Callable[[str], None],
     clock: Callable[[], float] = time.perf_counter,
+    cache_dir: Path | None = None,
 ) -> Engine:
     """Open a model file with the fastest runtime that agrees with ONNX Runtime in the file's own precision.
 
-    Without OpenVINO there is nothing to choose, and ONNX Runtime is opened without a trial.
+    Without OpenVINO there is nothing to choose, and ONNX Runtime is opened without a trial. What a trial found holds
+    for the same model, versions, CPU, threads and precision; then the runtime that it found is opened and no other.
 
     Args:
         path: an ``.onnx`` model file.
@@ -41,23 +55,59 @@ def fastest(
             OpenVINO, if it keeps to that precision's tolerance.
         say: takes the sentence that states the choice and its reason.
         clock: seconds.
+        cache_dir: where trials are kept; the user's cache directory when None, see ``machine.cache_places``. Where
+            none can be written, every start measures.
 
     Raises:
         EngineError: no runtime here computes in that precision within its tolerance.
         ModelFileError: and the others of ``OnnxEngine``.
     """
+    if find_spec(_OPENVINO) is None:
+        return _without_choice(path, threads=threads, precision=precision)
+    files = _files_of_trial(path, threads=threads, precision=precision, cache_dir=cache_dir)
+    if (found := _recall(files)) is not None:
+        runtime, reason, file = found
+        try:
+            engine = _open(runtime, path, threads=threads, precision=precision)
+        except LvadError:  # it ran when it was tried; the trial below says what is wrong
+            pass
+        else:
+            say(f"runtime: {reason}; measured at an earlier start and kept in {file}")
+            return engine
+    return _try_both(path, files, threads=threads, precision=precision, say=say, clock=clock)
+
+
+def _without_choice(path: Path, *, threads: int | None, precision: str | None) -> Engine:
+    engine = OnnxEngine(path, threads=threads)
+    if precision in (None, engine.precision):
+        return engine
+    engine.close()
+    raise EngineError(f"no runtime here computes {path} in {precision}; pip install openvino, or ask for no other")
+
+
+def _open(runtime: str, path: Path, *, threads: int | None, precision: str | None) -> Engine:
+    if runtime == _OPENVINO:
+        return OpenVinoEngine(path, threads=threads, precision=precision)
+    return OnnxEngine(path, threads=threads)
+
+
+def _try_both(
+    path: Path,
+    files: Sequence[Path],
+    *,
+    threads: int | None,
+    precision: str | None,
+    say: Callable[[str], None],
+    clock: Callable[[], float],
+) -> Engine:
     reference = OnnxEngine(path, threads=threads)
     able = precision in (None, reference.precision)
-    if find_spec("openvino") is None:
-        if able:
-            return reference
-        reference.close()
-        raise EngineError(f"no runtime here computes {path} in {precision}; pip install openvino, or ask for no other")
     engines: list[Engine] = [reference]
     try:
         rival = OpenVinoEngine(path, threads=threads, precision=precision)
         engines.append(rival)
         winner, reason = _compare(reference, rival, able=able, clock=clock)
+        _keep(files, _OPENVINO if winner is rival else _ONNX_RUNTIME, reason)
     except LvadError as err:
         if not able:
             _close(engines)
@@ -69,6 +119,72 @@ def fastest(
     _close([engine for engine in engines if engine is not winner])
     say(f"runtime: {reason}")
     return winner
+
+
+def _files_of_trial(path: Path, *, threads: int | None, precision: str | None, cache_dir: Path | None) -> list[Path]:
+    """Where the trial of this model on this machine is kept, best place first; none where the file cannot be read."""
+    try:
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:  # whoever opens it says so
+        return []
+    facts = (
+        __version__,
+        content,
+        _installation(_ONNX_RUNTIME),
+        _installation(_OPENVINO),
+        cpu_identity(),
+        threads or usable_cores(),
+        precision,
+    )
+    name = hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
+    return [place / "runtimes" / f"{name}.json" for place in cache_places(cache_dir)]
+
+
+def _installation(package: str) -> list[str]:
+    """What tells one installed version of a package from another without importing it, which takes a while.
+
+    The names of its distributions, ``onnxruntime_gpu-1.20.0.dist-info``, and when its code was written to disk, which
+    tells versions where there is no such name.
+    """
+    spec = find_spec(package)
+    if spec is None or spec.origin is None:
+        return []
+    code = Path(spec.origin)
+    try:
+        written_ns = code.stat().st_mtime_ns
+        return [*sorted(found.name for found in code.parent.parent.glob(f"{package}*.dist-info")), str(written_ns)]
+    except OSError:
+        return []
+
+
+def _recall(files: Sequence[Path]) -> tuple[str, str, Path] | None:
+    """The runtime that a trial found, why, and where that is kept; None without such a file or where it is damaged."""
+    for file in files:
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            kept = json.loads(file.read_text(encoding="utf-8"))
+            runtime, reason = kept["runtime"], kept["reason"]
+            if runtime in (_ONNX_RUNTIME, _OPENVINO) and isinstance(reason, str):
+                return runtime, reason, file
+    return None
+
+
+def _keep(files: Sequence[Path], runtime: str, reason: str) -> None:
+    """Keep what a trial found, in the first place that can be written; in none, the next start measures again."""
+    text = json.dumps({"runtime": runtime, "reason": reason})
+    for file in files:
+        with suppress(OSError):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            # Written beside its place and renamed: starts at the same time cannot disturb each other.
+            with tempfile.NamedTemporaryFile("w", dir=file.parent, encoding="utf-8", delete=False) as scratch:
+                partial = Path(scratch.name)
+                try:
+                    scratch.write(text)
+                    scratch.flush()
+                    partial.replace(file)
+                except BaseException:
+                    partial.unlink(missing_ok=True)
+                    raise
+            return
 
 
 def trial_images(manifest: Manifest, count: int, *, seed: int = 0) -> list[UInt8]:

@@ -1,15 +1,21 @@
 """The ``perception`` executable: runs the node until SIGINT or SIGTERM, then ends with exit status 0.
 
-The main thread only waits for the signal; the executor has a thread of its own.
+    perception [--activate] [--ros-args ...]
+
+With ``--activate`` the node configures and activates itself, and the process ends where that fails; without, it waits
+for whoever manages the life cycle. The main thread only waits for the signal; the executor has a thread of its own.
 """
 
 import os
 import sys
 import threading
 from collections.abc import Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from lvad_perception.node.process import STATUS_BAD_INPUT, open_node, run_until_signal
+
+if TYPE_CHECKING:
+    from lvad_perception.node.perception import PerceptionNode
 
 _GRACE_S: Final = 1.5
 """Time for the frame or callback in work to end and the model to be freed. A large model or a slow one can take longer,
@@ -24,7 +30,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0 after a signal, 2 when an argument or parameter is impossible or a dependency is missing,
-        1 after an unexpected failure.
+        1 after an unexpected failure, and where ``--activate`` could not be done, as the node's last message says.
     """
     return run_until_signal("perception", lambda stop: _run(args, stop))
 
@@ -33,6 +39,7 @@ def _run(args: Sequence[str] | None, stop: threading.Event) -> int:
     import rclpy
     from rclpy.executors import SingleThreadedExecutor
     from rclpy.logging import get_logger
+    from rclpy.utilities import remove_ros_args
 
     from lvad_perception.node.perception import PerceptionNode
 
@@ -41,10 +48,15 @@ def _run(args: Sequence[str] | None, stop: threading.Event) -> int:
         return STATUS_BAD_INPUT
     executor = SingleThreadedExecutor()
     executor.add_node(node)
+    to_activate = "--activate" in remove_ros_args(sys.argv if args is None else args)
     failures: list[Exception] = []
+    refused = threading.Event()
 
     def spin() -> None:
         try:
+            if to_activate and not _activate(node, stop):
+                refused.set()
+                return
             while not stop.is_set():
                 executor.spin_once()
         except Exception as err:
@@ -72,11 +84,21 @@ def _run(args: Sequence[str] | None, stop: threading.Event) -> int:
     closing.join(_GRACE_S)
     if closing.is_alive():  # deep in the model; there is nothing to save
         sys.stderr.flush()
-        os._exit(1 if failures else 0)
+        os._exit(1 if failures or refused.is_set() else 0)
     if failures:
         get_logger("perception").fatal(f"stopped by an unexpected {type(failures[0]).__name__}: {failures[0]}")
         return 1
-    return 0
+    return int(refused.is_set())
+
+
+def _activate(node: "PerceptionNode", stop: threading.Event) -> bool:
+    """Configure and activate a node, unless a signal comes first; False where it refuses, and has said why."""
+    from rclpy.lifecycle import TransitionCallbackReturn
+
+    return all(
+        stop.is_set() or transition() == TransitionCallbackReturn.SUCCESS
+        for transition in (node.trigger_configure, node.trigger_activate)
+    )
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ speed always sees the newest frames, and services answer while it works.
 """
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from typing import Final
@@ -130,13 +131,18 @@ class PerceptionNode(LifecycleNode):  # type: ignore[misc]
     def _configure(self) -> None:
         parameters = NodeParameters.from_values(self._parameters_of_ros.values())
         self._refuse_own_camera_info(parameters)
-        engine = open_engine(
-            parameters.model,
-            threads=parameters.threads,
-            runtime=parameters.runtime,
-            precision=parameters.precision,
-            say=self.get_logger().info,
-        )
+        with ThreadPoolExecutor(1) as loader:  # runtimes load without Python's lock, so the rest is done meanwhile
+            loading = loader.submit(
+                open_engine,
+                parameters.model,
+                threads=parameters.threads,
+                runtime=parameters.runtime,
+                precision=parameters.precision,
+                say=self.get_logger().info,
+            )
+            self.get_logger().info(f"loading {parameters.model}")
+            prepare_decoding()
+            engine = loading.result()
         manifest = engine.manifest
         class_names = manifest.classes.get("detection", ())
         try:
@@ -154,7 +160,6 @@ class PerceptionNode(LifecycleNode):  # type: ignore[misc]
         started_s = time.monotonic()
         self._perceiver([np.full((*manifest.input_hw, 3), PAD_VALUE, np.uint8)])
         warm_up_ms = 1000 * (time.monotonic() - started_s)
-        prepare_decoding()
         for camera in parameters.cameras:
             options = _output_options(parameters, camera)
             self._outputs[camera.name] = CameraOutputs(

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lvad_perception.bdd100k import cache, index
+from lvad_perception.bdd100k import index
 from lvad_perception.bdd100k.index import open_table
 from lvad_perception.errors import DatasetError, LabelError
 
@@ -131,7 +131,7 @@ def test_cache_falls_back_where_the_home_cannot_be_written(labels, tmp_path, mon
     home = tmp_path / "file"
     home.write_text("in the way of a folder")
     monkeypatch.setenv("XDG_CACHE_HOME", str(home))
-    monkeypatch.setattr(cache.tempfile, "gettempdir", lambda: str(tmp_path / "temporary"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
     assert len(open_table(labels)) == 2
     assert list((tmp_path / "temporary").rglob("meta.json"))
     with pytest.raises(DatasetError, match=r"the label cache cannot be written to .*; pass a cache directory"):

@@ -1,4 +1,8 @@
-"""Which runtime "auto" takes, with runtimes and a clock that are made up."""
+"""Which runtime "auto" takes and remembers, with runtimes and a clock that are made up."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,12 +23,21 @@ class Clock:
 
 @pytest.fixture
 def offer(monkeypatch, make_engine, tmp_path):
-    """``offer(openvino=…)`` replaces both runtimes and returns a function that chooses between them."""
+    """``offer(openvino=…)`` replaces both runtimes and returns a function that chooses between them.
+
+    The installed packages are ``site/``, what is remembered is in ``cache/``, the model file is ``m.onnx``.
+    """
+    model, site, cache = tmp_path / "m.onnx", tmp_path / "site", tmp_path / "cache"
+    model.write_bytes(b"a model")
+    for package in ("onnxruntime", "openvino"):
+        (site / package).mkdir(parents=True)
+        (site / package / "__init__.py").touch()
+        (site / f"{package}-1.0.dist-info").mkdir()
 
     def offer(
         *, openvino_s=0.5, reference_precision="fp32", rival_precision="fp32", spoil=None, broken=None, there=True
     ):
-        clock, said, engines = Clock(), [], {}
+        clock, said, engines, opened = Clock(), [], {}, []
 
         class Timed(make_engine):
             cost_s = 1.0
@@ -34,11 +47,13 @@ def offer(monkeypatch, make_engine, tmp_path):
                 return super().infer(images)
 
         def onnx(path, *, threads):
+            opened.append("onnxruntime")
             engine = engines["onnxruntime"] = Timed()
             engine.description, engine.precision = "ONNX Runtime", reference_precision
             return engine
 
         def openvino(path, *, threads, precision):
+            opened.append("openvino")
             if broken:
                 raise broken
             engine = engines["openvino"] = Timed()
@@ -50,17 +65,21 @@ def offer(monkeypatch, make_engine, tmp_path):
 
         monkeypatch.setattr(choice, "OnnxEngine", onnx)
         monkeypatch.setattr(choice, "OpenVinoEngine", openvino)
-        monkeypatch.setattr(choice, "find_spec", lambda name: object() if there else None)
+        specs = {name: SimpleNamespace(origin=str(site / name / "__init__.py")) for name in ("onnxruntime", "openvino")}
+        monkeypatch.setattr(choice, "find_spec", lambda name: specs[name] if there else None)
 
-        def choose(precision=None):
-            path = tmp_path / "m.onnx"
-            engine = choice.fastest(path, threads=1, precision=precision, say=said.append, clock=clock)
+        def choose(precision=None, *, threads=1, cache_dir=cache):
+            engines.clear()
+            opened.clear()
+            engine = choice.fastest(
+                model, threads=threads, precision=precision, say=said.append, clock=clock, cache_dir=cache_dir
+            )
             others = [other for other in engines.values() if other is not engine]
             assert not engine.closed
             assert all(other.closed for other in others)
             return engine.description, said
 
-        choose.engines = engines
+        choose.engines, choose.opened = engines, opened
         return choose
 
     return offer
@@ -123,6 +142,92 @@ class TestLowerPrecision:
 
     def test_a_quantised_file_is_chosen_for_like_any_other(self, offer):
         assert offer(reference_precision="int8", rival_precision="int8")("int8")[0] == "OpenVINO"
+
+
+class TestRemembering:
+    @pytest.mark.parametrize(("openvino_s", "name"), [(0.5, "openvino"), (2.0, "onnxruntime")])
+    def test_the_second_start_opens_what_the_first_found_and_measures_nothing(self, offer, openvino_s, name, tmp_path):
+        choose = offer(openvino_s=openvino_s)
+        first, _ = choose()
+        second, said = choose()
+        assert second == first
+        assert choose.opened == [name]
+        assert choose.engines[name].batches == []
+        (kept,) = (tmp_path / "cache" / "runtimes").iterdir()
+        assert said[1] == f"{said[0]}; measured at an earlier start and kept in {kept}"
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda folder, _: (folder / "m.onnx").write_bytes(b"another model"),
+            lambda folder, _: (folder / "site/openvino-1.0.dist-info").rename(folder / "site/openvino-2.0.dist-info"),
+            lambda folder, _: (folder / "site/onnxruntime_gpu-1.0.dist-info").mkdir(),
+            lambda folder, _: os.utime(folder / "site/onnxruntime/__init__.py", (1, 1)),
+            lambda _, patch: patch.setattr(choice, "__version__", "99.0.0"),
+            lambda _, patch: patch.setattr(choice, "cpu_identity", lambda: "another CPU"),
+        ],
+        ids=["model", "openvino", "another distribution", "source build", "own version", "CPU"],
+    )
+    def test_what_has_changed_since_is_measured_again(self, offer, monkeypatch, tmp_path, change):
+        choose = offer()
+        choose()
+        change(tmp_path, monkeypatch)
+        choose()
+        assert choose.opened == ["onnxruntime", "openvino"]
+
+    def test_threads_and_precisions_are_measured_apart(self, offer):
+        choose = offer(reference_precision="int8", rival_precision="int8")
+        for arguments in ({}, {"threads": 2}, {"precision": "int8"}):
+            choose(**arguments)
+            assert choose.opened == ["onnxruntime", "openvino"]
+            choose(**arguments)
+            assert choose.opened == ["openvino"]
+
+    @pytest.mark.parametrize(
+        "text",
+        ["", '{"runtime": "openv', "[]", '{"runtime": "other", "reason": ""}', '{"runtime": "openvino"}', "\xff"],
+    )
+    def test_a_damaged_file_is_measured_again_and_mended(self, offer, tmp_path, text):
+        choose = offer()
+        choose()
+        (kept,) = (tmp_path / "cache" / "runtimes").iterdir()
+        kept.write_text(text, encoding="latin-1")
+        choose()
+        assert choose.opened == ["onnxruntime", "openvino"]
+        choose()
+        assert choose.opened == ["openvino"]
+
+    @pytest.mark.parametrize("place", ["a file", "no/folder"])
+    def test_where_nothing_can_be_kept_every_start_measures(self, offer, tmp_path, place):
+        (tmp_path / "a file").touch()
+        (tmp_path / "no").symlink_to("/proc/self/fdinfo")  # where even root makes no folder
+        choose = offer()
+        for _ in range(2):
+            assert choose(cache_dir=tmp_path / place)[0] == "OpenVINO"
+            assert choose.opened == ["onnxruntime", "openvino"]
+
+    def test_a_runtime_that_has_stopped_to_load_is_not_insisted_on(self, offer):
+        offer()()
+        name, said = offer(broken=EngineError("OpenVINO failed"))()
+        assert name == "ONNX Runtime"
+        assert said == ["runtime: ONNX Runtime, since OpenVINO does not run it: OpenVINO failed"]
+
+    def test_that_it_did_not_load_is_not_remembered(self, offer):
+        offer(broken=EngineError("OpenVINO failed"))()
+        choose = offer()
+        assert choose()[0] == "OpenVINO"
+        assert choose.opened == ["onnxruntime", "openvino"]
+
+    def test_starts_at_the_same_time_leave_one_whole_file(self, tmp_path):
+        file = tmp_path / "runtimes" / "m.json"
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda number: choice._keep([file], "openvino", f"{number} " * 5000), range(64)))
+        assert choice._recall([file])[0] == "openvino"
+        assert list(file.parent.iterdir()) == [file]
+
+    def test_a_file_that_is_not_there_is_told_by_the_runtime(self, tmp_path):
+        with pytest.raises(ModelFileError, match=r"absent\.onnx cannot be loaded"):
+            choice.fastest(tmp_path / "absent.onnx", threads=1, precision=None, say=print, cache_dir=tmp_path)
 
 
 def test_trial_images_are_smooth_and_always_the_same(make_manifest):

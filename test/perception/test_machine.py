@@ -1,12 +1,61 @@
-"""How much of the machine there is."""
+"""How much of the machine there is, what tells one CPU from another, and where things are kept."""
 
 import math
 import os
+from pathlib import Path
 
 import pytest
 
 from lvad_perception import machine
-from lvad_perception.machine import granted_cores, usable_cores
+from lvad_perception.machine import cache_places, cpu_identity, cpu_name, granted_cores, usable_cores
+
+X86 = """processor	: {core}
+vendor_id	: AuthenticAMD
+model name	: EPYC
+cpu MHz		: {mhz}
+flags		: fpu {flags}
+
+processor	: 1
+model name	: another
+"""
+ARM = "processor\t: 0\nBogoMIPS\t: 62.50\nFeatures\t: fp asimd\nCPU implementer\t: 0x41\nCPU part\t: 0xd42\n"
+
+
+def test_a_cpu_is_its_model_and_its_instruction_sets(tmp_path):
+    def identity(text):
+        (tmp_path / "cpuinfo").write_text(text)
+        return cpu_identity(tmp_path / "cpuinfo")
+
+    known = identity(X86.format(core=0, mhz=2400.1, flags="avx2"))
+    assert known == "vendor_id: AuthenticAMD\nmodel name: EPYC\nflags: fpu avx2"
+    assert identity(X86.format(core=0, mhz=1800.7, flags="avx2")) == known
+    assert identity(X86.format(core=0, mhz=2400.1, flags="avx2 avx512f")) != known
+    assert identity(ARM) == "CPU implementer: 0x41\nCPU part: 0xd42\nFeatures: fp asimd"
+
+
+def test_a_cpu_has_a_name_for_tables(tmp_path):
+    (tmp_path / "x86").write_text(X86.format(core=0, mhz=2400.1, flags=""))
+    (tmp_path / "arm").write_text(ARM)
+    assert cpu_name(tmp_path / "x86") == "EPYC"
+    assert cpu_name(tmp_path / "arm") == cpu_name(tmp_path / "absent") == os.uname().machine
+
+
+def test_where_linux_says_nothing_python_names_the_cpu(tmp_path):
+    assert os.uname().machine in cpu_identity(tmp_path / "absent")
+
+
+def test_this_machines_cpu_is_the_same_twice():
+    assert cpu_identity() == cpu_identity() != ""
+
+
+def test_a_user_without_a_home_has_the_temporary_folder(monkeypatch, tmp_path):
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert cache_places(None) == [tmp_path / f"lvad-{os.getuid()}"]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
+import asyncio
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -181,3 +183,35 @@ def test_ros2_launch_needs_no_library_of_ours():
     code = "import sys, lvad_perception.bags.playing; print({'numpy', 'cv2', 'rosbags', 'tqdm'} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert result.stdout.strip() == "set()"
+
+
+class Graph:
+    """A ROS graph that says more at each look: a list of (topic, node, namespace) that subscribe, look by look."""
+
+    def __init__(self, *looks):
+        self.looks, self.asked = list(looks), 0
+
+    def get_subscriptions_info_by_topic(self, topic):
+        look = self.looks[min(self.asked, len(self.looks) - 1)]
+        self.asked += 1
+        return [SimpleNamespace(node_name=node, node_namespace=space) for at, node, space in look if at == topic]
+
+
+class TestNodeListens:
+    @pytest.fixture
+    def playback(self, tmp_path):
+        return plan_playback(bag_of(tmp_path / "bag", "/front/image_raw", "/rear/image_raw"))
+
+    def test_it_waits_for_every_camera(self, playback):
+        front, rear = (("/front/image_raw", "perception", "/"), ("/rear/image_raw", "perception", "/"))
+        graph = Graph([], [front], [front], [front, rear])
+        assert asyncio.run(playback.node_listens(graph, ended=lambda: False))
+        assert graph.asked == 5
+
+    @pytest.mark.parametrize("other", [("rviz", "/"), ("perception", "/another")])
+    def test_other_listeners_do_not_count(self, playback, other):
+        graph = Graph([(topic, *other) for topic in playback.images])
+        assert not asyncio.run(playback.node_listens(graph, ended=lambda: graph.asked > 3))
+
+    def test_it_gives_up_at_the_end(self, playback):
+        assert not asyncio.run(playback.node_listens(Graph([]), ended=lambda: True))

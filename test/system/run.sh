@@ -8,6 +8,6 @@ set -eo pipefail
 source "$ROS_SETUP"
 source "$OVERLAY"
 set -u
-PATH="$PWD/$VENV/bin:$PATH"
+PATH="$(cd "$VENV" && pwd)/bin:$PATH"
 export OMP_NUM_THREADS=1
 exec python -m pytest test/system -m ros "$@"

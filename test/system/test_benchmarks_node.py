@@ -90,7 +90,8 @@ def test_a_few_seconds_of_soak(run, tiny_model_file, tmp_path):
 
 
 def test_what_the_node_costs(run, tiny_model_file):
-    result = run("node_cost", "--model", str(tiny_model_file), "--frames", "3", "--size", "160x90")
+    options = ["--frames", "3", "--size", "160x90", "--starts", "0"]
+    result = run("node_cost", "--model", str(tiny_model_file), *options)
     assert result.returncode == 0, result.stderr
     rows = [line.split("|")[1].strip() for line in result.stdout.splitlines() if line.startswith("|")]
     for name in ("detections: build", "segmentation: publish", "overlay/compressed: publish", "JPEG image: decode"):
@@ -98,3 +99,29 @@ def test_what_the_node_costs(run, tiny_model_file):
     for name in ("callback", "decode", "preprocess", "engine", "postprocess", "publish", "whole node"):
         assert rows.count(name) == 2  # with an engine that takes no time, and with the model
     assert rows.count("engine alone, without ROS") == 1
+
+
+def test_what_a_start_costs(package, run, tiny_model_file, monkeypatch):
+    monkeypatch.setenv("PATH", package["PATH"])
+    monkeypatch.setenv("ROS_DOMAIN_ID", package["ROS_DOMAIN_ID"])
+    short = ["--size", "160x90", "--starts", "1", "--idle", "0.5"]
+    options = [*short, "--only-starts", "--runtimes", "onnxruntime", "auto"]
+    result = run("node_cost", "--model", str(tiny_model_file), *options)
+    assert result.returncode == 0, result.stderr
+    table = [line for line in result.stdout.splitlines() if line.startswith("|")]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table]
+    assert rows[0] == ["runtime", "first result [s]", "least to greatest", "idle, % of a core", "memory [MB]"]
+    assert [row[0] for row in rows[2:]] == ["onnxruntime", "auto"]
+    for _, seconds, _, idle, memory in rows[2:]:
+        assert 0.2 < float(seconds) < 60.0
+        assert 0.0 <= float(idle) < 100.0
+        assert 30.0 < float(memory) < 2000.0
+
+
+def test_a_start_that_fails_is_told(package, run, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", package["PATH"])
+    monkeypatch.setenv("ROS_DOMAIN_ID", package["ROS_DOMAIN_ID"])
+    result = run("node_cost", "--model", str(tmp_path / "absent.onnx"), "--only-starts", "--runtimes", "onnxruntime")
+    assert result.returncode == 1
+    assert "node_cost: the launch gave no result; it said:" in result.stderr
+    assert "absent.onnx does not exist" in result.stderr

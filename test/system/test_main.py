@@ -82,10 +82,10 @@ class TestSigint:
         options = ("-p", f"model:={tiny_model_file}", "-p", "runtime:=onnxruntime", "-r", "__node:=interrupted")
         arguments = ["--ros-args", *options]
 
-        def start(quick_calls=None):
+        def start(quick_calls=None, *more):
             code = ["-m", "lvad_perception.node.main"] if quick_calls is None else ["-c", SLOW, str(quick_calls)]
             process = subprocess.Popen(
-                [sys.executable, *code, *arguments],
+                [sys.executable, *code, *more, *arguments],
                 env={**ros_environment, "PYTHONUNBUFFERED": "1"},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -124,6 +124,10 @@ class TestSigint:
         assert time.monotonic() - began_s < 2.0
         assert "Traceback" not in output
 
+    def is_busy(self, process):
+        while "busy" not in (line := process.stdout.readline()):
+            assert line, "the model was not loaded"
+
     @pytest.mark.parametrize("delay_s", [0.5, 0.9, 1.5])
     def test_while_it_starts(self, start, delay_s):
         process = start()
@@ -133,7 +137,12 @@ class TestSigint:
     def test_while_the_model_loads(self, start, transit):
         process = start(quick_calls=0)
         transit(transit.configure)
-        assert "busy" in process.stdout.readline()
+        self.is_busy(process)
+        self.ends(process)
+
+    def test_while_it_brings_itself_up(self, start):
+        process = start(0, "--activate")
+        self.is_busy(process)
         self.ends(process)
 
     def test_while_a_frame_is_in_work(self, start, transit, robot, wait_until):
@@ -162,3 +171,38 @@ class TestSigint:
         reading.join(5.0)
         assert busy.is_set()
         self.ends(process)
+
+
+class TestActivate:
+    """``--activate``: the process brings its node up, or ends."""
+
+    def test_the_node_is_active_without_anybody_asking(self, ros_environment, ros, robot, tiny_model_file, wait_until):
+        options = ("-p", f"model:={tiny_model_file}", "-p", "cameras:=[itself]", "-r", "__node:=itself")
+        process = subprocess.Popen(
+            [sys.executable, "-m", "lvad_perception.node.main", "--activate", "--ros-args", *options],
+            env=ros_environment,
+        )
+        try:
+            wait_until(lambda: robot.node.count_subscribers("/itself/image_raw"), seconds=20.0)
+        finally:
+            process.send_signal(signal.SIGINT)
+            assert process.wait(timeout=10) == 0
+
+    @pytest.mark.parametrize(
+        ("option", "sentence"),
+        [
+            (
+                "model:=/nowhere.onnx",
+                "cannot configure: /nowhere.onnx does not exist; write a model file with: lvad-train",
+            ),
+            (
+                "threads:=0",
+                "cannot configure: parameter model is empty; set it to the .onnx file that lvad-train export",
+            ),
+        ],
+    )
+    def test_where_it_cannot_the_process_ends_with_status_1(self, ros_environment, option, sentence):
+        result = run(ros_environment, "--activate", "--ros-args", "-p", option)
+        assert result.returncode == 1
+        assert sentence in result.stderr
+        assert "Traceback" not in result.stderr

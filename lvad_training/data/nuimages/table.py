@@ -127,7 +127,7 @@ def open_version(folder: Path, cache_dir: Path | None = None) -> VersionTable:
 
     Args:
         folder: ``v1.0-train`` or another version.
-        cache_dir: as for ``lvad_perception.bdd100k.cache.cache_places``.
+        cache_dir: as for ``lvad_perception.machine.cache_places``.
 
     Raises:
         LabelError: a table is missing or is not of the schema.
