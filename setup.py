@@ -31,6 +31,8 @@ EXTRAS = {
         # Text towers of the language prior; the vehicle needs neither.
         "open_clip_torch>=3.0",
         "transformers>=5.0",
+        # transformers asks for any, and imports what came later.
+        "tqdm>=4.64",
         "scipy>=1.8",
         "tensorboard>=2.14",
         "pyyaml>=6.0.1",
