@@ -60,7 +60,7 @@ class Installation:
         systems: where it is meant for.
         commands: what the page promises; ``{model}`` is a model file, ``{data}`` a data set, ``{work}`` a folder.
         ros: colcon builds the package, which installs no dependencies; apt's OpenCV and numpy stay in use.
-        before: what is installed already, in pip's words: what a Jetson has from JetPack.
+        before: what is installed already, in pip's words.
     """
 
     line: Line
@@ -68,10 +68,9 @@ class Installation:
     commands: tuple[Command, ...]
     ros: bool = False
     before: tuple[str, ...] = ()
-    name: str = ""
 
     def __str__(self) -> str:
-        return self.name or f"{self.line.page}: {self.line.key}"
+        return f"{self.line.page}: {self.line.key}"
 
 
 MODEL = (
@@ -120,10 +119,10 @@ JETSON = (
     *EVALUATION,
     Command("python -m benchmarks.target {model}", 2, "TensorRT"),
 )
-NO_TENSORRT = Command("lvad-perception optimize {model} --output {work}/model.engine", 2, "TensorRT is not installed")
-# TensorRT 8.6, with which JetPack 6.0 comes, as far as it goes without a GPU.
-TENSORRT_86 = ("tensorrt==8.6.0", "nvidia-cublas-cu12", "nvidia-cudnn-cu12==8.9.7.29")
-NO_GPU = Command("lvad-perception optimize {model} --output {work}/model.engine", 2, "GPU")
+# As far as it goes without torch, TensorRT and a GPU, which a Jetson has from JetPack and NVIDIA's index.
+NO_TENSORRT = Command(
+    "lvad-perception optimize {model} --output {work}/model.engine", 2, "error: torch, which holds the"
+)
 
 INSTALLATIONS = (
     Installation(Line("docs/ros.md", "Humble, Jazzy: the node"), (HUMBLE, JAZZY), NODE, ros=True),
@@ -148,13 +147,6 @@ INSTALLATIONS = (
         ros=True,
     ),
     Installation(Line("docs/deploy.md", "Jetson, with JetPack's numpy 1"), (HUMBLE, JAZZY), (*JETSON, NO_TENSORRT)),
-    Installation(
-        Line("docs/deploy.md", "Jetson, with JetPack's numpy 1"),
-        (HUMBLE,),
-        (*JETSON, NO_GPU),
-        before=TENSORRT_86,
-        name="docs/deploy.md: Jetson, with TensorRT 8.6",
-    ),
     Installation(Line("docs/bags.md", "bags and replay"), (LAPTOP,), (*MODEL, *BAGS)),
     Installation(Line("docs/bags.md", "evaluation and videos too"), (LAPTOP,), (*MODEL, *BAGS, *EVALUATION, *VIDEOS)),
     Installation(Line("docs/training.md", "training, evaluation, model files"), (LAPTOP,), (*TRAINING, *EXPORT)),
