@@ -5,13 +5,13 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
 from torch import nn
 
 from lvad_training import loop
 from lvad_training.batches import labelled_images, recipe_split, teacher_images, unlabelled_images
 from lvad_training.build import network_of
 from lvad_training.checkpoints import load_checkpoint, weights_sha256
+from lvad_training.processes import this_process
 from lvad_training.pseudo import Teacher, write_pseudo_labels
 from lvad_training.recipe import Recipe
 from lvad_training.samples import ConfidentPredictions
@@ -31,7 +31,7 @@ def label(recipe: Recipe, teachers: Mapping[str, Path], folder: Path, *, resume:
     Raises:
         CheckpointError, DatasetError, LabelError, ImageError: as their names say.
     """
-    processes = PartialState()
+    processes = this_process()
     assert recipe.stages is not None
     report = write_pseudo_labels(
         split=recipe_split(recipe, recipe.data.train_split),

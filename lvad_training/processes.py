@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import gather_object
+from accelerate.state import AcceleratorState
+from accelerate.utils import gather_object, parse_flag_from_env
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
@@ -32,17 +33,28 @@ def start_processes(precision: str, *, accumulate: int = 1) -> Accelerator:
     """
     if precision == "fp16" and not torch.cuda.is_available():
         raise ConfigError("train.precision: fp16 needs a CUDA GPU; use bf16 or no")
-    device = PartialState().device
+    device = this_process().device
     if "OMP_NUM_THREADS" not in os.environ:  # torch counts the machine's cores, not those of a container
         torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
     native = computes_bf16(device)
     if precision == "auto":
         precision = "bf16" if native else "no"
-    elif precision == "bf16" and not native and PartialState().is_main_process:
+    elif precision == "bf16" and not native and this_process().is_main_process:
         _warn_of_emulation(device)
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
+        AcceleratorState._reset_state()  # accelerate keeps the precision of a process's first training
     return Accelerator(
         mixed_precision=precision, gradient_accumulation_steps=accumulate, step_scheduler_with_optimizer=False
     )
+
+
+def this_process() -> PartialState:
+    """This process among those that train together: its number, its device, what waits for the others.
+
+    A first ``PartialState()`` does not look at ``ACCELERATE_USE_CPU`` as ``Accelerator`` does, and would leave each of
+    several processes on CPUs alone for good.
+    """
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
 
 
 def computes_bf16(device: torch.device) -> bool:

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from accelerate import PartialState
 from msgspec.structs import replace
 
 from lvad_perception.errors import ConfigError
@@ -22,6 +21,7 @@ from lvad_training.config import recipe_to_dict
 from lvad_training.data.settings import make_lists, read_lists, write_lists
 from lvad_training.files import withdrawn
 from lvad_training.labelling import label
+from lvad_training.processes import this_process
 from lvad_training.recipe import Recipe, StageConfig, StagesConfig, TrainConfig
 from lvad_training.records import RECORD, file_digest, read_record, split_digest, text_digest, write_record
 from lvad_training.runs import MODEL, essence
@@ -146,7 +146,7 @@ def run(
 
 def close() -> None:
     """Let the processes that trained together part; to be called once nothing more is to run."""
-    PartialState().destroy_process_group()
+    this_process().destroy_process_group()
 
 
 def _run_stage(
@@ -161,7 +161,7 @@ def _run_stage(
     progress: bool,
     log: Callable[[str], None],
 ) -> None:
-    processes = PartialState()
+    processes = this_process()
     inputs = _inputs(stage, images)
     record = read_record(stage.folder)
     same = record is not None and record["inputs"] == inputs
@@ -204,7 +204,7 @@ def _make_lists(
     settings = recipe.stages
     if settings is None or settings.setting == "full":
         return
-    processes = PartialState()
+    processes = this_process()
     path = Path(str(stages[-1].recipe.data.lists))
     wanted = make_lists(
         recipe_split(recipe, recipe.data.train_split),

@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
 from tqdm import tqdm
 
 from lvad_perception.errors import ConfigError
@@ -34,7 +33,7 @@ from lvad_training.model.backbone import Backbone
 from lvad_training.model.multitask import MultiTaskNet
 from lvad_training.model.published import MatchReport, load_published, load_timm
 from lvad_training.model.text_encoders import TextEncoder, TextFacts
-from lvad_training.processes import restore_state, resume_state, start_processes
+from lvad_training.processes import restore_state, resume_state, start_processes, this_process
 from lvad_training.recipe import BackboneConfig, Recipe, TrainConfig
 from lvad_training.runs import (
     CHECKPOINT,
@@ -167,7 +166,7 @@ def _load_start(net: MultiTaskNet, recipe: Recipe, state: Checkpoint | None, enc
         load_weights(net, weights, source=str(path))
     if recipe.model.backbone.weights is not None:
         report = load_backbone(net.backbone, recipe.model.backbone)
-        if PartialState().is_main_process:
+        if this_process().is_main_process:
             tqdm.write(report.to_text(), file=sys.stderr)
 
 

@@ -85,9 +85,6 @@ CONFINED = {
     "open_clip": ["lvad_training/model/text_encoders.py"],
     "transformers": ["lvad_training/model/text_encoders.py"],
     "accelerate": [
-        "lvad_training/training.py",
-        "lvad_training/stages.py",
-        "lvad_training/labelling.py",
         "lvad_training/loop.py",
         "lvad_training/processes.py",
         "lvad_training/environment.py",

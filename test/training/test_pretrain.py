@@ -105,7 +105,7 @@ def test_a_run_leaves_a_page_that_opens_offline(run, tmp_path):
     folder = tmp_path / "run"
     assert {path.name for path in folder.iterdir()} == {
         *("checkpoint.pt", "backbone.pt", "recipe.yaml", "losses.jsonl", "pretraining.html", "neighbours.png"),
-        "tensorboard",
+        *("environment.json", "tensorboard"),
     }
     page = (folder / "pretraining.html").read_text()
     assert not re.search(r"""(src|href)=["']?(http|//|/)|<script""", page)

@@ -83,6 +83,10 @@ def test_emulated_bf16_is_told_once_with_what_it_costs(fresh_state, monkeypatch,
     assert "train.precision=auto" in said
 
 
+def test_trainings_of_one_python_process_may_differ_in_precision(fresh_state):
+    assert [start_processes(asked).mixed_precision for asked in ("no", "bf16", "no")] == ["no", "bf16", "no"]
+
+
 def test_native_bf16_is_not_warned_of(fresh_state, monkeypatch, capsys):
     monkeypatch.setattr(processes, "computes_bf16", lambda device: True)
     start_processes("bf16")
