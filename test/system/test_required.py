@@ -74,3 +74,17 @@ def test_the_environment_gets_the_numpy_that_ros_is_compiled_with():
     assert "-c absent/constraints.txt" in ours
     assert "-c requirements/tested.txt" not in ours
     assert "echo 'numpy<2'" in ours
+
+
+def test_a_ros_of_another_python_is_named(tmp_path):
+    (tmp_path / "lib" / "python3.9").mkdir(parents=True)
+    variables = {"ROS_SETUP": str(tmp_path / "setup.bash"), "OVERLAY": "absent", "VENV": str(tmp_path / "venv")}
+    (tmp_path / "venv" / "bin").mkdir(parents=True)
+    (tmp_path / "venv" / "bin" / "python").symlink_to(sys.executable)
+    sentence = (
+        f"is of python3.9 and {tmp_path / 'venv'} of python3.{sys.version_info[1]}; make ros-test PYTHON=python3.9"
+    )
+    without = run("bash", "test/system/run.sh", **variables)
+    assert (without.returncode, sentence in without.stdout) == (0, True), without
+    required = run("bash", "test/system/run.sh", LVAD_REQUIRE_ROS="1", **variables)
+    assert (required.returncode, sentence in required.stderr) == (2, True), required
