@@ -86,6 +86,7 @@ def demo(out: Path, *, data: Path | None, images: int, steps: int | None, seed: 
     if steps is None:
         _write(recipe, content, TIMED_STEPS, out)
         timing = out / "timing"
+        print(f"\n{TIMED_STEPS} steps on their own tell how long one takes here:")
         unmeasured = ("--set", "data.val_split=none", "--set", f"output={timing}")
         _run("lvad-train", "run", recipe, "--overwrite", "--quiet", *unmeasured)
         plan = plan_training(_step_s(timing), elapsed_s=time.monotonic() - started, frames=frames)
