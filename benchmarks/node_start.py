@@ -1,4 +1,4 @@
-"""What a start of the node costs, and the node when nobody wants its results: part of ``benchmarks.node_cost``.
+"""Measure how long the node takes to start, and what it costs without subscribers; part of ``benchmarks.node_cost``.
 
 The launch file starts the node, as a person does, while a camera already sends images and a listener waits for the
 detections. The time runs from the command to the first message that the listener receives. Then the listener goes, and

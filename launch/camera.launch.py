@@ -106,7 +106,7 @@ def further_parameters(text: str) -> dict[str, Any]:
 
 
 def named_by_texts(values: dict) -> dict[str, Any]:
-    """Where YAML sees a number in a name, such as a class called 0, launch would fail without a sentence."""
+    """Turn a key that YAML reads as a number, such as a class called 0, back into text; launch fails on numbers."""
     return {str(name): named_by_texts(value) if isinstance(value, dict) else value for name, value in values.items()}
 
 

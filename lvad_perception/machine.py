@@ -1,4 +1,4 @@
-"""What this process may use of the machine, what CPU it has, and where things are kept for the next start."""
+"""How many cores this process may use, which CPU it runs on, and which folders hold its caches."""
 
 import math
 import os
@@ -9,7 +9,7 @@ from typing import Final
 
 _CPUINFO: Final = Path("/proc/cpuinfo")
 _CPU_FACTS: Final = ("vendor_id", "model name", "flags", "CPU implementer", "CPU part", "CPU variant", "Features")
-"""What Linux says of a core that decides how fast a kernel runs, on x86-64 and on ARM."""
+"""The fields of ``/proc/cpuinfo`` that decide which runtime is faster, on x86-64 and on ARM."""
 
 
 def usable_cores() -> int:
@@ -75,7 +75,7 @@ def cache_places(cache_dir: Path | None) -> list[Path]:
 
 
 def _cpu_facts(cpuinfo: Path) -> dict[str, str]:
-    """What Linux says of the first core."""
+    """Field name -> value of the first core in ``/proc/cpuinfo``; empty where the file cannot be read."""
     try:
         first = cpuinfo.read_text(encoding="utf-8", errors="replace").partition("\n\n")[0]
     except OSError:

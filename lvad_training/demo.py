@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from lvad_perception.bdd100k import find_splits, open_split, read_image
+from lvad_perception.bdd100k import Split, find_splits, open_split, read_image
 from lvad_perception.errors import ConfigError, DatasetError, LvadError
 from lvad_perception.types import Size
 from lvad_training.environment import read_environments
@@ -81,15 +81,17 @@ def demo(out: Path, *, data: Path | None, images: int, steps: int | None, seed: 
     rate = RATE_FROM_SCRATCH if from_scratch else RATE_ON_OWN_DATA if given else RATE_ON_RENDERED
     train_split, val_split = _splits(data)
     recipe = out / "recipe.yaml"
-    content = _recipe(data, train_split, val_split, out, seed, rate, from_scratch)
-    frames = min(VAL_FRAMES, len(open_split(data, val_split)))
+    measured = open_split(data, val_split)
+    content = _recipe(data, train_split, measured, out, seed, rate, from_scratch)
     if steps is None:
         _write(recipe, content, TIMED_STEPS, out)
         timing = out / "timing"
         print(f"\n{TIMED_STEPS} steps on their own tell how long one takes here:")
         unmeasured = ("--set", "data.val_split=none", "--set", f"output={timing}")
         _run("lvad-train", "run", recipe, "--overwrite", "--quiet", *unmeasured)
-        plan = plan_training(_step_s(timing), elapsed_s=time.monotonic() - started, frames=frames)
+        plan = plan_training(
+            _step_s(timing), elapsed_s=time.monotonic() - started, frames=min(VAL_FRAMES, len(measured))
+        )
         _tell(plan, timing)
         steps = plan.steps
     _write(recipe, content, steps, out)
@@ -171,14 +173,14 @@ def _splits(data: Path) -> tuple[str, str]:
 
 
 def _recipe(
-    data: Path, train_split: str, val_split: str, out: Path, seed: int, rate: float, from_scratch: bool
+    data: Path, train_split: str, measured: Split, out: Path, seed: int, rate: float, from_scratch: bool
 ) -> dict[str, Any]:
     """The recipe but for its number of steps."""
     first = read_image(open_split(data, train_split).image_path(0))
     network_hw = fit_network_size((first.shape[0], first.shape[1]), NETWORK_PIXELS)
     return {
         "preset": "edge",
-        "data": {"root": str(data), "train_split": train_split, "val_split": val_split, **_val_only(data, val_split)},
+        "data": {"root": str(data), "train_split": train_split, "val_split": measured.name, **_val_only(measured)},
         "model": {"network_hw": list(network_hw)},
         "train": {
             "batch_size": BATCH,
@@ -191,9 +193,8 @@ def _recipe(
     }
 
 
-def _val_only(data: Path, val_split: str) -> dict[str, Any]:
+def _val_only(split: Split) -> dict[str, Any]:
     """The first frames of a validation split that is too large to be measured whole in a demo, by name."""
-    split = open_split(data, val_split)
     if len(split) <= VAL_FRAMES:
         return {}
     return {"val_only": [split.name_of(index) for index in range(VAL_FRAMES)]}

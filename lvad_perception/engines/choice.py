@@ -122,10 +122,10 @@ def _try_both(
 
 
 def _files_of_trial(path: Path, *, threads: int | None, precision: str | None, cache_dir: Path | None) -> list[Path]:
-    """Where the trial of this model on this machine is kept, best place first; none where the file cannot be read."""
+    """Cache files for the trial of this model on this machine, best first; none if the model file cannot be read."""
     try:
         content = hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError:  # whoever opens it says so
+    except OSError:  # opening the model reports it
         return []
     facts = (
         __version__,
@@ -141,7 +141,7 @@ def _files_of_trial(path: Path, *, threads: int | None, precision: str | None, c
 
 
 def _installation(package: str) -> list[str]:
-    """What tells one installed version of a package from another without importing it, which takes a while.
+    """Identify the installed version of a package without importing it, which takes a while.
 
     The names of its distributions, ``onnxruntime_gpu-1.20.0.dist-info``, and when its code was written to disk, which
     tells versions where there is no such name.
