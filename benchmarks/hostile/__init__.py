@@ -1,0 +1,1 @@
+"""Hostile input for both packages; see ``__main__``."""

@@ -1,0 +1,187 @@
+"""``kill -9`` at random moments of everything that takes long: what is continued must give the same bytes.
+
+    python -m benchmarks.hostile.kills --seed 0 --kills 20
+
+A recipe with all stages is killed and resumed until it is done, over and over until it was killed so often.
+Conversions of a bag, quantisation and, where TensorRT is installed, ``optimize`` are killed and started again; after
+each kill their output has to be the older one, a whole new one, or not there. Linux only.
+"""
+
+import argparse
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import yaml
+
+from benchmarks.hostile.materials import RECIPE, make_materials
+
+START_S: Final = 2.0
+"""No process has written anything before; kills come later than that."""
+VOLATILE: Final = ("tensorboard", "losses.jsonl", "environment.json", ".log", "checkpoint.pt", "seconds")
+LANGUAGE: Final = {"context": 2, "layers": 1, "width": 16, "heads": 2}
+STAGES: Final = {
+    "setting": "disjoint_balance",
+    "teach": {"steps": 12},
+    "pseudo": {"box_score": 0.05, "mask_confidence": 0.0},
+    "adapt": {"steps": 12},
+}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Something that is killed.
+
+    Attributes:
+        command: after ``python -m``.
+        output: the file or folder that it writes.
+        resumes: whether it goes on where it was killed, so that its output may be half made in between.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    output: Path
+    resumes: bool = False
+
+
+def digests(output: Path) -> dict[str, str]:
+    """SHA-256 of a file, or of every file of a folder that does not say when it was made; none where there is none."""
+    files = [output] if output.is_file() else sorted(path for path in output.rglob("*") if path.is_file())
+    kept = [path for path in files if not any(part in str(path.relative_to(output.parent)) for part in VOLATILE)]
+    return {str(path.relative_to(output.parent)): hashlib.sha256(path.read_bytes()).hexdigest() for path in kept}
+
+
+def run(trial: Trial, folder: Path, *, kill_after_s: float | None = None) -> bool:
+    """Run the command, and kill all its processes after so many seconds; returns whether it came to its end.
+
+    Raises:
+        SystemExit: it was not killed and failed.
+    """
+    said = folder / "said.txt"
+    with said.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *trial.command],
+            cwd=folder,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(folder / "cache"), "PYTHONPATH": _HERE},
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+        try:
+            status = process.wait(kill_after_s)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            return False
+    if status != 0:
+        raise SystemExit(f"error: {trial.name} ended with {status}:\n{said.read_text()[-2000:]}")
+    return True
+
+
+def try_kills(trial: Trial, folder: Path, *, kills: int, random: np.random.Generator) -> list[str]:
+    """Kill a command so often, each time go on, and compare with what it writes when nobody kills it.
+
+    Returns:
+        What was wrong, a line each.
+    """
+    wrong: list[str] = []
+    began = time.monotonic()
+    run(trial, folder)
+    whole_s = time.monotonic() - began
+    wanted = digests(trial.output)
+    killed = ended = 0
+    while killed < kills:
+        if trial.resumes:
+            shutil.rmtree(trial.output)
+        finished = False
+        while not finished:
+            latest_s = START_S + (whole_s - START_S) * (0.5 if trial.resumes else 1.0)
+            finished = run(trial, folder, kill_after_s=random.uniform(START_S, latest_s) if killed < kills else None)
+            killed += not finished
+            if not trial.resumes and digests(trial.output) not in ({}, wanted):
+                wrong.append(f"{trial.name}: half an output after kill {killed}")
+        ended += 1
+        found = digests(trial.output)
+        differing = sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
+        if differing:
+            wrong.append(f"{trial.name}: after {killed} kills {', '.join(differing)} differ")
+    print(f"{trial.name}: {whole_s:.0f} s undisturbed; {killed} kills, {ended} times to its end", flush=True)
+    return wrong
+
+
+def make_trials(folder: Path) -> Iterator[Trial]:
+    """The commands, on the materials."""
+    recipe = yaml.safe_load(RECIPE)
+    recipe["train"] |= {"steps": 12, "checkpoint_every": 3}
+    recipe["data"] |= {"train_split": "train"}
+    recipe["model"]["language"] = {**LANGUAGE, "text_encoder": {"kind": "huggingface", "name": _text_encoder(folder)}}
+    recipe |= {"stages": STAGES, "output": str(folder / "run")}
+    (folder / "stages.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    training, perception = "lvad_training.cli", "lvad_perception.cli"
+    yield Trial("all stages", (training, "run", "stages.yaml", "--resume", "--quiet"), folder / "run", resumes=True)
+    for storage in ("mcap", "sqlite3"):
+        bag = folder / f"converted_{storage}"
+        command = (perception, "bag", "from-bdd100k", "data", "--split", "train", "--storage", storage, "--overwrite")
+        yield Trial(f"conversion to {storage}", (*command, "--output", str(bag)), bag)
+    images = ("--calibration", "data/images/100k/train", "--calibration-images", "4", "--check-images", "4")
+    small = folder / "quantized.onnx"
+    yield Trial("quantize", (perception, "quantize", "model.onnx", *images, "--output", str(small)), small)
+    if find_spec("tensorrt") is None:
+        print("optimize: not killed, TensorRT is not installed")
+    else:
+        engine = folder / "model.engine"
+        yield Trial("optimize", (perception, "optimize", "model.onnx", "--output", str(engine)), engine)
+
+
+def _text_encoder(folder: Path) -> str:
+    """A BERT of 16 channels with random weights."""
+    import torch
+    from transformers import BertConfig, BertModel, BertTokenizer
+
+    target = folder / "bert"
+    target.mkdir()
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "road", "car", "traffic", "light", "##s", "."]
+    (target / "vocab.txt").write_text("\n".join(words))
+    BertTokenizer(str(target / "vocab.txt")).save_pretrained(target)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+    torch.manual_seed(7)
+    BertModel(BertConfig(vocab_size=len(words), max_position_embeddings=32, **sizes)).save_pretrained(target)
+    return str(target)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Kill everything; 0 when all outputs were whole and the same, 1 otherwise."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.hostile.kills", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("--seed", type=int, default=0, help="another seed, other moments (default: %(default)s)")
+    parser.add_argument("--kills", type=int, default=20, help="of each command (default: %(default)s)")
+    parser.add_argument("--only", help="only the trials whose names contain this")
+    options = parser.parse_args(arguments)
+    random = np.random.default_rng(options.seed)
+    wrong: list[str] = []
+    with tempfile.TemporaryDirectory(prefix="lvad-kills-") as scratch:
+        folder = Path(scratch)
+        make_materials(folder)
+        for trial in make_trials(folder):
+            if options.only is None or options.only in trial.name:
+                wrong += try_kills(trial, folder, kills=options.kills, random=random)
+    print("\n".join(wrong) or "every output was whole and the same")
+    return 1 if wrong else 0
+
+
+_HERE: Final = str(Path(__file__).parents[2])
+
+if __name__ == "__main__":
+    sys.exit(main())
