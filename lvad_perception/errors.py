@@ -56,5 +56,13 @@ class NonFiniteLossError(LvadError):
     """A loss became NaN or infinite during training."""
 
 
+class EvaluationError(LvadError):
+    """A model was trained and saved, but could not be measured."""
+
+
+class LoaderError(LvadError):
+    """A process that loads images died, or ran out of shared memory or open files."""
+
+
 class ExportError(LvadError):
     """The exported model does not reproduce the torch model's outputs."""

@@ -2,7 +2,7 @@
 
 import multiprocessing
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -24,6 +24,7 @@ from lvad_training.data.layout import find_splits, open_split, vocabulary_name
 from lvad_training.data.sampling import Key, OneTaskStream, TrainingStream
 from lvad_training.data.settings import read_lists
 from lvad_training.data.transforms import TrainingTransform
+from lvad_training.loader import Batches, Guarded, merge_and_pack
 from lvad_training.recipe import DataConfig, Recipe
 from lvad_training.samples import Batch, EvaluationSample, collate
 from lvad_training.split import Split
@@ -76,31 +77,57 @@ def training_batches(recipe: Recipe, *, first: int, last: int, process: int, pro
 
 
 def evaluation_batches(
-    recipe: Recipe, split_name: str, *, optional: bool
+    recipe: Recipe, split_name: str, *, optional: bool, process: int = 0, processes: int = 1
 ) -> Iterable[list[tuple[EvaluationSample, Truth]]] | None:
-    """The images of a split with their annotation, letterboxed; None when ``optional`` and there is no such split.
+    """One process's part of a split's images with their annotation, letterboxed.
 
+    The parts follow each other in the order of the images. None when ``optional`` and there is no such split.
     Of the recipe's validation split only what ``data.val_only`` selects; the annotation is all that the data set has,
     whatever the recipe's lists say.
 
     Raises:
         DatasetError: there is no such split and it is not optional, or nothing of it is selected.
     """
-    data = recipe.data
-    root = Path(data.root)
-    if optional and split_name not in find_splits(root):
+    if optional and split_name not in find_splits(Path(recipe.data.root)):
         return None
-    split = recipe_split(recipe, split_name)
+    split, frames = _to_evaluate(recipe, split_name)
+    samples = EvaluationSet(split, recipe.model.network_hw, np.array_split(frames, processes)[process])
+    return guarded_loader(_WithTruth(samples), recipe.data.workers, list, batch_size=recipe.train.batch_size)
+
+
+def why_not_evaluated(recipe: Recipe) -> str | None:
+    """What of the validation split will keep a model from being measured, as far as that shows without its files.
+
+    None where nothing will, or where there is no such split, which is not an error.
+    """
+    name, tasks = recipe.data.val_split, recipe.model.tasks
+    try:
+        if name not in find_splits(Path(recipe.data.root)):
+            return None
+        split, frames = _to_evaluate(recipe, name)
+    except LvadError as err:
+        return str(err)
+    if any(split.annotated_for(task)[frames].any() for task in tasks):
+        return None
+    return (
+        f"{recipe.data.root}: no image of split {name!r} is annotated for {', '.join(tasks)}; bring its labels or name "
+        "another split with data.val_split"
+    )
+
+
+def _to_evaluate(recipe: Recipe, name: str) -> tuple[Split, Frames]:
+    """A split, and which of its images an evaluation looks at."""
+    data = recipe.data
+    split = recipe_split(recipe, name)
     frames: Frames = np.arange(len(split), dtype=np.int64)
-    if data.val_only and split_name == data.val_split:
+    if data.val_only and name == data.val_split:
         frames = frames[[split.name_of(int(frame)).startswith(data.val_only) for frame in frames]]
         if not len(frames):
             raise DatasetError(
-                f"{root}: no image of split {split_name!r} has a name that starts with {' or '.join(data.val_only)}; "
+                f"{data.root}: no image of split {name!r} has a name that starts with {' or '.join(data.val_only)}; "
                 "correct data.val_only"
             )
-    samples = EvaluationSet(split, recipe.model.network_hw, frames)
-    return guarded_loader(_WithTruth(samples), data.workers, list, batch_size=recipe.train.batch_size)
+    return split, frames
 
 
 def recipe_split(recipe: Recipe, name: str) -> Split:
@@ -232,8 +259,8 @@ def loader_processes(asked: int | Literal["auto"]) -> int:
 
 def guarded_loader(
     dataset: Dataset[Any], workers: int | Literal["auto"], merge: Callable[[list[Any]], Any], **options: Any
-) -> "Batches":
-    """A loader whose bad files end it with their sentence, also out of other processes.
+) -> Batches:
+    """A loader whose bad files end it with their sentence, also out of other processes, as does what these lack.
 
     The processes start by ``START_METHOD``: a script that makes such a loader keeps its own work behind
     ``if __name__ == "__main__":``, since they import it.
@@ -249,48 +276,16 @@ def guarded_loader(
     context.set_forkserver_preload([__name__])
     workers = loader_processes(workers)
     loader = DataLoader(
-        _Guarded(dataset),
+        Guarded(dataset),
         num_workers=workers,
         multiprocessing_context=context if workers else None,
         prefetch_factor=4 if workers else None,
-        collate_fn=partial(_merge_unless_failed, merge),
+        collate_fn=partial(merge_and_pack, merge),
         worker_init_fn=partial(_start_worker, Path.cwd()),
         generator=torch.Generator(),  # its draws must not disturb the global generator, which a resumed run restores
         **options,
     )
     return Batches(loader)
-
-
-class Batches:
-    """A loader that raises what went wrong in its processes as it was raised there, without their traceback."""
-
-    def __init__(self, loader: DataLoader[Any]) -> None:
-        self.loader = loader
-
-    def __len__(self) -> int:
-        return len(self.loader)
-
-    def __iter__(self) -> Iterator[Any]:
-        for batch in self.loader:
-            if isinstance(batch, LvadError):
-                raise batch
-            yield batch
-
-
-class _Guarded(Dataset[Any]):
-    """Gives a bad file's error as the sample, so that it reaches the main process whole."""
-
-    def __init__(self, samples: Dataset[Any]) -> None:
-        self.samples = samples
-
-    def __len__(self) -> int:
-        return len(self.samples)  # type: ignore[arg-type]
-
-    def __getitem__(self, key: Any) -> Any:
-        try:
-            return self.samples[key]
-        except LvadError as err:
-            return err
 
 
 def _start_worker(folder: Path, _: int) -> None:
@@ -300,10 +295,6 @@ def _start_worker(folder: Path, _: int) -> None:
     """
     os.chdir(folder)
     cv2.setNumThreads(0)
-
-
-def _merge_unless_failed(merge: Callable[[list[Any]], Any], samples: list[Any]) -> Any:
-    return next((sample for sample in samples if isinstance(sample, LvadError)), None) or merge(samples)
 
 
 class _WithTruth(Dataset[tuple[EvaluationSample, Truth]]):

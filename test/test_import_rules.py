@@ -31,7 +31,7 @@ LAYERS = {
         {"config", "suppression"},
         {"samples"},
         {"decode", "checkpoints", "schedule"},
-        {"data", "model", "losses", "pseudo", "loop", "processes"},
+        {"data", "model", "losses", "pseudo", "loop", "processes", "loader"},
         {"build", "batches", "runs", "graph"},
         {"evaluation", "environment"},
         {"training", "export", "records", "labelling"},

@@ -9,6 +9,7 @@ from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
 from lvad_training.boxes import areas, intersections
 from lvad_training.losses.matcher import match
+from lvad_training.losses.normalization import per_process
 from lvad_training.losses.truths import ALPHA, GAMMA, annotated_boxes
 from lvad_training.samples import DetectionOutputs, Targets
 
@@ -35,7 +36,7 @@ class DetectionCriterion(nn.Module):
     def forward(
         self, outputs: DetectionOutputs, targets: Sequence[Targets], size_hw: tuple[int, int]
     ) -> dict[str, Tensor]:
-        """Sum over refinements of each term, normalised by the number of matched boxes.
+        """Sum over refinements of each term, normalised by the number of matched boxes: in training, of all processes.
 
         Args:
             outputs: of the whole batch.
@@ -47,6 +48,7 @@ class DetectionCriterion(nn.Module):
         """
         truths = annotated_boxes(targets, outputs.logits.device)
         if truths is None:
+            per_process([0] * len(outputs.logits), together=self.training, device=outputs.logits.device)
             return {}
         keep, padded_boxes, padded_labels = truths.images, truths.boxes_xyxy, truths.labels
         unit = padded_boxes.new_tensor([size_hw[1], size_hw[0]] * 2)
@@ -56,8 +58,8 @@ class DetectionCriterion(nn.Module):
         costs = [self._cost(*each, padded_boxes, padded_labels, unit) for each in refinements]
         repeats = [*[self.matches_per_truth] * (len(refinements) - 1), 1]
         matches = match(costs, truths.counts, repeats)
-        for (logits, predicted), (image, query, truth) in zip(refinements, matches, strict=True):
-            count = max(1, len(image))
+        counts = per_process([len(image) for image, _, _ in matches], together=self.training, device=unit.device)
+        for (logits, predicted), (image, query, truth), count in zip(refinements, matches, counts, strict=True):
             wanted = torch.zeros_like(logits)
             wanted[image, query, padded_labels[image, truth]] = 1
             focal = sigmoid_focal_loss(logits, wanted, ALPHA, GAMMA, reduction="none")

@@ -12,7 +12,9 @@ from lvad_training.samples import Batch, Outputs
 class MultiTaskCriterion(nn.Module):
     """Outputs and batch -> named loss terms, already weighted; their sum is the loss.
 
-    A task contributes over the images that are annotated for it, and nothing when none is.
+    A task contributes over the images that are annotated for it, and nothing when none is. In training mode, processes
+    that train together divide by the objects of all their images, and all have to call it; in evaluation mode each
+    stands alone.
 
     Args:
         detection: criterion of the boxes, or None for a network without that head.

@@ -12,6 +12,7 @@ from torch.nn import functional
 from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
 from lvad_training.boxes import areas
+from lvad_training.losses.normalization import per_process
 from lvad_training.losses.truths import ALPHA, GAMMA, annotated_boxes
 from lvad_training.samples import PointOutputs, Targets
 
@@ -42,7 +43,7 @@ class PointCriterion(nn.Module):
     def forward(
         self, outputs: PointOutputs, targets: Sequence[Targets], _size_hw: tuple[int, int]
     ) -> dict[str, Tensor]:
-        """Each term over the points of all annotated images, normalised by the positive ones.
+        """Each term over the points of annotated images, normalised by positive ones: in training, of all processes.
 
         Args:
             outputs: of the whole batch.
@@ -53,6 +54,7 @@ class PointCriterion(nn.Module):
         """
         truths = annotated_boxes(targets, outputs.logits.device)
         if truths is None:
+            per_process([0, 0], together=self.training, device=outputs.logits.device)
             return {}
         logits = outputs.logits[truths.images].float()  # (B, N, C)
         predicted = outputs.boxes_xyxy[truths.images].float()  # (B, N, 4)
@@ -60,18 +62,20 @@ class PointCriterion(nn.Module):
         truth = assign(outputs.points_xy, outputs.strides, truths.boxes_xyxy, center_radius=self.center_radius)
         image, point = (truth >= 0).nonzero(as_tuple=True)  # (P) each
         chosen = truth[image, point]
-        count = max(1, len(image))
         wanted = torch.zeros_like(logits)
         wanted[image, point, truths.labels[image, chosen]] = 1
         focal = sigmoid_focal_loss(logits, wanted, ALPHA, GAMMA, reduction="none")
-        focal = truths.excuse(focal, predicted.detach(), wanted).sum() / count
         goal = truths.boxes_xyxy[image, chosen]  # (P, 4)
         central = center_ness(outputs.points_xy[point], goal)  # (P)
+        count, weight = per_process(
+            [len(image), central.sum()], together=self.training, device=logits.device, least=(1.0, 1e-6)
+        )
+        focal = truths.excuse(focal, predicted.detach(), wanted).sum() / count
         giou = generalized_box_iou_loss(predicted[image, point], goal, reduction="none")
         entropy = functional.binary_cross_entropy_with_logits(centerness[image, point], central, reduction="sum")
         return {
             "box_class": self.class_weight * focal,
-            "box_giou": self.giou_weight * (giou * central).sum() / central.sum().clamp(min=1e-6),
+            "box_giou": self.giou_weight * (giou * central).sum() / weight,
             "box_centerness": self.centerness_weight * entropy / count,
         }
 

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from lvad_perception.vocabulary import UNLABELED
 from lvad_training.losses.matcher import match
+from lvad_training.losses.normalization import per_process
 from lvad_training.samples import MaskOutputs, PixelOutputs
 
 ALPHA = 0.25
@@ -61,7 +62,7 @@ class MaskCriterion(nn.Module):
     def forward(
         self, outputs: MaskOutputs, pixels: Tensor | None, label_maps: Sequence[Tensor | None]
     ) -> dict[str, Tensor]:
-        """Sum over decoder layers of each term.
+        """Sum over decoder layers of each term, normalised by masks and pixels: in training, of all processes.
 
         Args:
             outputs: of the whole batch.
@@ -72,9 +73,10 @@ class MaskCriterion(nn.Module):
             "<prefix>_class", "_focal", "_dice" and, with ``pixels``, "_pixel", weighted; empty without annotation.
         """
         keep = [index for index, label_map in enumerate(label_maps) if label_map is not None]
-        if not keep:
-            return {}
         device = outputs.masks.device
+        if not keep:
+            per_process([0, 0, 0], together=self.training, device=device)
+            return {}
         masks, valid = _stacked_masks(label_maps, self.classes, outputs.masks)  # (B, K, N), (B, N)
         present = masks.mean(2) > MIN_SHARE  # (B, K)
         counts = present.sum(1).tolist()
@@ -90,22 +92,27 @@ class MaskCriterion(nn.Module):
             for logits, predicted in layers
         ]
         matches = match(costs, counts, [1] * len(layers))
+        pairs, queries = len(matches[0][0]), layers[0][0].shape[0] * layers[0][0].shape[1]  # the same in every layer
+        count, weight, known = per_process(
+            [pairs, pairs + (queries - pairs) * self.class_weights[-1], valid.sum()],
+            together=self.training,
+            device=device,
+            least=(1.0, 1e-6, 1.0),
+        )
         for (logits, predicted), (image, query, truth) in zip(layers, matches, strict=True):
             classes = torch.full(logits.shape[:2], self.classes, device=device)
             classes[image, query] = order[image, truth]
-            count = max(1, len(image))
             chosen, goal, mask = predicted[image, query], targets[image, truth], valid[image]
             focal = (_focal(chosen, goal) * mask).sum(1) / area[image]
             probability = chosen.sigmoid() * mask
             dice = 1 - (2 * (probability * goal).sum(1) + 1) / (probability.sum(1) + goal.sum(1) + 1)
-            totals["class"].append(
-                self.class_weight * functional.cross_entropy(logits.transpose(1, 2), classes, self.class_weights)
-            )
+            entropy = functional.cross_entropy(logits.transpose(1, 2), classes, self.class_weights, reduction="sum")
+            totals["class"].append(self.class_weight * entropy / weight)
             totals["focal"].append(self.focal_weight * focal.sum() / count)
             totals["dice"].append(self.dice_weight * dice.sum() / count)
         terms = {f"{self.prefix}_{name}": torch.stack(values).sum() for name, values in totals.items()}
         if pixels is not None:
-            terms[f"{self.prefix}_pixel"] = self.pixel_weight * _pixel_loss(pixels[keep].float(), masks, valid)
+            terms[f"{self.prefix}_pixel"] = self.pixel_weight * _entropy(pixels[keep].float(), masks) / known
         return terms
 
     @torch.no_grad()
@@ -141,17 +148,23 @@ class PixelCriterion(nn.Module):
     def forward(
         self, outputs: PixelOutputs, _pixels: Tensor | None, label_maps: Sequence[Tensor | None]
     ) -> dict[str, Tensor]:
-        """The term "<prefix>_pixel", weighted; empty without annotation.
+        """The term "<prefix>_pixel", weighted, normalised by annotated pixels: in training, of all processes.
 
         Args:
             outputs: of the whole batch.
             label_maps: uint8 [H, W] per image; images with None contribute nothing.
+
+        Returns:
+            The term; nothing without annotation.
         """
         keep = [index for index, label_map in enumerate(label_maps) if label_map is not None]
+        device = outputs.logits.device
         if not keep:
+            per_process([0], together=self.training, device=device)
             return {}
         masks, valid = _stacked_masks(label_maps, self.classes, outputs.logits)
-        return {f"{self.prefix}_pixel": self.pixel_weight * _pixel_loss(outputs.logits[keep].float(), masks, valid)}
+        (known,) = per_process([valid.sum()], together=self.training, device=device)
+        return {f"{self.prefix}_pixel": self.pixel_weight * _entropy(outputs.logits[keep].float(), masks) / known}
 
 
 def _stacked_masks(label_maps: Sequence[Tensor | None], classes: int, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -160,10 +173,9 @@ def _stacked_masks(label_maps: Sequence[Tensor | None], classes: int, like: Tens
     return class_masks(stacked, classes, like.shape[-2:])
 
 
-def _pixel_loss(pixels: Tensor, masks: Tensor, valid: Tensor) -> Tensor:
-    """Cross-entropy with the averaged label map, over annotated pixels."""
-    entropy = -(pixels.flatten(2).log_softmax(1) * masks).sum(1)  # (B, N)
-    return entropy.sum() / valid.sum().clamp(min=1)
+def _entropy(pixels: Tensor, masks: Tensor) -> Tensor:
+    """Cross-entropy with the averaged label map, summed over annotated pixels."""
+    return -(pixels.flatten(2).log_softmax(1) * masks).sum()
 
 
 def class_masks(label_maps: Tensor, classes: int, size_hw: Sequence[int]) -> tuple[Tensor, Tensor]:
