@@ -1,4 +1,7 @@
-"""A checkpoint on a data set: its metrics, or everything that a report shows, which then needs no model run."""
+"""A checkpoint on a data set: its metrics, or everything that a report shows, which then needs no model run.
+
+Processes that run together share the images, put together what each found, and have the same result.
+"""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -17,6 +20,7 @@ from lvad_training.batches import evaluation_batches, recipe_split, teacher_imag
 from lvad_training.build import build_criterion, network_of, task_vocabularies
 from lvad_training.checkpoints import Checkpoint
 from lvad_training.data.transforms import TrainingTransform
+from lvad_training.processes import complete, gathered, this_process
 from lvad_training.recipe import Recipe
 from lvad_training.samples import Batch, EvaluationSample, Outputs, Targets
 from lvad_training.split import Split
@@ -35,7 +39,7 @@ def evaluate_checkpoint(
 
     Args:
         checkpoint: its recipe says which data set.
-        device: where to compute; None for the GPU if there is one.
+        device: where to compute; None for this process's GPU if there is one.
         split: name of the split to measure; None for the recipe's validation split.
         progress: show a progress bar.
 
@@ -44,9 +48,10 @@ def evaluate_checkpoint(
 
     Raises:
         CheckpointError: the weights do not fit the recipe's model.
-        DatasetError: ``split`` was asked for and does not exist.
+        DatasetError: ``split`` was asked for and does not exist, or nothing of it is annotated.
+        LabelError, ImageError: a file of the data set cannot be read.
     """
-    measured = _measure(checkpoint, device, split, progress)
+    measured = _measure(checkpoint, device or this_process().device, split, progress)
     return None if measured is None else measured[0].compute()
 
 
@@ -62,13 +67,14 @@ def examine_checkpoint(
     That is beside the metrics: curves and confusions, every frame's errors and its terms of the training loss, slices
     by the frames' attributes, and the worst frames with what the model says of them, which it is asked once more.
     """
-    device = _device(device)
+    device = device or this_process().device
     losses: dict[str, dict[str, float]] = {}
     recipe = checkpoint.recipe
     measured = _measure(checkpoint, device, split, progress, inspect=_loss_notes(recipe, device, losses))
     if measured is None:
         return None
     evaluator, model = measured
+    losses = {frame: terms for part in gathered(losses) for frame, terms in part.items()}
     name = split or recipe.data.val_split
     data = recipe_split(recipe, name)
     places = {data.name_of(place): place for place in range(len(data))}
@@ -80,32 +86,39 @@ def examine_checkpoint(
 
 def _measure(
     checkpoint: Checkpoint,
-    device: torch.device | None,
+    device: torch.device,
     split: str | None,
     progress: bool,
     inspect: loop.Inspect | None = None,
 ) -> tuple[Evaluator, nn.Module] | None:
     """The evaluator with all predictions and truths, and the network; None when there is no validation split."""
-    recipe, device = checkpoint.recipe, _device(device)
-    batches = evaluation_batches(recipe, split or recipe.data.val_split, optional=split is None)
+    recipe, us = checkpoint.recipe, this_process()
+    batches = evaluation_batches(
+        recipe,
+        split or recipe.data.val_split,
+        optional=split is None,
+        process=us.process_index,
+        processes=us.num_processes,
+    )
     if batches is None:
         return None
-    evaluator = Evaluator(tasks=recipe.model.tasks, vocabularies=task_vocabularies(recipe.model))
+    part, whole = (Evaluator(tasks=recipe.model.tasks, vocabularies=task_vocabularies(recipe.model)) for _ in range(2))
     model = network_of(checkpoint, source="the checkpoint").to(device)
-    samples: Iterable[Any] = tqdm(batches, desc="evaluate", unit="batch", disable=not progress)
-    loop.collect(
-        model=model,
-        samples=samples,
-        evaluator=evaluator,
-        device=device,
-        max_detections=recipe.model.max_detections,
-        inspect=inspect,
+    shown = progress and us.is_main_process
+    samples: Iterable[Any] = tqdm(batches, desc="evaluate", unit="batch", disable=not shown)
+    complete(
+        loop.collect(
+            model=model,
+            samples=samples,
+            evaluator=part,
+            device=device,
+            max_detections=recipe.model.max_detections,
+            inspect=inspect,
+        )
     )
-    return evaluator, model
-
-
-def _device(device: torch.device | None) -> torch.device:
-    return device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    for each in gathered(part):
+        whole.merge(each)
+    return whole, model
 
 
 def _loss_notes(recipe: Recipe, device: torch.device, notes: dict[str, dict[str, float]]) -> loop.Inspect:
@@ -113,7 +126,9 @@ def _loss_notes(recipe: Recipe, device: torch.device, notes: dict[str, dict[str,
 
     Auxiliary terms that only the training mode has are not among them.
     """
-    criterion: Callable[[Outputs, Batch], dict[str, Tensor]] = build_criterion(recipe.model, recipe.loss).to(device)
+    # In evaluation mode: processes look at different numbers of images, and each image stands alone.
+    criterion: Callable[[Outputs, Batch], dict[str, Tensor]]
+    criterion = build_criterion(recipe.model, recipe.loss).to(device).eval()
     transform = TrainingTransform.without_augmentation(recipe.model.network_hw)
 
     def note(outputs: Outputs, images: Tensor, batch: list[tuple[EvaluationSample, Truth]]) -> None:

@@ -7,6 +7,7 @@ from typing import Protocol, TypeVar
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -29,7 +30,7 @@ class StepReport:
 
     Attributes:
         step: steps done, this one included.
-        terms: weighted loss terms by name, mean over micro-steps of this process; "total" is their sum.
+        terms: weighted loss terms by name, mean over micro-steps and processes; "total" is their sum.
         learning_rate: of the first parameter group in this step.
         gradient_norm: before clipping; 0 when clipping is off.
         data_s: seconds spent waiting for the loader.
@@ -128,7 +129,8 @@ def optimize(
         suspect: what of the images to look at when a loss is not finite, for the message.
 
     Raises:
-        NonFiniteLossError: a loss is NaN or infinite; the message names it and the images.
+        NonFiniteLossError: a loss is NaN or infinite in one of the processes; raised in all of them, with the name of
+            the loss and of the images.
     """
     model.train()
     sums: dict[str, float] = {}
@@ -138,7 +140,7 @@ def optimize(
         data_s += time.perf_counter() - waiting
         with accelerator.accumulate(model):
             terms, total = losses(batch)
-            values = check_finite(terms, batch, step, suspect=suspect)
+            values = _mean_over_processes(terms, batch, step, accelerator.num_processes, suspect=suspect)
             accelerator.backward(total)
             norm = 0.0
             if accelerator.sync_gradients and gradient_clip > 0:
@@ -168,8 +170,10 @@ def collect(
     device: torch.device,
     max_detections: int,
     inspect: Inspect | None = None,
-) -> None:
+) -> Iterator[None]:
     """Hand an evaluator what the network says of a data set, at source resolution, under the images' names.
+
+    It pauses after each batch; whoever iterates it to the end has evaluated all.
 
     Args:
         model: the network, on ``device``.
@@ -189,6 +193,7 @@ def collect(
             evaluator.add(to_predictions(raw, index, sample.letterbox), truth, frame=sample.name)
         if inspect is not None:
             inspect(outputs, images, batch)
+        yield
 
 
 def evaluate(
@@ -200,7 +205,8 @@ def evaluate(
     max_detections: int,
 ) -> Metrics:
     """Measure the network on a data set; arguments as of ``collect``."""
-    collect(model=model, samples=samples, evaluator=evaluator, device=device, max_detections=max_detections)
+    for _ in collect(model=model, samples=samples, evaluator=evaluator, device=device, max_detections=max_detections):
+        pass
     return evaluator.compute()
 
 
@@ -254,6 +260,25 @@ def check_finite(terms: dict[str, Tensor], batch: Named, step: int, *, suspect: 
                 "lower train.learning_rate, or set train.precision=no, then resume from the last checkpoint"
             )
     return values
+
+
+def _mean_over_processes(
+    terms: dict[str, Tensor], batch: Named, step: int, processes: int, *, suspect: str
+) -> dict[str, float]:
+    """Loss terms as numbers, 0 where a process has no such term; raises what ``check_finite`` raises in one of them."""
+    if processes == 1:
+        return check_finite(terms, batch, step, suspect=suspect)
+    said: tuple[dict[str, float], str]
+    try:
+        said = check_finite(terms, batch, step, suspect=suspect), ""
+    except NonFiniteLossError as err:
+        said = {}, str(err)
+    every: list[tuple[dict[str, float], str]] = gather_object([said])
+    for _, problem in every:
+        if problem:
+            raise NonFiniteLossError(problem)
+    names = dict.fromkeys(name for values, _ in every for name in values)
+    return {name: sum(values.get(name, 0.0) for values, _ in every) / processes for name in names}
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

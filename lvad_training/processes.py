@@ -4,7 +4,9 @@ import functools
 import os
 import sys
 import time
-from typing import Any
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import Any, Final, TypeVar
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -14,8 +16,19 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
-from lvad_perception.errors import CheckpointError, ConfigError
+from lvad_perception.errors import CheckpointError, ConfigError, LvadError
 from lvad_perception.machine import usable_cores
+
+T = TypeVar("T")
+PATIENCE: Final = timedelta(hours=1)
+"""How long a process waits for the others before it gives up.
+
+What one of them does alone while the others wait, such as writing a checkpoint or putting pseudo labels together, takes
+minutes; torch's own limits are 10 minutes for NCCL and 30 for gloo.
+"""
+MEETING_S = 60.0
+"""How often processes meet while they share work, see ``complete``."""
+_END: Final = object()
 
 
 def start_processes(precision: str, *, accumulate: int = 1) -> Accelerator:
@@ -49,12 +62,48 @@ def start_processes(precision: str, *, accumulate: int = 1) -> Accelerator:
 
 
 def this_process() -> PartialState:
-    """This process among those that train together: its number, its device, what waits for the others.
+    """This process among those that train together: its number, its device, and what waits for the others.
 
     A first ``PartialState()`` does not look at ``ACCELERATE_USE_CPU`` as ``Accelerator`` does, and would leave each of
-    several processes on CPUs alone for good.
+    several processes on CPUs alone for good. The first call sets ``PATIENCE`` as the limit of every wait.
     """
-    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"), timeout=PATIENCE)
+
+
+def complete(work: Iterable[object]) -> None:
+    """Do this process's share of some work, and return when all processes have done theirs.
+
+    They meet every ``MEETING_S``, so that nobody waits for another longer than that and one piece of its work takes,
+    however uneven the shares are.
+
+    Args:
+        work: this process's share; each step of the iteration does one piece of it.
+
+    Raises:
+        LvadError: a piece failed in one of the processes; raised in all of them.
+    """
+    pieces, busy = iter(work), True
+    if this_process().num_processes == 1:
+        for _ in pieces:
+            pass
+        return
+    while busy:
+        more, problem, until = True, None, time.monotonic() + MEETING_S
+        try:
+            while more and time.monotonic() < until:
+                more = next(pieces, _END) is not _END
+        except LvadError as err:
+            more, problem = False, err
+        every = gathered((more, problem))
+        for _, found in every:
+            if found is not None:
+                raise found
+        busy = any(still for still, _ in every)
+
+
+def gathered(thing: T) -> list[T]:
+    """What each process has, in the order of their numbers; all processes get all, and have to call this."""
+    return [thing] if this_process().num_processes == 1 else gather_object([thing])
 
 
 def computes_bf16(device: torch.device) -> bool:

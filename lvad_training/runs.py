@@ -25,7 +25,7 @@ from lvad_training.loop import StepReport
 from lvad_training.recipe import Recipe, Section
 
 CHECKPOINT, MODEL, CURVE, METRICS = "checkpoint.pt", "model.pt", "losses.jsonl", "metrics.json"
-EVALUATION, EVENTS = FILE, "tensorboard"
+EVALUATION, EVENTS, RECIPE = FILE, "tensorboard", "recipe.yaml"
 
 
 def find_state(folder: Path, recipe: Recipe, *, resume: bool, overwrite: bool) -> Checkpoint | None:
@@ -67,7 +67,7 @@ def prepare_folder(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _trim_curve(folder / CURVE, first_step)
-        write_whole(folder / "recipe.yaml", yaml.safe_dump(msgspec.to_builtins(recipe), sort_keys=False))
+        write_whole(folder / RECIPE, yaml.safe_dump(msgspec.to_builtins(recipe), sort_keys=False))
         if first_step == 0:
             for name in results:
                 (folder / name).unlink(missing_ok=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from lvad_perception.errors import ConfigError
+from lvad_perception.errors import ConfigError, EvaluationError
 from lvad_training.batches import recipe_split, selected_images
 from lvad_training.build import build_text_encoder
 from lvad_training.config import recipe_to_dict
@@ -24,7 +24,7 @@ from lvad_training.labelling import label
 from lvad_training.processes import this_process
 from lvad_training.recipe import Recipe, StageConfig, StagesConfig, TrainConfig
 from lvad_training.records import RECORD, file_digest, read_record, split_digest, text_digest, write_record
-from lvad_training.runs import MODEL, essence
+from lvad_training.runs import METRICS, MODEL, essence
 from lvad_training.training import evaluate_folder, train
 
 LISTS = "lists.json"
@@ -103,6 +103,7 @@ def run(
         Folder of the last stage that ran or was up to date.
 
     Raises:
+        EvaluationError: all is trained, but a model could not be measured; the stages after it were run all the same.
         ConfigError: there is no such stage, a stage was interrupted or its inputs changed and neither ``resume`` nor
             ``overwrite`` is given, or an input is missing.
         CheckpointError, DatasetError, LabelError, ImageError, NonFiniteLossError: as their names say.
@@ -111,7 +112,7 @@ def run(
     last = stages[-1]
     if only == "evaluate":
         _require(last.folder / MODEL, "run the recipe without --stage first")
-        evaluate_folder(last.folder, progress=progress)
+        evaluate_folder(last.folder, data=last.recipe.data, progress=progress)
         return last.folder
     chosen = [stage for stage in stages if only in (None, stage.name)]
     if not chosen:
@@ -128,9 +129,10 @@ def run(
 
     _make_lists(recipe, stages, before_start, log)
     images = split_digest(recipe_split(recipe, recipe.data.train_split))
+    unmeasured: EvaluationError | None = None
     for number, stage in enumerate(chosen, start=1):
         title = f"[{number}/{len(chosen)}] {stage.name}"
-        _run_stage(
+        problem = _run_stage(
             stage,
             title,
             images=images,
@@ -141,6 +143,11 @@ def run(
             progress=progress,
             log=log,
         )
+        if problem is not None and this_process().is_main_process:
+            log(f"{title}: {problem}")
+        unmeasured = problem or unmeasured
+    if unmeasured is not None:
+        raise unmeasured
     return chosen[-1].folder
 
 
@@ -160,7 +167,8 @@ def _run_stage(
     before_start: Callable[[], None],
     progress: bool,
     log: Callable[[str], None],
-) -> None:
+) -> EvaluationError | None:
+    """Run a stage, or skip it when it is up to date; what its weights do not depend on, their evaluation, may fail."""
     processes = this_process()
     inputs = _inputs(stage, images)
     record = read_record(stage.folder)
@@ -170,7 +178,7 @@ def _run_stage(
     say = log if processes.is_main_process else lambda _: None
     if same and done and not (again and overwrite):
         say(f"{title}: up to date in {stage.folder}")
-        return
+        return _measure_unmeasured(stage, progress)
     if record is not None and not same and not overwrite:
         changed = ", ".join(sorted(key for key in inputs if record["inputs"].get(key) != inputs[key]))
         raise ConfigError(
@@ -183,6 +191,7 @@ def _run_stage(
     going_on = record is not None and same and not done and resume
     say(f"{title}: {'goes on' if going_on else 'starts'} in {stage.folder}")
     started = time.time()
+    problem = None
     before = record["seconds"] if going_on and record is not None else 0.0
     with withdrawn(stage.folder / RECORD, unless=lambda: any(path.name != RECORD for path in stage.folder.glob("*"))):
         if processes.is_main_process:
@@ -190,11 +199,27 @@ def _run_stage(
         if stage.teachers:
             label(stage.recipe, dict(stage.teachers), stage.folder, resume=going_on, progress=progress)
         else:
-            train(stage.recipe, resume=going_on, overwrite=not going_on, progress=progress)
+            try:
+                train(stage.recipe, resume=going_on, overwrite=not going_on, progress=progress)
+            except EvaluationError as err:
+                problem = err
     processes.wait_for_everyone()
     if processes.is_main_process:
         write_record(stage.folder, inputs, "done", before + time.time() - started)
     processes.wait_for_everyone()
+    return problem
+
+
+def _measure_unmeasured(stage: Stage, progress: bool) -> EvaluationError | None:
+    """Measure the model of a finished stage whose evaluation failed when it was trained."""
+    unmeasured = (stage.folder / MODEL).is_file() and not (stage.folder / METRICS).is_file()
+    this_process().wait_for_everyone()  # all have looked before one of them writes
+    if unmeasured:
+        try:
+            evaluate_folder(stage.folder, data=stage.recipe.data, progress=progress)
+        except EvaluationError as err:
+            return err
+    return None
 
 
 def _make_lists(

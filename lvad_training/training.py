@@ -6,18 +6,20 @@ shows beside the metrics) and ``tensorboard/``.
 """
 
 import json
+import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import torch
 from tqdm import tqdm
 
-from lvad_perception.errors import ConfigError
+from lvad_perception.errors import ConfigError, EvaluationError, LvadError
 from lvad_perception.metrics import Metrics
 from lvad_perception.report.evaluation import Evaluation
 from lvad_training import loop
-from lvad_training.batches import training_batches
+from lvad_training.batches import training_batches, why_not_evaluated
 from lvad_training.build import build_criterion, build_model, build_text_encoder
 from lvad_training.checkpoints import (
     Checkpoint,
@@ -34,11 +36,12 @@ from lvad_training.model.multitask import MultiTaskNet
 from lvad_training.model.published import MatchReport, load_published, load_timm
 from lvad_training.model.text_encoders import TextEncoder, TextFacts
 from lvad_training.processes import restore_state, resume_state, start_processes, this_process
-from lvad_training.recipe import BackboneConfig, Recipe, TrainConfig
+from lvad_training.recipe import BackboneConfig, DataConfig, Recipe, TrainConfig
 from lvad_training.runs import (
     CHECKPOINT,
     METRICS,
     MODEL,
+    RECIPE,
     code_version,
     find_state,
     log_metrics,
@@ -65,8 +68,9 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, prog
         Path of the finished ``model.pt``.
 
     Raises:
+        EvaluationError: ``model.pt`` is finished, but could not be measured.
         ConfigError: the folder holds another run, or the recipe changed since the run to resume.
-        CheckpointError, DatasetError, LabelError, ImageError, NonFiniteLossError: as their names say.
+        CheckpointError, DatasetError, LabelError, ImageError, NonFiniteLossError, LoaderError: as their names say.
     """
     settings = recipe.train
     accelerator = start_processes(settings.precision, accumulate=settings.accumulate)
@@ -108,6 +112,8 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, prog
     if main:
         prepare_folder(folder, recipe, first_step)
         note_environment(folder, accelerator, first_step=first_step, asked=settings.precision)
+        if (problem := why_not_evaluated(recipe)) is not None:
+            tqdm.write(f"warning: the model will be trained but not evaluated: {problem}", file=sys.stderr)
     writer = open_events(folder, first_step) if main else None
     shown = progress and main
     for report in logged(reports, folder, writer, first_step=first_step, steps=settings.steps, progress=shown):
@@ -117,31 +123,61 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, prog
             if main:
                 save_checkpoint(folder / CHECKPOINT, snapshot)
             accelerator.wait_for_everyone()
-        if main and _is_measured(report.step, settings):
-            metrics = evaluate_checkpoint(_snapshot(net, recipe, report.step), device=accelerator.device)
-            log_metrics(metrics, report.step, writer)
-    accelerator.wait_for_everyone()
+        if _is_measured(report.step, settings):
+            try:
+                metrics = evaluate_checkpoint(_snapshot(net, recipe, report.step), device=accelerator.device)
+                log_metrics(metrics, report.step, writer)
+            except LvadError as err:
+                if main:
+                    tqdm.write(f"warning: step {report.step} was not evaluated: {err}", file=sys.stderr)
+    final = replace(_snapshot(net, recipe, settings.steps), version=code_version())
     if main:
-        final = _snapshot(net, recipe, settings.steps)
-        evaluation = examine_checkpoint(final, device=accelerator.device, progress=progress)
-        log_metrics(None if evaluation is None else evaluation.findings.metrics, settings.steps, writer)
-        _finish(folder, final, evaluation)
-    if writer is not None:
-        writer.close()
+        save_checkpoint(folder / MODEL, final)
     accelerator.wait_for_everyone()
+    try:
+        metrics = _examine(folder, final, recipe.data, device=accelerator.device, progress=progress)
+        log_metrics(metrics, settings.steps, writer)
+    finally:
+        if writer is not None:
+            writer.close()
     return folder / MODEL
 
 
-def evaluate_folder(folder: Path, *, progress: bool = False) -> Metrics | None:
-    """Measure a finished run's model again, and write the metrics beside it and into it.
+def evaluate_folder(folder: Path, *, data: DataConfig | None = None, progress: bool = False) -> Metrics | None:
+    """Measure a finished run's model again, and write the metrics beside it and into it; processes share the images.
+
+    Args:
+        folder: of the run.
+        data: where to measure, if not as the model's own recipe says.
+        progress: show a progress bar.
+
+    Returns:
+        The metrics; None when there is no validation split.
 
     Raises:
         CheckpointError: the folder holds no finished model.
+        EvaluationError: it cannot be measured.
         ConfigError: the metrics cannot be written.
     """
     found = load_checkpoint(folder / MODEL)
-    evaluation = examine_checkpoint(found, progress=progress)
-    _finish(folder, found, evaluation)
+    return _examine(folder, found, data or found.recipe.data, device=this_process().device, progress=progress)
+
+
+def _examine(
+    folder: Path, final: Checkpoint, data: DataConfig, *, device: torch.device, progress: bool
+) -> Metrics | None:
+    """Measure a run's model and keep what was found. Raises EvaluationError, which leaves the model as it was."""
+    try:
+        there = replace(final, recipe=msgspec.structs.replace(final.recipe, data=data))
+        evaluation = examine_checkpoint(there, device=device, progress=progress)
+    except LvadError as err:
+        command = shlex.join(["lvad-train", "run", str(folder / RECIPE), "--stage", "evaluate"])
+        raise EvaluationError(
+            f"{folder / MODEL} is finished, but was not evaluated: {err}; after that measure it with: {command}"
+        ) from err
+    if this_process().is_main_process:
+        _finish(folder, final, evaluation)
+    this_process().wait_for_everyone()
     return None if evaluation is None else evaluation.findings.metrics
 
 
@@ -210,4 +246,4 @@ def _finish(folder: Path, final: Checkpoint, evaluation: Evaluation | None) -> N
         raise ConfigError(f"{folder}: metrics cannot be written ({err.strerror}); free disk space") from err
     if evaluation is not None:
         write_evaluation(folder, evaluation)
-    save_checkpoint(folder / MODEL, replace(final, metrics=plain, version=code_version()))
+    save_checkpoint(folder / MODEL, replace(final, metrics=plain))

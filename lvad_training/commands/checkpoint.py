@@ -39,6 +39,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     from lvad_training.checkpoints import load_checkpoint
     from lvad_training.evaluation import evaluate_checkpoint, examine_checkpoint
     from lvad_training.files import write_whole
+    from lvad_training.processes import this_process
     from lvad_training.runs import EVALUATION, write_evaluation
 
     checkpoint = load_checkpoint(options.checkpoint)
@@ -55,6 +56,8 @@ def _evaluate(options: argparse.Namespace) -> int:
     else:
         evaluation, metrics = None, evaluate_checkpoint(checkpoint, split=split, progress=progress)
     assert metrics is not None  # a missing split raised
+    if not this_process().is_main_process:
+        return 0
     print(metrics.to_text())
     if evaluation is not None:
         write_evaluation(options.checkpoint.parent, evaluation)

@@ -2,9 +2,13 @@
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
+from lvad_perception.errors import EvaluationError
 from lvad_training.commands.arguments import DATASET_HELP, Commands
+
+EXIT_NOT_EVALUATED = 1
 
 
 def add_train_commands(commands: Commands) -> None:
@@ -19,6 +23,7 @@ def _add_run(commands: Commands) -> None:
         help="train a recipe, in one or several stages",
         description="Train a recipe and evaluate it: one training, or with a section stages teach, pseudo-label, adapt "
         "and finetune in turn. Stages that are up to date are skipped. "
+        "Status 1: trained, but a model could not be measured. "
         "With several GPUs: accelerate launch -m lvad_training.cli run …",
         epilog="example: lvad-train run config/train_edge.yaml --set data.root=/data/bdd100k --set train.steps=2000",
     )
@@ -41,13 +46,18 @@ def _run(options: argparse.Namespace) -> int:
     from lvad_training.runs import METRICS, MODEL
 
     recipe = load_recipe(options.recipe, options.set)
-    folder = stages.run(
-        recipe,
-        resume=options.resume,
-        overwrite=options.overwrite,
-        only=options.stage,
-        progress=not options.quiet,
-    )
+    try:
+        folder = stages.run(
+            recipe,
+            resume=options.resume,
+            overwrite=options.overwrite,
+            only=options.stage,
+            progress=not options.quiet,
+        )
+    except EvaluationError as err:
+        stages.close()  # all processes have this error
+        print(f"lvad-train: error: {err}", file=sys.stderr)
+        return EXIT_NOT_EVALUATED
     stages.close()
     if not (folder / MODEL).is_file():  # pseudo labels
         print(f"written: {folder}")

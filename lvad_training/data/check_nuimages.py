@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from lvad_training.data.check_frames import Problem
-from lvad_training.data.check_tree import listed, plural, repeated_names
+from lvad_training.data.check_tree import listed, plural, repeated_names, unmeasurable
 from lvad_training.data.nuimages import NuImagesSplit
 
 _MEANINGS = {
@@ -21,6 +21,9 @@ _MEANINGS = {
 def check_tables(splits: Sequence[NuImagesSplit]) -> Iterator[Problem]:
     """Problems that show without opening an image or a mask."""
     for split in splits:
+        if not split.table.is_annotated:
+            message = f"split '{split.name}' has no annotation: not trained on{unmeasurable(split.name)}"
+            yield Problem("warning", str(split.table.folder), message)
         yield from _missing_images(split)
         yield from _table_problems(split)
     # The mini version is a part of the others by design.

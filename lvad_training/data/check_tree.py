@@ -57,7 +57,7 @@ def _compare_with_tree(root: Path, split: Split) -> Iterator[Problem]:
     if bare.any():
         names = [split.name_of(int(i)) for i in np.flatnonzero(bare)]
         message = f"{plural(len(names), 'image')} without annotation: {listed(names)}; not trained on"
-        yield Problem("warning", sources.images[0].path, message)
+        yield Problem("warning", sources.images[0].path, message + (unmeasurable(split.name) if bare.all() else ""))
 
 
 def _label_problems(table: LabelTable) -> Iterator[Problem]:
@@ -71,6 +71,14 @@ def _label_problems(table: LabelTable) -> Iterator[Problem]:
     if problems.duplicates:
         names = sorted(set(problems.duplicates))
         yield Problem("warning", file, f"listed more than once: {listed(names)}; the first entry counts")
+
+
+def unmeasurable(split: str) -> str:
+    """What follows from a split's having no annotation at all, to be added to a sentence that says so."""
+    return (
+        f", and a model that has split '{split}' as data.val_split is trained but not evaluated; bring the split's "
+        "labels or name another split"
+    )
 
 
 def repeated_names(splits: Sequence[AnySplit]) -> Iterator[Problem]:

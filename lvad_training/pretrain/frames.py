@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -25,6 +25,11 @@ _DONE: Final = "frames.json"
 _JPEG_QUALITY: Final = 92
 
 
+def _alone(work: Iterable[object]) -> None:
+    for _ in work:
+        pass
+
+
 @dataclass(frozen=True, slots=True)
 class Frame:
     """One image to learn from.
@@ -45,8 +50,9 @@ def find_frames(
     keep: Path,
     *,
     skip: Collection[Path] = (),
-    extract: bool = True,
-    wait: Callable[[], None] = lambda: None,
+    process: int = 0,
+    processes: int = 1,
+    complete: Callable[[Iterable[object]], None] = _alone,
     progress: bool = False,
 ) -> list[Frame]:
     """All frames, in the order of their names. Frames of videos are taken when that was not done before.
@@ -55,8 +61,10 @@ def find_frames(
         config: where to look.
         keep: folder for the frames of videos; what is in it, and in others like it, is no frame by itself.
         skip: further folders to pass over, such as that of the run.
-        extract: whether this process takes them; one of several does.
-        wait: returns once that process has.
+        process: index of this process; all call this function with the same arguments but this one.
+        processes: how many there are, which share the videos.
+        complete: goes through this process's share, frame by frame, and returns once all have; needed when there are
+            several.
         progress: show a progress bar.
 
     Raises:
@@ -67,10 +75,8 @@ def find_frames(
     root = Path(config.root)
     files = sorted(_files(root, config, skip={keep.resolve(), *(folder.resolve() for folder in skip)}))
     videos = [path for path in files if path.suffix.lower() in VIDEOS]
-    if extract:
-        for path in tqdm(videos, desc="frames of videos", unit="video", disable=not progress or not videos):
-            _extract(path, _folder(keep, path, config), config)
-    wait()
+    part = tqdm(videos[process::processes], "frames of videos", unit="video", disable=not progress or not videos)
+    complete(step for path in part for step in _extract(path, _folder(keep, path, config), config))
     frames = []
     for path in files:
         name = path.relative_to(root).as_posix() if path != root else path.name
@@ -124,14 +130,18 @@ def _file(stamp_ms: int) -> str:
     return f"{stamp_ms:010d}.jpg"
 
 
-def _extract(video: Path, folder: Path, config: FramesConfig) -> None:
-    """Take frames at the wanted rate; the list of their times is written last, and without it they are taken again."""
+def _extract(video: Path, folder: Path, config: FramesConfig) -> Iterator[None]:
+    """Take frames at the wanted rate, and pause after each frame of the video.
+
+    The list of their times is written last, and without it they are taken again.
+    """
     if (folder / _DONE).is_file():
         return
     stamps: list[int] = []
     wanted_ns = 0.0
     try:
         for stamp_ns, image in read_video(video):
+            yield
             if stamp_ns < wanted_ns:
                 continue
             wanted_ns = max(wanted_ns + 1e9 / config.fps, stamp_ns)

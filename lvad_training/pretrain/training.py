@@ -31,7 +31,7 @@ from lvad_training.pretrain.neighbours import Nearest, features_of, find_nearest
 from lvad_training.pretrain.page import PAGE, PICTURE, write_pretraining_page
 from lvad_training.pretrain.recipe import PretrainRecipe
 from lvad_training.pretrain.views import Views, ViewSet, collate_views, make_transform
-from lvad_training.processes import restore_state, resume_state, start_processes
+from lvad_training.processes import complete, restore_state, resume_state, start_processes
 from lvad_training.records import text_digest
 from lvad_training.runs import CHECKPOINT, check_empty, check_same, code_version, logged, open_events, prepare_folder
 from lvad_training.training import load_backbone
@@ -59,7 +59,7 @@ def pretrain(
 
     Raises:
         ConfigError: the folder holds another run, or the recipe changed since the run to resume.
-        CheckpointError, DatasetError, ImageError, NonFiniteLossError: as their names say.
+        CheckpointError, DatasetError, ImageError, NonFiniteLossError, LoaderError: as their names say.
     """
     settings, folder = recipe.train, Path(recipe.output)
     accelerator = start_processes(settings.precision)
@@ -71,8 +71,9 @@ def pretrain(
         recipe.data,
         Path(recipe.data.frames) if recipe.data.frames is not None else folder / "frames",
         skip=[folder],
-        extract=main,
-        wait=accelerator.wait_for_everyone,
+        process=accelerator.process_index,
+        processes=processes,
+        complete=complete,
         progress=progress,
     )
     images = _check_frames(frames, recipe, processes, state)
@@ -135,9 +136,11 @@ def pretrain(
             accelerator.wait_for_everyone()
     if writer is not None:
         writer.close()
-    if start is not None:
-        _finish(folder, recipe, frames, start.to(accelerator.device), backbone, progress=progress, command=command)
+    if main:
+        _write_result(folder, recipe, backbone)
     accelerator.wait_for_everyone()
+    if start is not None:  # the others need not wait for the page
+        _write_page(folder, recipe, frames, start.to(accelerator.device), backbone, progress=progress, command=command)
     return folder / RESULT
 
 
@@ -191,7 +194,22 @@ def _batches(frames: list[Frame], recipe: PretrainRecipe, first_step: int, accel
     return guarded_loader(views, recipe.data.workers, collate_views, batch_sampler=stream)
 
 
-def _finish(
+def _write_result(folder: Path, recipe: PretrainRecipe, backbone: Backbone) -> None:
+    """Write the backbone under the names that timm and, for a ResNet, torchvision give its tensors."""
+    tensors = {name: value.detach().cpu() for name, value in backbone.features.state_dict().items()}
+    write_content(
+        folder / RESULT,
+        {
+            "format": RESULT_FORMAT,
+            "method": recipe.method,
+            "state_dict": tensors,
+            "recipe": msgspec.to_builtins(recipe),
+            "version": code_version(),
+        },
+    )
+
+
+def _write_page(
     folder: Path,
     recipe: PretrainRecipe,
     frames: list[Frame],
@@ -201,19 +219,7 @@ def _finish(
     progress: bool,
     command: str,
 ) -> None:
-    """Write the result, under the names that timm and, for a ResNet, torchvision give its tensors, and the page."""
-    tensors = {name: value.detach().cpu() for name, value in backbone.features.state_dict().items()}
-    plain = msgspec.to_builtins(recipe)
-    write_content(
-        folder / RESULT,
-        {
-            "format": RESULT_FORMAT,
-            "method": recipe.method,
-            "state_dict": tensors,
-            "recipe": plain,
-            "version": code_version(),
-        },
-    )
+    """Write what the backbone finds near some frames, before and after."""
     places = spread(len(frames), recipe.neighbours.frames)
     before, after = (
         _nearest(each, frames, places, recipe, progress=progress, title=title)

@@ -105,7 +105,11 @@ def test_what_is_tolerated_is_a_warning(sound):
             "2 of 2 boxes leave the image (32x24) by up to 19.0 px; clipped, 1 left out as nothing of them is inside",
         ),
         ("bdd100k", "1 frame in both 'train' and 'val': a; scores on the one flatter when the other was trained on"),
-        ("val", "1 image without annotation: a; not trained on"),
+        (
+            "val",
+            "1 image without annotation: a; not trained on, and a model that has split 'val' as data.val_split is "
+            "trained but not evaluated; bring the split's labels or name another split",
+        ),
     }
     assert check(sound.root).errors == []
 

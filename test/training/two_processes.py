@@ -1,0 +1,239 @@
+"""Two processes that train together on the CPU, and what tests let them do; one start serves all tests of a module."""
+
+import multiprocessing
+import os
+import socket
+import time
+from pathlib import Path
+from unittest import mock
+
+import torch
+from torch import distributed, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from lvad_perception.errors import ImageError
+from lvad_training import batches, loop, processes
+from lvad_training.build import build_criterion, build_model
+from lvad_training.checkpoints import load_checkpoint
+from lvad_training.config import parse_recipe
+from lvad_training.evaluation import examine_checkpoint
+from lvad_training.pretrain.frames import find_frames
+from lvad_training.pretrain.recipe import FramesConfig
+from lvad_training.processes import complete, start_processes, this_process
+from lvad_training.samples import Batch
+from lvad_training.training import evaluate_folder, train
+
+from .conftest import SIZE_HW, SMALL_CONVOLUTIONS, SMALL_MASKS, make_targets, small_recipe
+from .table_runs import FakeRunner, run_table
+
+QUERIES = {**SMALL_MASKS, "queries": 6, "dropout": 0.0, "pixel_loss": True}
+HEADS = {
+    "queries": {"semantic": QUERIES, "drivable": QUERIES},
+    "convolutions": SMALL_CONVOLUTIONS,
+}
+
+
+class TwoProcesses:
+    """Two processes in one group, which run the functions of this module."""
+
+    def __init__(self):
+        context = multiprocessing.get_context(batches.START_METHOD)
+        context.set_forkserver_preload([batches.__name__])
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self.pipes, self.processes = [], []
+        for rank in range(2):
+            here, there = context.Pipe()
+            process = context.Process(target=_serve, args=(rank, port, there), daemon=True)
+            process.start()
+            there.close()
+            self.pipes.append(here)
+            self.processes.append(process)
+
+    def run(self, function, *arguments, timeout_s=300):
+        """What the function gives in each of the two, or the exception that it raises there."""
+        for pipe in self.pipes:
+            pipe.send((function, arguments))
+        results = []
+        for pipe in self.pipes:
+            assert pipe.poll(timeout_s), f"{function.__name__} hangs"
+            results.append(pipe.recv())
+        return results
+
+    def close(self):
+        for pipe in self.pipes:
+            pipe.close()
+        for process in self.processes:
+            process.join(10)
+            process.kill()
+
+
+def _serve(rank, port, pipe):
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "ACCELERATE_USE_CPU": "true",
+        "OMP_NUM_THREADS": "1",
+    }
+    torch.set_num_threads(1)
+    while True:
+        try:
+            function, arguments = pipe.recv()
+        except EOFError:
+            return
+        try:
+            pipe.send(function(*arguments))
+        except Exception as err:
+            pipe.send(err)
+
+
+def limit():
+    """How long a process waits for the other, as the group itself says."""
+    this_process()
+    return distributed.group.WORLD._get_backend(torch.device("cpu")).options._timeout
+
+
+IMAGES = {
+    "full": {"boxes": 5},
+    "boxes": {"boxes": 2, "semantic": False, "drivable": False},
+    "masks": {"boxes": None},
+    "empty": {"boxes": 0, "semantic": False, "drivable": False},
+    "drivable": {"boxes": None, "semantic": False},
+}
+
+
+def some_batch(names):
+    images, targets = [], []
+    for name in names:
+        seed = list(IMAGES).index(name)
+        target = make_targets(**IMAGES[name], seed=seed)
+        if name == "masks":
+            target.semantic[: SIZE_HW[0] // 2] = target.drivable[:, : SIZE_HW[1] // 3] = 255
+        targets.append(target)
+        images.append(torch.randint(0, 256, (3, *SIZE_HW), generator=torch.Generator().manual_seed(seed)).byte())
+    return Batch(list(names), torch.stack(images), targets)
+
+
+def optimized(heads, steps, spoilt=()):
+    """Loss terms and gradients of steps from the same weights, on the images that each step names.
+
+    Images in ``spoilt`` have a dice loss that is not a number. BatchNorm, whose statistics are those of one process, is
+    replaced.
+    """
+    recipe = small_recipe(model=HEADS[heads])
+    torch.manual_seed(0)
+    net = build_model(recipe.model)
+    _replace_batch_norms(net)
+    plain = build_criterion(recipe.model, recipe.loss)
+
+    def criterion(outputs, batch):
+        terms = plain(outputs, batch)
+        return {name: value * float("nan") for name, value in terms.items()} if {*spoilt} & {*batch.names} else terms
+
+    accelerator = start_processes("no")
+    optimizer, gradients = torch.optim.SGD(net.parameters(), lr=0.0), []
+
+    def keep(*_):
+        gradients.append({name: value.grad.clone() for name, value in net.named_parameters()})
+
+    optimizer.register_step_pre_hook(keep)
+    scheduler = LambdaLR(optimizer, lambda _: 1.0)
+    model, optimizer = accelerator.prepare(net, optimizer)
+    reports = loop.train_steps(
+        accelerator=accelerator,
+        model=model,
+        criterion=criterion,
+        optimizer=optimizer,
+        scheduler=scheduler,
+        batches=[some_batch(names) for names in steps],
+        gradient_clip=0.0,
+    )
+    return [report.terms for report in reports], gradients
+
+
+def optimized_parts(heads, parts, spoilt=()):
+    """``optimized`` with this process's part of the steps."""
+    return optimized(heads, parts[this_process().process_index], spoilt)
+
+
+def _replace_batch_norms(module):
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            setattr(module, name, nn.GroupNorm(1, child.num_features))
+        _replace_batch_norms(child)
+
+
+class Runner(FakeRunner):
+    """Pretends in one process to train; a row called uniform diverges in the other."""
+
+    def run(self, recipe, **options):
+        if "uniform" in recipe.output:
+            optimized_parts("convolutions", [[["boxes"]], [["masks"]]], spoilt=["masks"])
+        if this_process().is_main_process:
+            super().run(recipe, **options)
+        this_process().wait_for_everyone()
+
+
+def reproduced(base, out):
+    """The error that reproducing table 1 ends with, and what was trained."""
+    runner = Runner()
+    try:
+        run_table("table1", base, out, runner)
+    except Exception as err:
+        return err, [folder.parent.name for folder in runner.trained if folder.name == "finetune"]
+
+
+def uneven(pieces, failing=None):
+    """Share work of so many pieces of a twentieth second; what was done here, and how often the processes met."""
+    rank, done, met = this_process().process_index, [], []
+
+    def work():
+        for piece in range(pieces[rank]):
+            if (rank, piece) == failing:
+                raise ImageError("a.jpg is broken")
+            time.sleep(0.05)
+            done.append(piece)
+            yield
+
+    def gathered(thing):
+        met.append(thing)
+        return original(thing)
+
+    original = processes.gathered
+    with mock.patch.object(processes, "MEETING_S", 0.1), mock.patch.object(processes, "gathered", gathered):
+        complete(work())
+    return done, len(met)
+
+
+def examined(path, split=None):
+    """Metrics and frames of a checkpoint's evaluation."""
+    evaluation = examine_checkpoint(load_checkpoint(path), split=split)
+    frames = [(frame.name, frame.losses, frame.errors) for frame in evaluation.findings.frames]
+    return evaluation.findings.metrics, frames, [frame.name for frame in evaluation.kept]
+
+
+def trained(content):
+    """Train a recipe, given as plain values."""
+    return train(parse_recipe(content, [], source="test"), progress=False)
+
+
+def measured(folder):
+    """Metrics of a finished run, measured again."""
+    return evaluate_folder(Path(folder))
+
+
+def frames(root, keep):
+    """Names of the frames of a folder, and how many frames of videos this process decoded."""
+    decoded = []
+
+    def share(work):
+        complete(decoded.append(step) for step in work)
+
+    process = this_process().process_index
+    found = find_frames(FramesConfig(root=str(root)), keep, process=process, processes=2, complete=share)
+    return [frame.name for frame in found], len(decoded)
