@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lvad_perception.errors import ConfigError
+from lvad_training.checkpoints import load_checkpoint, weights_sha256
 from lvad_training.files import write_whole
 from lvad_training.runs import code_version
 from lvad_training.split import Split
@@ -34,7 +35,13 @@ def write_record(folder: Path, inputs: dict[str, str], state: str, seconds: floa
 
 
 def file_digest(path: Path) -> str:
-    """Of a file's content; of another stage's record, of what that stage was made from, not of when."""
+    """Of a file's content; of another stage's record, of what that stage was made from, not of when.
+
+    Of a checkpoint, of its weights: it changes when it is measured, and what starts from it does not.
+    """
+    if path.suffix == ".pt":
+        found = load_checkpoint(path)
+        return text_digest(weights_sha256(found.weights) + json.dumps(found.text_encoder, sort_keys=True))
     if path.name == RECORD:
         record = read_record(path.parent)
         return text_digest(json.dumps(record["inputs"] if record else None, sort_keys=True))

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import yaml
 
-from lvad_perception.errors import ConfigError, LvadError, NonFiniteLossError
+from lvad_perception.errors import ConfigError, EvaluationError, LvadError, NonFiniteLossError
 from lvad_perception.report import write_page
 from lvad_training.config import recipe_to_dict
 from lvad_training.files import withdrawn, write_whole
@@ -46,7 +46,7 @@ def reproduce(
     """Run what is missing of a table and write ``TABLE.md``, ``TABLE.html`` and ``TABLE.json`` into ``out``.
 
     The first seed of all rows comes first. After an interruption the same call goes on where it was. A row whose
-    training diverges is reported and the others go on.
+    training diverges, or whose model cannot be measured, is reported and the others go on.
 
     Args:
         table: which rows.
@@ -65,7 +65,7 @@ def reproduce(
 
     Raises:
         ConfigError: ``out`` holds rows of another base recipe, or cannot be written to.
-        ReproduceError: some rows diverged; the page is written.
+        ReproduceError: some rows diverged or could not be measured; the page is written.
         CheckpointError, DatasetError, LabelError, ImageError: as their names say.
     """
     planned = [
@@ -78,6 +78,7 @@ def reproduce(
     main = int(os.environ.get("RANK", "0")) == 0  # several processes train together; one of them writes
     made = made_now(command)
     failures: dict[tuple[str, int], str] = {}
+    unmeasured = 0
     with withdrawn(out / BASE, unless=lambda: any(out.rglob(RECORD))):  # until a stage began, no row depends on it
         if main:
             _claim(out, base)
@@ -88,14 +89,20 @@ def reproduce(
             before = _finished(job, training)
             try:
                 runner.run(training.recipe, resume=True, only=training.only, progress=progress)
-            except NonFiniteLossError as err:
+            except (NonFiniteLossError, EvaluationError) as err:  # raised in all processes, which go on together
+                unmeasured += isinstance(err, EvaluationError)
                 if main:
-                    say(f"diverged: {err}")
+                    say(str(err) if isinstance(err, EvaluationError) else f"diverged: {err}")
                 failures[row.key, seed] = str(err)
             if main:
                 for folder in _finished(job, training) - before:
                     write_made(folder, made)
                 _write(job, failures)
+    if unmeasured:
+        raise ReproduceError(
+            f"{len(failures)} of {len(planned)} trainings have no result, {unmeasured} of them as their models could "
+            f"not be evaluated; {out / table.name}.html says why; mend that and run again, which measures these models"
+        )
     if failures:
         raise ReproduceError(
             f"{len(failures)} of {len(planned)} trainings diverged; {out / table.name}.html says where; lower "

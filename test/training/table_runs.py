@@ -4,7 +4,7 @@ import argparse
 import json
 from dataclasses import replace
 
-from lvad_perception.errors import NonFiniteLossError
+from lvad_perception.errors import EvaluationError, NonFiniteLossError
 from lvad_training import stages
 from lvad_training.reproduce.command import add_reproduce
 from lvad_training.reproduce.run import reproduce
@@ -36,12 +36,15 @@ class FakeRunner:
 
     plan = staticmethod(stages.plan)
 
-    def __init__(self, stop_after=None, diverging=(), measured=("detection", "semantic", "drivable"), better=None):
+    def __init__(
+        self, stop_after=None, diverging=(), unmeasured=(), measured=("detection", "semantic", "drivable"), better=None
+    ):
         self.trained = []
         self.better = better or {}
         self.measured = measured
         self.stop_after = stop_after
         self.diverging = diverging
+        self.unmeasured = unmeasured
 
     def run(self, recipe, *, resume=False, only=None, progress=True):
         assert resume, "a row that was interrupted has to go on"
@@ -53,6 +56,8 @@ class FakeRunner:
             if any(part in str(stage.folder) for part in self.diverging):
                 raise NonFiniteLossError("step 3: loss total is nan on images a.jpg; lower train.learning_rate")
             self.trained.append(stage.folder)
+            if any(part in str(stage.folder) for part in self.unmeasured):
+                raise EvaluationError("model.pt is finished, but was not evaluated: b.png cannot be decoded")
             stage.folder.mkdir(parents=True)
             tasks = {*stage.recipe.model.tasks} & {*self.measured}
             shift = sum(points for part, points in self.better.items() if part in str(stage.folder))

@@ -36,6 +36,36 @@ def test_run_without_a_validation_split_says_so(recipe_file, capsys):
     assert "not evaluated" in capsys.readouterr().out
 
 
+def test_a_validation_that_fails_leaves_a_finished_model_and_says_how_to_measure_it(
+    blobs, recipe_file, tmp_path, capsys
+):
+    """A validation split without labels, beside a training split that has them."""
+    root, folder = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(blobs, root)
+    shutil.copytree(root / "images/100k/val", root / "images/100k/bare")
+    bare = [f"data.root={root}", "data.val_split=bare", "train.steps=2", "train.evaluate_every=1"]
+    words = ["run", str(recipe_file), "--quiet", *(word for text in bare for word in ("--set", text))]
+    assert main(words) == 1
+    err = capsys.readouterr().err
+    told = f"{root}: no image of split 'bare' is annotated for detection, semantic, drivable; bring its labels or name"
+    assert f"warning: the model will be trained but not evaluated: {told}" in err
+    assert "warning: step 1 was not evaluated: nothing to evaluate: no image has both a prediction and a truth" in err
+    command = f"lvad-train run {folder}/recipe.yaml --stage evaluate"
+    assert f"error: {folder}/model.pt is finished, but was not evaluated: nothing to evaluate: " in err
+    assert err.endswith(f"; after that measure it with: {command}\n")
+    model = load_checkpoint(folder / "model.pt")
+    assert (model.step, model.metrics) == (2, None)
+    assert not (folder / "metrics.json").exists()
+
+    assert main(command.split()[1:]) == 1
+    assert main([*command.split()[1:], "--set", "data.val_split=val"]) == 0
+    assert "drivable, 6 images" in capsys.readouterr().out
+    measured = load_checkpoint(folder / "model.pt")
+    assert measured.metrics == json.loads((folder / "metrics.json").read_text())
+    assert (measured.step, measured.version, measured.recipe) == (2, model.version, model.recipe)
+    assert all((value == model.weights[name]).all() for name, value in measured.weights.items())
+
+
 def test_evaluate_measures_another_data_set(checkpoint_file, small_split, tmp_path, capsys):
     arguments = ["evaluate", str(checkpoint_file), "--data", str(small_split), "--json", str(tmp_path / "m.json")]
     assert main(arguments) == 0

@@ -124,6 +124,18 @@ def test_a_row_that_diverges_does_not_stop_the_others(make_base, tmp_path):
     assert "| LV-Adapter | 1 of 1 | 60.0 |" in markdown
 
 
+def test_a_row_that_cannot_be_measured_does_not_stop_the_others(make_base, tmp_path):
+    runner = FakeRunner(diverging=["/uniform/"], unmeasured=["/weighted/"])
+    with pytest.raises(
+        ReproduceError, match=r"2 of 6 .* no result, 1 of them as their models could not be evaluated; "
+    ):
+        run_table("table1", make_base(), tmp_path, runner)
+    markdown = (tmp_path / "table1.md").read_text()
+    assert "| Weighted sampler | 0 of 1 | failed |" in markdown
+    assert "b.png cannot be decoded" in markdown
+    assert "| LV-Adapter | 1 of 1 | 60.0 |" in markdown
+
+
 def test_curves_join_adapt_and_finetune(make_base, tmp_path):
     base, runner = make_base("train.steps=36"), FakeRunner()
     run_table("table6", base, tmp_path, runner)

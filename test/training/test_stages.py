@@ -9,8 +9,8 @@ import pytest
 import torch
 import yaml
 
-from lvad_perception.errors import CheckpointError, ConfigError
-from lvad_training import stages
+from lvad_perception.errors import CheckpointError, ConfigError, EvaluationError, LabelError
+from lvad_training import stages, training
 from lvad_training.checkpoints import load_checkpoint
 from lvad_training.config import recipe_to_dict
 from lvad_training.stages import plan
@@ -154,6 +154,34 @@ def test_the_final_model_is_measured_again(run, tmp_path):
     path.unlink()
     run(only="evaluate", stages={"adapt": None, "teach": None})
     assert json.loads(path.read_text()) == before
+
+
+def test_a_stage_that_cannot_be_measured_stops_none_after_it(run, tmp_path, monkeypatch):
+    """Its model is done, and only its evaluation is done again."""
+    changes = {"stages": {"teach": None}}
+    original, broken = training.examine_checkpoint, ["adapt", "finetune"]
+
+    def examine(checkpoint, **options):
+        if any(checkpoint.recipe.output.endswith(name) for name in broken):
+            raise LabelError("mask a.png cannot be decoded; replace it")
+        return original(checkpoint, **options)
+
+    monkeypatch.setattr(training, "examine_checkpoint", examine)
+    with pytest.raises(EvaluationError, match=r"model.pt is finished, but was not evaluated: mask a.png") as one:
+        run(**changes)
+    assert f"lvad-train run {tmp_path}/run/finetune/recipe.yaml --stage evaluate" in str(one.value)
+    weights = {name: load_checkpoint(tmp_path / "run" / name / "model.pt").weights for name in broken}
+    broken.remove("adapt")
+    with pytest.raises(EvaluationError, match=r"finetune/model.pt"):
+        run(**changes)
+    assert (tmp_path / "run" / "adapt" / "metrics.json").is_file()
+    broken.clear()
+    said, folder = run(**changes)
+    assert all("up to date" in line for line in said)
+    assert load_checkpoint(folder / "model.pt").metrics == json.loads((folder / "metrics.json").read_text())
+    for name, before in weights.items():
+        after = load_checkpoint(tmp_path / "run" / name / "model.pt").weights
+        assert all(torch.equal(after[key], value) for key, value in before.items())
 
 
 def test_other_lists_are_not_overwritten(run):
