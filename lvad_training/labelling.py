@@ -11,7 +11,7 @@ from lvad_training import loop
 from lvad_training.batches import labelled_images, recipe_split, teacher_images, unlabelled_images
 from lvad_training.build import network_of
 from lvad_training.checkpoints import load_checkpoint, weights_sha256
-from lvad_training.processes import this_process
+from lvad_training.processes import complete, this_process
 from lvad_training.pseudo import Teacher, write_pseudo_labels
 from lvad_training.recipe import Recipe
 from lvad_training.samples import ConfidentPredictions
@@ -42,6 +42,7 @@ def label(recipe: Recipe, teachers: Mapping[str, Path], folder: Path, *, resume:
         process=processes.process_index,
         processes=processes.num_processes,
         wait=processes.wait_for_everyone,
+        complete=complete,
         progress=progress,
     )
     if progress and processes.is_main_process:

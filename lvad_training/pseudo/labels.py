@@ -6,7 +6,7 @@ teacher says the same of an image whatever images it sees together with it.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -30,7 +30,7 @@ from lvad_training.pseudo.selection import (
     select_boxes,
     select_pixels,
 )
-from lvad_training.pseudo.teachers import Processes, Teacher, ask
+from lvad_training.pseudo.teachers import Processes, Teacher, alone, ask
 from lvad_training.recipe import PseudoConfig
 from lvad_training.samples import ConfidentPredictions
 from lvad_training.split import Split
@@ -62,6 +62,7 @@ def write_pseudo_labels(
     process: int = 0,
     processes: int = 1,
     wait: Callable[[], None] = lambda: None,
+    complete: Callable[[Iterable[object]], None] = alone,
     progress: bool = True,
 ) -> PseudoReport:
     """Let teachers label images, and say how many labels there are and how good.
@@ -80,6 +81,7 @@ def write_pseudo_labels(
         process: index of this process; all call this function with the same arguments but this one.
         processes: how many there are.
         wait: returns once all processes have called it; needed when there are several.
+        complete: goes through this process's share of the images; ``processes.complete`` lets several meet meanwhile.
         progress: show a progress bar, in process 0.
 
     Returns:
@@ -100,7 +102,7 @@ def write_pseudo_labels(
     report = place.finished()
     wait()  # nobody finishes before all have looked
     if report is None:
-        us = Processes(process, processes, wait, progress and process == 0)
+        us = Processes(process, processes, wait, complete, progress and process == 0)
         thresholds = {teacher.task: _thresholds(teacher, config, place, us) for teacher in teachers}
         for teacher in teachers:
             if thresholds[teacher.task]:

@@ -1,6 +1,6 @@
 """Teachers, and how several processes share the frames to ask them about."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,12 +43,14 @@ class Processes:
         index: of this process, from 0.
         count: how many there are.
         wait: returns once all have called it.
+        complete: goes through this one's share of some work, and may return only once all have done theirs.
         progress: whether this one shows a progress bar.
     """
 
     index: int
     count: int
     wait: Callable[[], None]
+    complete: Callable[[Iterable[object]], None]
     progress: bool
 
 
@@ -81,17 +83,29 @@ def ask(
     left = [frame for frame in sorted(set(frames)) if split.name_of(frame) not in done]
     part = left[us.index :: us.count]
     title += f" ({us.count} processes)" if us.count > 1 else ""
-    with (
-        journal.writer(us.index) as writer,
-        tqdm(total=len(part), desc=title, unit="image", disable=not us.progress, mininterval=0.5) as bar,
-    ):
-        for frame, found in zip(part, teacher.predict(part) if part else (), strict=True):
-            if found.name != split.name_of(frame):
-                raise ValueError(f"asked for {split.name_of(frame)}, the teacher predicted {found.name}")
-            if getattr(found, "detections" if teacher.task == "detection" else teacher.task) is None:
-                raise CheckpointError(
-                    f"the teacher of {teacher.task} has no head for it; give a checkpoint that was trained for the task"
-                )
-            writer.append(work(frame, found))
-            bar.update()
+
+    def answers() -> Iterator[None]:
+        with (
+            journal.writer(us.index) as writer,
+            tqdm(total=len(part), desc=title, unit="image", disable=not us.progress, mininterval=0.5) as bar,
+        ):
+            for frame, found in zip(part, teacher.predict(part) if part else (), strict=True):
+                if found.name != split.name_of(frame):
+                    raise ValueError(f"asked for {split.name_of(frame)}, the teacher predicted {found.name}")
+                if getattr(found, "detections" if teacher.task == "detection" else teacher.task) is None:
+                    raise CheckpointError(
+                        f"the teacher of {teacher.task} has no head for it; give a checkpoint that was trained for the "
+                        "task"
+                    )
+                writer.append(work(frame, found))
+                bar.update()
+                yield
+
+    us.complete(answers())
     us.wait()
+
+
+def alone(work: Iterable[object]) -> None:
+    """Go through some work, whatever other processes do."""
+    for _ in work:
+        pass
