@@ -84,9 +84,12 @@ def _reproduce(options: argparse.Namespace) -> int:
     data = options.data
     if options.smoke and data is None:
         from lvad_training.data.sample_set import render_sample_set
+        from lvad_training.processes import this_process
 
         data = out / ("data" if table.vocabulary == "bdd100k" else f"data-{table.vocabulary}")
-        render_sample_set(data, images=SMOKE_IMAGES, seed=0, size_hw=(90, 160), layout=table.vocabulary)
+        if this_process().is_main_process:
+            render_sample_set(data, images=SMOKE_IMAGES, seed=0, size_hw=(90, 160), layout=table.vocabulary)
+        this_process().wait_for_everyone()
     if data is None and options.recipe is None:
         wanted = "nuImages" if table.vocabulary == "nuimages" else "a data set in BDD100K's layout"
         raise ConfigError(f"reproduce: give --data, {wanted}, or --recipe, or try it with --smoke")
