@@ -72,7 +72,8 @@ class McapFile:
         self._channels: dict[int, tuple[int, str, str, str]] = {}  # schema, topic, encoding of messages, QoS profiles
         self._chunks: list[_Chunk] = []
         self._loose: dict[int, _Loose] = {}
-        self._promised: Counter[int] | None = None
+        self._promised: Counter[int] | None = None  # by channel, as the next
+        self._indexed: Counter[int] = Counter()
         self._described = 0
         self._kept: tuple[int, bytes] | None = None
         try:
@@ -163,7 +164,9 @@ class McapFile:
             at += _HEAD + length
         counts = self._promised
         if counts is None or any(count and channel not in self._channels for channel, count in counts.items()):
-            self._promised = self._look_into_chunks()
+            counts = self._look_into_chunks()
+        # Whatever promises more: the statistics, or the index and what is outside of chunks.
+        self._promised = counts | self._indexed + Counter({key: len(each.stamps) for key, each in self._loose.items()})
 
     def _note(self, operation: int, at: int, length: int) -> None:
         """Take in a record outside of chunks, by where its content is."""
@@ -184,10 +187,13 @@ class McapFile:
             channel, size = struct.unpack("<HI", self._at(at, 6))
             chunk = self._chunks[-1]
             chunk.channels = (chunk.channels or set()) | ({channel} if size else set())
+            self._indexed[channel] += size // 16
         elif operation == _STATISTICS:
             data = self._describing(at, length)
+            (total,) = struct.unpack_from("<Q", data)
             (size,) = struct.unpack_from("<I", data, 42)
-            self._promised = Counter(dict(struct.iter_unpack("<HQ", data[46 : 46 + size])))
+            counts = Counter(dict(struct.iter_unpack("<HQ", data[46 : 46 + size])))
+            self._promised = counts if counts.total() == total else None  # a writer need not count by channel
 
     def _chunk(self, at: int, length: int) -> _Chunk:
         head = self._at(at, min(length, _CHUNK_HEAD + 64))
@@ -215,7 +221,7 @@ class McapFile:
 
     def _look_into_chunks(self) -> Counter[int]:
         """Messages by channel, of a file that does not say; channels are described in chunks then."""
-        counts = Counter({channel: len(loose.stamps) for channel, loose in self._loose.items()})
+        counts: Counter[int] = Counter()
         for chunk in self._chunks:
             try:
                 with self._budget.holding(chunk.size):

@@ -1,4 +1,4 @@
-"""Whether a path is a bag, or may become one, and how it takes its name; without a look inside, so without a library."""
+"""Whether a path is a bag or may become one, and how it takes its name; without a look inside, so without a library."""
 
 import ctypes
 import os

@@ -28,6 +28,7 @@ STORAGES: Final = ("mcap", "sqlite3")
 # Version of metadata.yaml. Humble reads a topic's QoS profiles as text with numbers, which is what 8 writes and later
 # distributions still read; from 9 on they are a YAML list with names, and Humble refuses the bag.
 _BAG_VERSION: Final = 8
+_NO_ADDRESS: Final = frozenset("%?#")
 _RECOVER: Final = "recover it with 'mcap recover' or, from sqlite3, with 'sqlite3 FILE .recover', or copy the bag again"
 
 
@@ -78,11 +79,11 @@ class BagReader:
             problems.add(str(self.path), name, f"{METADATA} does not list it, so it is not read; move it away")
         came: Counter[int] = Counter()
         parts: list[Part] = []
-        for place, (channels, (path, file)) in enumerate(zip(self._channels, self._files.items(), strict=True)):
-            asked = frozenset(channel for channel, connection in channels.items() if connection in wanted)
-            if asked:
-                parts += _placed(file.parts(asked, partial(problems.add, str(path))), channels, place)
         with self._told():
+            for place, (channels, (path, file)) in enumerate(zip(self._channels, self._files.items(), strict=True)):
+                asked = frozenset(channel for channel, connection in channels.items() if connection in wanted)
+                if asked:
+                    parts += _placed(file.parts(asked, partial(problems.add, str(path))), channels, place)
             for stamp, key, place_of_it, raw in in_time_order(parts):
                 connection = wanted[key]
                 came[key] += 1
@@ -308,6 +309,9 @@ def create_bag(
     path = path.resolve() if path.is_symlink() else path
     if storage not in STORAGES:
         raise BagError(f"bag storage {storage!r} is unknown; choose from {', '.join(STORAGES)}")
+    if storage == "sqlite3" and not _NO_ADDRESS.isdisjoint(str(path)):
+        # rosbags hands its path to sqlite3 as an address, in which they mean something.
+        raise BagError(f"a sqlite3 bag cannot be written to {path}, a path with %, ? or #; rename it, or write MCAP")
     replaced = None
     # Named before it is made, so that a Ctrl-C at any moment finds it.
     workplace = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
