@@ -123,7 +123,8 @@ class McapFile:
                                 offsets.append(at)
                 except (DamagedError, struct.error) as err:
                     damaged(f"chunk at byte {chunk.at}", f"{err}; what is in it is left out")
-                    # Of a damaged chunk nothing is sure, not even its beginning.
+                    stamps = array("Q")  # of a damaged chunk nothing is sure, not even its beginning
+                if not stamps:
                     return
                 for place in np.argsort(np.frombuffer(stamps, np.uint64), kind="stable").tolist():
                     at = offsets[place]

@@ -9,7 +9,7 @@ from lvad_perception.errors import BagError
 
 NAME: Final = "metadata.yaml"
 _NEWEST_VERSION: Final = 9
-_LARGEST: Final = 16 << 20
+_LARGEST: Final = 8 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,22 +47,22 @@ def read_metadata(bag: Path) -> Metadata:
     facts = _information(bag)
     try:
         # Of a path only the name counts: older versions wrote the folder too, and nothing outside of it is a bag's.
-        files = tuple(dict.fromkeys(PurePath(str(path)).name for path in facts["relative_file_paths"]))
+        files = tuple(dict.fromkeys(PurePath(_text(path)).name for path in facts["relative_file_paths"]))
         if int(facts["version"]) > _NEWEST_VERSION:
             raise BagError(
                 f"{bag} was written by a newer rosbag2 (version {facts['version']} of {NAME}, {_NEWEST_VERSION} is the "
                 f"newest that is known here); update lvad_perception, or name a storage file itself: "
                 f"{', '.join(str(bag / name) for name in files)}"
             )
-        mode, compression = str(facts.get("compression_mode") or "none"), str(facts.get("compression_format") or "")
-        if mode.lower() != "none" and compression != "zstd":
+        mode, compression = _text(facts.get("compression_mode")), _text(facts.get("compression_format"))
+        if mode.lower() not in ("", "none") and compression != "zstd":
             raise BagError(
                 f"{bag} is compressed by {compression or 'an unnamed program'}, and only zstd is read; "
                 "decompress it with: ros2 bag convert"
             )
         topics = tuple(_topic(entry) for entry in facts["topics_with_message_count"] or ())
         custom = facts.get("custom_data")
-        custom = {str(name): str(value) for name, value in custom.items()} if isinstance(custom, Mapping) else {}
+        custom = {_text(name): _text(value) for name, value in custom.items()} if isinstance(custom, Mapping) else {}
         return Metadata(files, topics, custom)
     except (KeyError, TypeError, ValueError, AttributeError) as err:
         raise _damaged(bag, f"{type(err).__name__}: {err}") from err
@@ -71,12 +71,19 @@ def read_metadata(bag: Path) -> Metadata:
 def _topic(entry: Any) -> PromisedTopic:
     facts = entry["topic_metadata"]
     return PromisedTopic(
-        str(facts["name"]),
-        str(facts["type"]),
+        _text(facts["name"]),
+        _text(facts["type"]),
         max(0, int(entry["message_count"])),
         facts.get("offered_qos_profiles") or "",
-        str(facts.get("type_description_hash") or ""),
+        _text(facts.get("type_description_hash")),
     )
+
+
+def _text(value: Any) -> str:
+    """A scalar as text. Lists that hold themselves many times over in a few lines would grow without end."""
+    if isinstance(value, (list, dict, set)):
+        raise TypeError(f"a {type(value).__name__} stands where a text belongs")
+    return "" if value is None else str(value)
 
 
 def _information(bag: Path) -> Mapping[str, Any]:

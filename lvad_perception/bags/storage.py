@@ -28,6 +28,8 @@ STORAGES: Final = ("mcap", "sqlite3")
 # Version of metadata.yaml. Humble reads a topic's QoS profiles as text with numbers, which is what 8 writes and later
 # distributions still read; from 9 on they are a YAML list with names, and Humble refuses the bag.
 _BAG_VERSION: Final = 8
+_LONGEST_QOS: Final = 1 << 16
+_STAMPS_NS: Final = range(1 << 63)  # that all storages can hold
 _NO_ADDRESS: Final = frozenset("%?#")
 _RECOVER: Final = "recover it with 'mcap recover' or, from sqlite3, with 'sqlite3 FILE .recover', or copy the bag again"
 
@@ -87,6 +89,11 @@ class BagReader:
             for stamp, key, place_of_it, raw in in_time_order(parts):
                 connection = wanted[key]
                 came[key] += 1
+                if stamp not in _STAMPS_NS:
+                    problems.add(
+                        connection.topic, f"message {came[key] - 1}", f"its time stamp {stamp} ns is impossible"
+                    )
+                    continue
                 if raw.startswith(ZSTD_MAGIC):  # no message begins so
                     try:
                         raw = expand(raw, "zstd")
@@ -239,8 +246,14 @@ def _qos(profiles: Any) -> Any:
     """Offered profiles for rosbags; none where nobody understands them, for they decide nothing about what is read."""
     from rosbags.rosbag2.metadata import parse_qos
 
+    if isinstance(profiles, str) and len(profiles) > _LONGEST_QOS:
+        return []
     try:
-        return parse_qos(profiles)
+        found = parse_qos(profiles)
+        numbers = [
+            n for qos in found for n in (qos.depth, *qos.deadline, *qos.lifespan, *qos.liveliness_lease_duration)
+        ]
+        return found if all(isinstance(number, int) for number in numbers) else []
     except Exception:  # YAML of any kind, of any content
         return []
 

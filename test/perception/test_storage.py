@@ -2,6 +2,7 @@
 
 import re
 import sqlite3
+import struct
 import subprocess
 import sys
 
@@ -25,6 +26,7 @@ from .mcap_files import (
     image,
     index,
     message,
+    record,
     schema,
     statistics,
     write_mcap,
@@ -90,6 +92,14 @@ def split_bag(path, *groups):
     return edit(path, relative_file_paths=names)
 
 
+def _laughs():
+    """A few lines that become 10 to the power of 30 words where somebody writes them out."""
+    lines = ["  a0: &a0 [ha, ha, ha, ha, ha, ha, ha, ha, ha, ha]"]
+    lines += [f"  a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 30)]
+    lines += ["  version: 9", "  relative_file_paths: *a29", "  topics_with_message_count: []"]
+    return "rosbag2_bagfile_information:\n" + "\n".join(lines)
+
+
 class TestChannels:
     """Several channels of one topic are one topic: ``mcap merge``, and publishers whose QoS differ."""
 
@@ -115,7 +125,7 @@ class TestChannels:
         assert places(bag) == list(range(1, 10))
 
     @pytest.mark.parametrize("kind", ["mcap", "sqlite3"])
-    @pytest.mark.parametrize("profiles", [BEST_EFFORT, "nonsense: [", 7, [{"reliability": "reliable"}]])
+    @pytest.mark.parametrize("profiles", [BEST_EFFORT, "nonsense: [", 7, [{"reliability": "reliable"}], "x" * 100_000])
     def test_qos_that_were_edited_in_the_metadata(self, tmp_path, kind, profiles):
         bag = a_bag(tmp_path / "bag", topics=("/front/image_raw", "/rear/image_raw"), kind=kind)
 
@@ -181,6 +191,17 @@ class TestPromises:
             (other,) = [each for each in reader.connections if each.topic == "/other"]
             assert list(reader.messages([other], problems=Problems(told.append))) == []
         assert told[0].startswith("/other 1 of 1 messages: ")
+
+    def test_an_index_that_names_the_wrong_channel(self, tmp_path, told):
+        first = chunk(message(0)), index(2, 1)
+        path = write_mcap(tmp_path / "x.mcap", schema(), channel(1), channel(2, "/other"), *first, statistics(c1=1))
+        assert read(path, told) == [(TOPIC, 0)]
+        assert [line.split(":")[0] for line in told] == ["/other 1 of 1 messages"]
+
+    def test_a_stamp_that_no_storage_can_hold(self, tmp_path, told):
+        late = record(5, struct.pack("<HIQQ", 1, 0, 1 << 63, 0) + image(0))
+        assert places(write_mcap(tmp_path / "x.mcap", schema(), channel(), message(0), late), told) == [0]
+        assert told == [f"{TOPIC} message 1: its time stamp 9223372036854775808 ns is impossible"]
 
     def test_what_is_not_asked_for_is_no_loss(self, tmp_path, told):
         bag = a_bag(tmp_path / "bag", topics=("/front/image_raw", "/rear/image_raw"))
@@ -296,9 +317,16 @@ class TestFormats:
         "content",
         [
             *("", "{", "- 1", "a: 1", "rosbag2_bagfile_information: 3", "rosbag2_bagfile_information: {version: 9}"),
-            *("[" * 5000, "\0", "a: &a [*a]", "!!python/object/apply:os.system ['touch x']", "é".encode("latin-1")),
+            *(
+                "[" * 5000,
+                _laughs(),
+                "\0",
+                "a: &a [*a]",
+                "!!python/object/apply:os.system ['touch x']",
+                "é".encode("latin-1"),
+            ),
         ],
-        ids=range(11),
+        ids=range(12),
     )
     def test_damaged_metadata_are_one_sentence(self, tmp_path, content):
         bag = a_bag(tmp_path / "bag")
