@@ -19,7 +19,15 @@ _BLOCK: Final = 1 << 20
 
 
 class DamagedError(LvadError):
-    """A part of a bag cannot be read. Its text is a clause for a sentence that says which part, and the remedy."""
+    """A part of a bag cannot be read. Its text is a clause for a sentence that says which part.
+
+    Attributes:
+        remedy: what to do, where that is not what helps against damage in general; else empty.
+    """
+
+    def __init__(self, reason: str, *, remedy: str = "") -> None:
+        super().__init__(reason)
+        self.remedy = remedy
 
 
 def expand(data: bytes, compression: str, *, size: int | None = None) -> bytes:
@@ -75,10 +83,14 @@ def expand_file(path: Path, folder: Path) -> Path:
                 return target
             written += len(block)
             if written > limit:
-                raise DamagedError(f"{path.name} becomes more than {_FILE_RATIO} times its size, as no recording does")
+                raise DamagedError(
+                    f"{path.name} becomes more than {_FILE_RATIO} times its size, as no recording does",
+                    remedy="decompress it yourself, with zstd -d, if you trust where it comes from",
+                )
             if shutil.disk_usage(folder).free < _LEAST_FREE:
                 raise DamagedError(
-                    f"{path.name} does not fit into {folder.parent} when it is decompressed; set TMPDIR to a larger one"
+                    f"{path.name} does not fit into {folder.parent} when it is decompressed",
+                    remedy="set TMPDIR to a folder with more space",
                 )
             out.write(block)
 

@@ -150,7 +150,9 @@ class McapFile:
 
     def _survey(self) -> None:
         if self._at(0, len(MAGIC)) != MAGIC:
-            raise DamagedError("its first bytes are not those of MCAP's version 0")
+            raise DamagedError(
+                "it is no MCAP of version 0, the one that is known here", remedy="update lvad_perception"
+            )
         if self._size < 2 * len(MAGIC) or self._at(self._size - len(MAGIC), len(MAGIC)) != MAGIC:
             raise DamagedError("it is truncated: it lacks the end that a recorder writes last")
         at, end = len(MAGIC), self._size - len(MAGIC)
@@ -207,7 +209,8 @@ class McapFile:
         if size > LARGEST:
             raise DamagedError(
                 f"the chunk at byte {at - _HEAD} promises to become {size:,} bytes, and more than {LARGEST:,} are "
-                "refused"
+                "refused",
+                remedy="write it with smaller chunks, as 'mcap sort' does, if you trust where it comes from",
             )
         return _Chunk(at - _HEAD, start_ns, size, crc, compression, at + data_at, data_size)
 

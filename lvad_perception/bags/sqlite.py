@@ -81,7 +81,9 @@ class SqliteFile:
         tables = "SELECT name FROM sqlite_master WHERE type = 'table' AND sql NOT LIKE '%VIRTUAL%'"
         missing = {"topics", "messages"} - {name for (name,) in self._rows(tables)}
         if missing:
-            raise DamagedError(f"it has no table {' and none '.join(sorted(missing))}, so it is no bag of ROS 2")
+            raise DamagedError(
+                f"it has no table {' and none '.join(sorted(missing))}, so it is no bag of ROS 2", remedy="name a bag"
+            )
         known = {name for _, name, *_ in self._rows("PRAGMA table_info(topics)")}
         qos, digest = (
             column if column in known else "''" for column in ("offered_qos_profiles", "type_description_hash")
@@ -104,7 +106,10 @@ class SqliteFile:
                     Recorded(int(key), str(topic), str(msgtype), count, str(profiles), definition, str(identity))
                 )
         if encodings and not found:
-            raise DamagedError(f"its messages are encoded as {', '.join(sorted(encodings))} and not as CDR")
+            raise DamagedError(
+                f"its messages are encoded as {', '.join(sorted(encodings))} and not as CDR",
+                remedy="record them as CDR",
+            )
         return found
 
     def _rows(self, query: str, values: tuple[Any, ...] = ()) -> Iterator[Any]:

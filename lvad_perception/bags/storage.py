@@ -31,7 +31,8 @@ _BAG_VERSION: Final = 8
 _LONGEST_QOS: Final = 1 << 16
 _STAMPS_NS: Final = range(1 << 63)  # that all storages can hold
 _NO_ADDRESS: Final = frozenset("%?#")
-_RECOVER: Final = "recover it with 'mcap recover' or, from sqlite3, with 'sqlite3 FILE .recover', or copy the bag again"
+_RECOVER_MCAP: Final = "recover it with 'mcap recover', or copy it again"
+_RECOVER_SQLITE: Final = "recover it with 'sqlite3 FILE .recover', or copy it again"
 
 
 class BagReader:
@@ -167,7 +168,8 @@ class BagReader:
         try:
             yield
         except (DamagedError, OSError) as err:
-            raise BagError(f"{self.path}: its storage is damaged ({_sentence(err)}); {_RECOVER}") from err
+            remedy = _remedy(err, next(iter(self._files), self.path))
+            raise BagError(f"{self.path}: its storage is damaged ({_sentence(err)}); {remedy}") from err
 
 
 @contextmanager
@@ -197,7 +199,7 @@ def open_bag(path: Path) -> Iterator[BagReader]:
             try:
                 files[name] = stack.enter_context(closing(_open_file(name, budget, stack)))
             except (DamagedError, OSError) as err:
-                raise BagError(f"{name} cannot be read as a bag ({_sentence(err)}); {_RECOVER}") from err
+                raise BagError(f"{name} cannot be read as a bag ({_sentence(err)}); {_remedy(err, name)}") from err
         reader = BagReader(path, files, metadata)
         if not any(connection.msgcount for connection in reader.connections):
             raise BagError(f"{path} holds no messages; record it again")
@@ -209,13 +211,13 @@ def _open_file(path: Path, budget: Budget, stack: ExitStack) -> StorageFile:
     with path.open("rb") as file:
         start = file.read(len(sqlite.MAGIC))
     if not start:
-        raise DamagedError("it is empty")
+        raise DamagedError("it is empty", remedy="record it again, or copy it from its origin")
     if start.startswith(ZSTD_MAGIC):
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="lvad-bag-")))
         whole = expand_file(path, folder)
         with whole.open("rb") as file:
             if file.read(len(ZSTD_MAGIC)) == ZSTD_MAGIC:
-                raise DamagedError("it is compressed twice")
+                raise DamagedError("it is compressed twice", remedy="decompress it with: zstd -d")
         return _open_file(whole, budget, stack)
     if start.startswith(mcap.MAGIC[:5]):
         return mcap.McapFile(path, budget)
@@ -223,7 +225,15 @@ def _open_file(path: Path, budget: Budget, stack: ExitStack) -> StorageFile:
         return sqlite.SqliteFile(path)
     if start.startswith(b"#ROSBAG"):
         raise ros1_bag(path)
-    raise DamagedError("it is neither MCAP nor sqlite3")
+    raise DamagedError("its beginning is neither that of MCAP nor of sqlite3", remedy="copy it again from its origin")
+
+
+def _remedy(err: Exception, file: Path) -> str:
+    """What helps: against this damage, or against damage of such a file in general."""
+    if isinstance(err, PermissionError):
+        return "check its permissions"
+    own = err.remedy if isinstance(err, DamagedError) else ""
+    return own or (_RECOVER_SQLITE if ".db3" in file.suffixes else _RECOVER_MCAP)
 
 
 def _placed(parts: Iterable[Part], channels: Mapping[int, int], place: int) -> Iterator[Part]:

@@ -127,7 +127,7 @@ class TestBombs:
     def test_a_file_that_does_not_fit_on_the_disk(self, tmp_path, gigabyte, monkeypatch):
         monkeypatch.setattr(compression, "_LEAST_FREE", 1 << 62)
         (tmp_path / "x.mcap.zstd").write_bytes(gigabyte["zstd"])
-        with pytest.raises(BagError, match=r"does not fit into .* when it is decompressed; set TMPDIR to a larger one"):
+        with pytest.raises(BagError, match=r"does not fit into .* when it is decompressed\); set TMPDIR to a folder"):
             read(tmp_path / "x.mcap.zstd", [])
 
     def test_a_file_in_a_file(self, tmp_path):
@@ -182,7 +182,7 @@ def test_a_truncated_mcap_is_refused_wherever_it_ends(tmp_path, cut):
 @pytest.mark.parametrize("name", ["x.mcap", "x.db3"])
 def test_an_empty_file(tmp_path, name):
     (tmp_path / name).write_bytes(b"")
-    with pytest.raises(BagError, match=r"cannot be read as a bag \(it is empty\)"):
+    with pytest.raises(BagError, match=r"cannot be read as a bag \(it is empty\); record it again, or"):
         read(tmp_path / name, [])
 
 
@@ -196,7 +196,7 @@ def test_a_view_is_no_table(tmp_path):
             "CREATE VIEW messages AS WITH RECURSIVE n(id) AS (SELECT 1 UNION ALL SELECT id + 1 FROM n) SELECT * FROM n"
         )
     base.close()
-    with pytest.raises(BagError, match="it has no table messages, so it is no bag of ROS 2"):
+    with pytest.raises(BagError, match=r"it has no table messages, so it is no bag of ROS 2.; name a bag"):
         read(tmp_path / "x.db3", [])
 
 
