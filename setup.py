@@ -43,7 +43,8 @@ EXTRAS = {
     # A trained model as a model file: the lowest torch and onnxscript that export it alike.
     "export": ["torch>=2.14", "onnx>=1.17", "onnxscript>=0.7"],
     # Bags without ROS, and BDD100K labels into bags.
-    "bags": ["rosbags>=0.11.2", "msgspec>=0.18.6", "pillow>=10.3"],
+    # simplejpeg finds damage that OpenCV hides; the lowest rosbags that brings Python's own zstd module.
+    "bags": ["rosbags>=0.11.7", "msgspec>=0.18.6", "pillow>=10.3", "simplejpeg>=1.7"],
     # Average precision of boxes.
     "eval": ["faster-coco-eval>=1.6.5"],
     # Video files in and out.

@@ -37,14 +37,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        0 when done; 2 after one sentence on standard error when something given is wrong; 130 after Ctrl-C.
+        0 when done; 3 when done but for messages, images or annotation that are lost or left out, each told on standard
+        error; 2 after one sentence on standard error when something given is wrong; 130 after Ctrl-C.
     """
     arguments = _parser().parse_args(argv)
-    run: Callable[[argparse.Namespace], None] = arguments.run
+    run: Callable[[argparse.Namespace], int | None] = arguments.run
+    status = None
     try:
         with _terminable():
             import_opencv()
-            run(arguments)
+            status = run(arguments)
             sys.stdout.flush()
     except LvadError as err:
         print(f"lvad-perception: error: {err}", file=sys.stderr)
@@ -55,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # The reader of our output (head, less) has gone, which is no error; Python would complain at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
+    return status or 0
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,6 +1,10 @@
 """How both command lines, and the benchmarks', read what was typed."""
 
 import argparse
+from typing import Final
+
+STATUS_INCOMPLETE: Final = 3
+"""Exit status of a command that did its work but for what it told of: messages that are lost, images left out."""
 
 
 def size_wh(text: str) -> tuple[int, int]:

@@ -19,6 +19,7 @@ from lvad_perception.errors import MessageError, MissingDependencyError, Vocabul
 from lvad_perception.images import decode_image
 from lvad_perception.manifest import Manifest
 from lvad_perception.pixels import demosaic, is_mosaic, to_mask, to_rgb
+from lvad_perception.topics import VIDEO_REMEDY
 from lvad_perception.types import Detections, Float32, Int32, TruthBoxes, UInt8
 from lvad_perception.vocabulary import DETECTION, Vocabulary, difference
 
@@ -31,6 +32,8 @@ Message = Any
 CROWD: Final = "crowd"
 """``class_id`` of the second hypothesis of a truth box that is a crowd or of an ignored category; the first is its
 class. Older bags say it in ``Detection2D.id``, vision_msgs' field for tracks."""
+
+_VIDEO_FORMATS: Final = frozenset({"h264", "avc", "h265", "hevc", "av1", "vp8", "vp9", "mpeg4"})
 
 # vision_msgs 4.x, which rosbags' stores do not carry: name -> fields in order.
 _VISION_MSGS: Final = {
@@ -171,16 +174,27 @@ def image_from_compressed(msg: Message) -> UInt8:
 
     Raises:
         ImageError: the bytes are empty, truncated or not an image.
-        MessageError: it is a depth image.
+        MessageError: it is a depth image, or a piece of a video.
     """
     original, _, rest = (part.strip() for part in msg.format.partition(";"))
     compression, _, target = (part.strip() for part in rest.partition(" compressed"))
     if "compressedDepth" in (original, compression.split(" ")[0]):
         raise MessageError(f"compressed image ({msg.format}) is a depth image; subscribe to a colour or grey camera")
+    if is_video(msg.format, _bytes(msg.data)[:4].tobytes()):
+        raise MessageError(
+            f"compressed image ({msg.format or 'no format given'}) is a packet of a video, an image only together with "
+            f"those before it; {VIDEO_REMEDY}"
+        )
     image = decode_image(_bytes(msg.data).tobytes(), source=f"compressed image ({msg.format or 'no format given'})")
     if compression and is_mosaic(original) and target in ("", original):
         return demosaic(image[:, :, 0], original)
     return image
+
+
+def is_video(stated: str, start: bytes) -> bool:
+    """Whether a compressed image is a packet of a video, by its format or by its first four bytes."""
+    words = stated.lower().replace(".", "").replace(";", " ").replace(",", " ").split()
+    return not _VIDEO_FORMATS.isdisjoint(words) or start == b"\0\0\0\1" or start[:3] == b"\0\0\1"
 
 
 def mask_from_message(msg: Message) -> UInt8:

@@ -4,8 +4,8 @@ Of a bag that is read and of one that is played under ROS: both hand their messa
 same numbers from the same messages.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Final
 
 from lvad_perception.errors import DatasetError, EngineError, MessageError, VocabularyMismatchError
@@ -24,14 +24,15 @@ from lvad_perception.types import Predictions, Size, Truth, UInt8
 from lvad_perception.vocabulary import TASKS
 
 PENDING: Final = 64
-"""So many images of a topic may wait for their counterpart; the oldest gives way. At 30 Hz that is two seconds."""
+"""So many messages of a topic may wait for their counterpart in memory. At 30 Hz that is two seconds."""
 
 
 class Pairing:
     """Collects the messages of an evaluation in whatever order they come, in bounded memory.
 
     Annotation without a prediction (a corrupt or dropped image) is told and left out; predictions without annotation
-    are passed over.
+    are passed over. When more than ``PENDING`` of a topic wait, the oldest of a bag gives up its memory and is read
+    again when its counterpart comes, however late; of a topic under ROS, where nothing is read again, it gives way.
 
     Args:
         problems: is told of each message that is left out.
@@ -46,22 +47,24 @@ class Pairing:
         self.paired = 0
         """Predictions that met their annotation so far, all tasks together."""
 
-    def add(self, side: Side, msg: Message, what: str) -> None:
+    def add(self, side: Side, msg: Message, what: str, *, again: Callable[[], Message] | None = None) -> None:
         """Add a message; one that is malformed is told and left out.
 
         Args:
             side: which topic it is of.
             msg: of ROS's own classes or of rosbags'.
             what: which message of the topic it is, for people.
+            again: reads the message once more; None where that cannot be.
 
         Raises:
             VocabularyMismatchError: it lists other classes than this package.
+            BagError: ``again`` cannot read a message that it could read before.
         """
         try:
             if side.label_info:
                 check_label_info(msg, TASKS[side.task], source="label info")
                 return
-            pair = self._joins.setdefault((side.camera, side.task), _Join(self._problems)).add(side, msg, what)
+            pair = self._joins.setdefault((side.camera, side.task), _Join(self._problems)).add(side, msg, what, again)
             if pair is not None:
                 frame = frame_key(side.camera, stamp_ns(msg.header)) if self._by_frame else None
                 self._evaluator.add(*_values(side.task, *pair), frame=frame)
@@ -113,12 +116,19 @@ def frame_key(camera: str, stamp: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Half:
-    """A message that waits for its counterpart, and what to call it; ``index`` counts its topic's messages."""
+    """A message that waits for its counterpart, and what to call it; ``index`` counts its topic's messages.
+
+    ``msg`` is None once it only waits to be read ``again``.
+    """
 
     side: Side
-    msg: Message
+    msg: Message | None
     what: str
     index: int
+    again: Callable[[], Message] | None
+
+    def message(self) -> Message:
+        return self.msg if self.again is None or self.msg is not None else self.again()
 
 
 class _Join:
@@ -126,38 +136,48 @@ class _Join:
 
     def __init__(self, problems: Problems) -> None:
         self._problems = problems
-        self._waiting: dict[bool, dict[int, _Half]] = {True: {}, False: {}}  # by Side.truth, in the order of arrival
+        # By Side.truth and stamp, in the order of arrival: in memory, and to be read again.
+        self._waiting: dict[bool, dict[int, _Half]] = {True: {}, False: {}}
+        self._put_by: dict[bool, dict[int, _Half]] = {True: {}, False: {}}
         self._counts = {True: 0, False: 0}
         self._newest_paired = -1  # index of annotation
 
-    def add(self, side: Side, msg: Message, what: str) -> tuple[Message, Message] | None:
+    def add(
+        self, side: Side, msg: Message, what: str, again: Callable[[], Message] | None
+    ) -> tuple[Message, Message] | None:
         """(prediction, annotation) once both are there, else None."""
         stamp = stamp_ns(msg.header)
-        half = _Half(side, msg, what, self._counts[side.truth])
+        half = _Half(side, msg, what, self._counts[side.truth], again)
         self._counts[side.truth] += 1
-        counterpart = self._waiting[not side.truth].pop(stamp, None)
+        counterpart = self._waiting[not side.truth].pop(stamp, None) or self._put_by[not side.truth].pop(stamp, None)
         if counterpart is not None:
             prediction, truth = (counterpart, half) if side.truth else (half, counterpart)
             self._newest_paired = max(self._newest_paired, truth.index)
-            return prediction.msg, truth.msg
-        waiting = self._waiting[side.truth]
-        if stamp in waiting:
+            return prediction.message(), truth.message()
+        waiting, put_by = self._waiting[side.truth], self._put_by[side.truth]
+        if stamp in waiting or stamp in put_by:
             self._problems.add(
                 side.topic, what, "its header stamp occurs twice, so it cannot be paired; stamp each image"
             )
             return None
         waiting[stamp] = half
         if len(waiting) > PENDING:
-            self._give_up(waiting.pop(next(iter(waiting))))
+            oldest = next(iter(waiting))
+            half = waiting.pop(oldest)
+            if half.again is None:
+                self._give_up(half)
+            else:
+                put_by[oldest] = replace(half, msg=None)
         return None
 
     @property
     def in_flight(self) -> int:
-        return sum(half.index > self._newest_paired for half in self._waiting[True].values())
+        halves = (*self._put_by[True].values(), *self._waiting[True].values())
+        return sum(half.index > self._newest_paired for half in halves)
 
     def finish(self) -> None:
         """Tell of all annotation that no prediction came for."""
-        for half in self._waiting[True].values():
+        for half in (*self._put_by[True].values(), *self._waiting[True].values()):
             self._give_up(half)
 
     def _give_up(self, half: _Half) -> None:

@@ -26,19 +26,25 @@ class Problems:
     def __init__(self, tell: Callable[[str], None] = tell_stderr) -> None:
         self._tell = tell
         self._counts: Counter[str] = Counter()
+        self._told: Counter[str] = Counter()
+        self.last = ""
+        """Reason of the problem that was met last."""
 
-    def add(self, place: str, what: str, reason: object) -> None:
+    def add(self, place: str, what: str, reason: object, *, count: int = 1) -> None:
         """Count a problem, and tell it while its place has not had too many.
 
         Args:
             place: topic, or folder of a data set.
             what: which message or file of it.
             reason: one sentence.
+            count: how many messages or files it is about; more than one are told of in any case.
         """
-        self._counts[place] += 1
-        if self._counts[place] <= TOLD_PER_PLACE:
+        self.last = str(reason)
+        self._counts[place] += count
+        self._told[place] += 1
+        if self._told[place] <= TOLD_PER_PLACE or count > 1:
             self._tell(f"{place} {what}: {reason}")
-        elif self._counts[place] == TOLD_PER_PLACE + 1:
+        elif self._told[place] == TOLD_PER_PLACE + 1:
             self._tell(f"{place}: further problems are only counted")
 
     @property

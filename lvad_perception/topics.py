@@ -21,6 +21,14 @@ LABELS: Final = "vision_msgs/msg/LabelInfo"
 CAMERA_INFO: Final = "sensor_msgs/msg/CameraInfo"
 COMPRESSED_IMAGE: Final = "sensor_msgs/msg/CompressedImage"
 
+VIDEO_PACKETS: Final = {
+    "foxglove_msgs/msg/CompressedVideo": "foxglove",
+    "ffmpeg_image_transport_msgs/msg/FFMPEGPacket": "ffmpeg",
+    "theora_image_transport/msg/Packet": "theora",
+}
+"""Types of messages that hold a piece of a video instead of an image -> image_transport's name of what decodes them."""
+VIDEO_REMEDY: Final = "decode the video to images, as 'ros2 run image_transport republish' does, and take their topic"
+
 TASK_TOPICS: Final = {"detection": "detections", "semantic": "segmentation", "drivable": "drivable_area"}
 """Task -> name of its topic under the camera's namespace, and under ``<camera>/truth``."""
 CONFIDENCE: Final = "segmentation/confidence"

@@ -15,10 +15,11 @@ from lvad_perception.types import Size, UInt8
 
 _LOG: Final = logging.getLogger(__name__)
 _QUALITY: Final = {"crf": "21", "preset": "veryfast"}
+_CLOCK_HZ: Final = 90_000  # of frames with times of their own, as in MPEG
 _LARGEST_RATE: Final = 100_000  # denominator of frame rates such as 30000/1001
 
 
-def write_video(path: Path, frames: Iterable[UInt8], fps: float) -> int:
+def write_video(path: Path, frames: Iterable[UInt8], fps: float, *, times_ns: Iterable[int] | None = None) -> int:
     """Encode frames as H.264 (yuv420p, MP4), which browsers and players open. Frames are encoded as they come.
 
     The first frame sets the size; frames of another size are letterboxed into it. Odd sides grow by one pixel, for
@@ -28,6 +29,8 @@ def write_video(path: Path, frames: Iterable[UInt8], fps: float) -> int:
         path: file to write, ending in .mp4; its folder is created.
         frames: uint8 [H, W, 3], RGB.
         fps: frames per second, > 0.
+        times_ns: when each frame is shown, in nanoseconds from the first one's 0 on, rising; asked for after its frame.
+            None shows them at an even ``fps``.
 
     Returns:
         The number of frames written; no file is written for none.
@@ -45,13 +48,16 @@ def write_video(path: Path, frames: Iterable[UInt8], fps: float) -> int:
         path.parent.mkdir(parents=True, exist_ok=True)
         container = av.open(str(partial), "w", options={"movflags": "faststart"})
     count = 0
+    times = None if times_ns is None else iter(times_ns)
     try:
         stream: Any = None
         for frame in frames:
             picture = _encodable(av, frame, None if stream is None else (stream.height, stream.width))
+            if times is not None:
+                picture.pts, picture.time_base = round(next(times) * _CLOCK_HZ / 1e9), Fraction(1, _CLOCK_HZ)
             with _writing(av, path):
                 if stream is None:
-                    stream = _add_stream(av, container, picture, fps)
+                    stream = _add_stream(av, container, picture, fps, timed=times is not None)
                 container.mux(stream.encode(picture))
             count += 1
         with _writing(av, path):
@@ -135,10 +141,12 @@ def _writing(av: Any, path: Path) -> Iterator[None]:
         raise ImageError(f"{path} cannot be written ({err}); choose a writable folder and a name in .mp4") from err
 
 
-def _add_stream(av: Any, container: Any, picture: Any, fps: float) -> Any:
-    """An H.264 stream of the picture's size."""
+def _add_stream(av: Any, container: Any, picture: Any, fps: float, *, timed: bool) -> Any:
+    """An H.264 stream of the picture's size; frames are ``timed`` or come at an even rate."""
     stream = container.add_stream("libx264", Fraction(fps).limit_denominator(_LARGEST_RATE), options=_QUALITY)
     stream.width, stream.height, stream.pix_fmt = picture.width, picture.height, picture.format.name
+    if timed:
+        stream.codec_context.time_base = Fraction(1, _CLOCK_HZ)
     # Players guess the colour matrix from the size unless it is stated.
     stream.codec_context.colorspace = av.video.reformatter.Colorspace.ITU709
     stream.codec_context.color_range = av.video.reformatter.ColorRange.MPEG

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from lvad_perception.bdd100k import Split, find_splits, open_split, read_image
+from lvad_perception.command_line import STATUS_INCOMPLETE
 from lvad_perception.errors import ConfigError, DatasetError, LvadError
 from lvad_perception.types import Size
 from lvad_training.environment import read_environments
@@ -216,6 +217,6 @@ def _run(program: str, *arguments: object, quiet: bool = False) -> str:
     print(f"\n$ {shlex.join([program, *words[:6]]) + ' …' if quiet else line}", flush=True)
     module = {"lvad-train": "lvad_training.cli", "lvad-perception": "lvad_perception.cli"}[program]
     status = subprocess.run([sys.executable, "-m", module, *words], check=False).returncode
-    if status != 0:
+    if status not in (0, STATUS_INCOMPLETE):  # a picture that is left out is told, and no reason to stop
         raise DemoError(f"{program} {words[0]} ended with status {status}; its message above says why")
     return line

@@ -1,16 +1,19 @@
 """Which image topics of a bag are cameras; the names of the other topics are in ``lvad_perception.topics``."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Final
 
 from lvad_perception.errors import BagError
+from lvad_perception.problems import Problems
 from lvad_perception.topics import (
     COMPRESSED_IMAGE,
     IMAGE,
     TASK_TOPICS,
     TRUTH,
+    VIDEO_PACKETS,
+    VIDEO_REMEDY,
     is_result,
     is_truth,
     listing,
@@ -19,6 +22,7 @@ from lvad_perception.topics import (
 
 _COMPRESSED: Final = "/compressed"
 _DEPTH: Final = "/compressedDepth"
+_VIDEO_SUFFIXES: Final = tuple(f"/{name}" for name in VIDEO_PACKETS.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +67,15 @@ def find_cameras(connections: Collection[Any], *, source: str, topics: Collectio
         for connection in connections
         if message_type(connection.msgtype) in (IMAGE, COMPRESSED_IMAGE)
     }
+    counts = Counter(
+        connection.topic
+        for connection in connections
+        if message_type(connection.msgtype) in (IMAGE, COMPRESSED_IMAGE) and connection.msgcount
+    )
     for topic in topics:
         if topic not in images:
+            if topic in (video.topic for video in _videos(connections)):
+                raise BagError(f"the messages of {topic} in {source} are packets of a video, no images; {VIDEO_REMEDY}")
             have = (
                 listing(images) if images else f"none, only {listing(connection.topic for connection in connections)}"
             )
@@ -74,11 +85,22 @@ def find_cameras(connections: Collection[Any], *, source: str, topics: Collectio
     else:
         chosen = _one_per_camera(images)
     if not chosen:
+        videos = _videos(connections)
+        if videos:
+            raise BagError(
+                f"{source} has no camera images, only packets of a video on {listing(each.topic for each in videos)}; "
+                f"{VIDEO_REMEDY}"
+            )
         raise BagError(
             f"{source} has no camera images; its topics are {listing(connection.topic for connection in connections)}: "
             "record sensor_msgs/Image or CompressedImage, or name a topic with --topic"
         )
     for connection in chosen:
+        if counts[connection.topic] > 1:
+            raise BagError(
+                f"{source} has images of both types, raw and compressed, on {connection.topic}; "
+                "record them on topics of their own"
+            )
         same = [other.topic for other in chosen if _base(other.topic) == _base(connection.topic)]
         if len(same) > 1:
             raise BagError(f"{source}: {' and '.join(same)} are images of the same camera; name one of them")
@@ -95,8 +117,27 @@ def find_cameras(connections: Collection[Any], *, source: str, topics: Collectio
     ]
 
 
+def tell_of_videos(connections: Collection[Any], cameras: Collection[Camera], problems: Problems) -> None:
+    """Tell of videos in packets, which are left out, unless the same camera's images are there too."""
+    seen = {_base(camera.topic) for camera in cameras}
+    for connection in _videos(connections):
+        if _base(connection.topic) not in seen:
+            problems.add(
+                connection.topic,
+                f"all {connection.msgcount} messages",
+                f"they are packets of a video, no images, and are left out; {VIDEO_REMEDY}",
+                count=connection.msgcount,
+            )
+
+
+def _videos(connections: Collection[Any]) -> list[Any]:
+    return [each for each in connections if message_type(each.msgtype) in VIDEO_PACKETS and each.msgcount]
+
+
 def _base(topic: str) -> str:
-    return topic.removesuffix(_COMPRESSED)
+    for suffix in (_COMPRESSED, *_VIDEO_SUFFIXES):
+        topic = topic.removesuffix(suffix)
+    return topic
 
 
 def _one_per_camera(images: dict[str, Any]) -> list[Any]:

@@ -6,6 +6,7 @@ Both ways hand the same numbers to the same ``metrics.Evaluator``.
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from tqdm import tqdm
 from lvad_perception.bags.storage import BagReader, open_bag
 from lvad_perception.bdd100k import Split, open_split, read_image
 from lvad_perception.errors import BagError, DatasetError, ImageError, LabelError, VocabularyMismatchError
-from lvad_perception.messages import stamp_ns
+from lvad_perception.messages import Message, stamp_ns
 from lvad_perception.metrics import Evaluator, Metrics
 from lvad_perception.pairing import Pairing, frame_key
 from lvad_perception.perceiver import Perceiver
@@ -27,8 +28,9 @@ from lvad_perception.vocabulary import TASKS
 def evaluate_bag(bag: Path, *, tell: Callable[[str], None] = tell_stderr, progress: bool = False) -> Metrics:
     """Metrics of all cameras of a bag that holds predictions and annotation.
 
-    Predictions and annotation are paired by task, camera and header stamp. Annotation without a prediction (a corrupt
-    or dropped image) is told and left out; predictions without annotation are passed over.
+    Predictions and annotation are paired by task, camera and header stamp, however far apart they lie in the bag.
+    Annotation without a prediction (a corrupt or dropped image) is told and left out; predictions without annotation
+    are passed over.
 
     Args:
         bag: what ``replay`` wrote, or a recording of the node with annotation.
@@ -70,8 +72,12 @@ def pair_bag(
     indices: Counter[str] = Counter()
     connections = [connection for connection in reader.connections if connection.topic in sides]
     total = sum(connection.msgcount for connection in connections)
-    for connection, bag_stamp_ns, raw in tqdm(
-        reader.messages(connections),
+
+    def again(connection: Any, place: tuple[int, ...]) -> Message:
+        return reader.deserialize(reader.read(place), connection)
+
+    for connection, bag_stamp_ns, raw, place in tqdm(
+        reader.placed_messages(connections, problems=problems),
         desc="evaluate",
         total=total,
         unit="message",
@@ -81,7 +87,7 @@ def pair_bag(
         indices[connection.topic] += 1
         try:
             msg = reader.deserialize(raw, connection)
-            pairing.add(side, msg, what)
+            pairing.add(side, msg, what, again=partial(again, connection, place))
             if stamps is not None and side.truth and not side.label_info:
                 stamps[frame_key(side.camera, stamp_ns(msg.header))] = bag_stamp_ns
         except VocabularyMismatchError as err:

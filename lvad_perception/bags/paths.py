@@ -1,11 +1,35 @@
-"""Whether a path is a bag, or may become one; without a look inside, so that it takes no library."""
+"""Whether a path is a bag or may become one, and how it takes its name; without a look inside, so without a library."""
 
+import ctypes
+import os
+import sys
 from pathlib import Path
 from typing import Final
 
 from lvad_perception.errors import BagError
 
 _STORAGE_SUFFIXES: Final = (".mcap", ".db3")
+_COMPRESSED_SUFFIXES: Final = (".zstd", ".zst")
+
+
+_AT_FDCWD: Final = -100
+_RENAME_EXCHANGE: Final = 2
+
+
+def exchange(first: Path, second: Path) -> bool:
+    """Let two existing paths of one file system change their names in one step, so that neither is ever gone.
+
+    Returns:
+        Whether they did; False, and nothing has changed, where the system or the file system cannot (``renameat2`` is
+        Linux's).
+    """
+    if sys.platform != "linux":
+        return False
+    try:
+        rename = ctypes.CDLL(None).renameat2
+    except AttributeError:  # glibc before 2.28
+        return False
+    return bool(rename(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE) == 0)
 
 
 def check_output(path: Path, *, overwrite: bool) -> None:
@@ -19,7 +43,22 @@ def check_output(path: Path, *, overwrite: bool) -> None:
 
 
 def _is_bag(path: Path) -> bool:
-    return (path / "metadata.yaml").is_file() or any(file.suffix in _STORAGE_SUFFIXES for file in path.iterdir())
+    return (path / "metadata.yaml").is_file() or bool(storage_files(path))
+
+
+def storage_files(folder: Path) -> list[Path]:
+    """The storage files in a folder, by their names, compressed or not, in the order of their names."""
+    return sorted(file for file in folder.iterdir() if _is_storage(file))
+
+
+def _is_storage(file: Path) -> bool:
+    inner = file.with_suffix("") if file.suffix in _COMPRESSED_SUFFIXES else file
+    return inner.suffix in _STORAGE_SUFFIXES
+
+
+def ros1_bag(path: Path) -> BagError:
+    """What to say of a bag of ROS 1."""
+    return BagError(f"{path} is a ROS 1 bag; convert it with: rosbags-convert --src {path} --dst {path.stem}")
 
 
 def check_path(path: Path) -> None:
@@ -28,12 +67,19 @@ def check_path(path: Path) -> None:
         raise BagError(f"{path} does not exist; name a bag folder or a .mcap or .db3 file")
     if path.is_file():
         if path.suffix == ".bag":
-            raise BagError(f"{path} is a ROS 1 bag; convert it with: rosbags-convert --src {path} --dst {path.stem}")
-        if path.suffix not in _STORAGE_SUFFIXES:
+            raise ros1_bag(path)
+        if not _is_storage(path):
             raise BagError(f"{path} is no bag; name a bag folder or a .mcap or .db3 file")
         return
+    if not path.is_dir():
+        raise BagError(f"{path} is neither a file nor a folder; name a bag folder or a .mcap or .db3 file")
     if not (path / "metadata.yaml").is_file():
-        files = sorted(file for file in path.iterdir() if file.suffix in _STORAGE_SUFFIXES)
+        files = storage_files(path)
+        if len(files) > 1:
+            raise BagError(
+                f"{path} has {len(files)} storage files and no metadata.yaml that says how they belong together; "
+                f"make it with: ros2 bag reindex {path}"
+            )
         if files:
             raise BagError(f"{path} has no metadata.yaml; name the storage file itself: {files[0]}")
         raise BagError(f"{path} is no bag: it has neither metadata.yaml nor a .mcap or .db3 file; name a bag folder")

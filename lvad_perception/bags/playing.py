@@ -6,6 +6,7 @@ in another Python than the node, one without rosbags: what is needed is in the b
 
 import asyncio
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -198,4 +199,7 @@ def read_topics(bag: Path) -> list[Topic]:
         ]
     except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, ValueError) as err:
         raise BagError(f"{bag / 'metadata.yaml'} is damaged; make it anew with: ros2 bag reindex {bag}") from err
-    return [topic for topic in found if topic.msgcount]
+    counts: Counter[tuple[str, str]] = Counter()
+    for entry in found:  # several channels may be of one topic
+        counts[entry.topic, entry.msgtype] += entry.msgcount
+    return [Topic(topic, msgtype, count) for (topic, msgtype), count in counts.items() if count]

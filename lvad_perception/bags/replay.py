@@ -1,7 +1,7 @@
 """A recorded bag -> Perceiver -> a bag with predictions, as the node would have published them. Streams."""
 
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -10,10 +10,11 @@ from typing import Any, Final
 
 from tqdm import tqdm
 
-from lvad_perception.bags.cameras import Camera, find_cameras
+from lvad_perception.bags.cameras import Camera, find_cameras, tell_of_videos
 from lvad_perception.bags.paths import check_output
 from lvad_perception.bags.storage import BagReader, BagWriter, Storage, create_bag, open_bag
 from lvad_perception.errors import BagError, ImageError, MessageError
+from lvad_perception.images import jpeg_damage
 from lvad_perception.messages import (
     Message,
     detections_to_message,
@@ -22,14 +23,26 @@ from lvad_perception.messages import (
     label_info_to_message,
     mask_to_message,
     rosbags_types,
+    stamp_ns,
 )
 from lvad_perception.perceiver import Perceiver
 from lvad_perception.problems import Problems, message_text, tell_stderr
-from lvad_perception.topics import ATTRIBUTES, CAMERA_INFO, CONFIDENCE, LABEL_INFO, NAME, TRUTH, message_type
+from lvad_perception.topics import (
+    ATTRIBUTES,
+    CAMERA_INFO,
+    CONFIDENCE,
+    LABEL_INFO,
+    NAME,
+    TRUTH,
+    VIDEO_REMEDY,
+    message_type,
+)
 from lvad_perception.types import Predictions, UInt8
 from lvad_perception.vocabulary import Vocabulary
 
-MIN_FPS: Final = 1.0
+LONGEST_SHOWN_NS: Final = 1_000_000_000
+"""So long a frame of the overlay video stays at most: a pause of the recording, or between two, is cut to it."""
+_UNKNOWN_STEP_NS: Final = 100_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +51,7 @@ class ReplaySummary:
 
     Attributes:
         cameras: image topic -> images that were processed.
-        skipped: image topic -> images that were left out; each was told.
+        skipped: image topic -> images that were left out or could not be read; each was told.
         detections: boxes written, all images together.
         seconds: wall clock.
         engine_ms: mean engine time of an image in milliseconds.
@@ -92,7 +105,8 @@ def replay(
 
     The output bag holds, under each camera's namespace (see ``lvad_perception.topics``), detections, masks and their
     classes, with header and bag time stamp of the source image, and byte for byte the camera's images, annotation,
-    names, attributes and CameraInfo. An image that cannot be decoded is told, counted and left out.
+    names, attributes and CameraInfo. An image that cannot be decoded, or that the bag promises and does not hold, is
+    told, counted and left out.
 
     Args:
         bag: bag folder, or a .mcap or .db3 file.
@@ -103,7 +117,8 @@ def replay(
         overwrite: replace an older output.
         images: copy the source images.
         confidence: also write the semantic confidence.
-        overlay_video: file for a video of the first camera with the predictions drawn in; None for none.
+        overlay_video: file for a video of the first camera with the predictions drawn in, each frame at the time of its
+            stamp; None for none.
         overlay_threshold: least score of boxes in the video; None is the manifest's.
         tell: is handed one line for each image that is left out.
         progress: show a bar on standard error.
@@ -120,6 +135,8 @@ def replay(
     problems = Problems(tell)
     with open_bag(bag) as reader:
         cameras = find_cameras(reader.connections, source=str(bag), topics=topics)
+        if not topics:
+            tell_of_videos(reader.connections, cameras, problems)
         facts = {
             **reader.custom_data,
             "lvad_weights_sha256": perceiver.manifest.weights_sha256,
@@ -134,11 +151,16 @@ def replay(
                     pass
             else:
                 threshold = perceiver.manifest.score_threshold if overlay_threshold is None else overlay_threshold
-                _film(seen, overlay_video, cameras[0], threshold, reader, perceiver.manifest.vocabularies)
+                _film(seen, overlay_video, cameras[0], threshold, perceiver.manifest.vocabularies)
             if not results.images:
+                count = sum(problems.of(camera.topic) for camera in cameras)
                 raise BagError(
-                    f"none of the {problems.total} images in {bag} can be decoded; "
-                    "record rgb8, bgr8 or mono8 images or whole JPEGs"
+                    f"none of the {count} images in {bag} can be decoded; "
+                    + (
+                        VIDEO_REMEDY
+                        if VIDEO_REMEDY in problems.last
+                        else "record rgb8, bgr8 or mono8 images or whole JPEGs"
+                    )
                 )
     processed = sum(results.images.values())
     return ReplaySummary(
@@ -153,21 +175,37 @@ def replay(
 def decode_frame(reader: BagReader, camera: Camera, bag_stamp_ns: int, raw: bytes) -> Frame:
     """An image message as a frame. Raises BagError, MessageError or ImageError when it is malformed."""
     msg = reader.deserialize(raw, camera.connection)
-    image = image_from_compressed(msg) if camera.compressed else image_from_message(msg)
-    return Frame(camera, msg.header, bag_stamp_ns, image)
+    return Frame(camera, msg.header, bag_stamp_ns, decode_message(msg, compressed=camera.compressed))
+
+
+def decode_message(msg: Message, *, compressed: bool) -> UInt8:
+    """Pixels of an image message, uint8 [H, W, 3], RGB, of whole images only.
+
+    Raises:
+        MessageError: as ``image_from_message`` and ``image_from_compressed``.
+        ImageError: as ``image_from_compressed``, and a JPEG that is damaged inside.
+    """
+    if not compressed:
+        return image_from_message(msg)
+    image = image_from_compressed(msg)
+    damage = jpeg_damage(bytes(msg.data))
+    if damage is not None:
+        raise ImageError(f"compressed image ({msg.format or 'no format given'}) is damaged: {damage}; record it again")
+    return image
 
 
 def _frames(
     reader: BagReader, cameras: list[Camera], copy: BagWriter, problems: Problems, *, images: bool, progress: bool
 ) -> Iterator[Frame]:
     """The decodable images of a bag in the order of time; what belongs to the cameras is copied on the way."""
-    by_topic = {camera.topic: camera for camera in cameras}
+    by_connection = {camera.connection.id: camera for camera in cameras}
     others = [connection for connection in reader.connections if _is_copied(connection, cameras)]
     indices: Counter[str] = Counter()
     total = sum(camera.connection.msgcount for camera in cameras)
     with tqdm(total=total, desc="replay", unit="image", disable=None if progress else True) as bar:
-        for connection, bag_stamp_ns, raw in reader.messages([*(c.connection for c in cameras), *others]):
-            camera = by_topic.get(connection.topic)
+        wanted = [*(camera.connection for camera in cameras), *others]
+        for connection, bag_stamp_ns, raw in reader.messages(wanted, problems=problems):
+            camera = by_connection.get(connection.id)
             if camera is None:
                 copy.copy(connection, bag_stamp_ns, raw)
                 continue
@@ -247,19 +285,42 @@ def _film(
     path: Path,
     camera: Camera,
     threshold: float,
-    reader: BagReader,
     vocabularies: Mapping[str, Vocabulary],
 ) -> None:
     from lvad_perception.overlay import draw_predictions
     from lvad_perception.video import write_video
 
-    seconds = reader.duration_ns / 1e9
-    fps = max(MIN_FPS, (camera.connection.msgcount - 1) / seconds) if seconds > 0 else MIN_FPS
-    drawn = (
-        draw_predictions(frame.image, predictions, score_threshold=threshold, vocabularies=vocabularies)
-        for frame, predictions in seen
-        if frame.camera is camera
-    )
-    write_video(path, drawn, fps)
+    times: deque[int] = deque()
+
+    def drawn() -> Iterator[UInt8]:
+        clock = video_clock()
+        for frame, predictions in seen:
+            if frame.camera is camera:
+                times.append(clock(stamp_ns(frame.header) or frame.stamp_ns))
+                yield draw_predictions(frame.image, predictions, score_threshold=threshold, vocabularies=vocabularies)
+
+    write_video(path, drawn(), 1e9 / _UNKNOWN_STEP_NS, times_ns=iter(times.popleft, None))
     for _ in seen:  # a video writer may stop early
         pass
+
+
+def video_clock() -> Callable[[int], int]:
+    """A function from the stamps of a video's frames, one after the other, to the times at which they are shown.
+
+    Times are nanoseconds from 0 on. They run as the stamps do, but for pauses, which are cut to ``LONGEST_SHOWN_NS``,
+    and stamps that stand still or jump back: such a frame is shown one step after the one before it.
+    """
+    last_ns = time_ns = 0
+    step_ns = _UNKNOWN_STEP_NS
+    first = True
+
+    def shown_at(stamp: int) -> int:
+        nonlocal last_ns, time_ns, step_ns, first
+        if not first:
+            if stamp > last_ns:
+                step_ns = min(stamp - last_ns, LONGEST_SHOWN_NS)
+            time_ns += step_ns
+        first, last_ns = False, stamp
+        return time_ns
+
+    return shown_at

@@ -12,13 +12,12 @@ import numpy as np
 from lvad_perception import __version__
 from lvad_perception.bags.cameras import Camera, find_cameras
 from lvad_perception.bags.evaluate import pair_bag, told_of_bag
+from lvad_perception.bags.replay import decode_message
 from lvad_perception.bags.storage import BagReader, open_bag
 from lvad_perception.errors import BagError, ImageError, MessageError
 from lvad_perception.messages import (
     Message,
     detections_from_message,
-    image_from_compressed,
-    image_from_message,
     mask_from_message,
     stamp_ns,
     truth_boxes_from_message,
@@ -177,7 +176,7 @@ def _fill(reader: BagReader, camera: Camera, wanted: Mapping[str, _Frame]) -> No
                 side = sides[connection.topic]
                 frame.parts[side.task, side.truth] = msg
             else:
-                frame.image = image_from_compressed(msg) if camera.compressed else image_from_message(msg)
+                frame.image = decode_message(msg, compressed=camera.compressed)
         except (BagError, ImageError, MessageError):
             continue  # replay and evaluation have told of it
 

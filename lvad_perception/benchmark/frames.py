@@ -11,6 +11,7 @@ import numpy as np
 
 from lvad_perception.errors import BagError, DatasetError, ImageError, MessageError
 from lvad_perception.images import decode_image
+from lvad_perception.problems import Problems
 from lvad_perception.types import Size, UInt8
 
 IMAGE_SUFFIXES: Final = (".jpg", ".jpeg", ".png")
@@ -50,23 +51,28 @@ def folder_frames(folder: Path) -> Iterator[Decode]:
 
 
 def bag_frames(bag: Path) -> Iterator[Decode]:
-    """The images of a bag's cameras, again and again; malformed ones are left out. Raises BagError."""
+    """The images of a bag's cameras, again and again; malformed ones are told and left out. Raises BagError."""
     from lvad_perception.bags.cameras import find_cameras
     from lvad_perception.bags.replay import decode_frame
     from lvad_perception.bags.storage import open_bag
 
+    problems: Problems | None = Problems()
     while True:
         usable = 0
         with open_bag(bag) as reader:
             cameras = {camera.topic: camera for camera in find_cameras(reader.connections, source=str(bag))}
-            for connection, stamp_ns, raw in reader.messages([camera.connection for camera in cameras.values()]):
+            connections = [camera.connection for camera in cameras.values()]
+            for connection, stamp_ns, raw in reader.messages(connections, problems=problems):
                 camera = cameras[connection.topic]
                 try:
                     decode_frame(reader, camera, stamp_ns, raw)
-                except (BagError, MessageError, ImageError):
+                except (BagError, MessageError, ImageError) as err:
+                    if problems is not None:
+                        problems.add(camera.topic, f"image stamped {stamp_ns} ns", err)
                     continue
                 usable += 1
                 yield partial(_image_of, decode_frame, reader, camera, stamp_ns, raw)
+        problems = None  # the second time is like the first
         if not usable:
             raise BagError(f"{bag} has no image that can be decoded; name another bag")
 

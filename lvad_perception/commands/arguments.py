@@ -18,9 +18,10 @@ MODEL_HELP: Final = "model file (.onnx)"
 
 
 def add_command(
-    group: Any, name: str, run: Callable[[argparse.Namespace], None], description: str
+    group: Any, name: str, run: Callable[[argparse.Namespace], int | None], description: str
 ) -> argparse.ArgumentParser:
-    """Add a command to a group of argparse's sub-parsers; ``run`` gets the parsed arguments."""
+    """Add a command to a group of argparse's sub-parsers; ``run`` gets the parsed arguments, and gives None when all is
+    done and ``STATUS_INCOMPLETE`` when something was left out."""
     command: argparse.ArgumentParser = group.add_parser(
         name, help=description, description=description[0].upper() + description[1:] + "."
     )

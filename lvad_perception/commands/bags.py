@@ -4,8 +4,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from lvad_perception.command_line import STATUS_INCOMPLETE
 from lvad_perception.commands.arguments import add_command, add_model, open_perceiver, write_json
 from lvad_perception.errors import ConfigError
+from lvad_perception.problems import tell_stderr
 
 
 def add_bag_commands(commands: Any) -> None:
@@ -68,9 +70,10 @@ def add_bag_commands(commands: Any) -> None:
     command.add_argument("--command", action="append", help="a command line to show as one that made the results")
 
 
-def _bag_from_bdd100k(arguments: argparse.Namespace) -> None:
+def _bag_from_bdd100k(arguments: argparse.Namespace) -> int | None:
     from lvad_perception.bags.convert import from_bdd100k
 
+    told = _Told()
     summary = from_bdd100k(
         arguments.root,
         arguments.split,
@@ -78,11 +81,13 @@ def _bag_from_bdd100k(arguments: argparse.Namespace) -> None:
         rate_hz=arguments.rate,
         limit=arguments.limit,
         cache_dir=arguments.cache_dir,
+        tell=told,
         **_bag_to_write(arguments),
     )
     truth = ", ".join(f"{task} {count}" for task, count in summary.truth.items())
     print(f"{arguments.output}: {summary.images} images in {summary.duration_s:.1f} s; annotated: {truth}")
     _print_skipped(summary.problems, "images or annotations")
+    return told.status
 
 
 def _bag_from_video(arguments: argparse.Namespace) -> None:
@@ -98,9 +103,10 @@ def _bag_from_video(arguments: argparse.Namespace) -> None:
     print(f"{arguments.output}: {summary.images} images in {summary.duration_s:.1f} s")
 
 
-def _replay(arguments: argparse.Namespace) -> None:
+def _replay(arguments: argparse.Namespace) -> int | None:
     from lvad_perception.bags.replay import replay
 
+    told = _Told()
     with open_perceiver(arguments, default_threshold=0.0) as perceiver:
         summary = replay(
             arguments.bag,
@@ -112,6 +118,7 @@ def _replay(arguments: argparse.Namespace) -> None:
             images=arguments.images,
             confidence=arguments.confidence,
             overlay_video=arguments.overlay_video,
+            tell=told,
             progress=True,
         )
     rate = summary.images / summary.seconds if summary.seconds else 0.0
@@ -123,17 +130,19 @@ def _replay(arguments: argparse.Namespace) -> None:
         print(f"  {topic}: {count} processed, {summary.skipped[topic]} skipped")
     if arguments.overlay_video is not None and arguments.overlay_video.exists():
         print(f"{arguments.overlay_video}: the predictions drawn in")
+    return told.status
 
 
-def _evaluate(arguments: argparse.Namespace) -> None:
+def _evaluate(arguments: argparse.Namespace) -> int | None:
     from lvad_perception.bags.evaluate import evaluate_bag, evaluate_dataset
 
+    told = _Told()
     needed = {"--model": arguments.model, "--data": arguments.data, "--split": arguments.split}
     if arguments.bag is not None:
         given = [option for option, value in needed.items() if value is not None]
         if given:
             raise ConfigError(f"a bag needs no {' '.join(given)}; leave it out, or leave out the bag")
-        metrics = evaluate_bag(arguments.bag, progress=True)
+        metrics = evaluate_bag(arguments.bag, tell=told, progress=True)
     else:
         missing = [option for option, value in needed.items() if value is None]
         if missing:
@@ -145,17 +154,20 @@ def _evaluate(arguments: argparse.Namespace) -> None:
                 arguments.split,
                 limit=arguments.limit,
                 cache_dir=arguments.cache_dir,
+                tell=told,
                 progress=True,
             )
     print(metrics.to_text())
     write_json(arguments.json, metrics.to_dict())
+    return told.status
 
 
-def _report(arguments: argparse.Namespace) -> None:
+def _report(arguments: argparse.Namespace) -> int | None:
     from lvad_perception.bags.report import report_bag
 
     if arguments.examples < 1:
         raise ConfigError(f"--examples {arguments.examples} shows nothing; give at least 1")
+    told = _Told()
     report_bag(
         arguments.bag,
         arguments.output,
@@ -163,9 +175,26 @@ def _report(arguments: argparse.Namespace) -> None:
         examples=arguments.examples,
         score_threshold=arguments.score_threshold,
         commands=tuple(arguments.command or ()),
+        tell=told,
         progress=True,
     )
     print(f"{arguments.output}: open it in a browser")
+    return told.status
+
+
+class _Told:
+    """Tells of problems on standard error, and knows whether there were any."""
+
+    def __init__(self) -> None:
+        self._any = False
+
+    def __call__(self, line: str) -> None:
+        self._any = True
+        tell_stderr(line)
+
+    @property
+    def status(self) -> int | None:
+        return STATUS_INCOMPLETE if self._any else None
 
 
 def _print_skipped(count: int, what: str) -> None:

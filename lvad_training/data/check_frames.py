@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lvad_perception.errors import ImageError, LabelError
-from lvad_perception.images import read_image
+from lvad_perception.images import jpeg_damage, read_image
 from lvad_perception.types import Size, UInt8
 from lvad_perception.vocabulary import TASKS, UNLABELED, Vocabulary
 from lvad_training.split import Split
@@ -158,20 +158,7 @@ def _pixel_counts(mask: UInt8, classes: int) -> Int64:
 
 def _jpeg_damage(path: Path) -> str | None:
     """What a strict decoder says of a JPEG whose damage OpenCV hides; None when sound or without that decoder."""
-    if path.suffix.lower() not in (".jpg", ".jpeg"):
-        return None
-    try:
-        import simplejpeg
-    except ImportError:
-        return None
-    data = path.read_bytes()
-    if not data.startswith(b"\xff\xd8"):
-        return None
-    try:
-        simplejpeg.decode_jpeg(data, "GRAY", fastdct=True, strict=True)
-    except ValueError as err:
-        return str(err).rstrip(".")
-    return None
+    return jpeg_damage(path.read_bytes())
 
 
 def _without_file(err: Exception, file: Path) -> str:

@@ -1,5 +1,6 @@
 """A table as Markdown and as one self-contained HTML page: ours beside the paper's figures."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -40,15 +41,15 @@ def to_markdown(table: Table, results: Sequence[RowResult], context: Context) ->
     """The table, everything measured, and how, as Markdown."""
     parts = [f"# {heading(table)}", summary(table, context)]
     parts.append(_markdown_table(*headline(table, results, context.seeds)))
-    parts.append("\n".join(f"* {note}" for note in notes(table, results)))
+    parts.append("\n".join(f"* {_markdown(note)}" for note in notes(table, results)))
     compared = differences(table, results)
     if compared is not None:
         parts += [f"## {DIFFERENCES}", _markdown_table(*compared)]
     parts += ["## Everything measured", _markdown_table(*everything(results))]
     if context.pseudo:
         parts.append("## Pseudo labels")
-        parts += [f"{name}:\n\n```\n{text}\n```" for name, text in context.pseudo.items()]
-    rows = [[name, str(value).replace("\n", "<br>")] for name, value in context.facts.items()]
+        parts += [f"{_markdown(name)}:\n\n{_listing(text)}" for name, text in context.pseudo.items()]
+    rows = [[name, str(value)] for name, value in context.facts.items()]
     parts += ["## How it was made", _markdown_table(["", ""], rows)]
     return "\n\n".join(parts) + "\n"
 
@@ -200,8 +201,23 @@ def cell_text(cell: Cell, *, sign: str = "") -> str:
 
 
 def _markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines)
+    lines = [[_markdown(text) for text in line] for line in (heads, *rows)]
+    lines.insert(1, ["---"] * len(heads))
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _markdown(text: str) -> str:
+    """A text for one line or cell, lines broken by ``<br>``; nothing in it is HTML, a link or the end of the cell."""
+    plain = escape(text, quote=False)
+    for mark in "\\|[]`":
+        plain = plain.replace(mark, f"\\{mark}")
+    return "<br>".join(plain.splitlines())
+
+
+def _listing(text: str) -> str:
+    """A text as it is, in a fence longer than any in it."""
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence}\n{text}\n{fence}"
 
 
 def _html_table(caption: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -107,10 +107,33 @@ class TestWholeChain:
         root = make_small_split(tmp_path / "bdd")
         (root / "images/100k/val/frame-000.jpg").write_bytes(b"\xff\xd8\xff")
         status, out, err = run("bag", "from-bdd100k", root, "--split", "val", "-o", tmp_path / "bag")
-        assert status == 0
+        assert status == 3
         assert "7 images" in out
         assert "1 images or annotations left out" in out
         assert "frame-000.jpg: it is a truncated image" in err
+
+    def test_a_loss_shows_in_the_status_of_every_command(self, run, tmp_path, small_split, tiny_model_file):
+        """The bag promises more than it holds."""
+        bag, predicted = tmp_path / "bag", tmp_path / "predicted"
+        run("bag", "from-bdd100k", small_split, "--split", "val", "-o", bag)
+
+        def promise_more(folder):
+            text = (folder / "metadata.yaml").read_text()
+            assert text.count("- message_count: 8\n") >= 1
+            (folder / "metadata.yaml").write_text(text.replace("- message_count: ", "- message_count: 1"))
+
+        promise_more(bag)
+        status, out, err = run("replay", bag, "--model", tiny_model_file, "-o", predicted, "--threads", "1")
+        assert status == 3
+        assert "  /camera/image_raw/compressed: 8 processed, 10 skipped\n" in out
+        assert "/camera/image_raw/compressed 10 of 18 messages: " in err
+        assert run("evaluate", predicted)[0] == 0
+
+        promise_more(predicted)
+        status, out, err = run("evaluate", predicted)
+        assert (status, "/camera/detections 10 of 18 messages: " in err) == (3, True)
+        assert "detection, 6 images" in out
+        assert run("report", predicted, "--output", tmp_path / "r.html")[0] == 3
 
     def test_bench(self, run, tmp_path, tiny_model_file):
         arguments = ("--size", "64x48", "--frames", "6", "--no-roofline", "--json", tmp_path / "bench.json")

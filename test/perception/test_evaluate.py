@@ -2,6 +2,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+import yaml
 
 from lvad_perception.bags.convert import from_bdd100k
 from lvad_perception.bags.evaluate import evaluate_bag, evaluate_dataset
@@ -18,6 +19,7 @@ from lvad_perception.messages import (
 )
 from lvad_perception.pairing import PENDING
 from lvad_perception.perceiver import Perceiver
+from lvad_perception.problems import message_text
 from lvad_perception.types import Detections, TruthBoxes
 from lvad_perception.vocabulary import DRIVABLE, SEMANTIC
 
@@ -70,14 +72,23 @@ def mask(value):
     return np.full((6, 8), value, np.uint8)
 
 
-def write_masks(path, truth, predicted, *, delay_ns=0, task="segmentation"):
-    """A bag with an annotated mask for each index in ``truth`` and a predicted one for each in ``predicted``."""
-    events = [(START + i * STEP, f"/camera/truth/{task}", i) for i in truth]
-    events += [(START + i * STEP + delay_ns, f"/camera/{task}", i) for i in predicted]
-    with create_bag(path) as bag:
+def write_masks(path, truth, predicted, *, delay_ns=0, task="segmentation", storage="mcap", as_given=False, size=None):
+    """A bag with an annotated mask for each index in ``truth`` and a predicted one for each in ``predicted``.
+
+    Bag time follows the indices, or ``as_given`` the order in which they are given.
+    """
+    events = [(START + (k if as_given else i) * STEP, f"/camera/truth/{task}", i) for k, i in enumerate(truth)]
+    later = START + delay_ns
+    events += [(later + (k if as_given else i) * STEP, f"/camera/{task}", i) for k, i in enumerate(predicted)]
+    with create_bag(path, storage=storage) as bag:
         for stamp, topic, index in sorted(events):
-            bag.write(topic, mask_to_message(mask(index % 3), header(index), types=TYPES), stamp)
+            values = mask(index % 3) if size is None else np.full((size, size), index % 3, np.uint8)
+            bag.write(topic, mask_to_message(values, header(index), types=TYPES), stamp)
     return path
+
+
+def stamp_text(index):
+    return message_text(0, START + index * STEP).rpartition(" ")[2]
 
 
 class TestPairing:
@@ -103,12 +114,49 @@ class TestPairing:
         assert evaluate_bag(bag, tell=told.append).semantic.images == 1
         assert told == []
 
-    def test_what_waits_too_long_gives_way(self, tmp_path):
+    @pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+    @pytest.mark.parametrize("order", ["annotation first", "predictions first", "backwards"])
+    def test_however_far_apart_they_lie(self, tmp_path, storage, order):
         told = []
-        count = PENDING + 10
-        bag = write_masks(tmp_path / "bag", range(count), range(count), delay_ns=count * STEP)
-        assert evaluate_bag(bag, tell=told.append).semantic.images == PENDING
-        assert len(told) == 10
+        count = 3 * PENDING + 10
+        delay = count * STEP * (-1 if order == "predictions first" else 1)
+        predicted = reversed(range(count)) if order == "backwards" else range(count)
+        bag = write_masks(tmp_path / "bag", range(count), predicted, delay_ns=delay, storage=storage, as_given=True)
+        metrics = evaluate_bag(bag, tell=told.append)
+        assert (metrics.semantic.images, metrics.semantic.scores.pixel_accuracy) == (count, 100)
+        assert told == []
+
+    def test_equal_stamps_are_told_however_far_apart(self, tmp_path):
+        told = []
+        count = 2 * PENDING
+        bag = write_masks(tmp_path / "bag", [*range(count), 0], range(count), delay_ns=count * STEP, as_given=True)
+        assert evaluate_bag(bag, tell=told.append).semantic.images == count
+        assert [line.split(":")[0] for line in told] == [
+            f"/camera/truth/segmentation message {count} at {stamp_text(count)}"
+        ]
+
+    def test_memory_is_bounded_however_far_apart(self, tmp_path):
+        peaks = {}
+        for count in (100, 400):
+            bag = write_masks(tmp_path / f"bag{count}", range(count), range(count), delay_ns=count * STEP, size=200)
+            tracemalloc.start()
+            assert evaluate_bag(bag).semantic.images == count
+            peaks[count] = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+        # The masks that wait longer are twelve megabytes more.
+        assert peaks[400] < peaks[100] + 1_500_000
+
+    @pytest.mark.parametrize("name", ["truth/segmentation", "segmentation"])
+    def test_what_the_bag_promises_and_does_not_hold_is_told(self, tmp_path, name):
+        told = []
+        bag = write_masks(tmp_path / "bag", range(5), range(5))
+        metadata = yaml.safe_load((bag / "metadata.yaml").read_text())
+        for entry in metadata["rosbag2_bagfile_information"]["topics_with_message_count"]:
+            if entry["topic_metadata"]["name"] == f"/camera/{name}":
+                entry["message_count"] = 7
+        (bag / "metadata.yaml").write_text(yaml.safe_dump(metadata))
+        assert evaluate_bag(bag, tell=told.append).semantic.images == 5
+        assert [line.split(":")[0] for line in told] == [f"/camera/{name} 2 of 7 messages"]
 
     def test_equal_stamps_are_told(self, tmp_path):
         told = []

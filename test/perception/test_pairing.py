@@ -67,6 +67,22 @@ def test_memory_is_bounded(pairing, told):
     assert [line.split(":")[0] for line in told] == [f"{TRUTH.topic} {index}" for index in range(3)]
 
 
+def test_what_can_be_read_again_waits_without_memory(pairing, told):
+    read = []
+
+    def again(index):
+        return lambda: read.append(index) or mask(index)
+
+    for index in range(PENDING + 3):
+        pairing.add(TRUTH, mask(index), str(index), again=again(index))
+    assert pairing.in_flight == PENDING + 3
+    for index in (*range(PENDING + 3), 99):
+        pairing.add(RESULT, mask(index), str(index), again=again(-index))
+    assert pairing.finish().semantic.images == PENDING + 3
+    assert read == [0, 1, 2]
+    assert not told
+
+
 def test_another_size_is_told_and_left_out(pairing, told):
     pairing.add(TRUTH, mask(0), "one")
     pairing.add(RESULT, mask(0, size_hw=(2, 3)), "one")

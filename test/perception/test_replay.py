@@ -1,14 +1,17 @@
+import re
 import shutil
 import tracemalloc
 
+import cv2
 import numpy as np
 import pytest
 from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
 from rosbags.rosbag2 import StoragePlugin, Writer
 
+from lvad_perception import topics
 from lvad_perception.bags.cameras import find_cameras
 from lvad_perception.bags.convert import from_bdd100k
-from lvad_perception.bags.replay import replay
+from lvad_perception.bags.replay import replay, video_clock
 from lvad_perception.bags.storage import create_bag, open_bag
 from lvad_perception.errors import BagError
 from lvad_perception.messages import (
@@ -28,6 +31,7 @@ from lvad_perception.topics import TASK_TOPICS
 from lvad_perception.vocabulary import DRIVABLE, TASKS
 
 from .bag_contents import contents, profiles_as_humble_reads_them
+from .mcap_files import channel, message, schema, write_mcap
 
 TYPES = rosbags_types()
 START = 1_600_000_000_000_000_000
@@ -45,6 +49,15 @@ def write_images(path, topics, count=5, *, spoil=(), size_hw=(36, 48), storage="
                 if index in spoil:
                     msg.data = msg.data[:30]
                 bag.write(topic, msg, stamp)
+    return path
+
+
+def write_compressed(path, images, *, image_format="jpeg"):
+    with create_bag(path) as bag:
+        for index, data in enumerate(images):
+            header = make_header(START + index * 100_000_000, "lens", types=TYPES)
+            msg = TYPES.CompressedImage(header=header, format=image_format, data=np.frombuffer(data, np.uint8))
+            bag.write("/front/image_raw/compressed", msg, START + index * 100_000_000)
     return path
 
 
@@ -261,6 +274,39 @@ class TestBadInput:
             replay(source, perceiver, tmp_path / "out", tell=told.append)
         assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
+    @pytest.mark.parametrize("damage", ["zeros", "garbage", "hole", "early end"])
+    def test_a_jpeg_that_is_damaged_inside(self, tmp_path, perceiver, told, damage):
+        """OpenCV decodes it to grey or shifted blocks and says nothing."""
+        pytest.importorskip("simplejpeg", reason="simplejpeg is not installed")
+        pixels = np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8)
+        jpeg = bytes(cv2.imencode(".jpg", cv2.GaussianBlur(pixels, (5, 5), 2))[1])
+        half = len(jpeg) // 2
+        spoilt = {
+            "zeros": jpeg[:half] + bytes(200) + jpeg[half + 200 :],
+            "garbage": jpeg[:half] + np.random.default_rng(1).bytes(200) + jpeg[half + 200 :],
+            "hole": jpeg[:half] + jpeg[half + 300 :],
+            "early end": jpeg[:half] + b"\xff\xd9" + jpeg[half + 2 :],
+        }[damage]
+        write_compressed(tmp_path / "in", [jpeg, spoilt, jpeg])
+        summary = replay(tmp_path / "in", perceiver, tmp_path / "out", tell=told.append)
+        assert (summary.images, summary.skipped) == (2, {"/front/image_raw/compressed": 1})
+        (line,) = told
+        assert line.startswith(
+            "/front/image_raw/compressed message 1 at 1600000000.100000000: compressed image (jpeg) is"
+        )
+        assert re.search(r"is damaged: Corrupt JPEG data: .*; record it again$", line)
+        assert [msg.data for *_, msg in contents(tmp_path / "out")["/front/image_raw/compressed"]][
+            1
+        ].tobytes() == spoilt
+
+    def test_messages_that_the_bag_promises_and_does_not_hold(self, tmp_path, perceiver, told):
+        source = write_images(tmp_path / "in", ["/front/image_raw"], count=6, spoil=(1,))
+        metadata = source / "metadata.yaml"
+        metadata.write_text(metadata.read_text().replace("message_count: 6", "message_count: 9"))
+        summary = replay(source, perceiver, tmp_path / "out", tell=told.append)
+        assert (summary.cameras, summary.skipped) == ({"/front/image_raw": 5}, {"/front/image_raw": 4})
+        assert told[1].startswith("/front/image_raw 3 of 9 messages: ")
+
     def test_bytes_that_are_no_message(self, tmp_path, perceiver, told):
         source = tmp_path / "in"
         write_images(source, ["/front/image_raw"], count=2, storage="sqlite3")
@@ -331,6 +377,67 @@ class TestBadInput:
             replay(tmp_path / "in", perceiver, tmp_path / "out")
 
 
+class TestVideos:
+    """Packets of a video are no images, whatever message they come in."""
+
+    @pytest.mark.parametrize("msgtype", topics.VIDEO_PACKETS)
+    def test_a_type_of_their_own(self, tmp_path, perceiver, msgtype):
+        path = write_mcap(
+            tmp_path / "x.mcap", schema(name=msgtype), channel(topic="/front/video"), message(0, data=b"a")
+        )
+        sentence = "has no camera images, only packets of a video on /front/video; decode the video to images"
+        with pytest.raises(BagError, match=sentence):
+            replay(path, perceiver, tmp_path / "out")
+        with pytest.raises(
+            BagError, match=r"the messages of /front/video in .* are packets of a video, no images; decode"
+        ):
+            replay(path, perceiver, tmp_path / "out", topics=["/front/video"])
+
+    @pytest.mark.parametrize(
+        ("image_format", "start"),
+        [
+            ("h264", b"x"),
+            ("H265", b"x"),
+            ("hevc", b"x"),
+            ("bgr8; h264", b"x"),
+            ("", b"\0\0\0\1"),
+            ("jpeg", b"\0\0\1\x67"),
+        ],
+    )
+    def test_compressed_images(self, tmp_path, perceiver, told, image_format, start):
+        write_compressed(tmp_path / "in", [start + bytes(range(60))] * 2, image_format=image_format)
+        with pytest.raises(
+            BagError, match=r"none of the 2 images in .* can be decoded; decode the video to images, as"
+        ):
+            replay(tmp_path / "in", perceiver, tmp_path / "out", tell=told.append)
+        assert "is a packet of a video, an image only together with those before it; decode the video" in told[0]
+
+    @pytest.mark.parametrize(("topic", "lost"), [("/rear/video", 3), ("/camera/image_raw/ffmpeg", 0)])
+    def test_another_camera_is_told_of_and_the_same_ones_is_not(self, tmp_path, perceiver, told, topic, lost):
+        path = write_mcap(
+            *(tmp_path / "x.mcap", schema(), schema(2, "ffmpeg_image_transport_msgs/msg/FFMPEGPacket")),
+            *(channel(), channel(2, topic, of=2), message(0), *(message(place, key=2) for place in range(3))),
+        )
+        assert replay(path, perceiver, tmp_path / "out", tell=told.append).images == 1
+        assert [line.split(";")[0] for line in told] == (
+            [f"{topic} all 3 messages: they are packets of a video, no images, and are left out"] if lost else []
+        )
+        told.clear()
+        replay(path, perceiver, tmp_path / "named", topics=["/camera/image_raw"], tell=told.append)
+        assert told == []
+
+
+def test_one_topic_with_images_of_both_types_is_refused(tmp_path, perceiver):
+    path = write_mcap(
+        *(tmp_path / "x.mcap", schema(), schema(2, "sensor_msgs/msg/CompressedImage")),
+        *(channel(), channel(2, of=2), message(0), message(1, key=2)),
+    )
+    with pytest.raises(
+        BagError, match="has images of both types, raw and compressed, on /camera/image_raw; record them"
+    ):
+        replay(path, perceiver, tmp_path / "out")
+
+
 class TestMemory:
     def test_it_does_not_grow_with_the_length(self, tmp_path, make_engine):
         peaks = {}
@@ -349,6 +456,38 @@ class TestMemory:
 class _Forgetful(list):
     def append(self, item):
         pass
+
+
+class TestBagsOfTools:
+    """What users' tools leave behind."""
+
+    @pytest.mark.parametrize(
+        ("name", "images"),
+        [
+            ("merged_ros2.mcap", {"/camera/image_raw/compressed": 10}),
+            ("edited-qos-two-cameras", {"/front/image_raw/compressed": 5, "/rear/image_raw/compressed": 5}),
+            ("reindexed-on-humble", {"/cam/image_raw/compressed": 30}),
+            ("newer-metadata-version/mcap_asis.mcap", {"/camera/image_raw/compressed": 5}),
+        ],
+    )
+    def test_all_images_are_read(self, shared_data, tmp_path, perceiver, told, name, images):
+        bag = shared_data.parent / "cases" / "bags" / name
+        assert replay(bag, perceiver, tmp_path / "out", tell=told.append).cameras == images
+        assert told == []
+
+    @pytest.mark.parametrize(
+        ("name", "sentence"),
+        [
+            ("from_ros1.mcap", "is a recording of ROS 1 in MCAP; convert the .bag file that it was made from with"),
+            (
+                "newer-metadata-version",
+                r"newer rosbag2 .*; update lvad_perception, or name a storage file itself: .*asis",
+            ),
+        ],
+    )
+    def test_refused_with_their_own_remedy(self, shared_data, tmp_path, perceiver, name, sentence):
+        with pytest.raises(BagError, match=sentence):
+            replay(shared_data.parent / "cases" / "bags" / name, perceiver, tmp_path / "out")
 
 
 class TestRealBags:
@@ -391,6 +530,48 @@ class TestOverlayVideo:
         stamps = [stamp for stamp, _ in video.read_video(tmp_path / "overlay.mp4")]
         assert len(stamps) == 4
         assert stamps[1] - stamps[0] == 100_000_000
+
+    def test_it_runs_as_the_stamps_do(self, tmp_path, perceiver):
+        """Not as the bag is long: the other topics begin earlier and end later, and images are missing."""
+        video = pytest.importorskip("lvad_perception.video")
+        header_ms = [0, 50, 100, 300, 350]
+        with create_bag(tmp_path / "in") as bag:
+            bag.write("/chatter", TYPES.String(data="early"), START - 60_000_000_000)
+            for place, at in enumerate(header_ms):
+                header = make_header(START + at * 1_000_000, "lens", types=TYPES)
+                msg = image_to_message(np.full((36, 48, 3), 50 * place, np.uint8), header, types=TYPES)
+                bag.write("/front/image_raw", msg, START + 7_000_000 * place)  # as a slow disk recorded it
+            bag.write("/chatter", TYPES.String(data="late"), START + 60_000_000_000)
+        replay(tmp_path / "in", perceiver, tmp_path / "out", overlay_video=tmp_path / "overlay.mp4")
+        seen = [stamp for stamp, _ in video.read_video(tmp_path / "overlay.mp4")]
+        np.testing.assert_allclose(seen, [at * 1e6 for at in header_ms], atol=20_000)
+
+    @pytest.mark.parametrize(
+        ("stamps_ms", "shown_ms"),
+        [
+            ([5, 38, 71], [0, 33, 66]),
+            ([0, 100, 86_400_000, 86_400_100], [0, 100, 1100, 1200]),  # two recordings in one bag
+            ([100, 200, 200, 300], [0, 100, 200, 300]),  # a stamp twice
+            ([1000, 1040, 0, 40], [0, 40, 80, 120]),  # the clock jumped back
+            ([0, 10_000, 20_000], [0, 1000, 2000]),  # a picture each ten seconds
+            ([7], [0]),
+        ],
+    )
+    def test_pauses_are_cut_and_time_never_stands_still(self, stamps_ms, shown_ms):
+        clock = video_clock()
+        assert [clock(stamp * 1_000_000) / 1e6 for stamp in stamps_ms] == shown_ms
+
+    def test_headers_without_a_stamp_leave_it_to_the_bag(self, tmp_path, perceiver):
+        video = pytest.importorskip("lvad_perception.video")
+        with create_bag(tmp_path / "in") as bag:
+            for place in range(3):
+                msg = image_to_message(
+                    np.zeros((36, 48, 3), np.uint8), make_header(0, "lens", types=TYPES), types=TYPES
+                )
+                bag.write("/front/image_raw", msg, START + 40_000_000 * place)
+        replay(tmp_path / "in", perceiver, tmp_path / "out", overlay_video=tmp_path / "overlay.mp4")
+        seen = [stamp for stamp, _ in video.read_video(tmp_path / "overlay.mp4")]
+        np.testing.assert_allclose(seen, [0, 4e7, 8e7], atol=20_000)
 
     def test_a_failed_replay_leaves_no_video(self, tmp_path, perceiver):
         pytest.importorskip("lvad_perception.video")

@@ -1,6 +1,7 @@
 import base64
 import math
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import cv2
@@ -26,17 +27,22 @@ class Page(HTMLParser):
     def __init__(self, text):
         super().__init__()
         self.text, self.addresses, self.counts, self.open = [], [], {}, []
+        self.attributes, self.comments = set(), []
         self.feed(text)
         assert self.open == []
 
     def handle_starttag(self, tag, attrs):
         self.counts[tag] = self.counts.get(tag, 0) + 1
         self.addresses += [value for name, value in attrs if name in ("src", "href")]
+        self.attributes |= {name for name, _ in attrs}
         if tag not in _VOID:
             self.open.append(tag)
 
     def handle_startendtag(self, tag, attrs):
         self.counts[tag] = self.counts.get(tag, 0) + 1
+
+    def handle_comment(self, data):
+        self.comments.append(data)
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
@@ -192,6 +198,63 @@ def test_names_and_values_are_escaped(tmp_path):
     for wanted in ("<b>bold</b>", "a & b <i>", "<script>alert(1)</script>", "<total>", "<m>", 'quote " & <x>'):
         assert wanted in text
     assert "script" not in page.counts
+
+
+def test_nothing_of_others_becomes_html(tmp_path):
+    """Classes, topics, attributes and names come from files and bags of others."""
+    bad = [
+        "</title><script>alert(1)</script>",
+        "<img src=x onerror=alert(2)>",
+        "x\" onload='alert(3)'",
+        "]]>--><!-- & <b>",
+    ]
+    evaluation = some_evaluation(attributes={"weather": bad[0], "scene": bad[1], "timeofday": bad[2]}, names=bad[:2])
+    found = evaluation.findings
+    named = {"detection": tuple(f"{name}{place}" for place, name in enumerate([*bad, *bad, *bad[:2]]))}
+    precision = dict.fromkeys(named["detection"], np.linspace(1, 0, 101))
+    measured = replace(
+        found.metrics,
+        detection=replace(
+            found.metrics.detection,
+            per_class=dict(zip(named["detection"], found.metrics.detection.per_class.values(), strict=False)),
+        ),
+        semantic=replace(
+            found.metrics.semantic,
+            scores=replace(found.metrics.semantic.scores, iou=dict.fromkeys(bad, 50.0)),
+            truth_share=dict.fromkeys(bad, 25.0),
+        ),
+    )
+    evaluation = replace(
+        evaluation,
+        findings=replace(found, metrics=measured, classes={**found.classes, **named}, precision=precision),
+        facts=dict.fromkeys(bad, bad[0]),
+    )
+    curves = {name: [(0, 1.0), (1, 2.0)] for name in bad}
+    runs = [
+        Run(
+            name,
+            evaluation=evaluation,
+            losses=curves,
+            course=curves,
+            validation=curves,
+            facts={bad[2]: bad[3]},
+            note=bad[0],
+        )
+        for name in bad[:2]
+    ]
+    runs = [replace(run, settings={bad[0]: place, bad[1]: f"{bad[2]}{place}"}) for place, run in enumerate(runs)]
+    write_report(
+        tmp_path / "r.html", title=bad[0], summary=bad[1], runs=runs, facts={bad[0]: "\n".join(bad)}, commands=bad
+    )
+    source = (tmp_path / "r.html").read_text(encoding="utf-8")
+    page = Page(source)
+    assert page.counts.keys().isdisjoint({"script", "b0"})
+    assert page.comments == []
+    assert page.attributes.isdisjoint({"onerror", "onload"})
+    assert all(address.startswith(("#", "data:image/webp;base64,")) for address in page.addresses)
+    text = "".join(page.text)
+    for wanted in bad:
+        assert wanted in text
 
 
 def test_pictures_are_shrunk_when_wide_and_can_be_enlarged_by_keyboard():

@@ -36,6 +36,13 @@ def test_round_trip_keeps_frames_colours_and_time(tmp_path, size_hw):
             assert np.abs(image[:height, :width].astype(int) - frame).mean() < 6
 
 
+def test_frames_are_shown_at_their_times(tmp_path):
+    times = [0, 33_000_000, 500_000_000, 533_000_000]
+    assert write_video(tmp_path / "drive.mp4", moving_scene(4), 30, times_ns=times) == 4
+    seen = [stamp for stamp, _ in read_video(tmp_path / "drive.mp4")]
+    np.testing.assert_allclose(seen, times, atol=1e9 / 90_000)
+
+
 def test_colours_survive_exactly_enough_on_flat_frames(tmp_path):
     path = tmp_path / "flat.mp4"
     for color in ((255, 0, 0), (0, 255, 0), (0, 0, 255), (128, 64, 128), (250, 250, 250)):

@@ -7,8 +7,8 @@ import pytest
 
 from lvad_perception.errors import ConfigError, DatasetError
 from lvad_training.records import write_record
-from lvad_training.reproduce.render import NONE
-from lvad_training.reproduce.results import Cell, collect
+from lvad_training.reproduce.render import NONE, Context, to_markdown, to_sections
+from lvad_training.reproduce.results import Cell, RowResult, collect
 from lvad_training.reproduce.run import ReproduceError, reproduce
 from lvad_training.reproduce.tables import TABLES
 
@@ -34,6 +34,26 @@ def test_the_page_sets_ours_beside_the_papers(make_base, tmp_path):
     content = json.loads(page.with_suffix(".json").read_text())
     assert content["rows"]["zeroing"]["summary"]["ap"]["values"] == [26.0, 28.0]
     assert content["rows"]["zeroing"]["seeds"]["1"]["metrics"]["semantic"]["scores"]["pixel_accuracy"] == 95.0
+
+
+def test_nothing_of_others_ends_a_cell_or_becomes_html():
+    bad = "a | b\nc <script>alert(1)</script> [x](javascript:alert(2)) `d` \\ & e"
+    context = Context(1, {bad: bad, "commands": bad}, {bad: f"```\n{bad}\n````"})
+    table = TABLES["table1"]
+    results = [RowResult(row, {}, {0: bad}, {bad: [(0, 1.0), (1, 2.0)]}) for row in table.rows[:1]]
+    markdown = to_markdown(table, results, context)
+    outside = re.sub(r"^(`{3,})\n.*?\n\1$", "", markdown, flags=re.MULTILINE | re.DOTALL)
+    assert "<script>" not in outside
+    assert "](javascript" not in outside.replace("\\](", "")
+    assert "`````\n```\n" in markdown
+    row = next(line for line in outside.splitlines() if line.startswith("| a "))
+    assert row == (
+        "| a \\| b<br>c &lt;script&gt;alert(1)&lt;/script&gt; \\[x\\](javascript:alert(2)) \\`d\\` \\\\ &amp; e " * 2
+        + "|"
+    )
+    html = "".join(content for _, content in to_sections(table, results, context))
+    assert "<script>" not in html
+    assert "&lt;script&gt;" in html
 
 
 def test_differences_are_taken_seed_by_seed(make_base, tmp_path):

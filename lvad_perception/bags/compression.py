@@ -1,0 +1,117 @@
+"""Compressed parts of bags made whole in bounded memory: nobody knows what a file of others' becomes."""
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+from lvad_perception.errors import LvadError
+
+LARGEST: Final = 256 << 20
+"""Bytes that one part of a bag, an MCAP chunk or a message, may have; several times the largest camera image."""
+
+ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
+_LZ4_RATIO: Final = 256
+"""LZ4 shrinks no further than 255 to 1, by its format."""
+_FILE_RATIO: Final = 1000
+_LEAST_FREE: Final = 256 << 20
+_BLOCK: Final = 1 << 20
+
+
+class DamagedError(LvadError):
+    """A part of a bag cannot be read. Its text is a clause for a sentence that says which part.
+
+    Attributes:
+        remedy: what to do, where that is not what helps against damage in general; else empty.
+    """
+
+    def __init__(self, reason: str, *, remedy: str = "") -> None:
+        super().__init__(reason)
+        self.remedy = remedy
+
+
+def expand(data: bytes, compression: str, *, size: int | None = None) -> bytes:
+    """Decompress a chunk or a message.
+
+    Args:
+        data: one frame of zstd or LZ4.
+        compression: "zstd", "lz4" or "" for none, as MCAP spells them.
+        size: bytes that it becomes; None for any number up to ``LARGEST``.
+
+    Raises:
+        DamagedError: it is damaged, or becomes larger than ``size`` or ``LARGEST``.
+    """
+    limit = LARGEST if size is None else size
+    if limit > LARGEST:
+        raise DamagedError(f"it promises to become {limit:,} bytes, and more than {LARGEST:,} are refused")
+    if compression == "":
+        raw = data
+    elif compression == "zstd":
+        raw = _expanded(_zstd().ZstdDecompressor(), data, limit)
+    elif compression == "lz4":
+        from lz4.frame import LZ4FrameDecompressor  # type: ignore[import-untyped]
+
+        if size is None:
+            limit = min(limit, _LZ4_RATIO * len(data))
+        elif size > _LZ4_RATIO * len(data):
+            raise DamagedError(f"it promises to become {size:,} bytes, which {len(data):,} of LZ4 cannot")
+        raw = _expanded(LZ4FrameDecompressor(), data, limit)
+    else:
+        raise DamagedError(f"it is compressed by {compression!r}, which is not known")
+    if size is not None and len(raw) != size:
+        raise DamagedError(f"it has {len(raw):,} bytes instead of {size:,}")
+    return raw
+
+
+def expand_file(path: Path, folder: Path) -> Path:
+    """Decompress a zstd file into a folder, where it is called as before without its last suffix.
+
+    Raises:
+        DamagedError: it is damaged, becomes a thousand times its size, or leaves no room in the folder.
+        OSError: a file cannot be read or written.
+    """
+    target, written = folder / path.stem, 0
+    limit = _FILE_RATIO * path.stat().st_size + LARGEST
+    zstd = _zstd()
+    with target.open("wb") as out, zstd.open(path, "rb") as stream:
+        while True:
+            try:
+                block = stream.read(_BLOCK)
+            except (EOFError, zstd.ZstdError) as err:
+                raise DamagedError(f"{path.name} is no whole zstd file: {err}".rstrip(".")) from err
+            if not block:
+                return target
+            written += len(block)
+            if written > limit:
+                raise DamagedError(
+                    f"{path.name} becomes more than {_FILE_RATIO} times its size, as no recording does",
+                    remedy="decompress it yourself, with zstd -d, if you trust where it comes from",
+                )
+            if shutil.disk_usage(folder).free < _LEAST_FREE:
+                raise DamagedError(
+                    f"{path.name} does not fit into {folder.parent} when it is decompressed",
+                    remedy="set TMPDIR to a folder with more space",
+                )
+            out.write(block)
+
+
+def _expanded(decompressor: Any, data: bytes, limit: int) -> bytes:
+    """One frame, by what the decompressors of zstd and LZ4 have in common."""
+    try:
+        raw: bytes = decompressor.decompress(data, max_length=limit + 1)
+    except (RuntimeError, ValueError, EOFError, MemoryError, _zstd().ZstdError) as err:
+        raise DamagedError(f"it cannot be decompressed: {err}".rstrip(".")) from err
+    if len(raw) > limit:
+        raise DamagedError(f"it becomes more than the {limit:,} bytes that it may have")
+    if not decompressor.eof:
+        raise DamagedError("its compressed data end too early")
+    return raw
+
+
+def _zstd() -> Any:
+    """Python's own module from 3.14 on, its backport before, which comes with rosbags."""
+    if sys.version_info >= (3, 14):
+        from compression import zstd
+    else:
+        from backports import zstd
+    return zstd
