@@ -36,6 +36,10 @@ class EngineError(LvadError):
     """An engine cannot be created or cannot run on this machine."""
 
 
+class DeviceError(EngineError):
+    """The CUDA device failed; it does nothing more for this process."""
+
+
 class MissingDependencyError(LvadError):
     """An optional dependency is needed for what was asked and is not installed."""
 

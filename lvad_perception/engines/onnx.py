@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from lvad_perception.engines.base import Finished
+from lvad_perception.engines.failures import device_failure, engine_failure
 from lvad_perception.engines.graph import REMEDY, Tensors, check_graph, first_line
 from lvad_perception.engines.loaded import LoadedEngine
 from lvad_perception.errors import EngineError, MissingDependencyError, ModelFileError
@@ -75,10 +76,8 @@ class OnnxEngine(LoadedEngine):
         try:
             arrays: list[Any] = self._session.run(list(self.manifest.output_names), {INPUT_NAME: images})
         except Exception as err:
-            raise EngineError(
-                f"ONNX Runtime failed ({first_line(err)}); "
-                "check the free memory and that the model file fits this version"
-            ) from err
+            remedy = "check the free memory and that the model file fits this version"
+            raise engine_failure("ONNX Runtime", err, remedy=remedy) from err
         return Finished(arrays)
 
     def _release(self) -> None:
@@ -128,6 +127,8 @@ def create_session(model: Path | bytes, *, threads: int, provider: str = "cpu", 
         )
     # ONNX Runtime has a dozen exception classes without a common base of their own.
     except Exception as err:
+        if (failure := device_failure(err)) is not None:
+            raise failure from err
         raise ModelFileError(
             f"{source} cannot be loaded as an ONNX model ({first_line(err)}); it is truncated or no ONNX file: "
             f"copy it again or {REMEDY}"

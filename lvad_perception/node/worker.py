@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from lvad_perception.engines.failures import device_failure
 from lvad_perception.errors import ImageError, LvadError
 from lvad_perception.messages import Message, stamp_ns
 from lvad_perception.node.decoding import decode
@@ -186,7 +187,8 @@ class Worker:
             self._skip(item.frame, err)
 
     def _skip(self, frame: Frame[Message], err: Exception, *, corrupt: bool = False) -> None:
-        sentence = str(err) if isinstance(err, LvadError) else f"unexpected {type(err).__name__}: {err}"
+        known = err if isinstance(err, LvadError) else device_failure(err)
+        sentence = f"unexpected {type(err).__name__}: {err}" if known is None else str(known)
         camera = self._cameras[frame.camera]
         skipped = camera.health.count_skipped(sentence, corrupt=corrupt)
         if skipped:
