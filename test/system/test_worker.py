@@ -108,7 +108,7 @@ def start(ros_environment, make_async, make_manifest, monkeypatch):
         found = SimpleNamespace(engine=engine, published=[], errors=[], gate=threading.Event())
         found.gate.set()
 
-        def decode(message):
+        def decode(message, *, most_pixels):
             engine.log.append(("taken", message.number))
             time.sleep(decode_s)
             return np.full((48, 64, 3), message.number, np.uint8)
