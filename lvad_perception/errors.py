@@ -3,6 +3,20 @@
 The command lines print the message and exit with status 2; the node fails the transition with it.
 """
 
+from typing import Final
+
+_MOST_CHARACTERS: Final = 60
+
+
+def one_line(text: str) -> str:
+    """Text of a message or file that is not trusted, as it may stand in a sentence or a log.
+
+    A line feed could pass for another message, an escape sequence speaks to the terminal, and a megabyte fills the log.
+    """
+    kept = text[:_MOST_CHARACTERS]
+    shown = "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in kept)
+    return shown if kept == text else f"{shown}…"
+
 
 class LvadError(Exception):
     """Base of everything that this package raises on bad input."""
@@ -34,6 +48,10 @@ class VocabularyMismatchError(LvadError):
 
 class EngineError(LvadError):
     """An engine cannot be created or cannot run on this machine."""
+
+
+class DeviceError(EngineError):
+    """The CUDA device failed; it does nothing more for this process."""
 
 
 class MissingDependencyError(LvadError):

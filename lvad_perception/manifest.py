@@ -1,17 +1,20 @@
 """What a model file says of itself: the JSON text under ``MANIFEST_KEY`` in the ONNX metadata."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Final
 
-from lvad_perception.errors import ModelFileError, VocabularyMismatchError
+from lvad_perception.errors import ModelFileError, VocabularyMismatchError, one_line
+from lvad_perception.image_header import MOST_PIXELS
 from lvad_perception.types import Size
 from lvad_perception.vocabulary import TASKS, UNLABELED, Vocabulary, difference, vocabularies_of
 
 MANIFEST_KEY: Final = "lvad_manifest"
 MANIFEST_VERSIONS: Final = (1, 2)
 """That this package reads. Version 2 has ``camera_hw``; files without it are written as 1, which old packages read."""
+_MOST_TEXT: Final = 1 << 20
 INPUT_NAME: Final = "images"
 OUTPUT_NAMES: Final = {
     "detection": ("boxes", "scores", "labels"),
@@ -108,6 +111,11 @@ class Manifest:
             ModelFileError: not JSON, a key is missing, a value is out of range, or written by a newer package.
             VocabularyMismatchError: the model has a task that this package does not know, or other drivable classes.
         """
+        if len(text) > _MOST_TEXT:
+            raise ModelFileError(
+                f"{source}: its manifest has {len(text) / 1e6:.0f} million characters, of which a model needs some "
+                "thousand; export the model again"
+            )
         try:
             facts = json.loads(text)
             version = facts.pop("manifest_version")
@@ -118,9 +126,11 @@ class Manifest:
                 facts["camera_hw"] = _size(facts["camera_hw"])
             facts["classes"] = {str(task): tuple(names) for task, names in facts["classes"].items()}
             manifest = cls(**facts)
-        except (ValueError, TypeError, KeyError, AttributeError) as err:
+            manifest._check_types()
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as err:
             raise ModelFileError(
-                f"{source}: its manifest cannot be read ({err}); export the model again with lvad-train export"
+                f"{source}: its manifest cannot be read ({one_line(str(err))}); export the model again with "
+                "lvad-train export"
             ) from err
         if version not in MANIFEST_VERSIONS:
             raise ModelFileError(
@@ -130,9 +140,28 @@ class Manifest:
         manifest._check(source)
         return manifest
 
+    def _check_types(self) -> None:
+        """Raise TypeError where a value is of another type than it is declared as."""
+        texts = (
+            self.preset,
+            self.weights_sha256,
+            self.created_by,
+            *(name for of in self.classes.values() for name in of),
+        )
+        for kind, values in (
+            (str, texts),
+            (int, (self.batch_size, self.max_detections)),
+            (float | int, (self.score_threshold,)),
+            (dict, (self.training,)),
+        ):
+            for value in values:
+                if not isinstance(value, kind) or isinstance(value, bool):
+                    raise TypeError(f"{str(value)[:20]!r} is of another type")
+
     def _check(self, source: str) -> None:
         sizes = (*self.network_hw, *self.input_hw, self.batch_size, self.max_detections)
-        if min(sizes) < 1 or not 0 <= self.score_threshold <= 1:
+        most = self.batch_size * max(math.prod(self.network_hw), math.prod(self.input_hw), self.max_detections)
+        if min(sizes) < 1 or most > MOST_PIXELS or not 0 <= self.score_threshold <= 1:
             raise ModelFileError(f"{source}: its manifest has impossible sizes; export the model again")
         if not self.classes:
             raise ModelFileError(f"{source}: its manifest names no task; export the model again")

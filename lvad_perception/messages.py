@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from lvad_perception.errors import MessageError, MissingDependencyError, VocabularyMismatchError
+from lvad_perception.errors import MessageError, MissingDependencyError, VocabularyMismatchError, one_line
+from lvad_perception.image_header import MOST_PIXELS
 from lvad_perception.images import decode_image
 from lvad_perception.manifest import Manifest
 from lvad_perception.pixels import demosaic, is_mosaic, to_mask, to_rgb
@@ -147,8 +148,12 @@ def make_header(stamp: int, frame_id: str, *, types: MessageTypes) -> Message:
     return types.Header(stamp=types.Time(sec=stamp // 1_000_000_000, nanosec=stamp % 1_000_000_000), frame_id=frame_id)
 
 
-def image_from_message(msg: Message) -> UInt8:
+def image_from_message(msg: Message, *, most_pixels: int = MOST_PIXELS) -> UInt8:
     """Pixels of a ``sensor_msgs/Image``.
+
+    Args:
+        msg: it.
+        most_pixels: a larger image is refused.
 
     Returns:
         uint8 [H, W, 3], RGB. It may share the message's memory: do not write to it.
@@ -163,29 +168,34 @@ def image_from_message(msg: Message) -> UInt8:
         width=msg.width,
         step=msg.step,
         big_endian=bool(msg.is_bigendian),
+        most_pixels=most_pixels,
     )
 
 
-def image_from_compressed(msg: Message) -> UInt8:
+def image_from_compressed(msg: Message, *, most_pixels: int = MOST_PIXELS) -> UInt8:
     """Pixels of a ``sensor_msgs/CompressedImage`` (JPEG, PNG or whatever else the bytes say), uint8 [H, W, 3], RGB.
 
     ``format`` may be "jpeg" or image_transport's "rgb8; jpeg compressed bgr8"; what counts are the bytes, but for Bayer
     images that image_transport compressed as they were, which only ``format`` tells from grey ones.
 
+    Args:
+        msg: it.
+        most_pixels: an image that says it has more is not decoded.
+
     Raises:
-        ImageError: the bytes are empty, truncated or not an image.
+        ImageError: the bytes are empty, truncated, not an image, or one of too many pixels.
         MessageError: it is a depth image, or a piece of a video.
     """
+    source = f"compressed image ({one_line(msg.format) or 'no format given'})"
     original, _, rest = (part.strip() for part in msg.format.partition(";"))
     compression, _, target = (part.strip() for part in rest.partition(" compressed"))
     if "compressedDepth" in (original, compression.split(" ")[0]):
-        raise MessageError(f"compressed image ({msg.format}) is a depth image; subscribe to a colour or grey camera")
+        raise MessageError(f"{source} is a depth image; subscribe to a colour or grey camera")
     if is_video(msg.format, _bytes(msg.data)[:4].tobytes()):
         raise MessageError(
-            f"compressed image ({msg.format or 'no format given'}) is a packet of a video, an image only together with "
-            f"those before it; {VIDEO_REMEDY}"
+            f"{source} is a packet of a video, an image only together with those before it; {VIDEO_REMEDY}"
         )
-    image = decode_image(_bytes(msg.data).tobytes(), source=f"compressed image ({msg.format or 'no format given'})")
+    image = decode_image(_bytes(msg.data).tobytes(), source=source, most_pixels=most_pixels)
     if compression and is_mosaic(original) and target in ("", original):
         return demosaic(image[:, :, 0], original)
     return image
@@ -319,7 +329,7 @@ def vision_info_to_message(
 
 def check_label_info(msg: Message, vocabulary: Vocabulary, *, source: str) -> None:
     """Raise VocabularyMismatchError unless a ``vision_msgs/LabelInfo`` lists the vocabulary's classes."""
-    found = {int(entry.class_id): entry.class_name for entry in msg.class_map}
+    found = {int(entry.class_id): one_line(entry.class_name) for entry in msg.class_map}
     if found != dict(enumerate(vocabulary.names)):
         differs = difference([found[index] for index in sorted(found)], vocabulary.names) or "numbers them differently"
         raise VocabularyMismatchError(
@@ -398,7 +408,7 @@ def _labels(names: list[str]) -> Int32:
     unknown = sorted({name for name in names if name not in ids})
     if unknown:
         raise VocabularyMismatchError(
-            f"object class {unknown[0]!r} is not one of {', '.join(DETECTION.names)}; "
+            f"object class '{one_line(unknown[0])}' is not one of {', '.join(DETECTION.names)}; "
             "bags are measured by these classes, so take a model and annotation of them, with the names as class_id"
         )
     return np.array([ids[name] for name in names], np.int32)

@@ -52,7 +52,11 @@ class PendingPredictions:
         self._began_ns, self._prepared_ns = began_ns, prepared_ns
         self._raw: RawOutputs | None = None
         self._timings: Timings | None = None
-        self._inferred_ns = clock() if pending.done else None
+        try:
+            done = pending.done
+        except Exception:  # it has failed: whoever fetches the result is told, and its place is free again
+            done = True
+        self._inferred_ns = clock() if done else None
 
     @property
     def timings(self) -> Timings:

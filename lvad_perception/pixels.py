@@ -7,7 +7,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from lvad_perception.errors import MessageError
+from lvad_perception.errors import MessageError, one_line
+from lvad_perception.image_header import MOST_PIXELS
 from lvad_perception.types import UInt8
 
 Samples = npt.NDArray[Any]
@@ -74,7 +75,16 @@ ENCODINGS: Final = (*_PACKED, *_SEMI_PLANAR, *_FULL_PLANAR)
 """Every encoding that ``to_rgb`` knows, in the spelling of ``sensor_msgs/image_encodings``."""
 
 
-def to_rgb(data: UInt8, *, encoding: str, height: int, width: int, step: int, big_endian: bool = False) -> UInt8:
+def to_rgb(
+    data: UInt8,
+    *,
+    encoding: str,
+    height: int,
+    width: int,
+    step: int,
+    big_endian: bool = False,
+    most_pixels: int = MOST_PIXELS,
+) -> UInt8:
     """Pixels of an image message as RGB.
 
     16-bit samples are scaled from their whole range: v / 257, rounded. YUV is BT.601 in limited range, as OpenCV and
@@ -87,6 +97,7 @@ def to_rgb(data: UInt8, *, encoding: str, height: int, width: int, step: int, bi
         width: columns.
         step: bytes from the start of one row to the start of the next.
         big_endian: 16-bit samples have their high byte first.
+        most_pixels: a larger image is refused.
 
     Returns:
         uint8 [height, width, 3]; for rgb8 a view of ``data``, so that it must not be written to.
@@ -94,7 +105,7 @@ def to_rgb(data: UInt8, *, encoding: str, height: int, width: int, step: int, bi
     Raises:
         MessageError: the encoding is not a colour or grey one, or size, step and data do not fit together.
     """
-    check_layout(data.size, encoding=encoding, height=height, width=width, step=step)
+    check_layout(data.size, encoding=encoding, height=height, width=width, step=step, most_pixels=most_pixels)
     if encoding in _SEMI_PLANAR:
         return _from_semi_planar(data, _SEMI_PLANAR[encoding], height, width, step)
     if encoding in _FULL_PLANAR:
@@ -115,12 +126,14 @@ def to_rgb(data: UInt8, *, encoding: str, height: int, width: int, step: int, bi
 def to_mask(data: UInt8, *, encoding: str, height: int, width: int, step: int) -> UInt8:
     """Pixels of a mono8 or 8UC1 message as uint8 [height, width], a view of ``data``. Raises MessageError."""
     if encoding not in ("mono8", "8UC1"):
-        raise MessageError(f"a mask with encoding {encoding!r} holds no class ids; publish masks as mono8")
+        raise MessageError(f"a mask with encoding '{one_line(encoding)}' holds no class ids; publish masks as mono8")
     check_layout(data.size, encoding=encoding, height=height, width=width, step=step)
     return _rows(data, height, width, step)
 
 
-def check_layout(size: int, *, encoding: str, height: int, width: int, step: int) -> None:
+def check_layout(
+    size: int, *, encoding: str, height: int, width: int, step: int, most_pixels: int = MOST_PIXELS
+) -> None:
     """Check that an image of an encoding can have this layout.
 
     Args:
@@ -129,16 +142,23 @@ def check_layout(size: int, *, encoding: str, height: int, width: int, step: int
         height: rows.
         width: columns.
         step: bytes from the start of one row to the start of the next.
+        most_pixels: a larger image is refused.
 
     Raises:
         MessageError: it cannot, or the encoding is unknown; one sentence with what to change.
     """
     if encoding not in ENCODINGS:
-        raise MessageError(f"image encoding {encoding!r} is not one of {', '.join(ENCODINGS)}; {_REMEDY}")
+        given = one_line(encoding)
+        raise MessageError(f"image encoding '{given}' is not one of {', '.join(ENCODINGS)}; {_REMEDY}")
     if height < 1 or width < 1:
         raise MessageError(f"an image of {width}x{height} pixels is empty; check the camera driver")
     if encoding.startswith("bayer_") and min(height, width) < _LEAST_BAYER_SIDE:
         raise MessageError(f"an image of {width}x{height} pixels is too small for {encoding}; {_REMEDY}")
+    if height * width > most_pixels:
+        raise MessageError(
+            f"an image of {width}x{height} pixels has more than {most_pixels / 1e6:g} megapixels and is not processed; "
+            "publish smaller images"
+        )
     used, rows = _extent(encoding, height, width)
     if step < used:
         raise MessageError(

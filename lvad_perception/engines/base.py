@@ -19,7 +19,7 @@ class Pending(Protocol[T_co]):
 
     @property
     def done(self) -> bool:
-        """Whether ``result`` does not wait."""
+        """Whether ``result`` does not wait; so it is where it has failed, as ``result`` will say."""
         ...
 
     def result(self) -> T_co:

@@ -5,6 +5,7 @@ each has a stream of its own here, and events keep those of one image in order. 
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -12,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lvad_perception.engines.base import SLOTS
-from lvad_perception.engines.graph import first_line
+from lvad_perception.engines.failures import engine_failure
 from lvad_perception.errors import EngineError, MissingDependencyError
 from lvad_perception.types import UInt8
 
@@ -66,7 +67,7 @@ class Cuda:
 
         Raises:
             MissingDependencyError: torch is not installed.
-            EngineError: torch sees no CUDA device.
+            EngineError: torch sees no CUDA device, or the device fails.
         """
         torch = torch or _import()
         if not torch.cuda.is_available():
@@ -77,8 +78,11 @@ class Cuda:
             )
         self._torch = torch
         self._device = torch.device("cuda", 0)
-        self.upload, self.compute, self.download = (torch.cuda.Stream(self._device) for _ in range(3))
-        facts = torch.cuda.get_device_properties(self._device)
+        try:
+            self.upload, self.compute, self.download = (torch.cuda.Stream(self._device) for _ in range(3))
+            facts = torch.cuda.get_device_properties(self._device)
+        except RuntimeError as err:
+            raise engine_failure("CUDA", err, remedy="check nvidia-smi") from err
         # Jetson modules of one generation share a name and differ in their number of multiprocessors.
         self.name = f"{facts.name} with {facts.multi_processor_count} multiprocessors"
         self.capability = f"{facts.major}.{facts.minor}"
@@ -211,13 +215,15 @@ class Pipeline:
                     result.download()
                 mine.downloaded.record(cuda.download)
         except BaseException:
-            self._synchronize()
+            with suppress(RuntimeError):  # a consequence of what is raised
+                self._synchronize()
             raise
         return Download(mine.downloaded, [result.host for result in mine.results])
 
     def close(self) -> None:
         """Wait for what is under way and let go of the network; fetched and unfetched results stay."""
-        self._synchronize()
+        with suppress(RuntimeError):  # that is for whoever fetches the result
+            self._synchronize()
         self._network = None
         self._slots = []
         self._source = None
@@ -247,8 +253,11 @@ class Download:
 
     @property
     def done(self) -> bool:
-        """Whether they are through."""
-        return bool(self.ended.query())
+        """Whether they are through, or have failed."""
+        try:
+            return bool(self.ended.query())
+        except RuntimeError:  # of the device, as ``result`` will say
+            return True
 
     def result(self) -> list[npt.NDArray[Any]]:
         """Wait until they are through.
@@ -258,8 +267,8 @@ class Download:
         """
         try:
             self.ended.synchronize()
-        except RuntimeError as err:  # after which CUDA does nothing more for this process
-            raise EngineError(f"the CUDA device failed ({first_line(err)}); restart the process") from err
+        except RuntimeError as err:
+            raise engine_failure("CUDA", err, remedy="restart the process") from err
         return self.arrays
 
 

@@ -1,14 +1,15 @@
 """What is the same of every loaded model, whatever runs it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import numpy as np
 
 from lvad_perception.engines.base import Pending, Turns
 from lvad_perception.engines.graph import OUTPUT_TYPES
-from lvad_perception.errors import EngineError
+from lvad_perception.errors import DeviceError, EngineError
 from lvad_perception.manifest import Manifest
 from lvad_perception.types import RawOutputs, UInt8
 
@@ -30,6 +31,7 @@ class LoadedEngine(ABC):
         self._shape = (manifest.batch_size, *manifest.input_hw, 3)
         self._turns = Turns()
         self._closed = False
+        self._failure: DeviceError | None = None
 
     @property
     def manifest(self) -> Manifest:
@@ -57,16 +59,20 @@ class LoadedEngine(ABC):
         Raises:
             EngineError: the runtime failed, the images are of another shape or type, the engine is closed, or two
                 results are still to be fetched.
+            DeviceError: the device failed, now or before.
         """
         if self._closed:
             raise EngineError("the engine is closed; open the model file again")
+        if self._failure is not None:
+            raise DeviceError(str(self._failure)) from self._failure
         if images.shape != self._shape or images.dtype != np.uint8:
             raise EngineError(
                 f"images of shape {images.shape} and type {images.dtype} do not fit this engine, whose input is uint8 "
                 f"{self._shape}; give as many images as the model's batch size, at its input size"
             )
-        arrays = self._begin(self._turns.slot(), images)
-        return _Inference(arrays, self._manifest.output_names, self._turns, self._turns.take())
+        with self._keep_failure():
+            arrays = self._begin(self._turns.slot(), images)
+        return _Inference(arrays, self._manifest.output_names, self._turns, self._turns.take(), self._keep_failure)
 
     def infer(self, images: UInt8) -> RawOutputs:
         """``begin`` and its result; see ``base.Engine``."""
@@ -78,6 +84,15 @@ class LoadedEngine(ABC):
             self._closed = True
             self._release()
 
+    @contextmanager
+    def _keep_failure(self) -> Iterator[None]:
+        """Once the device has failed, all that follows is a consequence: the first failure is what is told."""
+        try:
+            yield
+        except DeviceError as err:
+            self._failure = self._failure or err
+            raise DeviceError(str(self._failure)) from err
+
     @abstractmethod
     def _begin(self, slot: int, images: UInt8) -> Pending[Sequence[Any]]:
         """Run the model with the buffers of a slot, 0 or 1; the arrays of its former run are no longer needed.
@@ -87,6 +102,7 @@ class LoadedEngine(ABC):
 
         Raises:
             EngineError: the runtime failed, and nothing of this slot is under way.
+            DeviceError: likewise, and the device does nothing more.
         """
 
     @abstractmethod
@@ -97,8 +113,16 @@ class LoadedEngine(ABC):
 class _Inference:
     """One that has begun; meets ``base.Pending``."""
 
-    def __init__(self, arrays: Pending[Sequence[Any]], names: Sequence[str], turns: Turns, number: int) -> None:
+    def __init__(
+        self,
+        arrays: Pending[Sequence[Any]],
+        names: Sequence[str],
+        turns: Turns,
+        number: int,
+        keep_failure: Callable[[], AbstractContextManager[None]],
+    ) -> None:
         self._arrays, self._names, self._turns, self._number = arrays, names, turns, number
+        self._keep_failure = keep_failure
 
     @property
     def done(self) -> bool:
@@ -108,7 +132,8 @@ class _Inference:
     def result(self) -> RawOutputs:
         """See ``base.Pending``."""
         try:
-            arrays = self._arrays.result()
+            with self._keep_failure():
+                arrays = self._arrays.result()
         finally:
             self._turns.over(self._number)
         return RawOutputs(**dict.fromkeys(OUTPUT_TYPES) | dict(zip(self._names, arrays, strict=True)))

@@ -1,13 +1,16 @@
 """ONNX Runtime: on the CPU, or with its CUDA or TensorRT execution provider where those are installed."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from lvad_perception.engines.base import Finished
+from lvad_perception.engines.failures import device_failure, engine_failure
 from lvad_perception.engines.graph import REMEDY, Tensors, check_graph, first_line
 from lvad_perception.engines.loaded import LoadedEngine
-from lvad_perception.errors import EngineError, MissingDependencyError, ModelFileError
+from lvad_perception.engines.onnx_parts import refuse_external_data
+from lvad_perception.errors import EngineError, MissingDependencyError, ModelFileError, one_line
 from lvad_perception.machine import usable_cores
 from lvad_perception.manifest import INPUT_NAME, MANIFEST_KEY, Manifest
 from lvad_perception.types import UInt8
@@ -21,6 +24,12 @@ _PROVIDERS: Final[Mapping[str, str]] = {
     "tensorrt": "TensorrtExecutionProvider",
 }
 _ELEMENT_TYPES: Final = {"float": "float32", "double": "float64"}  # the others are called as in numpy
+# In ONNX Runtime's words; the numbers are the file's and the highest that it takes.
+_NEWER_IR: Final = re.compile(r"Unsupported model IR version: (\d+), max supported IR version: (\d+)")
+_NEWER_OPSET: Final = re.compile(
+    r"Opset (\d+) is under development .*official support for domain \S+ is till opset (\d+)"
+)
+_UNKNOWN_OPERATOR: Final = re.compile(r"(\S+)\(-?\d+\) is not a registered function/op")
 _ERROR_LEVEL: Final = 3  # of ONNX Runtime's own log: what matters comes as an exception
 
 
@@ -43,12 +52,14 @@ class OnnxEngine(LoadedEngine):
             precision: what to compute in; None is the file's own. Only "tensorrt" can lower it, to "fp16".
 
         Raises:
-            ModelFileError: truncated, not ONNX, without manifest, or its graph does not fit the manifest.
+            ModelFileError: truncated, not ONNX, of a newer ONNX, in more than one file, without manifest, or its graph
+                does not fit the manifest.
             VocabularyMismatchError: the model has an unknown task or other drivable classes.
             MissingDependencyError: ONNX Runtime is not installed.
             EngineError: it has no such provider, the provider did not load, or it does not compute in this precision.
         """
         threads = threads or usable_cores()
+        refuse_external_data(path)
         session = create_session(path, threads=threads, provider=provider, fp16=precision == "fp16")
         metadata = session.get_modelmeta().custom_metadata_map
         if MANIFEST_KEY not in metadata:
@@ -75,10 +86,8 @@ class OnnxEngine(LoadedEngine):
         try:
             arrays: list[Any] = self._session.run(list(self.manifest.output_names), {INPUT_NAME: images})
         except Exception as err:
-            raise EngineError(
-                f"ONNX Runtime failed ({first_line(err)}); "
-                "check the free memory and that the model file fits this version"
-            ) from err
+            remedy = "check the free memory and that the model file fits this version"
+            raise engine_failure("ONNX Runtime", err, remedy=remedy) from err
         return Finished(arrays)
 
     def _release(self) -> None:
@@ -108,7 +117,7 @@ def create_session(model: Path | bytes, *, threads: int, provider: str = "cpu", 
         fp16: let TensorRT compute in FP16.
 
     Raises:
-        ModelFileError: not an ONNX file.
+        ModelFileError: not an ONNX file, or one that this version does not know.
         MissingDependencyError: ONNX Runtime is not installed.
         EngineError: there is no such provider, or it did not load.
     """
@@ -128,16 +137,35 @@ def create_session(model: Path | bytes, *, threads: int, provider: str = "cpu", 
         )
     # ONNX Runtime has a dozen exception classes without a common base of their own.
     except Exception as err:
-        raise ModelFileError(
-            f"{source} cannot be loaded as an ONNX model ({first_line(err)}); it is truncated or no ONNX file: "
-            f"copy it again or {REMEDY}"
-        ) from err
+        if (failure := device_failure(err)) is not None:
+            raise failure from err
+        raise ModelFileError(f"{source} {_why_not(err, onnxruntime.__version__)}") from err
     if session.get_providers()[0] != name:  # it falls back to the CPU without an error
         raise EngineError(
             f"{source}: {name} did not load, which is for want of a CUDA, cuDNN or TensorRT library; "
             "install the versions that this ONNX Runtime was built for, or choose another runtime"
         )
     return session
+
+
+def _why_not(err: Exception, version: str) -> str:
+    """Why a file was not loaded, with the remedy of that cause."""
+    text = str(err)
+    if found := _NEWER_IR.search(text):
+        is_of, reads = f"is written in ONNX IR version {found[1]}", f"reads up to {found[2]}"
+    elif found := _NEWER_OPSET.search(text):
+        is_of, reads = f"is written in opset {found[1]}", f"knows up to {found[2]}"
+    elif found := _UNKNOWN_OPERATOR.search(text):
+        return f"uses the operator {one_line(found[1])}, which ONNX Runtime {version} does not have; {REMEDY}"
+    else:
+        return (
+            f"cannot be loaded as an ONNX model ({first_line(err)}); it is truncated or no ONNX file: "
+            f"copy it again or {REMEDY}"
+        )
+    return (
+        f"{is_of}, and ONNX Runtime {version} {reads}; update it with pip install --upgrade onnxruntime, or {REMEDY}, "
+        "by an onnx of the same time as this ONNX Runtime"
+    )
 
 
 def element_type(session_type: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any, Final
 from lvad_perception.engines.base import SLOTS
 from lvad_perception.engines.graph import REMEDY, Tensors, check_graph
 from lvad_perception.engines.loaded import LoadedEngine
+from lvad_perception.engines.onnx_parts import refuse_external_data
 from lvad_perception.errors import EngineError, MissingDependencyError, ModelFileError
 from lvad_perception.machine import usable_cores
 from lvad_perception.manifest import MANIFEST_KEY, Manifest
@@ -40,12 +41,14 @@ class OpenVinoEngine(LoadedEngine):
             precision: "fp32", "bf16", "fp16", or "int8" for a quantised file; None is the file's own.
 
         Raises:
-            ModelFileError: truncated, not ONNX, without manifest, or its graph does not fit the manifest.
+            ModelFileError: truncated, not ONNX, in more than one file, without manifest, or its graph does not fit the
+                manifest.
             VocabularyMismatchError: the model has an unknown task or other drivable classes.
             MissingDependencyError: OpenVINO is not installed.
             EngineError: this CPU or this file does not compute in that precision.
         """
         threads = threads or usable_cores()
+        refuse_external_data(path)
         core, model = read_network(path)
         text = _metadata(model).get(MANIFEST_KEY)
         if text is None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from lvad_perception.engines.graph import REMEDY, check_graph, first_line
-from lvad_perception.errors import EngineError, MissingDependencyError, ModelFileError
+from lvad_perception.errors import EngineError, MissingDependencyError, ModelFileError, one_line
 from lvad_perception.manifest import INPUT_NAME, MANIFEST_KEY, Manifest
 
 _PROGRAM: Final = "models/model.json"
@@ -66,6 +66,11 @@ def _read_manifest(path: Path) -> Manifest:
             names = [name.partition("/")[2] for name in archive.namelist()]  # below a folder named after the file
             entries = dict(zip(names, archive.namelist(), strict=True))
             _refuse(path, _unsafe_entries(names))
+            if packed := [item.filename for item in archive.infolist() if item.compress_type != zipfile.ZIP_STORED]:
+                raise ModelFileError(
+                    f"{path} holds {one_line(packed[0])} compressed, as torch writes nothing, and unpacked it may be "
+                    f"more than the memory holds; {REMEDY} from a checkpoint that you trust"
+                )
             texts = {name: archive.read(entries[name]) for name in (_PROGRAM, *_CONFIGS) if name in entries}
             if len(texts) < 3:
                 raise ModelFileError(f"{path} is no exported program; {REMEDY}")
@@ -76,7 +81,7 @@ def _read_manifest(path: Path) -> Manifest:
         _refuse(path, _unsafe_program(contents[_PROGRAM], texts[_PROGRAM]))
         for name in _CONFIGS:
             _refuse(path, [f"the pickle {key}" for key, fact in contents[name]["config"].items() if fact["use_pickle"]])
-    except (OSError, zipfile.BadZipFile, ValueError, KeyError, TypeError, AttributeError) as err:
+    except (OSError, zipfile.BadZipFile, ValueError, KeyError, TypeError, AttributeError, RecursionError) as err:
         raise ModelFileError(
             f"{path} cannot be read as an exported program ({first_line(err)}); it is truncated or of another kind: "
             f"copy it again or {REMEDY}"
@@ -102,8 +107,8 @@ def _unsafe_program(program: dict[str, Any], text: bytes) -> list[str]:
 def _refuse(path: Path, found: list[str]) -> None:
     if found:
         raise ModelFileError(
-            f"{path} holds {', '.join(found[:3])}, which a model file has no need of and which could run code when it "
-            f"is loaded; {REMEDY} from a checkpoint that you trust"
+            f"{path} holds {', '.join(map(one_line, found[:3]))}, which a model file has no need of and which could "
+            f"run code when it is loaded; {REMEDY} from a checkpoint that you trust"
         )
 
 

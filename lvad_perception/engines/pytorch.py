@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from lvad_perception.engines.base import Finished, Pending
 from lvad_perception.engines.cuda import Cuda, Pipeline
+from lvad_perception.engines.failures import device_failure, engine_failure
 from lvad_perception.engines.graph import OUTPUT_TYPES, first_line
 from lvad_perception.engines.loaded import LoadedEngine
 from lvad_perception.engines.pt2_file import load_program
@@ -95,6 +96,8 @@ class PyTorchEngine(LoadedEngine):
                 self._runner, graph = _on_cuda(network, cuda, manifest)
             self._runner.begin(0, black).result()
         except RuntimeError as err:
+            if (failure := device_failure(err)) is not None:
+                raise failure from err
             raise EngineError(
                 f"{path}: torch {torch.__version__} failed on the first image ({first_line(err)}); check the free "
                 "memory, or use the .onnx model file"
@@ -111,7 +114,7 @@ class PyTorchEngine(LoadedEngine):
         try:
             return self._runner.begin(slot, images)
         except RuntimeError as err:
-            raise EngineError(f"torch failed to run ({first_line(err)}); restart the process") from err
+            raise engine_failure("torch", err, remedy="restart the process") from err
 
     def _release(self) -> None:
         self._runner.close()

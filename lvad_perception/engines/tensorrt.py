@@ -12,6 +12,7 @@ import numpy as np
 
 from lvad_perception.engines.base import SLOTS
 from lvad_perception.engines.cuda import Cuda, Download, Pipeline
+from lvad_perception.engines.failures import device_failure, engine_failure
 from lvad_perception.engines.graph import check_graph, first_line
 from lvad_perception.engines.loaded import LoadedEngine
 from lvad_perception.engines.tensorrt_file import REBUILD, EngineFile, Target, read_engine_file
@@ -71,6 +72,8 @@ class TensorRtEngine(LoadedEngine):
             black = np.zeros(tensors[0][INPUT_NAME][1], np.uint8)
             self._pipeline.begin(0, black).result()
         except RuntimeError as err:  # of torch, or of _enqueue
+            if (failure := device_failure(err)) is not None:
+                raise failure from err
             raise EngineError(
                 f"{path} failed on the first image ({first_line(err)}); free memory on {here.gpu}, or {REBUILD} "
                 f"{path.name}"
@@ -89,7 +92,7 @@ class TensorRtEngine(LoadedEngine):
         try:
             return self._pipeline.begin(slot, images)
         except RuntimeError as err:  # of torch, or of _enqueue
-            raise EngineError(f"TensorRT failed to run ({first_line(err)}); restart the process") from err
+            raise engine_failure("TensorRT", err, remedy="restart the process") from err
 
     def _release(self) -> None:
         # The recording uses the context, the context the engine, the engine the runtime: in this order.

@@ -184,7 +184,7 @@ def _from_facts(text: str, plan: bytes | bytearray | memoryview, source: str) ->
         manifest = json.dumps(facts["manifest"])
         target = None if facts["target"] is None else Target(**facts["target"])
         rest = {name: facts[name] for name in ("precision", "model_sha256", "builder", "agreement")}
-    except (ValueError, TypeError, KeyError) as err:
+    except (ValueError, TypeError, KeyError, RecursionError) as err:
         raise ModelFileError(
             f"{source}: what it says of itself cannot be read ({err}); copy it again or {REBUILD} FILE"
         ) from err

@@ -5,14 +5,17 @@ keeps the image's edges therefore maps u to s * (u + 0.5) - 0.5.
 """
 
 import copy
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from lvad_perception.errors import MessageError
+from lvad_perception.errors import MessageError, one_line
 from lvad_perception.messages import Message
 from lvad_perception.types import Letterbox, Size
 
+_MOST_COEFFICIENTS: Final = 64
+"""OpenCV's longest distortion model has 14 coefficients."""
 Float64 = npt.NDArray[np.float64]
 
 
@@ -25,9 +28,9 @@ def camera_info_of_image(info: Message, header: Message, source_hw: Size) -> Mes
         source_hw: size of that image.
 
     Raises:
-        MessageError: it describes images of another size.
+        MessageError: it describes images of another size, or holds what is no calibration.
     """
-    _check_size(info, source_hw)
+    _check(info, source_hw)
     out = copy.copy(info)
     out.header = header
     return out
@@ -45,9 +48,9 @@ def camera_info_at_network_size(info: Message, header: Message, box: Letterbox) 
         box: the placement of the image in the network input.
 
     Raises:
-        MessageError: it describes images of another size.
+        MessageError: it describes images of another size, or holds what is no calibration.
     """
-    _check_size(info, box.source_hw)
+    _check(info, box.source_hw)
     to_network = _letterbox_matrix(box) @ _window_matrix(info)
     out = copy.copy(info)
     out.header = header
@@ -59,7 +62,16 @@ def camera_info_at_network_size(info: Message, header: Message, box: Letterbox) 
     return out
 
 
-def _check_size(info: Message, source_hw: Size) -> None:
+def _check(info: Message, source_hw: Size) -> None:
+    if len(info.d) > _MOST_COEFFICIENTS or len(info.distortion_model) > _MOST_COEFFICIENTS:
+        raise MessageError(
+            f"CameraInfo has {len(info.d)} distortion coefficients of model '{one_line(info.distortion_model)}', which "
+            "is no camera's, so it is not published; calibrate the camera again"
+        )
+    if not all(np.isfinite(np.asarray(values, np.float64)).all() for values in (info.k, info.r, info.p, info.d)):
+        raise MessageError(
+            "CameraInfo holds numbers that are not finite, so it is not published; calibrate the camera again"
+        )
     height, width = _window_hw(info)
     binned_hw = (height // max(1, info.binning_y), width // max(1, info.binning_x))
     if binned_hw != source_hw:

@@ -15,16 +15,19 @@ that is said once, and the package decodes everything.
 """
 
 from functools import cache, lru_cache
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from rclpy.logging import get_logger
 
+from lvad_perception.image_header import MOST_PIXELS
 from lvad_perception.messages import Message, image_from_compressed, image_from_message, ros_types
 from lvad_perception.pixels import check_layout
 from lvad_perception.types import UInt8
 
-_PROBED_ROWS = 32
+_PROBED_ROWS: Final = 32
+_MOST_PROBED_BYTES: Final = 1 << 26
+"""Of an image with longer rows, which no camera sends, there is no probe."""
 
 
 def prepare_decoding() -> None:
@@ -32,24 +35,29 @@ def prepare_decoding() -> None:
     _cv_bridge()
 
 
-def decode(message: Message) -> UInt8:
+def decode(message: Message, *, most_pixels: int = MOST_PIXELS) -> UInt8:
     """Pixels of a ``sensor_msgs/Image`` or ``sensor_msgs/CompressedImage``.
+
+    Args:
+        message: it.
+        most_pixels: an image that says it has more is not decoded.
 
     Returns:
         uint8 [H, W, 3], RGB. It may share the message's memory: do not write to it.
 
     Raises:
-        MessageError: the encoding is unknown, or size, step and data do not fit together.
-        ImageError: compressed bytes are empty, truncated or not an image.
+        MessageError: the encoding is unknown, size, step and data do not fit together, or it has too many pixels.
+        ImageError: compressed bytes are empty, truncated, not an image, or one of too many pixels.
     """
     if not hasattr(message, "encoding"):
-        return image_from_compressed(message)
+        return image_from_compressed(message, most_pixels=most_pixels)
     encoding, height, width, step = message.encoding, message.height, message.width, message.step
     # First of all: a corrupt size could make the probe of a layout larger than the memory.
-    check_layout(len(message.data), encoding=encoding, height=height, width=width, step=step)
+    size = len(message.data)
+    check_layout(size, encoding=encoding, height=height, width=width, step=step, most_pixels=most_pixels)
     if uses_cv_bridge(encoding, height, width, step, bool(message.is_bigendian)):
         return _by_cv_bridge(message)
-    return image_from_message(message)
+    return image_from_message(message, most_pixels=most_pixels)
 
 
 @lru_cache(maxsize=256)
@@ -59,6 +67,8 @@ def uses_cv_bridge(encoding: str, height: int, width: int, step: int, big_endian
         return False
     types = ros_types()
     rows = min(height, _PROBED_ROWS + height % 2)
+    if rows * step > _MOST_PROBED_BYTES:
+        return False
     probe = types.Image(height=rows, width=width, encoding=encoding, step=step, is_bigendian=int(big_endian))
     probe.data = types.pack(np.random.default_rng(0).integers(0, 256, 3 * rows * step, np.uint8))
     try:

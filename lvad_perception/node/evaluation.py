@@ -1,6 +1,7 @@
 """The ``evaluation`` executable: prints and writes the metrics of a bag that is being played, when it ends."""
 
 import json
+import signal
 import sys
 import threading
 from collections.abc import Sequence
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 STATUS_NOTHING: Final = 1
 """Exit status when there is nothing to measure."""
+STATUS_INTERRUPTED: Final = 128 + signal.SIGINT
+"""Exit status when a second Ctrl-C comes while the metrics are computed, as shells have it."""
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -25,9 +28,9 @@ def main(args: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0 with metrics, 1 when nothing could be paired, 2 when an argument is impossible or a
-        dependency is missing.
+        dependency is missing; 130 without metrics after a second Ctrl-C.
     """
-    return run_until_signal("evaluation", lambda stop: _run(args, stop))
+    return run_until_signal("evaluation", lambda stop: _run(args, stop), status_at_once=STATUS_INTERRUPTED)
 
 
 def _run(args: Sequence[str] | None, stop: threading.Event) -> int:

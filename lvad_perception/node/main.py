@@ -1,4 +1,5 @@
-"""The ``perception`` executable: runs the node until SIGINT or SIGTERM, then ends with exit status 0.
+"""The ``perception`` executable: runs the node until SIGINT or SIGTERM, then ends with exit status 0; at once after a
+second Ctrl-C.
 
     perception [--activate] [--ros-args ...]
 
@@ -32,7 +33,7 @@ def main(args: Sequence[str] | None = None) -> int:
         The exit status: 0 after a signal, 2 when an argument or parameter is impossible or a dependency is missing,
         1 after an unexpected failure, and where ``--activate`` could not be done, as the node's last message says.
     """
-    return run_until_signal("perception", lambda stop: _run(args, stop))
+    return run_until_signal("perception", lambda stop: _run(args, stop), status_at_once=0)
 
 
 def _run(args: Sequence[str] | None, stop: threading.Event) -> int:
@@ -43,6 +44,8 @@ def _run(args: Sequence[str] | None, stop: threading.Event) -> int:
 
     from lvad_perception.node.perception import PerceptionNode
 
+    if stop.is_set():  # while all that was imported
+        return 0
     node = open_node("perception", args, PerceptionNode)
     if node is None:
         return STATUS_BAD_INPUT

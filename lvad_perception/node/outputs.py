@@ -1,6 +1,7 @@
 """The topics of one camera's results."""
 
 import threading
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -24,6 +25,7 @@ from lvad_perception.messages import (
 )
 from lvad_perception.node.camera_info import camera_info_at_network_size, camera_info_of_image
 from lvad_perception.node.detection_messages import DetectionMessages
+from lvad_perception.node.health import LOG_PERIOD_S
 from lvad_perception.overlay import draw_predictions
 from lvad_perception.postprocess import predictions_to_network
 from lvad_perception.preprocess import fit_letterbox, letterbox_image
@@ -114,7 +116,7 @@ class CameraOutputs:
         self._options = options
         self._publishers: dict[str, Publisher] = {}
         self._latched: list[Publisher] = []
-        self._warned = ""
+        self._warned, self._warned_s = "", float("-inf")
         kinds = {_DETECTIONS: Detection2DArray, _OVERLAY_JPEG: CompressedImage}
         tasks = [task for task in _TOPICS_OF_TASK if task in manifest.classes]
         for topic in (*(topic for task in tasks for topic in _TOPICS_OF_TASK[task]), *_OVERLAYS):
@@ -256,9 +258,10 @@ class CameraOutputs:
             else:
                 message = camera_info_of_image(camera_info, header, source_hw)
         except MessageError as err:  # the results are good without it
-            if str(err) != self._warned:
-                self._warned = str(err)
-                self._node.get_logger().warning(f"{self._camera}: {err}")
+            now_s = time.monotonic()
+            if str(err) != self._warned and now_s - self._warned_s >= LOG_PERIOD_S:
+                self._warned, self._warned_s = str(err), now_s
+                self._node.get_logger().warning(f"{self._publishers[CAMERA_INFO].topic_name}: {err}")
             return
         self._send(CAMERA_INFO, message)
 

@@ -30,6 +30,7 @@ class CameraParameters:
         reliable: ask for reliable delivery, not best effort.
         min_interval_s: least time between two processed frames in seconds; 0 for no limit.
         camera_info_topic: topic of the camera's CameraInfo, or empty.
+        most_pixels: images that say they have more are not decoded.
     """
 
     name: str
@@ -38,6 +39,7 @@ class CameraParameters:
     reliable: bool
     min_interval_s: float
     camera_info_topic: str
+    most_pixels: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +140,7 @@ def _camera(name: str, full: Mapping[str, object], *, lossless: bool) -> CameraP
         reliable=lossless or full[f"{name}.reliability"] == "reliable",
         min_interval_s=1.0 / rate if rate > 0 else 0.0,
         camera_info_topic=str(full[f"{name}.camera_info_topic"]),
+        most_pixels=round(1e6 * float(str(full[f"{name}.max_megapixels"]))),
     )
 
 

@@ -226,8 +226,10 @@ class PerceptionNode(LifecycleNode):  # type: ignore[misc]
             mailbox=self._mailbox,
             perceiver=self._perceiver,
             cameras={
-                name: ActiveCamera(source, self._outputs[name], self._health[name])
-                for name, source in self._inputs.items()
+                camera.name: ActiveCamera(
+                    self._inputs[camera.name], self._outputs[camera.name], self._health[camera.name], camera.most_pixels
+                )
+                for camera in settings.cameras
             },
             now_ns=self._now_ns,
             logger=self.get_logger(),

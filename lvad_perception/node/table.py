@@ -13,6 +13,7 @@ from typing import Final
 
 from lvad_perception.engines import PRECISIONS, RUNTIMES
 from lvad_perception.errors import ConfigError
+from lvad_perception.image_header import MOST_PIXELS
 
 CLASS_PREFIX: Final = "class_score_threshold"
 """First part of the parameters of classes of objects."""
@@ -100,6 +101,12 @@ TABLE: Final = (
         "",
         "Topic of the camera's sensor_msgs/CameraInfo, published again beside the results; empty for none.",
         is_topic=True,
+    ),
+    Parameter(
+        "<camera>.max_megapixels",
+        MOST_PIXELS / 1e6,
+        "Images of more million pixels are refused by what they say of their size, before they are decoded.",
+        bounds=(0.0001, MOST_PIXELS / 1e6),
     ),
     Parameter(
         "score_threshold",

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from lvad_perception.engines.failures import device_failure
 from lvad_perception.errors import ImageError, LvadError
+from lvad_perception.image_header import MOST_PIXELS
 from lvad_perception.messages import Message, stamp_ns
 from lvad_perception.node.decoding import decode
 from lvad_perception.node.handover import Handover
@@ -34,6 +36,7 @@ class ActiveCamera:
     source: CameraInput
     outputs: CameraOutputs
     health: CameraHealth
+    most_pixels: int = MOST_PIXELS
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +111,7 @@ class Worker:
         """None for a frame that cannot be decoded or is of a size that the model does not take: counted and logged."""
         began_s = time.monotonic()
         try:
-            image = decode(frame.message)
+            image = decode(frame.message, most_pixels=self._cameras[frame.camera].most_pixels)
         except Exception as err:
             self._skip(frame, err, corrupt=True)
             return None
@@ -186,7 +189,8 @@ class Worker:
             self._skip(item.frame, err)
 
     def _skip(self, frame: Frame[Message], err: Exception, *, corrupt: bool = False) -> None:
-        sentence = str(err) if isinstance(err, LvadError) else f"unexpected {type(err).__name__}: {err}"
+        known = err if isinstance(err, LvadError) else device_failure(err)
+        sentence = f"unexpected {type(err).__name__}: {err}" if known is None else str(known)
         camera = self._cameras[frame.camera]
         skipped = camera.health.count_skipped(sentence, corrupt=corrupt)
         if skipped:

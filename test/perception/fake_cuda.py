@@ -41,7 +41,7 @@ class FakeTorch:
         self.chance = random.Random(seed)
         self._speed = self.chance.choice((1, 2, 4))
         self.records, self.forget = records, frozenset(forget)
-        self.streams, self.replays, self.broken = [], 0, None
+        self.streams, self.replays, self.broken = [], 0, ""
         self._current, self._capturing = Stream(self, "default"), None
         facts = SimpleNamespace(name=name, multi_processor_count=2, major=8, minor=7)
         names = iter(("upload", "compute", "download"))
@@ -75,8 +75,14 @@ class FakeTorch:
     def autocast(self, kind, dtype, *, enabled, cache_enabled):
         yield
 
+    def check(self):
+        """On a device that has failed nothing can be done any more, not even asked."""
+        if self.broken:
+            raise RuntimeError(self.broken)
+
     def queue(self, *steps):
         """Have the current stream do these steps, unless they are being recorded."""
+        self.check()
         if self._capturing is not None:
             self._capturing.steps += steps
         else:
@@ -99,8 +105,7 @@ class FakeTorch:
         """The host waits."""
         if self._capturing is not None:
             raise RuntimeError("operation not permitted when stream is capturing")
-        if self.broken:
-            raise RuntimeError(self.broken)
+        self.check()
         while "host" not in self.forget and not condition():
             assert self.step(), "the device waits for itself"
         self.dawdle()
@@ -180,6 +185,7 @@ class Event:
         self._torch.dawdle()
 
     def query(self):
+        self._torch.check()
         return self.mark.passed
 
     def synchronize(self):

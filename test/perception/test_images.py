@@ -1,4 +1,8 @@
 import io
+import struct
+import subprocess
+import sys
+import zlib
 
 import cv2
 import numpy as np
@@ -7,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lvad_perception import images
 from lvad_perception.errors import ImageError
 from lvad_perception.images import decode_image, read_image
 
@@ -92,3 +97,94 @@ def test_real_images_decode_as_by_another_decoder(shared_data):
 
 def test_smallest_legal_image(format_cases):
     assert read_image(format_cases / "tiny" / "mmseg_pseudo_image_8x8.jpg").shape == (8, 8, 3)
+
+
+def png_of(width, height, *, depth=8):
+    """A PNG of one colour: a few hundred kilobytes, whatever its size."""
+
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    squeeze, row = zlib.compressobj(1), bytes(1 + width * 3 * depth // 8)
+    body = b"".join(squeeze.compress(row) for _ in range(min(height, 200))) + squeeze.flush()
+    header = struct.pack(">IIBBBBB", width, height, depth, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+
+
+def jpeg_of(width, height, jpeg=JPEG):
+    """A JPEG whose header says another size."""
+    at = jpeg.index(b"\xff\xc0")
+    return jpeg[: at + 5] + struct.pack(">HH", height, width) + jpeg[at + 9 :]
+
+
+def bmp_of(width, height):
+    data = bytearray(encoded(PIXELS, "BMP"))
+    struct.pack_into("<ii", data, 18, width, -height)
+    return bytes(data)
+
+
+def webp_of(width, height):
+    data = bytearray(encoded(PIXELS, "WEBP", exif=b"Exif\0\0II*\0"))
+    data[24:30] = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+    return bytes(data)
+
+
+class TestBombs:
+    """A few kilobytes that would fill the memory, and are refused by their header."""
+
+    @pytest.fixture
+    def nothing_is_decoded(self, monkeypatch):
+        monkeypatch.setattr(images.cv2, "imdecode", lambda *_: pytest.fail("it was decoded"))
+
+    @pytest.mark.parametrize("make", [png_of, jpeg_of, bmp_of, webp_of])
+    @pytest.mark.parametrize(("width", "height"), [(65500, 65500), (8192, 8192), (65500, 1100)])
+    def test_they_are_refused_before_they_are_decoded(self, nothing_is_decoded, make, width, height):
+        sentence = (
+            f"rear is an image of {width}x{height} pixels, and more than 67 megapixels are not decoded; "
+            "replace it by a smaller one or leave it out"
+        )
+        with pytest.raises(ImageError) as caught:
+            decode_image(make(width, height), source="rear")
+        assert str(caught.value) == sentence
+
+    def test_a_smaller_limit(self, nothing_is_decoded):
+        with pytest.raises(ImageError, match=r"of 32x24 pixels, and more than 0\.0005 megapixels are not decoded"):
+            decode_image(JPEG, source="x", most_pixels=500)
+
+    def test_a_jpeg_of_thousands_of_scans_takes_no_minutes(self, nothing_is_decoded):
+        progressive = encoded(PIXELS, "JPEG", progressive=True)
+        at = progressive.rindex(b"\xff\xda")
+        at_size = progressive.index(b"\xff\xc2") + 5
+        data = progressive[:at_size] + struct.pack(">HH", 4000, 4000) + progressive[at_size + 4 :]
+        data = data[:-2] + data[at:-2] * 3000 + data[-2:]
+        with pytest.raises(
+            ImageError, match=r"x is a JPEG of 4000x4000 pixels in 30\d\d scans, which would take minutes; "
+        ):
+            decode_image(data, source="x")
+
+    def test_what_a_camera_sends_is_decoded(self):
+        image = np.zeros((3000, 4000, 3), np.uint8)  # 12 megapixels, of phones and photo cameras
+        image[::7, ::5] = 200
+        progressive = encoded(image, "JPEG", progressive=True)
+        assert decode_image(progressive, source="x").shape == image.shape
+
+    def test_memory_stays_where_it_is(self, tmp_path):
+        """Also for sizes that OpenCV itself would take: 1.02 gigapixels, 3 GB."""
+        for name, data in (("a.png", png_of(32000, 32000)), ("b.jpg", jpeg_of(32000, 32000))):
+            (tmp_path / name).write_bytes(data)
+        code = (
+            "import resource, sys, pathlib\n"
+            "from lvad_perception.images import ImageError, read_image\n"
+            "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024\n"
+            "before = peak()\n"
+            "for path in sorted(pathlib.Path(sys.argv[1]).iterdir()):\n"
+            "    try: read_image(path)\n"
+            "    except ImageError as err: print(err)\n"
+            "print(round(peak() - before))\n"
+        )
+        said = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True).stdout
+        *sentences, grown_mb = said.splitlines()
+        assert ["of 32000x32000 pixels, and more than 67 megapixels are not decoded" in one for one in sentences] == [
+            True
+        ] * 2
+        assert int(grown_mb) < 20

@@ -138,3 +138,55 @@ def test_who_needs_other_classes_hears_which_differ(make_manifest):
         swapped.require(TASKS, by="an evaluation")
     model.require({"semantic": SEMANTIC}, by="a user of masks")
     make_manifest().require(TASKS, by="an evaluation")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"batch_size": "2"},
+        {"batch_size": 1.5},
+        {"batch_size": True},
+        {"max_detections": None},
+        {"network_hw": [float("inf"), 64]},
+        {"network_hw": 64},
+        {"score_threshold": "0.3"},
+        {"preset": {"name": "edge"}},
+        {"weights_sha256": 7},
+        {"classes": {"detection": [1, 2]}},
+        {"classes": {"detection": 3}},
+        {"classes": ["detection"]},
+        {"training": []},
+    ],
+    ids=str,
+)
+def test_a_fact_of_another_type(manifest_facts, change):
+    with pytest.raises(ModelFileError, match=r"model\.onnx: its manifest cannot be read .*; export the model again"):
+        read({**manifest_facts, **change})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"network_hw": [1_000_000, 1_000_000]},
+        {"camera_hw": [65_500, 65_500]},
+        {"batch_size": 1_000_000},
+        {"max_detections": 10**12},
+    ],
+    ids=str,
+)
+def test_sizes_that_would_fill_the_memory(manifest_facts, change):
+    with pytest.raises(ModelFileError, match=r"model\.onnx: its manifest has impossible sizes; export the model again"):
+        read({**manifest_facts, **change})
+
+
+def test_a_manifest_of_megabytes(manifest_facts):
+    text = json.dumps({**manifest_facts, "training": {"notes": "x" * 3_000_000}})
+    with pytest.raises(
+        ModelFileError, match="its manifest has 3 million characters, of which a model needs some thous"
+    ):
+        Manifest.from_json(text, source="model.onnx")
+
+
+def test_a_manifest_without_bottom():
+    with pytest.raises(ModelFileError, match=r"its manifest cannot be read .*; export the model again"):
+        Manifest.from_json("[" * 500_000, source="model.onnx")

@@ -209,6 +209,15 @@ class TestImages:
             ("rgb16", 6, 8, 24, 144, r"step 24 is shorter than a row of 8 rgb16 pixels \(48 bytes\)"),
             ("nv12", 6, 8, 8, 48, "needs 72 bytes but carries 48"),
             ("nv24", 6, 8, 8, 72, "needs 144 bytes but carries 72"),
+            (
+                "mono8",
+                65500,
+                65500,
+                65500,
+                9,
+                "65500x65500 pixels has more than 67 megapixels and is not processed; publish",
+            ),
+            ("a\n\x1b[2J" + "b" * 99, 6, 8, 24, 144, r"image encoding 'a\\n\\x1b\[2Jb{54}…' is not one of rgb8"),
             ("yuyv", 6, 7, 14, 84, r"step 14 is shorter than a row of 7 yuyv pixels \(16 bytes\); set step to 16"),
         ],
     )
@@ -277,6 +286,23 @@ class TestCompressedImages:
             MessageError, match=r"compressedDepth png\) is a depth image; subscribe to a colour or grey"
         ):
             messages.image_from_compressed(self.compressed(b"anything", "16UC1; compressedDepth png"))
+
+    def test_what_a_message_says_of_itself_stays_on_its_line(self):
+        with pytest.raises(ImageError) as caught:
+            messages.image_from_compressed(self.compressed(b"x", "jpeg\n[FATAL] all is well\u202e" + "x" * 1_000_000))
+        shown = r"compressed image (jpeg\n[FATAL] all is well\u202e" + "x" * 35 + "…) cannot be decoded as an image"
+        assert str(caught.value).startswith(shown)
+        assert len(str(caught.value)) < 200
+
+    def test_the_limit_of_pixels_is_the_cameras(self):
+        png = cv2.imencode(".png", rgb_image(20, 30))[1].tobytes()
+        assert messages.image_from_compressed(self.compressed(png), most_pixels=600).shape == (20, 30, 3)
+        with pytest.raises(ImageError, match=r"of 30x20 pixels, and more than 0\.000599 megapixels are not decoded"):
+            messages.image_from_compressed(self.compressed(png), most_pixels=599)
+        raw = image_message(bytes(144), "rgb8", 6, 8, 24)
+        assert messages.image_from_message(raw, most_pixels=48).shape == (6, 8, 3)
+        with pytest.raises(MessageError, match=r"an image of 8x6 pixels has more than 4\.7e-05 megapixels"):
+            messages.image_from_message(raw, most_pixels=47)
 
     def test_a_padded_jpeg_is_fine(self):
         jpeg = cv2.imencode(".jpg", rgb_image(64, 64))[1].tobytes()

@@ -5,7 +5,9 @@ import functools
 import numpy as np
 import pytest
 
+from lvad_perception.engines import onnx as onnx_engine
 from lvad_perception.engines import open_engine
+from lvad_perception.engines import openvino as openvino_engine
 from lvad_perception.errors import EngineError, ModelFileError, VocabularyMismatchError
 
 
@@ -122,3 +124,71 @@ def test_another_output_type(load, tmp_path, make_tiny_model):
     path = make_tiny_model(tmp_path / "floats.onnx", float_masks=True)
     with pytest.raises(ModelFileError, match=r"output semantic is float32 \[2, 48, 64\].*promises uint8"):
         load(path)
+
+
+@pytest.fixture
+def keep_elsewhere(tmp_path, make_tiny_model):
+    """A function that writes the tiny model with one tensor kept in another file; returns its path."""
+    import onnx
+
+    def write(location, *, where="initializer"):
+        folder = tmp_path / "models"
+        folder.mkdir()
+        model = onnx.load(str(make_tiny_model(tmp_path / "whole.onnx")))
+        tensor = next(tensor for tensor in model.graph.initializer if tensor.name == "quarters")
+        for file in (folder / "beside.bin", tmp_path / "outside.bin"):
+            file.write_bytes(tensor.raw_data)
+        (folder / "link.bin").symlink_to(tmp_path / "outside.bin")
+        tensor.ClearField("raw_data")
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value=location.format(tmp_path=tmp_path))
+        if where == "attribute":  # of a constant in a branch
+            branch = onnx.helper.make_graph([onnx.helper.make_node("Constant", [], ["c"], value=tensor)], "b", [], [])
+            model.graph.initializer.remove(tensor)
+            model.graph.node.append(onnx.helper.make_node("If", ["x"], ["quarters"], then_branch=branch))
+        (folder / "model.onnx").write_bytes(model.SerializeToString())
+        return folder / "model.onnx"
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("location", "shown"),
+    [
+        ("../outside.bin", "../outside.bin"),
+        ("{tmp_path}/outside.bin", "/.*"),
+        ("link.bin", "link.bin"),
+        ("beside.bin", "beside.bin"),
+        ("missing.bin", "missing.bin"),
+        ("/dev/zero", "/dev/zero"),
+        ("a\n[FATAL]", r"a\\n\[FATAL\]"),
+    ],
+)
+def test_weights_in_another_file_are_refused_before_it_is_opened(load, keep_elsewhere, monkeypatch, location, shown):
+    sentence = (
+        rf"model\.onnx keeps its tensor 'quarters' in another file, '{shown}', which a model file has no need of and "
+        "which may be any file of this machine; export the model again with lvad-train export, which writes one file"
+    )
+    path = keep_elsewhere(location)
+    for module, name in ((onnx_engine, "create_session"), (openvino_engine, "read_network")):
+        monkeypatch.setattr(module, name, lambda *_, **__: pytest.fail("a runtime was asked to read it"))
+    with pytest.raises(ModelFileError, match=sentence):
+        load(path)
+
+
+def test_weights_in_another_file_are_found_inside_a_branch(load, keep_elsewhere):
+    with pytest.raises(ModelFileError, match=r"keeps its tensor 'quarters' in another file, '\.\./outside\.bin'"):
+        load(keep_elsewhere("../outside.bin", where="attribute"))
+
+
+def test_any_bytes_are_looked_through_for_other_files(tiny_model_file):
+    """Without an error, whatever they are; a whole model has none."""
+    from lvad_perception.engines.onnx_parts import external_tensors
+
+    data = tiny_model_file.read_bytes()
+    assert list(external_tensors(memoryview(data))) == []
+    random = np.random.default_rng(0)
+    for _ in range(500):
+        spoilt = np.frombuffer(data, np.uint8).copy()
+        spoilt[random.integers(0, len(data), 20)] = random.integers(0, 256, 20)
+        list(external_tensors(memoryview(spoilt.tobytes()[: random.integers(len(data))])))

@@ -243,6 +243,18 @@ class TestWrongFiles:
         with pytest.raises(ModelFileError, match="could run code"):
             open_engine(path)
 
+    def test_what_is_compressed_is_refused_before_it_is_unpacked(self, tmp_path, program_file, monkeypatch):
+        path = tmp_path / "packed.pt2"
+        with zipfile.ZipFile(program_file) as whole, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
+            for item in whole.infolist():
+                packed.writestr(item.filename, whole.read(item))
+        monkeypatch.setattr(torch.export, "load", lambda _: pytest.fail("torch was asked to read it"))
+        monkeypatch.setattr(zipfile.ZipFile, "read", lambda *_: pytest.fail("it was unpacked"))
+        with pytest.raises(
+            ModelFileError, match=r"packed\.pt2 holds \S+ compressed, as torch writes nothing, and unpacked"
+        ):
+            open_engine(path)
+
     def test_a_file_of_ours_is_read_without_unpickling(self, program_file, images, monkeypatch):
         monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("torch.load was called"))
         assert open_engine(program_file).infer(images).boxes.shape == (2, 4, 4)

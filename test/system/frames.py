@@ -1,6 +1,8 @@
 """What the tests of the node share: messages to send, topics to listen to, results to read; needs no ROS to import."""
 
+import struct
 import threading
+import zlib
 
 import cv2
 import numpy as np
@@ -52,3 +54,53 @@ def listen_to_all(robot, camera="camera"):
 
 def mask_of(message):
     return np.frombuffer(message.data, np.uint8).reshape(message.height, message.width)
+
+
+def bomb_png(width=65_500, height=65_500):
+    """A PNG of some kilobytes that says it has 4.3 gigapixels."""
+
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    data = zlib.compress(bytes(10_000_000))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+def bomb_jpeg(width=65_500, height=65_500):
+    """A small JPEG that says it has 4.3 gigapixels."""
+    jpeg = cv2.imencode(".jpg", np.zeros((16, 16, 3), np.uint8))[1].tobytes()
+    at = jpeg.index(b"\xff\xc0")
+    return jpeg[: at + 5] + struct.pack(">HH", height, width) + jpeg[at + 9 :]
+
+
+HOSTILE_COMPRESSED = {
+    "a PNG bomb": ("png", bomb_png(), "compressed image (png) is an image of 65500x65500 pixels, and more than 67 meg"),
+    "a JPEG bomb": ("jpeg", bomb_jpeg(), "compressed image (jpeg) is an image of 65500x65500 pixels, and more than 67"),
+    "a bomb that OpenCV takes": ("png", bomb_png(32_000, 32_000), "is an image of 32000x32000 pixels, and more than"),
+    "H.264": ("h264", b"\0\0\0\1\x67\x42\0\x1e" + bytes(500), "compressed image (h264) "),
+    "H.264 that is called a JPEG": ("jpeg", b"\0\0\0\1\x67\x42\0\x1e" + bytes(500), "compressed image (jpeg) "),
+    "nothing": ("jpeg", b"", "compressed image (jpeg) is empty"),
+    "half of a PNG": ("png", bomb_png(64, 64)[:60], "compressed image (png) is a truncated image"),
+    "a TIFF": ("tiff", b"II*\0" + bytes(999), "compressed image (tiff) cannot be decoded as an image"),
+    "depth": ("16UC1; compressedDepth png", bomb_png(), "(16UC1; compressedDepth png) is a depth image"),
+    "another line for the log": ("a\n[FATAL] b\x1b[2J", b"x", r"compressed image (a\n[FATAL] b\x1b[2J) cannot be"),
+    "a megabyte of a format": ("x" * 1_000_000, b"x", f"compressed image ({'x' * 60}…) cannot be decoded"),
+}
+"""What a ``CompressedImage`` may hold: format, bytes, and how the node names it."""
+
+HOSTILE_RAW = {
+    "absurd width": ({"width": 4_294_967_295, "step": 4_294_967_295}, "an image of 4294967295x90 pixels has more than"),
+    "absurd height": ({"height": 4_294_967_295}, "an image of 160x4294967295 pixels has more than 67 megapixels"),
+    "absurd step": ({"step": 4_294_967_295}, "needs 386547056550 bytes but carries 43200; the message is truncated"),
+    "no width": ({"width": 0}, "an image of 0x90 pixels is empty"),
+    "no step": ({"step": 0}, "step 0 is shorter than a row of 160 rgb8 pixels"),
+    "no data": ({"data": []}, "a 160x90 rgb8 image with step 480 needs 43200 bytes but carries 0"),
+    "floats": ({"encoding": "32FC3", "step": 1920}, "image encoding '32FC3' is not one of rgb8"),
+    "depth": ({"encoding": "16UC1", "step": 320}, "image encoding '16UC1' is not one of rgb8"),
+    "16 bits that are 8": ({"encoding": "rgb16"}, "step 480 is shorter than a row of 160 rgb16 pixels (960 bytes)"),
+    "half of the chroma": ({"encoding": "nv24", "step": 160, "height": 180}, "needs 86400 bytes but carries 43200"),
+    "another line for the log": ({"encoding": "rgb8\n[FATAL]"}, r"image encoding 'rgb8\n[FATAL]' is not one of rgb8"),
+    "a megabyte of an encoding": ({"encoding": "y" * 1_000_000}, f"image encoding '{'y' * 60}…' is not one of rgb8"),
+}
+"""What an ``Image`` of 160x90 pixels in rgb8 may say of itself: changed fields, and how the node names it."""

@@ -97,3 +97,43 @@ def test_another_size_is_refused(info):
         camera_info_of_image(info, HEADER, (480, 640))
     with pytest.raises(MessageError, match="CameraInfo is of"):
         camera_info_at_network_size(info, HEADER, fit_letterbox((480, 640), (384, 640)))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "sentence"),
+    [
+        (
+            "k",
+            np.full(9, np.nan),
+            "CameraInfo holds numbers that are not finite, so it is not published; calibrate the",
+        ),
+        ("p", np.full(12, np.inf), "CameraInfo holds numbers that are not finite"),
+        ("r", np.full(9, -np.inf), "CameraInfo holds numbers that are not finite"),
+        ("d", [0.1, np.nan], "CameraInfo holds numbers that are not finite"),
+        (
+            "d",
+            np.zeros(1_000_000),
+            r"CameraInfo has 1000000 distortion coefficients of model 'plumb_bob', which is no ",
+        ),
+        (
+            "distortion_model",
+            "a\n" * 999,
+            r"has 5 distortion coefficients of model '(a\\n)+…', which is no camera's, so",
+        ),
+        ("height", 0, "CameraInfo is of 640x0 images but the image is 640x480"),
+        ("binning_x", 4_294_967_295, "CameraInfo is of 0x480 images but the image is 640x480"),
+    ],
+)
+def test_what_is_no_calibration_is_refused(field, value, sentence):
+    info = make_info(480, 640)
+    setattr(info, field, value)
+    with pytest.raises(MessageError, match=sentence):
+        camera_info_of_image(info, HEADER, (480, 640))
+    with pytest.raises(MessageError, match=sentence):
+        camera_info_at_network_size(info, HEADER, fit_letterbox((480, 640), (48, 64)))
+
+
+def test_an_uncalibrated_camera_is_one_too():
+    info = make_info(480, 640)
+    info.k, info.p, info.d, info.distortion_model = np.zeros(9), np.zeros(12), [], ""
+    assert camera_info_of_image(info, HEADER, (480, 640)).height == 480

@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 import pytest
-from frames import listen_to_all, mask_of, raw_message, trigger
+from frames import HOSTILE_COMPRESSED, HOSTILE_RAW, compressed_message, listen_to_all, mask_of, raw_message, trigger
 
 from lvad_perception.perceiver import Perceiver
 
@@ -92,12 +92,12 @@ def test_images_of_a_batch_are_decoded_side_by_side(
     use_engine(Slow())
     decode, together, met = worker.decode, threading.Barrier(2), []
 
-    def decode_together(message):
+    def decode_together(message, **options):
         try:
             met.append(together.wait(1.0))
         except threading.BrokenBarrierError:
             together.reset()  # the other camera had no frame yet
-        return decode(message)
+        return decode(message, **options)
 
     monkeypatch.setattr(worker, "decode", decode_together)
     make_active_node(model="any", **TWO)
@@ -143,6 +143,68 @@ def test_camera_that_sends_garbage_costs_the_others_nothing(
     assert node._health["front"].report().skipped == 0
     assert rear == []
     assert capfd.readouterr().err.count("/rear/image_raw: frame stamped") == 1
+
+
+def hostile_messages(transport):
+    """Messages that no camera sends, and how the node names each."""
+    from lvad_perception.messages import ros_types
+
+    types = ros_types()
+    if transport == "compressed":
+        for image_format, data, sentence in HOSTILE_COMPRESSED.values():
+            yield types.CompressedImage(format=image_format, data=types.pack(np.frombuffer(data, np.uint8))), sentence
+        return
+    for changes, sentence in HOSTILE_RAW.values():
+        message = raw_message(np.zeros((90, 160, 3), np.uint8))
+        for name, value in changes.items():
+            setattr(message, name, value)
+        yield message, sentence
+
+
+@pytest.mark.parametrize("transport", ["compressed", "raw"])
+def test_camera_that_sends_what_would_do_harm_is_named_and_stops_no_other(
+    tiny_model_file, make_active_node, robot, images, play, wait_until, capfd, monkeypatch, transport
+):
+    from lvad_perception.node import health
+    from lvad_perception.node.diagnostics import resident_mb
+
+    monkeypatch.setattr(health, "LOG_PERIOD_S", 0.0)  # each is told, not the first within five seconds
+    topic = "/rear/image_raw" + "/compressed" * (transport == "compressed")
+    node = make_active_node(model=str(tiny_model_file), **TWO, **{"rear.image_topic": topic})
+    front, rear = (listen_to_all(robot, camera)["segmentation"] for camera in TWO["cameras"])
+    play("front", images[0])
+    wait_until(lambda: front)
+    before_mb = resident_mb()
+    for message, sentence in hostile_messages(transport):
+        results, told = len(front), []
+
+        def is_told(message=message, sentence=sentence, told=told):
+            robot.publish(topic, message)
+            time.sleep(0.05)
+            told += capfd.readouterr().err.splitlines()
+            return any(f"{topic}: frame stamped " in line and sentence in line for line in told)
+
+        wait_until(is_told, what=sentence)
+        wait_until(lambda count=results: len(front) > count + 2, what="further results of the other camera")
+    assert node._health["front"].report().skipped == 0
+    assert node._worker.is_alive
+    assert rear == []
+    assert resident_mb() - before_mb < 100
+    good = raw_message(images[1]) if transport == "raw" else compressed_message(images[1])
+    wait_until(lambda: robot.publish(topic, good) or time.sleep(0.05) or rear)
+
+
+def test_a_camera_of_more_pixels_than_it_may_have_is_refused_alone(
+    tiny_model_file, make_active_node, robot, images, play, wait_until, capfd
+):
+    node = make_active_node(model=str(tiny_model_file), **TWO, **{"rear.max_megapixels": 0.01})
+    front, rear = (listen_to_all(robot, camera)["segmentation"] for camera in TWO["cameras"])
+    play("front", images[0])
+    play("rear", images[1])
+    wait_until(lambda: len(front) >= 3)
+    wait_until(lambda: node._health["rear"].report().corrupt >= 3)
+    assert rear == []
+    assert "an image of 160x90 pixels has more than 0.01 megapixels and is not processed" in capfd.readouterr().err
 
 
 def test_rate_limit_is_each_cameras_own(tiny_model_file, make_active_node, robot, images, play, wait_until):

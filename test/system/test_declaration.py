@@ -95,7 +95,7 @@ def test_what_is_fixed_while_the_node_is_configured_is_refused(tiny_model_file, 
     node = make_active_node(model=str(tiny_model_file))
     fixed = [row for name, row in expand_table(["camera"]).items() if row.change is Change.UNCONFIGURED]
     assert len(fixed) >= 8
-    others = {str: "reliable", int: 7, bool: True}
+    others = {str: "reliable", int: 7, float: 7.0, bool: True}
     for row in fixed:
         value = row.choices[-1] if row.choices else others[type(row.default)]
         reason = change(node, **{row.name: value})

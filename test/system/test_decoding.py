@@ -185,6 +185,16 @@ def test_a_corrupt_size_is_refused_before_anything_is_made_of_it(decoding, make_
         decoding.decode(message)
 
 
+def test_rows_that_no_camera_sends_are_not_made_once_more_for_a_probe(decoding, make_message, monkeypatch):
+    from lvad_perception.messages import ros_types
+
+    monkeypatch.setattr(decoding, "_by_cv_bridge", lambda *_: pytest.fail("a probe was made"))
+    message = make_message("bgr8", height=1)
+    message.step = decoding._MOST_PROBED_BYTES + 1
+    message.data = ros_types().pack(np.zeros(message.step, np.uint8))
+    assert decoding.decode(message).shape == (1, 64, 3)
+
+
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_compressed_images(decoding, make_compressed, suffix, channels):

@@ -1,11 +1,13 @@
 """The perception executable where it cannot run."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -66,9 +68,20 @@ class Slow(OnnxEngine):
             time.sleep(60)
         return super().begin(images)
 
+if "--hang" in sys.argv:
+    import rclpy
+    rclpy.init = lambda **_: (print("busy", flush=True), time.sleep(60))
+
 with patch("lvad_perception.engines.onnx.OnnxEngine", Slow):
     sys.exit(main(["perception", *sys.argv[2:]]))
 """
+
+
+def catches(process, number):
+    """Whether a process has a handler of its own for a signal."""
+    lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+    (mask,) = (int(line.split()[1], 16) for line in lines if line.startswith("SigCgt"))
+    return bool(mask >> (number - 1) & 1)
 
 
 class TestSigint:
@@ -116,12 +129,16 @@ class TestSigint:
         transit.configure, transit.activate = Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE
         return transit
 
-    def ends(self, process):
+    def ends(self, process, *, again_s=None):
+        """``again_s``: when a second SIGINT follows; None for one alone, after which it ends within 2 s."""
         began_s = time.monotonic()
         process.send_signal(signal.SIGINT)
+        if again_s is not None:
+            time.sleep(again_s)
+            process.send_signal(signal.SIGINT)
         output, _ = process.communicate(timeout=20)
         assert process.returncode == 0, output
-        assert time.monotonic() - began_s < 2.0
+        assert again_s is not None or time.monotonic() - began_s < 2.0
         assert "Traceback" not in output
 
     def is_busy(self, process):
@@ -132,6 +149,24 @@ class TestSigint:
     def test_while_it_starts(self, start, delay_s):
         process = start()
         time.sleep(delay_s)
+        self.ends(process)
+
+    @pytest.mark.parametrize("turn", range(12))
+    def test_twice_at_any_moment(self, start, wait_until, turn):
+        """From when it has its handlers, long before rclpy is there, until it has long been active."""
+        process = start(None, *["--activate"][: turn % 2])
+        wait_until(lambda: catches(process, signal.SIGTERM))
+        moments = random.Random(turn)
+        time.sleep(moments.uniform(0, 0.25 * turn))
+        self.ends(process, again_s=moments.choice([0.0, 0.001, 0.05, 0.4, 1.1]))
+
+    def test_a_second_one_ends_it_where_the_first_cannot(self, start, transit):
+        """rclpy hangs while the node is made, so that nobody waits for the event."""
+        process = start(0, "--hang")
+        self.is_busy(process)
+        process.send_signal(signal.SIGINT)
+        time.sleep(1.2)
+        assert process.poll() is None
         self.ends(process)
 
     def test_while_the_model_loads(self, start, transit):
@@ -171,6 +206,31 @@ class TestSigint:
         reading.join(5.0)
         assert busy.is_set()
         self.ends(process)
+
+
+class TestEvaluation:
+    """The evaluation, which shares the handler."""
+
+    @pytest.mark.parametrize("turn", range(4))
+    def test_two_sigints_end_it_with_its_own_status(self, ros_environment, wait_until, turn):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "lvad_perception.node.evaluation"],
+            env=ros_environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        try:
+            wait_until(lambda: catches(process, signal.SIGTERM))
+            time.sleep(0.6 * turn)
+            for _ in range(2):
+                process.send_signal(signal.SIGINT)
+            output, _ = process.communicate(timeout=20)
+        finally:
+            process.kill()
+        assert process.returncode == 1, output  # nothing was measured
+        assert "nothing to evaluate: nobody published annotation" in output
+        assert "Traceback" not in output
 
 
 class TestActivate:

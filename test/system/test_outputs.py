@@ -331,8 +331,29 @@ def test_camera_info_of_other_images_is_warned_of_once_and_costs_no_result(
     assert node.published("camera_info") == []
     assert len(node.published("segmentation")) == 3
     assert node.warnings == [
-        "front: CameraInfo is of 640x480 images but the image is 192x96, so it is not published; calibrate the camera "
-        "at the size that it sends"
+        "/front/camera_info: CameraInfo is of 640x480 images but the image is 192x96, so it is not published; "
+        "calibrate the camera at the size that it sends"
+    ]
+
+
+def test_camera_info_that_is_wrong_in_turns_is_not_warned_of_each_time(
+    node, make_outputs, header, image, predictions, monkeypatch
+):
+    from sensor_msgs.msg import CameraInfo
+
+    from lvad_perception.node import outputs as module
+
+    now_s = [100.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now_s[0])
+    outputs = make_outputs(camera_info=True)
+    node.listen("camera_info")
+    for height in range(480, 500):
+        outputs.publish(image, predictions, header, CameraInfo(height=height, width=640))
+    now_s[0] += module.LOG_PERIOD_S
+    outputs.publish(image, predictions, header, CameraInfo(height=SIZE_HW[0], width=SIZE_HW[1], d=[float("nan")]))
+    assert [warning.partition(",")[0] for warning in node.warnings] == [
+        "/front/camera_info: CameraInfo is of 640x480 images but the image is 192x96",
+        "/front/camera_info: CameraInfo holds numbers that are not finite",
     ]
 
 

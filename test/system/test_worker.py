@@ -1,5 +1,6 @@
 """The worker with an engine that goes on by itself, as those of a GPU do: what overlaps, and which frame is taken."""
 
+import itertools
 import threading
 import time
 from collections import deque
@@ -107,7 +108,7 @@ def start(ros_environment, make_async, make_manifest, monkeypatch):
         found = SimpleNamespace(engine=engine, published=[], errors=[], gate=threading.Event())
         found.gate.set()
 
-        def decode(message):
+        def decode(message, *, most_pixels):
             engine.log.append(("taken", message.number))
             time.sleep(decode_s)
             return np.full((48, 64, 3), message.number, np.uint8)
@@ -248,6 +249,33 @@ def test_an_inference_that_fails_costs_its_frame_alone(start, wait_until):
     assert found.errors == [
         "/camera/image_raw: frame stamped 2.000000000 skipped (1 so far): out of memory; close something"
     ]
+
+
+def test_a_device_that_failed_is_told_as_that_with_each_frame(start, wait_until, monkeypatch):
+    """Also where even the look at what has begun fails: no place stays taken, of which later frames would tell."""
+    found = start(lossless=True)
+    said = "CUDA error: device-side assert triggered\nCUDA kernel errors might be reported at another call"
+
+    class Failed:
+        @property
+        def done(self):
+            raise RuntimeError(said)
+
+        def result(self):
+            raise RuntimeError(said)
+
+    monkeypatch.setattr(found.engine, "begin", lambda images: Failed())
+    monkeypatch.setattr(found.health, "_clock", itertools.count(0.0, 10.0).__next__)  # each is due to be logged
+    for number in range(1, 6):
+        found.put(number)
+    wait_until(lambda: len(found.errors) == 5)
+    reasons = {error.partition(" so far): ")[2] for error in found.errors}
+    assert reasons == {
+        "the CUDA device failed (CUDA error: device-side assert triggered); restart the process, and the machine if it "
+        "fails again"
+    }
+    assert found.published == []
+    assert found.worker.is_alive
 
 
 def test_stopping_publishes_what_is_under_way(start, wait_until):
