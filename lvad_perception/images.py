@@ -7,19 +7,19 @@ import cv2
 import numpy as np
 
 from lvad_perception.errors import ImageError
+from lvad_perception.image_header import LARGEST_PIXELS, START_OF_SCAN, encoded_size, is_too_large, jpeg_segments
 from lvad_perception.types import UInt8
 
 # Labels and camera calibrations refer to the stored raster, so an EXIF orientation is not applied.
 _FLAGS: Final = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-_STANDALONE_MARKERS: Final = frozenset({0x01, *range(0xD0, 0xD8)})
-_START_OF_SCAN: Final = 0xDA
 
 
 def decode_image(data: bytes, *, source: str) -> UInt8:
     """Decode a JPEG, PNG or any other format that OpenCV reads.
 
     Grey images become RGB, an alpha channel is dropped, 16-bit samples become 8-bit, an EXIF orientation is ignored.
-    A truncated JPEG or PNG is refused: decoders fill the missing rows with grey and say nothing.
+    A truncated JPEG or PNG is refused: decoders fill the missing rows with grey and say nothing. So is an image of more
+    than ``image_header.LARGEST_PIXELS``, by its header: a small file may state a size whose pixels take gigabytes.
 
     Args:
         data: the encoded image.
@@ -29,12 +29,19 @@ def decode_image(data: bytes, *, source: str) -> UInt8:
         uint8 [H, W, 3], RGB, C-contiguous.
 
     Raises:
-        ImageError: the data are empty, truncated or not an image.
+        ImageError: the data are empty, truncated, too large or not an image.
     """
     if not data:
         raise ImageError(f"{source} is empty; record or copy it again")
     if _is_truncated(data):
         raise ImageError(f"{source} is a truncated image; copy it again from its origin")
+    if (size_hw := encoded_size(data)) is None:
+        raise ImageError(f"{source} cannot be decoded as an image; replace it or leave it out")
+    if is_too_large(size_hw):
+        raise ImageError(
+            f"{source} states {size_hw[1]}x{size_hw[0]} pixels, more than the {LARGEST_PIXELS:,} that are decoded; "
+            "scale it down or leave it out"
+        )
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), _FLAGS)
     except cv2.error as err:
@@ -60,29 +67,10 @@ def read_image(path: Path) -> UInt8:
 def _is_truncated(data: bytes) -> bool:
     """Whether a JPEG lacks its end-of-image marker or a PNG its IEND chunk; bytes after those are tolerated."""
     if data.startswith(b"\xff\xd8"):
-        scan = _jpeg_scan_start(data)
+        scan = next((at for marker, at in jpeg_segments(data) if marker == START_OF_SCAN), None)
         # Inside a scan 0xFF is always stuffed, so this two-byte sequence is the marker itself; a thumbnail inside the
         # EXIF header has one of its own, hence the search from the scan on.
         return scan is None or data.rfind(b"\xff\xd9", scan) < 0
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         return data.rfind(b"IEND") < 0
     return False
-
-
-def _jpeg_scan_start(data: bytes) -> int | None:
-    """Offset of the first start-of-scan segment, None where the segments end before one."""
-    at = 2
-    while at + 4 <= len(data):
-        if data[at] != 0xFF:
-            at += 1  # stray bytes between segments, which decoders skip as well
-            continue
-        marker = data[at + 1]
-        if marker == 0xFF:
-            at += 1  # fill byte
-        elif marker == _START_OF_SCAN:
-            return at
-        elif marker in _STANDALONE_MARKERS:
-            at += 2
-        else:
-            at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    return None

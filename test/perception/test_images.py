@@ -1,13 +1,17 @@
 import io
+import tracemalloc
+import zlib
 
 import cv2
 import numpy as np
+import PIL.features
 import PIL.Image
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lvad_perception.errors import ImageError
+from lvad_perception.image_header import encoded_size
 from lvad_perception.images import decode_image, read_image
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
@@ -92,3 +96,71 @@ def test_real_images_decode_as_by_another_decoder(shared_data):
 
 def test_smallest_legal_image(format_cases):
     assert read_image(format_cases / "tiny" / "mmseg_pseudo_image_8x8.jpg").shape == (8, 8, 3)
+
+
+KINDS = {
+    "JPEG": {},
+    "progressive JPEG": {"progressive": True},
+    "PNG": {},
+    "BMP": {},
+    "GIF": {},
+    "WEBP": {},
+    "lossless WEBP": {"lossless": True},
+    "TIFF": {},
+    "big TIFF": {"big_tiff": True},
+    "JPEG2000": {},
+    "PPM": {},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_size_of_every_format_is_in_its_header(kind):
+    if kind == "JPEG2000" and not PIL.features.check("jpg_2000"):
+        pytest.skip("Pillow without JPEG 2000")
+    data = encoded(PIXELS, kind.rpartition(" ")[2], **KINDS[kind])
+    assert encoded_size(data) == (24, 32)
+    assert decode_image(data, source="x").shape == (24, 32, 3)
+
+
+@given(st.sampled_from(sorted(KINDS)), st.binary(max_size=40), st.integers(0, 60))
+@settings(max_examples=200, deadline=None)
+def test_no_header_raises(kind, noise, place):
+    if kind != "JPEG2000":
+        data = encoded(PIXELS[:2, :3], kind.rpartition(" ")[2], **KINDS[kind])
+        encoded_size(data[:place] + noise + data[place + len(noise) :])
+        encoded_size(data[:4] + noise)
+
+
+def bomb(kind, side):
+    """A small file that states so many pixels a side."""
+    data = bytearray(encoded(PIXELS, kind))
+    if kind == "PNG":
+        data[16:24] = side.to_bytes(4, "big") * 2
+        data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+    elif kind == "JPEG":
+        at = data.index(b"\xff\xc0")
+        data[at + 5 : at + 9] = side.to_bytes(2, "big") * 2
+    else:
+        data[18:26] = side.to_bytes(4, "little") * 2
+    return bytes(data)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP"])
+def test_a_bomb_is_refused_by_its_header_in_little_memory(kind):
+    data = bomb(kind, 65500)
+    tracemalloc.start()
+    try:
+        with pytest.raises(
+            ImageError, match=r"x states 65500x65500 pixels, more than the 89,478,485 that are decoded; sc"
+        ):
+            decode_image(data, source="x")
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_size_hidden_behind_bytes_that_decoders_skip_is_found():
+    data = bomb("JPEG", 65500)
+    at = data.index(b"\xff\xc0")
+    hidden = data[:at] + b"\xff\x00" + (len(data)).to_bytes(2, "big") + data[at:]  # FF 00 is no segment with a length
+    assert encoded_size(hidden) == (65500, 65500)
