@@ -1,6 +1,6 @@
-"""What an encoded image says of its size, read before anything is decoded.
+"""Size of an encoded image by its first bytes, for every format that OpenCV decodes: nothing is decompressed.
 
-A few hundred bytes can claim four thousand million pixels, for which a decoder would take all memory of the machine.
+A file of a few hundred bytes can claim 65,500 pixels a side, for which a decoder would take all memory of the machine.
 Sizes are read here as the decoders read them: where a file says two, the larger counts.
 """
 
@@ -19,22 +19,27 @@ _JPEG_MARKER: Final = re.compile(rb"\xff([\x01-\xfe])", re.DOTALL)
 _STANDALONE_MARKERS: Final = frozenset({0x01, *range(0xD0, 0xD9)})
 _START_OF_FRAME: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # those are tables and a reserved one
 _MOST_SEGMENTS: Final = 4096
+_TIFF_SIZES: Final = {257: 0, 256: 1}  # tag -> place in (height, width)
+_PNM: Final = re.compile(rb"P(?:[1-6Ff])(?:\s+|#[^\n]*\n)+(\d+)(?:\s+|#[^\n]*\n)+(\d+)")
+_PAM: Final = re.compile(rb"P7\s.*?WIDTH\s+(\d+).*?HEIGHT\s+(\d+)", re.DOTALL)
+_RADIANCE: Final = re.compile(rb"[-+]Y (\d+) [-+]X (\d+)")
+
+
+def is_too_large(size_hw: Size) -> bool:
+    """Whether an image has more pixels than are decoded."""
+    return size_hw[0] * size_hw[1] > MOST_PIXELS
 
 
 def encoded_size(data: bytes) -> Size | None:
-    """(height, width) that a JPEG, PNG, BMP or WebP says it has; None for anything else, and for damaged data."""
+    """(height, width) that an encoded image states; None when it is none that is known, or its header is cut off.
+
+    Args:
+        data: the encoded image, or its first 64 KiB, which a TIFF or a JPEG with a large profile may exceed.
+    """
     try:
-        if data.startswith(b"\xff\xd8"):
-            return _jpeg(data)
-        if data.startswith(b"\x89PNG\r\n\x1a\n"):
-            return _png(data)
-        if data.startswith(b"BM"):
-            return _bmp(data)
-        if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
-            return _webp(data)
-    except struct.error:  # cut off
-        pass
-    return None
+        return _size(data)
+    except (struct.error, IndexError, ValueError, OverflowError):
+        return None
 
 
 def jpeg_segments(data: bytes) -> Iterator[tuple[int, int]]:
@@ -58,33 +63,46 @@ def jpeg_scans(data: bytes) -> int:
     return data.count(bytes((0xFF, START_OF_SCAN)))  # in a scan, 0xFF is always followed by 0 or a restart
 
 
-def _jpeg(data: bytes) -> Size | None:
-    frames = [
-        struct.unpack_from(">HH", data, at + 5) for marker, at in jpeg_segments(data) if marker in _START_OF_FRAME
-    ]
-    return _largest(frames)
+def _size(data: bytes) -> Size | None:
+    if data.startswith(b"\xff\xd8"):
+        frames = [_unpack(">HH", data, at + 5) for marker, at in jpeg_segments(data) if marker in _START_OF_FRAME]
+        return (max(height for height, _ in frames), max(width for _, width in frames)) if frames else None
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return None if data[12:16] != b"IHDR" else _swapped(_unpack(">II", data, 16))
+    if data.startswith(b"BM"):
+        if data[14] == 12:  # the header of OS/2
+            return _swapped(_unpack("<HH", data, 18))
+        width, height = struct.unpack_from("<ii", data, 18)
+        return abs(height), abs(width)
+    if data.startswith((b"GIF87a", b"GIF89a")):
+        return _swapped(_unpack("<HH", data, 6))
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return _webp_size(data)
+    if data.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
+        return _tiff_size(data)
+    if data.startswith(b"\xff\x4f\xff\x51"):  # a JPEG 2000 code stream
+        width, height, left, top = struct.unpack_from(">IIII", data, 8)
+        return height - top, width - left
+    if data[4:8] == b"jP  ":
+        return _unpack(">II", data, data.index(b"ihdr") + 4)
+    if data[4:8] == b"ftyp":  # AVIF: the largest of its pictures and tiles
+        places = [match.end() for match in re.finditer(b"ispe", data[: 1 << 16])]
+        return max(_swapped(_unpack(">II", data, at + 4)) for at in places)
+    if data.startswith(b"\x59\xa6\x6a\x95"):  # Sun raster
+        return _swapped(_unpack(">II", data, 4))
+    if data.startswith(b"#?"):
+        return _numbers(_RADIANCE.search(data[: 1 << 12]))
+    found = _numbers(_PNM.match(data[: 1 << 12]) or _PAM.match(data[: 1 << 12]))
+    return None if found is None else _swapped(found)
 
 
-def _png(data: bytes) -> Size | None:
-    if data[12:16] != b"IHDR":
-        return None
-    width, height = struct.unpack_from(">II", data, 16)
-    return height, width
-
-
-def _bmp(data: bytes) -> Size:
-    (header,) = struct.unpack_from("<I", data, 14)
-    width, height = struct.unpack_from("<HH" if header == 12 else "<ii", data, 18)
-    return abs(height), abs(width)  # rows from the top down have a negative height
-
-
-def _webp(data: bytes) -> Size | None:
+def _webp_size(data: bytes) -> Size | None:
     kind = data[12:16]
     if kind == b"VP8X":
-        width, height = (int.from_bytes(data[at : at + 3], "little") + 1 for at in (24, 27))
+        width, height = (1 + int.from_bytes(data[at : at + 3], "little") for at in (24, 27))
     elif kind == b"VP8L":
-        (packed,) = struct.unpack_from("<I", data, 21)
-        width, height = (packed & 0x3FFF) + 1, (packed >> 14 & 0x3FFF) + 1
+        bits = int.from_bytes(data[21:25], "little")
+        width, height = 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
     elif kind == b"VP8 ":
         width, height = (side & 0x3FFF for side in struct.unpack_from("<HH", data, 26))
     else:
@@ -92,5 +110,32 @@ def _webp(data: bytes) -> Size | None:
     return height, width
 
 
-def _largest(sizes: list[Size]) -> Size | None:
-    return (max(height for height, _ in sizes), max(width for _, width in sizes)) if sizes else None
+def _tiff_size(data: bytes) -> Size | None:
+    order = "<" if data.startswith(b"II") else ">"
+    big = data[2:4] in (b"+\0", b"\0+")
+    (at,) = struct.unpack_from(f"{order}{'Q' if big else 'I'}", data, 8 if big else 4)
+    (count,) = struct.unpack_from(f"{order}{'Q' if big else 'H'}", data, at)
+    sides: list[int | None] = [None, None]
+    entry, value, stride = (8, 12, 20) if big else (2, 8, 12)
+    for index in range(min(count, 1000)):
+        tag, kind = struct.unpack_from(f"{order}HH", data, at + entry + index * stride)
+        if tag in _TIFF_SIZES:
+            letter = {3: "H", 4: "I", 16: "Q"}[kind] if kind in (3, 4, 16) else "I"
+            (sides[_TIFF_SIZES[tag]],) = struct.unpack_from(
+                f"{order}{letter}", data, at + entry + index * stride + value
+            )
+    height, width = sides
+    return None if height is None or width is None else (height, width)
+
+
+def _unpack(layout: str, data: bytes, at: int) -> Size:
+    first, second = struct.unpack_from(layout, data, at)
+    return first, second
+
+
+def _swapped(size: Size) -> Size:
+    return size[1], size[0]
+
+
+def _numbers(match: re.Match[bytes] | None) -> Size | None:
+    return None if match is None else (int(match[1]), int(match[2]))

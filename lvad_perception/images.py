@@ -18,7 +18,7 @@ _MOST_SCANNED: Final = 1 << 30
 
 
 def decode_image(data: bytes, *, source: str, most_pixels: int = MOST_PIXELS) -> UInt8:
-    """Decode a JPEG, PNG, BMP or WebP.
+    """Decode a JPEG, PNG or any other format that OpenCV reads.
 
     Grey images become RGB, an alpha channel is dropped, 16-bit samples become 8-bit, an EXIF orientation is ignored.
     A truncated JPEG or PNG is refused: decoders fill the missing rows with grey and say nothing.

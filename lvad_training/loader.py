@@ -132,7 +132,7 @@ def _pack(batch: Any) -> _Packed:
     for array in arrays:
         places.append((end, len(array)))
         end += -(-len(array) // _ALIGNMENT) * _ALIGNMENT
-    whole = torch.empty(end, dtype=torch.uint8).share_memory_()
+    whole: torch.Tensor = torch.empty(end, dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call]
     memory = whole.numpy()
     for (start, length), array in zip(places, arrays, strict=True):
         memory[start : start + length] = array
@@ -140,8 +140,9 @@ def _pack(batch: Any) -> _Packed:
 
 
 def _unpack(packed: _Packed) -> Any:
-    memory = memoryview(pickle.loads(packed.memory).numpy())
-    return pickle.loads(packed.content, buffers=[memory[start : start + length] for start, length in packed.places])
+    memory = memoryview(pickle.loads(packed.memory).numpy())  # noqa: S301, of this program's own process
+    buffers = [memory[start : start + length] for start, length in packed.places]
+    return pickle.loads(packed.content, buffers=buffers)  # noqa: S301
 
 
 def _end_of(processes: Sequence[Any]) -> LoaderError | None:

@@ -13,6 +13,7 @@ import cv2
 from tqdm import tqdm
 
 from lvad_perception import bdd100k
+from lvad_perception.command_line import printable
 from lvad_perception.errors import DatasetError, LabelError
 from lvad_perception.machine import usable_cores
 from lvad_perception.vocabulary import TASKS, VOCABULARIES, Vocabulary
@@ -67,7 +68,7 @@ def check_dataset(
     splits: list[Split] = []
     for name in find_splits(root):
         try:
-            split = open_split(root, name, cache_dir=cache_dir)
+            split = open_split(root, name, cache_dir=cache_dir, tell=_reported)
         except LabelError as err:
             problems.append(Problem("error", str(root), f"split '{name}' cannot be opened: {err}"))
             continue
@@ -88,6 +89,10 @@ def check_dataset(
         problems += found
     problems.sort(key=lambda problem: (problem.severity != "error", problem.file, problem.message))
     return Report(root, counts, problems, vocabularies)
+
+
+def _reported(_line: str) -> None:
+    """What is passed over stands in the report and need not be told twice."""
 
 
 def print_report(report: Report, file: TextIO | None = None) -> None:
@@ -115,7 +120,7 @@ def print_report(report: Report, file: TextIO | None = None) -> None:
             ]
             _print_table(out, f"{vocabulary.task}, % of pixels", names, rows)
     for problem in report.problems:
-        print(f"{problem.severity}: {problem.file}: {problem.message}", file=out)
+        print(printable(f"{problem.severity}: {problem.file}: {problem.message}"), file=out)
     errors = len(report.errors)
     warnings = len(report.problems) - errors
     if errors:

@@ -46,7 +46,7 @@ def test_rows_of_a_bmp_from_the_top_down():
     assert encoded_size(bytes(data)) == (24, 37)
 
 
-@pytest.mark.parametrize("data", [b"", b"no image", b"\0\0\0\1\x67\x42", b"II*\0" + bytes(99), b"GIF89a" + bytes(99)])
+@pytest.mark.parametrize("data", [b"", b"no image", b"\0\0\0\1\x67\x42", b"II*\0" + bytes(99)])
 def test_what_is_none_of_them(data):
     assert encoded_size(data) is None
 

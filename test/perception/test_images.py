@@ -6,6 +6,7 @@ import zlib
 
 import cv2
 import numpy as np
+import PIL.features
 import PIL.Image
 import pytest
 from hypothesis import given, settings
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from lvad_perception import images
 from lvad_perception.errors import ImageError
+from lvad_perception.image_header import encoded_size
 from lvad_perception.images import decode_image, read_image
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
@@ -188,3 +190,43 @@ class TestBombs:
             True
         ] * 2
         assert int(grown_mb) < 20
+
+
+KINDS = {
+    "JPEG": {},
+    "progressive JPEG": {"progressive": True},
+    "PNG": {},
+    "BMP": {},
+    "GIF": {},
+    "WEBP": {},
+    "lossless WEBP": {"lossless": True},
+    "TIFF": {},
+    "big TIFF": {"big_tiff": True},
+    "JPEG2000": {},
+    "PPM": {},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_size_of_every_format_is_in_its_header(kind):
+    if kind == "JPEG2000" and not PIL.features.check("jpg_2000"):
+        pytest.skip("Pillow without JPEG 2000")
+    data = encoded(PIXELS, kind.rpartition(" ")[2], **KINDS[kind])
+    assert encoded_size(data) == (24, 32)
+    assert decode_image(data, source="x").shape == (24, 32, 3)
+
+
+@given(st.sampled_from(sorted(KINDS)), st.binary(max_size=40), st.integers(0, 60))
+@settings(max_examples=200, deadline=None)
+def test_no_header_raises(kind, noise, place):
+    if kind != "JPEG2000":
+        data = encoded(PIXELS[:2, :3], kind.rpartition(" ")[2], **KINDS[kind])
+        encoded_size(data[:place] + noise + data[place + len(noise) :])
+        encoded_size(data[:4] + noise)
+
+
+def test_a_size_hidden_behind_bytes_that_decoders_skip_is_found():
+    data = jpeg_of(65500, 65500)
+    at = data.index(b"\xff\xc0")
+    hidden = data[:at] + b"\xff\x00" + (len(data)).to_bytes(2, "big") + data[at:]  # FF 00 is no segment with a length
+    assert encoded_size(hidden) == (65500, 65500)
