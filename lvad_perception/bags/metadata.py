@@ -1,7 +1,9 @@
 """metadata.yaml: what a bag promises of its files, topics and messages."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path, PurePath
 from typing import Any, Final
 
@@ -9,7 +11,8 @@ from lvad_perception.errors import BagError
 
 NAME: Final = "metadata.yaml"
 _NEWEST_VERSION: Final = 9
-_LARGEST: Final = 8 << 20
+_LARGEST: Final = 4 << 20
+_DEEPEST: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +96,11 @@ def _information(bag: Path) -> Mapping[str, Any]:
     try:
         if path.stat().st_size > _LARGEST:
             raise _damaged(bag, f"it has more than {_LARGEST:,} bytes")
-        loaded: Any = YAML(typ="safe").load(path.read_text(encoding="utf-8-sig"))
+        text = path.read_text(encoding="utf-8-sig")
+        # The parser takes its time over brackets in brackets.
+        if max(accumulate(1 if mark in "[{" else -1 for mark in re.findall(r"[][{}]", text)), default=0) > _DEEPEST:
+            raise _damaged(bag, f"its lists are nested more than {_DEEPEST} deep")
+        loaded: Any = YAML(typ="safe").load(text)
         facts = loaded["rosbag2_bagfile_information"]
     except OSError as err:
         raise BagError(f"{path} cannot be read ({err.strerror}); check its permissions") from err
