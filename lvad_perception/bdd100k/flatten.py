@@ -2,6 +2,7 @@
 
 from array import array
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lvad_perception.bdd100k.categories import detection_class, is_drivable, is_known, normalise
-from lvad_perception.bdd100k.labels import frames_of
+from lvad_perception.bdd100k.formats import OtherFormatError
+from lvad_perception.bdd100k.labels import FrameBytes, frames_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,13 +23,16 @@ class Problems:
         unknown_categories: category -> number of labels skipped; categories of other tasks are not counted.
         shapeless: traffic objects with neither rectangle nor polygon nor run lengths, skipped.
         degenerate_boxes: (frame, how many) with no area, skipped.
-        duplicates: frames that the source lists more than once; the first entry counts.
+        duplicates: frames that the source lists more than once; the first entry counts, and of a folder's files the
+            one that is called as its frame.
+        other_formats: file -> what it is, "COCO's format"; passed over.
     """
 
     unknown_categories: dict[str, int]
     shapeless: int
     degenerate_boxes: list[tuple[str, int]]
     duplicates: list[str]
+    other_formats: dict[str, str]
 
 
 def read_source(source: Path, files: list[tuple[str, int, int]]) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
@@ -53,11 +58,14 @@ def read_source(source: Path, files: list[tuple[str, int, int]]) -> tuple[dict[s
     attribute_ids: dict[tuple[tuple[str, str], ...], int] = {}
     unknown: Counter[str] = Counter()
     shapeless, degenerate, duplicates = 0, [], []
+    other_formats: dict[str, str] = {}
     has_drivable = False
-    for entry in frames_of(source):
+    own_files = {path.stem for path in file_ids} if source.is_dir() else set()
+    for entry in _frames_of(list(file_ids), other_formats):
         frame = entry.frame
         name = frame.stem
-        if name in names:
+        copied = name in own_files and entry.file.stem != name  # "a (1).json" beside "a.json"
+        if name in names or copied:
             duplicates.append(name)
             continue
         names[name] = None
@@ -130,6 +138,16 @@ def read_source(source: Path, files: list[tuple[str, int, int]]) -> tuple[dict[s
             "shapeless": shapeless,
             "degenerate_boxes": degenerate,
             "duplicates": duplicates,
+            "other_formats": other_formats,
         },
     }
     return arrays, meta
+
+
+def _frames_of(files: list[Path], other_formats: dict[str, str]) -> Iterator[FrameBytes]:
+    """The frames of files; those of another format are passed over and noted."""
+    for file in files:
+        try:
+            yield from frames_of(file)
+        except OtherFormatError as err:
+            other_formats[str(file)] = err.what

@@ -14,12 +14,12 @@ import numpy.typing as npt
 
 from lvad_perception.bdd100k.cache import FileStat, load_arrays, open_cached, read_parts, stat_files
 from lvad_perception.bdd100k.flatten import Problems, read_source
-from lvad_perception.bdd100k.labels import Frame, decode_frame
+from lvad_perception.bdd100k.labels import Frame, decode_frame, files_of
 from lvad_perception.errors import LabelError
 from lvad_perception.types import Bool, Float32, Int32
 from lvad_perception.vocabulary import DETECTION
 
-_FORMAT_VERSION: Final = 1
+_FORMAT_VERSION: Final = 2
 _ARRAYS: Final = (
     "names",
     "box_start",
@@ -139,7 +139,7 @@ def open_table(source: Path, cache_dir: Path | None = None) -> LabelTable:
 def _stat_files(source: Path) -> list[FileStat]:
     """Every file of a source, sorted."""
     try:
-        paths = sorted(source.glob("*.json")) if source.is_dir() else [source]
+        paths = files_of(source)
     except OSError as err:
         raise LabelError(f"{source} cannot be read ({err.strerror}); check the path and its permissions") from err
     return stat_files(paths)

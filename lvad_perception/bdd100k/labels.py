@@ -5,7 +5,6 @@ What a file may be: a list of frames (det_20, the one-file JSON of 2018, Scalabe
 decoded one by one, so that a file of several hundred MB never becomes Python objects at once.
 """
 
-import mmap
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,9 +14,24 @@ from typing import Any, Final
 import msgspec
 
 from lvad_perception.bdd100k.cache import address, map_source
+from lvad_perception.bdd100k.formats import (
+    OtherFormatError,
+    constant_at,
+    format_of_list,
+    format_of_object,
+    format_of_xml,
+    without_constants,
+    wrong_bytes,
+)
 from lvad_perception.errors import LabelError
 
 _NULL: Final = msgspec.Raw(b"null")
+_BOM: Final = b"\xef\xbb\xbf"
+_LONGEST_NAME: Final = 255
+"""Bytes of a file's name on Linux, macOS and Windows; what is longer is the name of no image."""
+_LATEST_MS: Final = 2**53
+_DAMAGES: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for text that is no JSON, is not UTF-8, or is nested too deeply."""
 
 
 class Box2d(msgspec.Struct, gc=False):
@@ -100,7 +114,7 @@ class Frame(msgspec.Struct):
         value = self.timestamp
         if value is None and self.frames:
             value = self.frames[0].timestamp
-        return round(value) if isinstance(value, int | float) else None
+        return round(value) if isinstance(value, int | float) and abs(value) < _LATEST_MS else None
 
     def attribute_texts(self) -> dict[str, str]:
         """Attributes ("weather", "scene", "timeofday", …), keys in lower case; what is unset is left out."""
@@ -124,12 +138,18 @@ class _Dataset(msgspec.Struct):
     name: str | None = None
 
 
+class _Named(msgspec.Struct):
+    name: str | None = None
+    url: str | None = None
+
+
 class _HasObjects(msgspec.Struct):
     objects: msgspec.Raw = _NULL
 
 
 _decode_list: Final = msgspec.json.Decoder(list[msgspec.Raw])
 _decode_dataset: Final = msgspec.json.Decoder(_Dataset)
+_decode_object: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _decode_has_objects: Final = msgspec.json.Decoder(_HasObjects)
 _decode_frame: Final = msgspec.json.Decoder(Frame)
 
@@ -137,12 +157,22 @@ _decode_frame: Final = msgspec.json.Decoder(Frame)
 def frames_of(source: Path) -> Iterator[FrameBytes]:
     """Every frame of a label file, or of a folder with one file per frame.
 
+    A byte order mark before UTF-8 is passed over.
+
     Raises:
-        LabelError: a file is missing, empty, not JSON or of another kind, or an entry has no name or a value of the
-            wrong type; the message names file and entry.
+        OtherFormatError: a file is sound, but of another format.
+        LabelError: a file is missing, empty or not JSON, or an entry has no name or a value of the wrong type; the
+            message names file and entry.
     """
-    for file in sorted(source.glob("*.json")) if source.is_dir() else [source]:
+    for file in files_of(source):
         yield from _frames_of_file(file)
+
+
+def files_of(source: Path) -> list[Path]:
+    """The files of a label file (itself) or of a folder with one file per frame, sorted."""
+    if not source.is_dir():
+        return [source]
+    return sorted(path for path in source.iterdir() if path.suffix.lower() == ".json" and path.name[0] != ".")
 
 
 def decode_frame(data: bytes, *, source: str) -> Frame:
@@ -153,40 +183,101 @@ def decode_frame(data: bytes, *, source: str) -> Frame:
     """
     try:
         return _decode_frame.decode(data)
-    except msgspec.MsgspecError as err:
+    except UnicodeDecodeError as err:
+        raise LabelError(f"{source} is not UTF-8 ({err.reason}); save the file as UTF-8") from err
+    except (msgspec.MsgspecError, RecursionError) as err:
         raise LabelError(f"{source} is not a BDD100K frame ({err}); repair or remove it") from err
 
 
 def _frames_of_file(file: Path) -> Iterator[FrameBytes]:
-    data = map_source(file)
-    base = address(data)
-    for index, raw in enumerate(_locate_frames(file, data)):
-        frame = decode_frame(raw, source=f"{file}: entry {index}")
-        if not frame.stem:
-            raise LabelError(f"{file}: entry {index} has no name, so its image is unknown; add one or remove the entry")
+    mapped = map_source(file)
+    base = address(mapped)
+    for index, raw in enumerate(_locate_frames(file, memoryview(mapped))):
+        source = f"{file}: entry {index}"
+        frame = decode_frame(raw, source=source)
+        name = frame.stem
+        if not name:
+            raise LabelError(f"{source} has no name, so its image is unknown; add one or remove the entry")
+        if "\0" in name or len(name.encode(errors="replace")) > _LONGEST_NAME:
+            what = "holds a NUL" if "\0" in name else f"is longer than {_LONGEST_NAME} bytes"
+            raise LabelError(f"{source}: its name {what}, as no image's can; repair or remove the entry")
         yield FrameBytes(file, address(raw) - base, len(raw), frame)
 
 
-def _locate_frames(file: Path, data: mmap.mmap) -> list[msgspec.Raw]:
+def _locate_frames(file: Path, data: memoryview) -> list[msgspec.Raw]:
     """The bytes of each frame, as views of the mapped file."""
-    kind = data[: 1 << 12].lstrip(b"\xef\xbb\xbf \t\r\n")[:1]
+    start = bytes(data[: 1 << 12])
+    if (wrong := wrong_bytes(start)) is not None:
+        raise LabelError(f"{file} is {wrong}")
+    if (xml := format_of_xml(start)) is not None:
+        raise OtherFormatError(file, xml)
+    if start.startswith(_BOM):
+        data = data[len(_BOM) :]
     try:
-        if kind == b"[":
-            return _decode_list.decode(data)
-        if kind == b"{":
-            dataset = _decode_dataset.decode(data)
-            frames = dataset.frames
-            # The oldest form names the image outside and lists its objects inside; one frame alone is a Scalabel item.
-            if dataset.name and (frames is None or all(_is_objects(frame) for frame in frames)):
-                return [msgspec.json.decode(data, type=msgspec.Raw)]
-            if frames is not None:
-                return frames
+        return _split_frames(file, data)
     except msgspec.ValidationError as err:
         raise LabelError(f"{file} is not a BDD100K label file ({err}); pass a list of frames") from err
-    except msgspec.DecodeError as err:
-        raise LabelError(f"{file} is not valid JSON ({err}); download or export it again") from err
-    raise LabelError(f"{file} is not a BDD100K label file: neither a list of frames nor an object with 'frames'")
+    except _DAMAGES as err:
+        raise LabelError(f"{file} {_why_malformed(data, err)}") from err
+
+
+def _split_frames(file: Path, data: Any) -> list[msgspec.Raw]:
+    """The bytes of each frame. Raises OtherFormatError, or what msgspec raises."""
+    kind = bytes(data[: 1 << 12]).lstrip(b" \t\r\n")[:1]
+    if kind == b"[":
+        frames = _decode_list.decode(data)
+        if frames and (other := format_of_list(bytes(frames[0]))) is not None:
+            raise OtherFormatError(file, other)
+        return frames
+    if kind == b"{":
+        dataset = _decode_dataset.decode(data)
+        if dataset.frames is None and (other := format_of_object(_decode_object.decode(data))) is not None:
+            raise OtherFormatError(file, other)
+        # The oldest form names the image outside and lists its objects inside; one frame alone is a Scalabel item.
+        if dataset.name and (dataset.frames is None or all(_is_objects(frame) for frame in dataset.frames)):
+            return [msgspec.json.decode(data, type=msgspec.Raw)]
+        if dataset.frames is not None:
+            return dataset.frames
+    raise OtherFormatError(file, "JSON of another kind")
 
 
 def _is_objects(raw: msgspec.Raw) -> bool:
     return bytes(_decode_has_objects.decode(raw).objects) != bytes(_NULL)
+
+
+def _why_malformed(data: memoryview, err: Exception) -> str:
+    """What is wrong with JSON that cannot be read, and the remedy; as precisely as it is known."""
+    if isinstance(err, UnicodeDecodeError):
+        return f"is not UTF-8 ({err.reason}); save it as UTF-8"
+    if isinstance(err, RecursionError):
+        return "is not valid JSON of labels (nested too deeply); download or export it again"
+    place = re.search(r"\(byte (\d+)\)", str(err))
+    word = constant_at(data, int(place[1])) if place else None
+    if place is None or word is None:
+        if place and _is_json_lines(data):
+            return "is not one JSON but one object a line; make a list of them, as with jq -s ."
+        return f"is not valid JSON ({err}); download or export it again"
+    remedy = "write null or a number in its place, or remove the label"
+    return f"holds {word}{_entry_at(data, int(place[1]))}, which JSON does not have; {remedy}"
+
+
+def _entry_at(data: memoryview, place: int) -> str:
+    """ " in entry 3 (its name)" of the frame at a place of a file with NaN or Infinity in it; empty when unknown."""
+    whole = without_constants(data)
+    try:
+        frames = _split_frames(Path(), whole)
+        base = address(whole)
+        index = next(i for i, raw in enumerate(frames) if 0 <= place - (address(raw) - base) <= len(raw))
+        named = msgspec.json.decode(frames[index], type=_Named)
+        return f" in entry {index} ({Frame(named.name, named.url).stem})"
+    except (StopIteration, LabelError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return ""
+
+
+def _is_json_lines(data: memoryview) -> bool:
+    line, _, rest = bytes(data[: 1 << 16]).partition(b"\n")
+    try:
+        msgspec.json.decode(line, type=dict[str, msgspec.Raw])
+    except _DAMAGES:
+        return False
+    return rest.lstrip()[:1] == b"{"

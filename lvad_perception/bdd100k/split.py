@@ -1,8 +1,10 @@
 """One split of a BDD100K folder: its images and what each is annotated for."""
 
+import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Final
 
@@ -11,11 +13,13 @@ import numpy.typing as npt
 
 from lvad_perception.bdd100k.index import LabelTable, open_table
 from lvad_perception.bdd100k.masks import drivable_from_labels, read_mask, semantic_from_labels
+from lvad_perception.bdd100k.sources import Note, choose_tables
 from lvad_perception.bdd100k.tree import ImageFolder, find_sources
 from lvad_perception.errors import LabelError
 from lvad_perception.types import Bool, Float32, Int32, Size, Truth, TruthBoxes, UInt8
 from lvad_perception.vocabulary import TASKS
 
+_LOG: Final = logging.getLogger(__name__)
 _FROM_LABELS: Final = {"semantic": semantic_from_labels, "drivable": drivable_from_labels}
 
 
@@ -56,6 +60,12 @@ class Split:
 
     Of several sources for a task, the first that has the frame decides: masks, colour maps, run lengths, polygons,
     detection files. Instances hold small arrays and memory-mapped tables; they pickle cheaply and are safe to share.
+
+    Attributes:
+        root: folder of the data set.
+        name: of the split.
+        tables: the label files that are used.
+        notes: what was passed over.
     """
 
     def __init__(
@@ -68,10 +78,12 @@ class Split:
         image_at: Int32,
         tasks: dict[str, TaskIndex],
         tables: list[LabelTable],
+        notes: tuple[Note, ...] = (),
     ) -> None:
         self.root = root
         self.name = name
         self.tables = tables
+        self.notes = notes
         self._names = names
         self._image_parts = image_parts
         self._image_at = image_at
@@ -185,15 +197,19 @@ def inside_image(boxes: Float32, labels: Int32, crowd: Bool, size_hw: Size) -> T
     return TruthBoxes(boxes[keep], labels[keep], crowd[keep])
 
 
-def open_split(root: Path, split: str, *, cache_dir: Path | None = None) -> Split:
+def open_split(
+    root: Path, split: str, *, cache_dir: Path | None = None, tell: Callable[[str], None] | None = None
+) -> Split:
     """Open a split of a folder in BDD100K's layout, of any release, with any of the three tasks.
 
     Label files are parsed once into a memory-mapped cache (see ``index``), which later starts and all processes share.
+    What is passed over is told: see ``sources.choose_tables``.
 
     Args:
         root: the folder that holds images/ and labels/.
         split: a name that the image folders have; see ``find_splits``.
         cache_dir: where parsed labels are kept; a folder in the user's cache directory when None.
+        tell: is handed one line for everything that is passed over; a warning of the log, once a process, when None.
 
     Raises:
         DatasetError: no such folder or split, or nowhere to keep the cache.
@@ -201,24 +217,31 @@ def open_split(root: Path, split: str, *, cache_dir: Path | None = None) -> Spli
     """
     sources = find_sources(root, split)
     names, image_parts, image_at = _join_images(sources.images)
-    tables = {path: open_table(path, cache_dir) for paths in sources.labels.values() for path in paths}
+    chosen = {
+        task: choose_tables(paths, split, partial(open_table, cache_dir=cache_dir))
+        for task, paths in sources.labels.items()
+    }
+    notes = [note for _, found in chosen.values() for note in found]
+    notes += [Note(path, "compressed, so it is not read; unpack it") for path in sources.packed]
+    tables = {task: used for task, (used, _) in chosen.items()}
     tasks = {}
     for task in TASKS:
         index = _TaskIndexBuilder(names)
         for folder in sources.masks.get(task, ()):
             has = np.fromiter((os.fsdecode(bytes(name)) in folder.names for name in names), np.bool_, len(names))
             index.add(MaskSource(folder.path, folder.ending), np.where(has, 0, -1).astype(np.int32))
-        for path in sources.labels[task]:
-            table = tables[path]
+        for table in tables[task]:
             rows = table.rows_of(names)
             if task == "semantic" and len(table):
                 rows = np.where(table.has_shapes[rows], rows, -1).astype(np.int32)
             index.add(table, rows)
         if task == "drivable":
-            for path in sources.labels["detection"]:
-                if tables[path].has_drivable:
-                    index.add(tables[path], tables[path].rows_of(names))
+            for table in tables["detection"]:
+                if table.has_drivable:
+                    index.add(table, table.rows_of(names))
         tasks[task] = index.done()
+    for note in notes:
+        (tell or _warn_once)(f"{note.file}: {note.message}")
     return Split(
         root,
         split,
@@ -226,8 +249,14 @@ def open_split(root: Path, split: str, *, cache_dir: Path | None = None) -> Spli
         image_parts=image_parts,
         image_at=image_at,
         tasks=tasks,
-        tables=list(tables.values()),
+        tables=[table for used in tables.values() for table in used],
+        notes=tuple(notes),
     )
+
+
+@cache
+def _warn_once(line: str) -> None:
+    _LOG.warning("%s", line)
 
 
 def _join_images(folders: Iterable[ImageFolder]) -> tuple[npt.NDArray[np.bytes_], list[tuple[str, str]], Int32]:

@@ -32,14 +32,28 @@ _LABEL_FOLDERS: Final = {
 }
 _DETECTION_FILE: Final = r"det_|bdd100k_labels_"
 _FRAME_FOLDERS: Final = ("labels/det_20/{split}", "labels/100k/{split}")
+_PUBLISHED: Final = r"(?:(?:det|det_20|det_v2|bdd100k_labels_images|sem_seg|drivable)_)?{split}(?:_release)?"
+_COPY: Final = re.compile(
+    r"\(\d+\)|~|(?<![^\W_])(?:copy|kopie|copie|copia|orig|original|backup|bak|old|prev|previous|saved?|before|tmp|temp)"
+    r"(?![^\W_])",
+    re.IGNORECASE,
+)
+_PACKED: Final = (".gz", ".bz2", ".xz", ".zst", ".zip", ".7z")
 
 
 @dataclass(frozen=True, slots=True)
 class ImageFolder:
-    """The images of one set (100k, 10k, …): file name by frame name."""
+    """The images of one set (100k, 10k, …).
+
+    Attributes:
+        path: the folder.
+        files: frame name -> file name.
+        shadowed: files that are not used, for another one has the same frame name.
+    """
 
     path: str
     files: dict[str, str]
+    shadowed: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +80,13 @@ class SplitSources:
         masks: per task ("semantic", "drivable"), mask folders, best first.
         labels: per task, label files or folders of one file per frame, best first; "detection" sources may also carry
             drivable polygons (the release of 2018 does).
+        packed: compressed label files that are not there unpacked, which are not read.
     """
 
     images: tuple[ImageFolder, ...]
     masks: dict[str, tuple[MaskFolder, ...]]
     labels: dict[str, tuple[Path, ...]]
+    packed: tuple[Path, ...] = ()
 
 
 def find_splits(root: Path) -> list[str]:
@@ -94,25 +110,49 @@ def find_sources(root: Path, split: str) -> SplitSources:
     Raises:
         DatasetError: ``root`` is not a BDD100K folder, or it has no images for the split.
     """
-    folders = [folder for folder in _image_folders(root) if folder.name == split]
+    every = _image_folders(root)
+    folders = [folder for folder in every if folder.name == split]
     if not folders:
         splits = find_splits(root)
         raise DatasetError(f"{root} has no split '{split}'; it has {', '.join(splits)}")
     # Of two files with one name the first by suffix counts: .jpg before .png, whatever order the folder has.
-    images = tuple(ImageFolder(str(folder), dict(sorted(_images_in(folder), reverse=True))) for folder in folders)
+    images = tuple(_image_folder(folder) for folder in folders)
     masks = {task: tuple(_mask_folders(root, split, task)) for task in _MASK_FOLDERS}
-    labels = {task: tuple(_label_files(root, split, task)) for task in _LABEL_FOLDERS}
+    others = {folder.name for folder in every} - {split}
+    labels = {
+        task: tuple(
+            path for path in _label_files(root, split, task) if not any(is_published(path, it) for it in others)
+        )
+        for task in _LABEL_FOLDERS
+    }
     frame_folders = [path for pattern in _FRAME_FOLDERS if (path := root / pattern.format(split=split)).is_dir()]
-    labels["detection"] += tuple(path for path in frame_folders if any(path.glob("*.json")))
-    return SplitSources(images, masks, labels)
+    labels["detection"] += tuple(path for path in frame_folders if any(_is_json(name) for name in _files_in(path)))
+    return SplitSources(images, masks, labels, tuple(sorted(_packed_labels(root, split))))
+
+
+def _image_folder(folder: Path) -> ImageFolder:
+    found = sorted(_images_in(folder), reverse=True)
+    files = dict(found)
+    shadowed = (
+        frozenset(file for _, file in found).difference(files.values()) if len(files) < len(found) else frozenset()
+    )
+    return ImageFolder(str(folder), files, shadowed)
+
+
+def is_published(path: Path, split: str) -> bool:
+    """Whether a label file is called as the releases call that of the split: ``det_train.json``, ``train.json``, …"""
+    return re.fullmatch(_PUBLISHED.format(split=re.escape(split)), path.stem) is not None
+
+
+def is_copy(path: Path, split: str) -> bool:
+    """Whether a file's name says that it is a copy: ``det_val-orig.json``, ``det_val (1).json``, ``old_det_val``."""
+    return _COPY.search(path.stem.replace(split, "", 1)) is not None
 
 
 def unused_labels(root: Path) -> list[Path]:
     """Label files and mask folders whose names fit no split of the images, sorted."""
     splits = find_splits(root)
-    folders = {root / folder for names in _LABEL_FOLDERS.values() for folder in names}
-    labels = {path for folder in folders for path in folder.glob("*.json")}
-    labels = {path for path in labels if path.parent.name != "labels" or re.match(_DETECTION_FILE, path.stem)}
+    labels = {path for path in _in_label_folders(root) if _is_json(path.name)}
     used = {path for split in splits for task in _LABEL_FOLDERS for path in _label_files(root, split, task)}
     masks = {
         folder
@@ -122,6 +162,42 @@ def unused_labels(root: Path) -> list[Path]:
         if folder.is_dir() and folder.name not in splits
     }
     return sorted((labels - used) | masks)
+
+
+def unread_files(root: Path, split: str) -> dict[str, list[str]]:
+    """Folder of labels, masks or images -> names of files there whose ending is not read, sorted."""
+    found = {str(folder): [path.name for path in files] for folder, files in _other_endings(root).items()}
+    folders = {
+        root / pattern.format(split=split): endings for each in _MASK_FOLDERS.values() for pattern, endings in each
+    }
+    for folder, endings in folders.items():
+        if folder.is_dir():
+            found[str(folder)] = [name for name in _files_in(folder) if not name.lower().endswith(endings)]
+    for folder in _image_folders(root):
+        if folder.name == split:
+            found[str(folder)] = [name for name in _files_in(folder) if not name.lower().endswith(IMAGE_SUFFIXES)]
+    return {folder: sorted(names) for folder, names in sorted(found.items()) if names}
+
+
+def _other_endings(root: Path) -> dict[Path, list[Path]]:
+    """Files in folders of labels that are no JSON; compressed ones that are told otherwise are left out."""
+    found: dict[Path, list[Path]] = {}
+    for path in _in_label_folders(root):
+        if not _is_json(path.name) and path.suffix.lower() not in _PACKED:
+            found.setdefault(path.parent, []).append(path)
+    return found
+
+
+def _in_label_folders(root: Path) -> Iterator[Path]:
+    """The files in folders of label files; directly under labels/ only those that are called as detection files."""
+    for folder in {root / name for names in _LABEL_FOLDERS.values() for name in names}:
+        for name in _files_in(folder) if folder.is_dir() else ():
+            if folder.name != "labels" or re.match(_DETECTION_FILE, name):
+                yield folder / name
+
+
+def _is_json(name: str) -> bool:
+    return name.lower().endswith(".json")
 
 
 def _image_folders(root: Path) -> list[Path]:
@@ -152,7 +228,7 @@ def _folders_in(folder: Path) -> list[Path]:
 
 def _files_in(folder: Path) -> list[str]:
     with os.scandir(folder) as entries:
-        return [entry.name for entry in entries if not entry.name.startswith(".")]
+        return [entry.name for entry in entries if not entry.name.startswith(".") and not entry.is_dir()]
 
 
 def _images_in(folder: Path) -> Iterator[tuple[str, str]]:
@@ -169,30 +245,41 @@ def _mask_folders(root: Path, split: str, task: str) -> Iterator[MaskFolder]:
         folder = root / pattern.format(split=split)
         if not folder.is_dir():
             continue
-        names: dict[str, list[str]] = {ending: [] for ending in endings}
+        names: dict[str, dict[str, list[str]]] = {ending: {} for ending in endings}  # ending -> as written -> frames
         longest_first = sorted(endings, key=len, reverse=True)
         for file in _files_in(folder):
-            ending = next((ending for ending in longest_first if file.endswith(ending)), None)
+            ending = next((ending for ending in longest_first if file.lower().endswith(ending)), None)
             if ending:
-                names[ending].append(file[: -len(ending)])
+                frame, written = file[: -len(ending)], file[-len(ending) :]
+                names[ending].setdefault(written, []).append(frame)
         for ending in endings:
-            if names[ending]:
-                yield MaskFolder(str(folder), ending, frozenset(names[ending]))
+            for written in sorted(names[ending], reverse=True):  # ".png" before ".PNG"
+                yield MaskFolder(str(folder), written, frozenset(names[ending][written]))
+
+
+def _packed_labels(root: Path, split: str) -> Iterator[Path]:
+    """Compressed label files of published names that are not there unpacked."""
+    for folder in sorted({root / name for names in _LABEL_FOLDERS.values() for name in names}):
+        names = set(_files_in(folder)) if folder.is_dir() else set()
+        for name in names:
+            inner = Path(name).stem
+            unpacked = inner if _is_json(inner) else f"{inner}.json"
+            if Path(name).suffix.lower() in _PACKED and unpacked not in names and is_published(Path(unpacked), split):
+                yield folder / name
 
 
 def _label_files(root: Path, split: str, task: str) -> Iterator[Path]:
     """JSON files named after the split, as ``det_train.json``, ``det_v2_train_release.json`` or ``train.json`` are.
 
-    Directly under labels/ only detection files count: ``det_*``, ``bdd100k_labels_*`` and ``<split>.json``.
+    Of one folder those of published names come first, then the others, last what is called a copy. Directly under
+    labels/ only detection files count: ``det_*``, ``bdd100k_labels_*`` and ``<split>.json``.
     """
     # The split is a whole word of the name: "val" is not "interval", and a split may itself contain "_".
-    word = re.compile(rf"(?:^|[_\-.]){re.escape(split)}(?:[_\-.]|$)")
+    word = re.compile(rf"(?:^|[_\-. ]){re.escape(split)}(?:[_\-. (~]|$)")
     for folder in (root / part for part in _LABEL_FOLDERS[task]):
         if not folder.is_dir():
             continue
-        for path in sorted(folder.glob("*.json")):
-            if path.name.startswith(".") or not word.search(path.stem):
-                continue
-            if folder.name == "labels" and not re.match(_DETECTION_FILE, path.stem) and path.stem != split:
-                continue
-            yield path
+        files = [path for name in _files_in(folder) if _is_json(name) and word.search((path := folder / name).stem)]
+        if folder.name == "labels":
+            files = [path for path in files if re.match(_DETECTION_FILE, path.stem) or path.stem == split]
+        yield from sorted(files, key=lambda path: (not is_published(path, split), is_copy(path, split), path.stem))

@@ -67,7 +67,7 @@ def check_dataset(
     splits: list[Split] = []
     for name in find_splits(root):
         try:
-            split = open_split(root, name, cache_dir=cache_dir)
+            split = open_split(root, name, cache_dir=cache_dir, tell=_reported)
         except LabelError as err:
             problems.append(Problem("error", str(root), f"split '{name}' cannot be opened: {err}"))
             continue
@@ -88,6 +88,10 @@ def check_dataset(
         problems += found
     problems.sort(key=lambda problem: (problem.severity != "error", problem.file, problem.message))
     return Report(root, counts, problems, vocabularies)
+
+
+def _reported(_line: str) -> None:
+    """What is passed over stands in the report and need not be told twice."""
 
 
 def print_report(report: Report, file: TextIO | None = None) -> None:

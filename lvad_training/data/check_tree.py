@@ -1,6 +1,7 @@
 """What is wrong with a data set as a whole: files without counterpart, names in two splits, skipped labels."""
 
 import itertools
+import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
@@ -9,7 +10,7 @@ import numpy as np
 
 from lvad_perception.bdd100k import Split
 from lvad_perception.bdd100k.index import LabelTable
-from lvad_perception.bdd100k.tree import find_sources, unused_labels
+from lvad_perception.bdd100k.tree import find_sources, unread_files, unused_labels
 from lvad_perception.vocabulary import TASKS
 from lvad_training.data.check_frames import Problem
 from lvad_training.split import Split as AnySplit
@@ -19,7 +20,7 @@ _NAMES_SHOWN: Final = 5
 
 def has_labels(root: Path, splits: Sequence[Split]) -> bool:
     """Whether the data set has any label file or mask, even one that fits no image."""
-    matched = any(split.tables or any(find_sources(root, split.name).masks.values()) for split in splits)
+    matched = any(split.tables or split.notes or any(find_sources(root, split.name).masks.values()) for split in splits)
     return matched or bool(unused_labels(root))
 
 
@@ -28,6 +29,12 @@ def check_tree(root: Path, splits: Sequence[Split]) -> Iterator[Problem]:
     for path in unused_labels(root):
         message = "not used: its name fits no split of the images; rename it or the image folder"
         yield Problem("warning", str(path), message)
+    for note in sorted({note for split in splits for note in split.notes}, key=lambda note: (note.file, note.message)):
+        yield Problem("warning", str(note.file), note.message)
+    unread = {folder: names for split in splits for folder, names in unread_files(root, split.name).items()}
+    for folder, names in unread.items():
+        message = f"{plural(len(names), 'file')} of an ending that is not read here: {listed(names)}; not used"
+        yield Problem("warning", folder, message)
     for split in splits:
         yield from _compare_with_tree(root, split)
     yield from repeated_names(splits)
@@ -44,20 +51,39 @@ def _compare_with_tree(root: Path, split: Split) -> Iterator[Problem]:
     """Masks and label entries without image, and images without any annotation."""
     sources = find_sources(root, split.name)
     images = {name for folder in sources.images for name in folder.files}
+    composed = {unicodedata.normalize("NFC", name) for name in images}
     for masks in sources.masks.values():
         for folder in masks:
-            if missing := sorted(folder.names - images):
-                message = f"{plural(len(missing), 'mask')} without image: {listed(missing)}; not used"
-                yield Problem("warning", folder.path, message)
+            yield from _without_image(folder.path, folder.names - images, composed, "mask", "masks")
+        for one, other in itertools.combinations(masks, 2):
+            if one.path == other.path and (both := sorted(one.names & other.names)):
+                message = f"masks of both {one.ending} and {other.ending}: {listed(both)}; {one.ending} counts"
+                yield Problem("warning", one.path, message)
     for table in split.tables:
-        if missing := sorted({bytes(name).decode() for name in table.names} - images):
-            message = f"{plural(len(missing), 'entry', 'entries')} without image: {listed(missing)}; not used"
-            yield Problem("warning", str(table.source), message)
+        entries = {bytes(name).decode() for name in table.names}
+        yield from _without_image(str(table.source), entries - images, composed, "entry", "entries")
+    for image_folder in sources.images:
+        if image_folder.shadowed:
+            message = f"several images of one name: {listed(sorted(image_folder.shadowed))} not used"
+            yield Problem("warning", image_folder.path, message)
     bare = ~np.any([split.annotated_for(task) for task in TASKS], axis=0)
     if bare.any():
         names = [split.name_of(int(i)) for i in np.flatnonzero(bare)]
         message = f"{plural(len(names), 'image')} without annotation: {listed(names)}; not trained on"
         yield Problem("warning", sources.images[0].path, message + (unmeasurable(split.name) if bare.all() else ""))
+
+
+def _without_image(file: str, names: set[str] | frozenset[str], composed: set[str], *words: str) -> Iterator[Problem]:
+    """Names that no image has, apart those that an image has in another Unicode form; ``words``: of one and of many."""
+    other = sorted(name for name in names if unicodedata.normalize("NFC", name) in composed)
+    if missing := sorted(names.difference(other)):
+        yield Problem("warning", file, f"{plural(len(missing), *words)} without image: {listed(missing)}; not used")
+    if other:
+        message = (
+            f"{plural(len(other), *words)} in another Unicode form (NFC or NFD) than the image's file name: "
+            f"{listed(other)}; not used: bring names to one form, as convmv -r -f utf8 -t utf8 --nfc --notest does"
+        )
+        yield Problem("warning", file, message)
 
 
 def _label_problems(table: LabelTable) -> Iterator[Problem]:

@@ -1,5 +1,6 @@
 """Which data set a folder holds: BDD100K, or nuImages where there is a folder ``v1.0-*`` with its tables."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from lvad_perception import bdd100k
@@ -38,7 +39,14 @@ def find_splits(root: Path, *, wanted: str | None = None) -> list[str]:
     return nuimages.find_splits(root) if is_nuimages else bdd100k.find_splits(root)
 
 
-def open_split(root: Path, split: str, *, cameras: tuple[str, ...] = (), cache_dir: Path | None = None) -> Split:
+def open_split(
+    root: Path,
+    split: str,
+    *,
+    cameras: tuple[str, ...] = (),
+    cache_dir: Path | None = None,
+    tell: Callable[[str], None] | None = None,
+) -> Split:
     """Open a split of whichever data set the folder holds.
 
     Args:
@@ -46,6 +54,7 @@ def open_split(root: Path, split: str, *, cameras: tuple[str, ...] = (), cache_d
         split: one of ``find_splits``.
         cameras: nuImages' channels to look at; all when empty.
         cache_dir: where parsed labels are kept; a folder in the user's cache directory when None.
+        tell: is handed one line for every label file that is passed over; see ``bdd100k.open_split``.
 
     Raises:
         DatasetError: no such folder, split or camera, or nowhere to keep the cache.
@@ -55,4 +64,4 @@ def open_split(root: Path, split: str, *, cameras: tuple[str, ...] = (), cache_d
         return nuimages.open_split(root, split, cameras=cameras, cache_dir=cache_dir)
     if cameras:
         raise DatasetError(f"{root} is in BDD100K's layout, which has one camera; leave out data.cameras")
-    return bdd100k.open_split(root, split, cache_dir=cache_dir)
+    return bdd100k.open_split(root, split, cache_dir=cache_dir, tell=tell)

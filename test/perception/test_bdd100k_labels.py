@@ -146,6 +146,76 @@ def test_files_of_another_kind_are_refused(tmp_path, text, message):
         list(frames_of(path))
 
 
+BROKEN = json.dumps(
+    [{"name": "a.jpg"}, {"name": "b.jpg", "labels": [{"category": "NaN", "box2d": {"x1": 1, "y1": float("nan")}}]}]
+)
+
+
+@pytest.mark.parametrize("word", ["NaN", "Infinity", "-Infinity"])
+@pytest.mark.parametrize("container", ["{}", '{{"frames": {}}}', "\ufeff{}"])
+def test_numbers_that_json_does_not_have_are_named_with_their_entry(tmp_path, word, container):
+    path = tmp_path / "labels.json"
+    path.write_text(container.format(BROKEN.replace("NaN}", word + "}")), encoding="utf-8")
+    with pytest.raises(
+        LabelError, match=rf"labels\.json holds {word} in entry 1 \(b\), which JSON does not have; write"
+    ):
+        list(frames_of(path))
+
+
+def test_a_byte_order_mark_is_read(tmp_path):
+    path = tmp_path / "labels.json"
+    path.write_text(json.dumps([{"name": "ä.jpg"}, {"name": "b.jpg"}]), encoding="utf-8-sig")
+    found = list(frames_of(path))
+    assert [entry.frame.stem for entry in found] == ["ä", "b"]
+    assert json.loads(path.read_bytes()[found[1].offset :][: found[1].length]) == {"name": "b.jpg"}
+
+
+@pytest.mark.parametrize(
+    ("encoding", "message"),
+    [
+        ("utf-16", r"is UTF-16LE text; save it as UTF-8 \(iconv -f UTF-16LE -t UTF-8\)"),
+        ("utf-16-le", "is UTF-16LE text"),
+        ("utf-16-be", "is UTF-16BE text"),
+        ("utf-32", "is UTF-32LE text"),
+        ("utf-32-be", "is UTF-32BE text"),
+        ("latin-1", "entry 0 is not UTF-8 .*; save the file as UTF-8"),
+    ],
+)
+def test_other_encodings_are_named(tmp_path, encoding, message):
+    path = tmp_path / "labels.json"
+    path.write_text('[{"name": "é.jpg"}]', encoding=encoding)
+    with pytest.raises(LabelError, match=message):
+        list(frames_of(path))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b" \n", "is empty; download it again"),
+        (b"\x1f\x8b\x08\x00", "is gzip data; unpack it with gunzip"),
+        (b"PK\x03\x04rest", "is a zip archive; unpack it"),
+        (b"version https://git-lfs.github.com/spec/v1", "is Git LFS's pointer"),
+        (b"<!DOCTYPE html><html></html>", "is a web page; the download went wrong"),
+        (b'{"name": "a.jpg"}\n{"name": "b.jpg"}\n', r"is not one JSON but one object a line; .* jq -s \."),
+        (b"[" * 100_000, "nested too deeply"),
+        (b'[{"name": "a", "attributes": ' + b"[" * 100_000 + b"]" * 100_000 + b"}]", "nested too deeply"),
+        (b'[{"name": "a\\ud800"}]', "is not valid JSON"),
+        (b'[{"name": "' + b"a" * 256 + b'"}]', "entry 0: its name is longer than 255 bytes"),
+        (b'[{"name": "a\\u0000b.jpg"}]', "entry 0: its name holds a NUL"),
+    ],
+)
+def test_what_is_no_text_of_labels_is_named(tmp_path, content, message):
+    path = tmp_path / "labels.json"
+    path.write_bytes(content)
+    with pytest.raises(LabelError, match=message):
+        list(frames_of(path))
+
+
+@pytest.mark.parametrize("timestamp", [1e300, -1e300, 10**30, True, [1], {"a": 1}])
+def test_impossible_times_are_no_times(timestamp):
+    assert frame({"timestamp": timestamp}).timestamp_ms in (None, 1)
+
+
 def test_missing_file_is_refused(tmp_path):
     with pytest.raises(LabelError, match=r"none\.json cannot be read"):
         list(frames_of(tmp_path / "none.json"))

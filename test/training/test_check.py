@@ -181,3 +181,40 @@ def test_real_sets_are_sound(shared_data):
         "10 images without annotation",
         "7 images without annotation",
     ]
+
+
+def test_names_in_another_unicode_form_are_told_as_that(tree):
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    tree.image(decomposed)
+    tree.detections({composed: [("car", 1, 2, 5, 6)], "ghost": []})
+    tree.mask(f"labels/drivable/masks/train/{composed}.png", np.full((24, 32), 2))
+    messages = [(file, message) for _, file, message in found(check(tree.root))]
+    remedy = "bring names to one form, as convmv -r -f utf8 -t utf8 --nfc --notest does"
+    form = f"in another Unicode form (NFC or NFD) than the image's file name: {composed}; not used: {remedy}"
+    assert ("det_train.json", f"1 entry {form}") in messages
+    assert ("train", f"1 mask {form}") in messages
+    assert ("det_train.json", "1 entry without image: ghost; not used") in messages
+
+
+def test_label_files_that_are_passed_over_are_warnings(sound):
+    sound.json("labels/det_20/det_train-orig.json", [{"name": "c.jpg", "labels": []}])
+    sound.json("labels/det_20/det_train_coco.json", {"images": [], "annotations": []})
+    sound.json("labels/det_20/annotations.xml", [])
+    sound.image("a", suffix=".png")
+    warnings = found(check(sound.root))
+    assert ("warning", "det_train_coco.json", "COCO's format, no label file of BDD100K; not used") in warnings
+    copied = "a copy by its name; det_train.json counts, so it is not used"
+    assert ("warning", "det_train-orig.json", copied) in warnings
+    odd = "1 file of an ending that is not read here: annotations.xml; not used"
+    assert ("warning", "det_20", odd) in warnings
+    assert ("warning", "train", "several images of one name: a.png not used") in warnings
+    assert len(warnings) == 4
+
+
+def test_labels_of_another_format_alone_are_not_told_as_absent(tree):
+    tree.image("a")
+    tree.json("labels/det_20/det_train_coco.json", {"images": [], "annotations": []})
+    assert [severity for severity, _, _ in found(check(tree.root))] == ["error", "warning", "warning"]
+    (tree.root / "labels/det_20/det_train_coco.json").unlink()
+    with pytest.raises(DatasetError, match="has images but no labels for them"):
+        check(tree.root)
