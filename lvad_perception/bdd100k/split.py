@@ -12,9 +12,16 @@ import numpy as np
 import numpy.typing as npt
 
 from lvad_perception.bdd100k.index import LabelTable, open_table
-from lvad_perception.bdd100k.masks import drivable_from_labels, read_mask, semantic_from_labels
+from lvad_perception.bdd100k.masks import (
+    drivable_from_labels,
+    exif_orientation,
+    folder_reading,
+    read_mask,
+    semantic_from_labels,
+)
+from lvad_perception.bdd100k.palettes import Reading
 from lvad_perception.bdd100k.sources import Note, choose_tables
-from lvad_perception.bdd100k.tree import ImageFolder, find_sources
+from lvad_perception.bdd100k.tree import ImageFolder, find_sources, odd_masks
 from lvad_perception.errors import LabelError
 from lvad_perception.types import Bool, Float32, Int32, Size, Truth, TruthBoxes, UInt8
 from lvad_perception.vocabulary import TASKS
@@ -25,10 +32,11 @@ _FROM_LABELS: Final = {"semantic": semantic_from_labels, "drivable": drivable_fr
 
 @dataclass(frozen=True, slots=True)
 class MaskSource:
-    """Mask images of one folder and file-name ending."""
+    """Mask images of one folder and file-name ending; ``reading``: what a palette or grey RGB of theirs means."""
 
     folder: str
     ending: str
+    reading: Reading | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -172,11 +180,17 @@ class Split:
             labels = source.frame(int(index.row[i])).things
             return _FROM_LABELS[task](labels, size_hw, source=f"{source.source}: {self.name_of(i)}")
         path = Path(source.folder, self.name_of(i) + source.ending)
-        mask = read_mask(path, task)
+        mask = read_mask(path, task, source.reading)
         if mask.shape != size_hw:
+            orientation = exif_orientation(self.image_path(i)) if mask.shape == size_hw[::-1] else 1
+            remedy = "give both the same size"
+            if orientation > 1:
+                remedy = (
+                    f"the image's EXIF orientation {orientation}, which is not applied, turns it; turn its pixels, as "
+                    "mogrify -auto-orient does"
+                )
             raise LabelError(
-                f"{path} is {mask.shape[1]}x{mask.shape[0]} and its image {size_hw[1]}x{size_hw[0]}; "
-                "give both the same size"
+                f"{path} is {mask.shape[1]}x{mask.shape[0]} and its image {size_hw[1]}x{size_hw[0]}; {remedy}"
             )
         return mask
 
@@ -229,7 +243,9 @@ def open_split(
         index = _TaskIndexBuilder(names)
         for folder in sources.masks.get(task, ()):
             has = np.fromiter((os.fsdecode(bytes(name)) in folder.names for name in names), np.bool_, len(names))
-            index.add(MaskSource(folder.path, folder.ending), np.where(has, 0, -1).astype(np.int32))
+            paths = [Path(folder.path, name + folder.ending) for name in sorted(folder.names)]
+            source = MaskSource(folder.path, folder.ending, folder_reading(paths, task))
+            index.add(source, np.where(has, 0, -1).astype(np.int32))
         for table in tables[task]:
             rows = table.rows_of(names)
             if task == "semantic" and len(table):
@@ -240,7 +256,11 @@ def open_split(
                 if table.has_drivable:
                     index.add(table, table.rows_of(names))
         tasks[task] = index.done()
-    for note in notes:
+    odd = [
+        Note(Path(folder), f"masks are read from .png, not from {len(names)} others such as {names[0]}")
+        for folder, names in odd_masks(root, split).items()
+    ]
+    for note in (*notes, *odd):  # a check lists all files of other endings
         (tell or _warn_once)(f"{note.file}: {note.message}")
     return Split(
         root,

@@ -1,5 +1,6 @@
 """Where things are in a BDD100K folder: which splits it has, and each split's images, label files and mask folders."""
 
+import itertools
 import os
 import re
 from collections.abc import Iterator
@@ -38,6 +39,7 @@ _COPY: Final = re.compile(
     r"(?![^\W_])",
     re.IGNORECASE,
 )
+_ODD_MASKS: Final = (".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".npy", ".npz")
 _PACKED: Final = (".gz", ".bz2", ".xz", ".zst", ".zip", ".7z")
 
 
@@ -167,16 +169,28 @@ def unused_labels(root: Path) -> list[Path]:
 def unread_files(root: Path, split: str) -> dict[str, list[str]]:
     """Folder of labels, masks or images -> names of files there whose ending is not read, sorted."""
     found = {str(folder): [path.name for path in files] for folder, files in _other_endings(root).items()}
-    folders = {
-        root / pattern.format(split=split): endings for each in _MASK_FOLDERS.values() for pattern, endings in each
-    }
-    for folder, endings in folders.items():
-        if folder.is_dir():
-            found[str(folder)] = [name for name in _files_in(folder) if not name.lower().endswith(endings)]
+    for folder, endings in _folders_of_masks(root, split):
+        found[str(folder)] = [name for name in _files_in(folder) if not name.lower().endswith(endings)]
     for folder in _image_folders(root):
         if folder.name == split:
             found[str(folder)] = [name for name in _files_in(folder) if not name.lower().endswith(IMAGE_SUFFIXES)]
     return {folder: sorted(names) for folder, names in sorted(found.items()) if names}
+
+
+def odd_masks(root: Path, split: str) -> dict[str, list[str]]:
+    """Folder of masks -> names of files there that look like masks of another ending, which is not read, sorted."""
+    found = {
+        str(folder): sorted(name for name in _files_in(folder) if name.lower().endswith(_ODD_MASKS))
+        for folder, _ in _folders_of_masks(root, split)
+    }
+    return {folder: names for folder, names in found.items() if names}
+
+
+def _folders_of_masks(root: Path, split: str) -> Iterator[tuple[Path, tuple[str, ...]]]:
+    """The mask folders that are there, and the endings that are read."""
+    for pattern, endings in itertools.chain.from_iterable(_MASK_FOLDERS.values()):
+        if (folder := root / pattern.format(split=split)).is_dir():
+            yield folder, endings
 
 
 def _other_endings(root: Path) -> dict[Path, list[Path]]:

@@ -8,6 +8,7 @@ from typing import Final, Literal
 import numpy as np
 import numpy.typing as npt
 
+from lvad_perception.bdd100k.masks import exif_orientation
 from lvad_perception.errors import ImageError, LabelError
 from lvad_perception.images import jpeg_damage, read_image
 from lvad_perception.types import Size, UInt8
@@ -103,6 +104,12 @@ def _check_frame(split: Split, i: int, counts: Counts) -> Iterator[Problem]:
     if (damage := _jpeg_damage(path)) is not None:
         yield Problem("warning", str(path), f"damaged JPEG data ({damage}); part of the picture is wrong")
     size_hw = (image.shape[0], image.shape[1])
+    if annotated and (orientation := exif_orientation(path)) > 1:
+        message = (
+            f"its EXIF orientation {orientation} is not applied, so labels have to be for the stored "
+            f"{size_hw[1]}x{size_hw[0]} pixels; if they are not, turn those, as mogrify -auto-orient does"
+        )
+        yield Problem("warning", str(path), message)
     try:
         yield from _check_boxes(split, i, path, size_hw, counts)
     except LabelError as err:

@@ -1,9 +1,13 @@
+import io
+import tracemalloc
+import zlib
+
 import numpy as np
 import PIL.Image
 import pytest
 
 from lvad_perception.bdd100k.labels import decode_frame, frames_of
-from lvad_perception.bdd100k.masks import drivable_from_labels, read_mask, semantic_from_labels
+from lvad_perception.bdd100k.masks import drivable_from_labels, folder_reading, read_mask, semantic_from_labels
 from lvad_perception.errors import LabelError
 from lvad_perception.vocabulary import DRIVABLE, DRIVABLE_BACKGROUND, SEMANTIC, UNLABELED
 
@@ -96,6 +100,138 @@ def test_unreadable_masks_are_refused(tmp_path):
         read_mask(path, "semantic")
     with pytest.raises(LabelError, match=r"b\.png cannot be read as a mask"):
         read_mask(tmp_path / "b.png", "semantic")
+
+
+GREY_RAMP = [channel for value in range(256) for channel in (value, value, value)]
+VOC_LIKE = [0, 0, 0, 128, 0, 0, 0, 128, 0, 128, 128, 0, *range(200)]
+
+
+def folder_of(tmp_path, pictures, task="semantic"):
+    """What each of (pixels, palette) is read as in one folder."""
+    paths = [save(tmp_path / f"{i:02d}.png", pixels, palette=palette) for i, (pixels, palette) in enumerate(pictures)]
+    reading = folder_reading(paths, task)
+    return reading, [read_mask(path, task, reading).tolist() for path in paths]
+
+
+def row(*ids):
+    return np.array([ids], np.uint8)
+
+
+def grey_rgb(*ids):
+    return np.repeat(row(*ids)[..., None], 3, axis=2)
+
+
+@pytest.mark.parametrize("task", ["semantic", "drivable"])
+@pytest.mark.parametrize("palette", [GREY_RAMP, [9, 9, 9, *GREY_RAMP[3:]], VOC_LIKE])
+def test_ids_saved_with_a_palette_that_is_no_classes_are_ids_in_every_picture(tmp_path, palette, task):
+    pictures = [(row(0, 0, 0), palette), (row(0, 255), palette), (row(0, 1, 2), palette), (row(2, 2), palette)]
+    assert folder_of(tmp_path, pictures, task) == ("ids", [[[0, 0, 0]], [[0, 255]], [[0, 1, 2]], [[2, 2]]])
+
+
+@pytest.mark.parametrize("palette", [GREY_RAMP, [0, 0, 0]])
+def test_a_folder_of_road_alone_is_road(tmp_path, palette):
+    assert folder_of(tmp_path, [(row(0, 0), palette)]) == ("ids", [[[0, 0]]])
+    assert read_mask(tmp_path / "00.png", "semantic").tolist() == [[0, 0]]
+
+
+def test_palettes_of_class_colours_are_colours_in_every_picture(tmp_path):
+    car_road = [0, 0, 0, *SEMANTIC.colors[13], *SEMANTIC.colors[0]]
+    pictures = [(row(0, 1, 2), car_road), (row(0, 0), [0, 0, 0]), (row(1, 2), car_road), (row(0, 0), car_road)]
+    reading, found = folder_of(tmp_path, pictures)
+    assert (reading, found) == ("colors", [[[UNLABELED, 13, 0]], [[UNLABELED] * 2], [[13, 0]], [[UNLABELED] * 2]])
+
+
+def test_the_order_of_the_folder_decides_nothing(tmp_path):
+    road_first = [*SEMANTIC.colors[0], 0, 0, 0]
+    pictures = [(row(1, 1), GREY_RAMP), (row(0, 1), road_first), (row(0, 1), road_first)]
+    for place, order in enumerate(((0, 1, 2), (2, 1, 0))):
+        folder = tmp_path / str(place)
+        folder.mkdir()
+        assert folder_of(folder, [pictures[i] for i in order[1:]])[0] in ("ids", "colors")
+    with pytest.raises(
+        LabelError, match="has a palette that can only mean ids, those of its folder mean colours; save"
+    ):
+        folder_of(tmp_path, [(row(0, 1), [0, 0, 0, *SEMANTIC.colors[13]])] * 2 + [(row(5, 6), GREY_RAMP)])
+
+
+def test_a_palette_that_fits_no_folder_is_told(tmp_path):
+    pictures = [(row(5, 6), GREY_RAMP)] * 3 + [(row(20, 21), [0] * 60 + [*SEMANTIC.colors[13], *SEMANTIC.colors[0]])]
+    with pytest.raises(
+        LabelError, match=r"03\.png has a palette that can only mean colours, those of its folder mean ids"
+    ):
+        folder_of(tmp_path, pictures)
+
+
+def test_ids_saved_as_grey_rgb_are_ids(tmp_path):
+    pictures = [(grey_rgb(0, 0), None), (grey_rgb(0, 255), None), (grey_rgb(0, 13, 10), None)]
+    assert folder_of(tmp_path, pictures) == ("ids", [[[0, 0]], [[0, 255]], [[0, 13, 10]]])
+    colors = np.array([[SEMANTIC.colors[13], (0, 0, 0)]], np.uint8)
+    assert folder_of(tmp_path, [(grey_rgb(0, 0), None), (colors, None)]) == (
+        "colors",
+        [[[UNLABELED, UNLABELED]], [[13, UNLABELED]]],
+    )
+
+
+def test_a_large_folder_is_sampled(tmp_path):
+    pictures = [(row(0, 0), GREY_RAMP)] * 30 + [(row(0, 7), GREY_RAMP)] * 30
+    assert folder_of(tmp_path, pictures)[0] == "ids"
+    assert folder_reading([], "semantic") is None
+    assert folder_reading([save(tmp_path / "grey.png", IDS)], "semantic") is None
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP"])
+def test_masks_compressed_with_loss_are_told(tmp_path, kind):
+    PIL.Image.fromarray(np.zeros((16, 16), np.uint8)).save(tmp_path / "a.png", kind)
+    with pytest.raises(
+        LabelError, match=rf"a\.png holds {kind} data, whose compression changes ids; save the mask as PNG"
+    ):
+        read_mask(tmp_path / "a.png", "semantic")
+
+
+def png_of(width, height):
+    """A PNG of a few bytes that states a size and has no pixels for it."""
+
+    def chunk(kind, data):
+        return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+
+    header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + b"\x08\x00\x00\x00\x00"
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(9))) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(("width", "height"), [(13784, 13784), (65500, 65500), (2**31 - 1, 2**31 - 1)])
+def test_masks_of_190_megapixels_and_bombs_are_refused_by_their_header(tmp_path, width, height):
+    (tmp_path / "a.png").write_bytes(png_of(width, height))
+    with pytest.raises(LabelError, match=rf"a\.png is a mask of {width}x{height} pixels, and more than 67 megapixels are not"):
+        read_mask(tmp_path / "a.png", "semantic")
+
+
+def test_bombs_of_other_formats_are_refused(tmp_path):
+    stream = io.BytesIO()
+    PIL.Image.fromarray(np.zeros((2, 2), np.uint8)).save(stream, "BMP")
+    data = bytearray(stream.getvalue())
+    data[18:26] = (65500).to_bytes(4, "little") * 2
+    (tmp_path / "a.png").write_bytes(data)
+    with pytest.raises(LabelError, match=r"a\.png is a mask of 65500x65500 pixels"):
+        read_mask(tmp_path / "a.png", "semantic")
+
+
+def test_a_large_mask_is_read_in_little_more_memory_than_it_has_pixels(tmp_path):
+    pixels = np.zeros((6000, 8000, 3), np.uint8)
+    pixels[:] = SEMANTIC.colors[10]
+    path = save(tmp_path / "a.png", pixels)
+    tracemalloc.start()
+    try:
+        assert (read_mask(path, "semantic") == 10).all()
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 3 * pixels.nbytes
+
+
+def test_postscript_is_not_run(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n")
+    with pytest.raises(LabelError, match=r"a\.png is not an image"):
+        read_mask(tmp_path / "a.png", "semantic")
 
 
 def test_later_labels_cover_earlier_ones_and_unevaluated_ones_are_unlabelled():

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import numpy as np
+import PIL.Image
 import pytest
 
 from lvad_perception.bdd100k import find_splits, open_split, read_image
@@ -222,6 +223,58 @@ def test_mask_of_another_size_is_refused(tree):
     tree.mask("labels/sem_seg/masks/train/a.png", ids(1, (48, 64)))
     with pytest.raises(LabelError, match=r"masks/train/a\.png is 64x48 and its image 32x24; give both the same size"):
         open_split(tree.root, "train").truth(0, SIZE_HW)
+
+
+def test_masks_of_capital_endings_are_read_and_others_told(tree):
+    for name in "abc":
+        tree.image(name)
+    tree.mask("labels/sem_seg/masks/train/a.PNG", ids(1))
+    tree.mask("labels/sem_seg/masks/train/b.png", ids(2))
+    tree.mask("seg/labels/train/c_TRAIN_ID.png", ids(3))
+    tree.mask("labels/drivable/masks/train/c.jpg", ids(0))
+    tree.mask("drivable_maps/labels/train/b_drivable_id.PNG", ids(1))
+    told = []
+    split = open_split(tree.root, "train", tell=told.append)
+    assert [split.semantic(i, SIZE_HW).max() for i in range(3)] == [1, 2, 3]
+    assert split.drivable(1, SIZE_HW).max() == 0  # renumbered from the old ids
+    folder = tree.root / "labels/drivable/masks/train"
+    assert told == [f"{folder}: masks are read from .png, not from 1 others such as c.jpg"]
+
+
+def test_palettes_of_a_folder_are_read_alike(tree):
+    ramp = [value for grey in range(256) for value in (grey, grey, grey)]
+    for name, pixels in (("a", ids(0)), ("b", ids(13)), ("c", np.where(np.eye(24, 32), 255, 0).astype(np.uint8))):
+        tree.image(name)
+        path = tree.mask(f"labels/sem_seg/masks/train/{name}.png", pixels)
+        image = PIL.Image.fromarray(pixels)
+        image.putpalette(ramp)
+        image.save(path)
+    split = pickle.loads(pickle.dumps(open_split(tree.root, "train")))
+    assert [np.unique(split.semantic(i, SIZE_HW)).tolist() for i in range(3)] == [[0], [13], [0, UNLABELED]]
+
+
+def test_exif_orientation_is_named_where_sizes_do_not_fit(tree):
+    path = tree.image("a", size_hw=(32, 24))
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6
+    PIL.Image.open(path).save(path, exif=exif)
+    tree.mask("labels/sem_seg/masks/train/a.png", ids(1))
+    with pytest.raises(
+        LabelError, match=r"a\.png is 32x24 and its image 24x32; the image's EXIF orientation 6, which is"
+    ):
+        open_split(tree.root, "train").semantic(0, (32, 24))
+
+
+@pytest.mark.parametrize(
+    "name", ["../../secret", "/etc/passwd", "C:\\\\windows\\\\secret", "..", "file:///etc/passwd", "~/x"]
+)
+def test_names_that_leave_the_tree_lead_nowhere(tree, name):
+    tree.image("a")
+    (tree.root.parent / "secret.jpg").write_bytes(b"secret")
+    tree.json("labels/det_20/det_train.json", [{"name": f"{name}.jpg"}, {"name": name}, {"url": name}])
+    split = open_split(tree.root, "train")
+    assert [split.image_path(i) for i in range(len(split))] == [tree.root / "images/100k/train/a.jpg"]
+    assert split.annotated(0) == set()
 
 
 def test_wrong_places_are_told_with_a_remedy(tree, tmp_path):

@@ -1,6 +1,7 @@
 import io
 
 import numpy as np
+import PIL.Image
 import pytest
 
 from lvad_perception.errors import DatasetError
@@ -218,3 +219,30 @@ def test_labels_of_another_format_alone_are_not_told_as_absent(tree):
     (tree.root / "labels/det_20/det_train_coco.json").unlink()
     with pytest.raises(DatasetError, match="has images but no labels for them"):
         check(tree.root)
+
+
+def test_an_exif_orientation_is_named(sound):
+    path = sound.image("a", size_hw=(24, 32))
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 8
+    PIL.Image.open(path).save(path, exif=exif)
+    (warning,) = found(check(sound.root))
+    assert warning[:2] == ("warning", "a.jpg")
+    assert warning[2].startswith(
+        "its EXIF orientation 8 is not applied, so labels have to be for the stored 32x24 pixels;"
+    )
+
+
+def test_odd_masks_are_told(sound):
+    sound.mask("labels/sem_seg/masks/train/b.jpg", np.zeros((24, 32)))
+    jpeg = (sound.root / "labels/sem_seg/masks/train/b.jpg").read_bytes()
+    (sound.root / "labels/sem_seg/masks/train/a.png").write_bytes(jpeg)
+    sound.mask("labels/sem_seg/masks/train/c.PNG", np.zeros((24, 32)))
+    problems = found(check(sound.root))
+    assert (
+        "error",
+        "a.png",
+        "holds JPEG data, whose compression changes ids; save the mask as PNG, from its origin",
+    ) in problems
+    assert ("warning", "train", "masks of both .png and .PNG: c; .png counts") in problems
+    assert ("warning", "train", "1 file of an ending that is not read here: b.jpg; not used") in problems
