@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from lvad_perception import __version__
+from lvad_perception.command_line import expand_paths, printable
 from lvad_perception.commands.bags import add_bag_commands
 from lvad_perception.commands.bench import add_bench
 from lvad_perception.commands.models import add_model_commands
@@ -45,11 +46,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     status = None
     try:
         with _terminable():
+            expand_paths(arguments)
             import_opencv()
             status = run(arguments)
             sys.stdout.flush()
     except LvadError as err:
-        print(f"lvad-perception: error: {err}", file=sys.stderr)
+        print(printable(f"lvad-perception: error: {err}"), file=sys.stderr)
         return STATUS_BAD_INPUT
     except KeyboardInterrupt:
         print("lvad-perception: interrupted; unfinished output was removed", file=sys.stderr)

@@ -3,6 +3,7 @@
 import math
 import os
 import platform
+import stat
 import tempfile
 from pathlib import Path
 from typing import Final
@@ -62,16 +63,29 @@ def cache_places(cache_dir: Path | None) -> list[Path]:
 
     Args:
         cache_dir: the only one; when None, ``$XDG_CACHE_HOME/lvad`` (``~/.cache/lvad``), then the system's temporary
-            directory, where the first cannot be written.
+            directory, where the first cannot be written; a folder of the user's in it, none that others can write.
     """
     if cache_dir is not None:
         return [cache_dir]
     temporary = Path(tempfile.gettempdir(), f"lvad-{os.getuid()}")
+    places = [temporary] if _is_ours(temporary) else []
     try:
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        given = os.environ.get("XDG_CACHE_HOME")
+        home = Path(given).expanduser() if given else Path.home() / ".cache"
     except RuntimeError:  # a container's user without a home
-        return [temporary]
-    return [home / "lvad", temporary]
+        return places or [temporary.with_name(f"{temporary.name}-{os.getpid()}")]
+    return [home / "lvad", *places]
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether nobody else can have put something into a folder of the shared temporary directory."""
+    try:
+        facts = folder.lstat()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return stat.S_ISDIR(facts.st_mode) and facts.st_uid == os.getuid() and not facts.st_mode & stat.S_IWOTH
 
 
 def _cpu_facts(cpuinfo: Path) -> dict[str, str]:

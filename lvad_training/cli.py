@@ -4,6 +4,7 @@ import argparse
 import sys
 
 import lvad_perception
+from lvad_perception.command_line import expand_paths, printable
 from lvad_perception.errors import LvadError, MissingDependencyError
 from lvad_perception.opencv import import_opencv
 from lvad_training.commands.checkpoint import add_checkpoint_commands
@@ -20,10 +21,11 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     options = _parser().parse_args(arguments)
     try:
+        expand_paths(options)
         import_opencv()
         return _run(options)
     except LvadError as err:
-        print(f"lvad-train: error: {err}", file=sys.stderr)
+        print(printable(f"lvad-train: error: {err}"), file=sys.stderr)
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
         print("lvad-train: interrupted; a run continues with --resume", file=sys.stderr)

@@ -5,7 +5,7 @@ import re
 import typing
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 import yaml
@@ -15,8 +15,30 @@ from lvad_perception.errors import ConfigError
 Struct = TypeVar("Struct", bound=msgspec.Struct)
 
 
+_MERGE: Final = "tag:yaml.org,2002:merge"
+_MOST_VALUES: Final = 100_000
+
+
+class _TwiceError(yaml.YAMLError):
+    """A key is given twice in one mapping."""
+
+
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that reads 6e-4 as a number and ``no`` as a word, as YAML 1.2 does and PyYAML's 1.1 does not."""
+    """Safe YAML that reads 6e-4 as a number and ``no`` as a word, as YAML 1.2 does and PyYAML's 1.1 does not.
+
+    A key that a mapping has twice is an error, as YAML says and PyYAML does not: the first would be dropped in silence.
+    """
+
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        node = super().compose_mapping_node(anchor)
+        lines: dict[tuple[str, str], int] = {}
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != _MERGE:
+                line, name = key.start_mark.line + 1, (key.tag, key.value)
+                if name in lines:
+                    raise _TwiceError(f"the key {key.value!r} is given twice, in lines {lines[name]} and {line}")
+                lines[name] = line
+        return node
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -45,7 +67,9 @@ def read_mapping(path: Path, *, example: str) -> dict[str, Any]:
         content = _read_yaml(path.read_text(encoding="utf-8"))
     except OSError as err:
         raise ConfigError(f"{path}: the recipe cannot be read ({err.strerror}); check the path") from err
-    except (yaml.YAMLError, UnicodeDecodeError) as err:
+    except _TwiceError as err:
+        raise ConfigError(f"{path}: {err}; keep one of the two") from err
+    except (yaml.YAMLError, ValueError, RecursionError) as err:  # PyYAML passes on what dates and numbers raise
         reason = " ".join(str(err).split())
         raise ConfigError(f"{path}: the recipe is not valid YAML ({reason}); correct that line") from err
     if not isinstance(content, dict):
@@ -70,20 +94,51 @@ def merge(base: dict[str, Any], update: dict[str, Any]) -> dict[str, Any]:
 
 
 def convert(content: dict[str, Any], kind: type[Struct], *, source: str) -> Struct:
-    """A mapping as the struct that describes it.
+    """A mapping as the struct that describes it; texts that begin with ``~`` become paths below the home folder.
 
     Raises:
         ConfigError: a key is unknown or a value of another type; the message begins with ``source`` and names a key
             that was probably meant.
     """
     try:
-        return msgspec.convert(content, kind)
+        return _with_home(msgspec.convert(content, kind), source)
     except msgspec.ValidationError as err:
         raise ConfigError(f"{source}: {_explain(str(err), kind)}") from err
 
 
+def _with_home(section: Struct, source: str) -> Struct:
+    """A section whose texts that begin with ``~`` are paths below the home folder. Raises ConfigError without one."""
+    changed: dict[str, Any] = {}
+    for name in section.__struct_fields__:
+        value = getattr(section, name)
+        if isinstance(value, msgspec.Struct):
+            changed[name] = _with_home(value, source)
+        elif isinstance(value, str) and value.startswith("~"):
+            try:
+                changed[name] = str(Path(value).expanduser())
+            except RuntimeError as err:
+                raise ConfigError(
+                    f"{source}: {name} is {value!r}, and there is no such home folder; write it out"
+                ) from err
+    return msgspec.structs.replace(section, **changed)
+
+
 def _read_yaml(text: str) -> Any:
-    return yaml.load(text, Loader=_Loader)  # a SafeLoader
+    content = yaml.load(text, Loader=_Loader)  # a SafeLoader
+    if _count_values(content, {}) > _MOST_VALUES:
+        raise yaml.YAMLError(f"its anchors make more than {_MOST_VALUES:,} values of it")
+    return content
+
+
+def _count_values(value: Any, counted: dict[int, int]) -> int:
+    """Values in a value, as often as anchors repeat them; more than may be for one that contains itself."""
+    if not isinstance(value, (dict, list)):
+        return 1
+    if id(value) not in counted:
+        counted[id(value)] = _MOST_VALUES + 1  # until it is counted: whoever meets it is inside it
+        parts = value.values() if isinstance(value, dict) else value
+        counted[id(value)] = min(1 + sum(_count_values(part, counted) for part in parts), _MOST_VALUES + 1)
+    return counted[id(value)]
 
 
 def _parse_override(text: str) -> dict[str, Any]:
@@ -92,7 +147,9 @@ def _parse_override(text: str) -> dict[str, Any]:
         raise ConfigError(f"--set {text}: not of the form section.key=value, for instance train.steps=500")
     try:
         nested: Any = _read_yaml(value)
-    except yaml.YAMLError as err:
+    except _TwiceError as err:
+        raise ConfigError(f"--set {text}: {err}; keep one of the two") from err
+    except (yaml.YAMLError, ValueError, RecursionError) as err:
         raise ConfigError(f"--set {text}: the value is not valid YAML; quote it") from err
     for part in reversed(key.strip().split(".")):
         nested = {part: nested}

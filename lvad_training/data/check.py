@@ -13,6 +13,7 @@ import cv2
 from tqdm import tqdm
 
 from lvad_perception import bdd100k
+from lvad_perception.command_line import printable
 from lvad_perception.errors import DatasetError, LabelError
 from lvad_perception.machine import usable_cores
 from lvad_perception.vocabulary import TASKS, VOCABULARIES, Vocabulary
@@ -119,7 +120,7 @@ def print_report(report: Report, file: TextIO | None = None) -> None:
             ]
             _print_table(out, f"{vocabulary.task}, % of pixels", names, rows)
     for problem in report.problems:
-        print(f"{problem.severity}: {problem.file}: {problem.message}", file=out)
+        print(printable(f"{problem.severity}: {problem.file}: {problem.message}"), file=out)
     errors = len(report.errors)
     warnings = len(report.problems) - errors
     if errors:

@@ -304,3 +304,27 @@ def test_a_progress_bar_appears_with_the_first_report(capsys):
         assert capsys.readouterr().err == ""
         show(0.5, "building")
         assert "building:  50%" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["bag", "from-bdd100k", "~/in", "--split", "val", "--output", "~/out"],
+        ["bag", "from-video", "~/in", "--output", "~/out"],
+        ["replay", "~/in", "--model", "~/in", "--output", "~/out"],
+        ["evaluate", "~/in"],
+        ["report", "~/in", "--output", "~/out.html"],
+        ["bench", "--model", "~/in"],
+        ["optimize", "~/in", "--output", "~/out.engine"],
+        ["quantize", "~/in", "--output", "~/out.onnx", "--calibration", "~/images"],
+        ["info", "~/in"],
+    ],
+)
+def test_a_tilde_in_an_argument_is_the_home_folder(run, monkeypatch, tmp_path, words):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    status, _, error = run(*words)
+    assert status == 2
+    assert f"{tmp_path}/in" in error
+    assert "~" not in error
+    assert list(tmp_path.iterdir()) == []

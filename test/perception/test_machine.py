@@ -81,3 +81,24 @@ def test_usable_are_the_bound_cores_or_the_granted_ones(monkeypatch, granted, co
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2}, raising=False)
     monkeypatch.setattr(machine, "granted_cores", lambda: granted)
     assert usable_cores() == cores
+
+
+def test_the_cache_is_in_the_home_folder_that_a_tilde_names(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", "~/caches")
+    assert cache_places(None)[0] == tmp_path / "caches" / "lvad"
+
+
+@pytest.mark.parametrize("spoil", ["link", "writable"])
+def test_a_temporary_folder_that_others_can_fill_is_no_cache(monkeypatch, tmp_path, spoil):
+    monkeypatch.setenv("XDG_CACHE_HOME", "/home-of-nobody")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    place = tmp_path / f"lvad-{os.getuid()}"
+    assert place in cache_places(None)
+    if spoil == "link":
+        (tmp_path / "elsewhere").mkdir()
+        place.symlink_to(tmp_path / "elsewhere")
+    else:
+        place.mkdir()
+        place.chmod(0o777)
+    assert cache_places(None) == [Path("/home-of-nobody/lvad")]

@@ -165,3 +165,28 @@ def test_interrupting_tells_how_to_go_on(recipe_file, monkeypatch, capsys):
     monkeypatch.setattr("lvad_training.stages.train", interrupt)
     assert main(["run", str(recipe_file)]) == 130
     assert "--resume" in capsys.readouterr().err
+
+
+def test_a_tilde_in_an_argument_is_the_home_folder_and_never_a_folder_of_that_name(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    assert main(["data", "sample", "~/set", "--images", "5", "--workers", "1"]) == 0
+    assert main(["data", "lists", "~/set", "~/lists.json", "--setting", "full"]) == 0
+    assert (tmp_path / "home" / "lists.json").is_file()
+    assert main(["run", "~/recipe.yaml"]) == 2
+    assert f"error: {tmp_path}/home/recipe.yaml: the recipe cannot be read" in capsys.readouterr().err
+    assert main(["report", "~/run", "--output", "~/page.html"]) == 2
+    assert f"{tmp_path}/home/run" in capsys.readouterr().err
+    assert main(["data", "check", "~nobody-at-all/set"]) == 2
+    assert "root is '~nobody-at-all/set', and there is no such home folder" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+
+
+def test_names_that_would_steer_a_terminal_are_escaped(tree, capsys):
+    tree.image("a")
+    tree.detections({"a": [("\x1b]0;owned\x07car", 1, 2, 5, 6)]})
+    assert main(["data", "check", str(tree.root), "--workers", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "unknown category '\\x1b]0;owned\\x07car' of 1 label" in out
+    assert main(["data", "check", "no\x1b[2Jset"]) == 2
+    assert "no\\x1b[2Jset is not a folder" in capsys.readouterr().err

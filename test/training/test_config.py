@@ -1,3 +1,7 @@
+import types
+import typing
+
+import msgspec
 import pytest
 
 from lvad_perception.errors import ConfigError
@@ -9,6 +13,7 @@ from lvad_training.config import (
     with_convolutional_heads,
 )
 from lvad_training.presets import FCOS_SCORE_THRESHOLD, OTHER_HEADS, PRESETS
+from lvad_training.recipe import Recipe
 
 MINIMAL = {"data": {"root": "somewhere"}}
 
@@ -185,3 +190,111 @@ def test_no_is_a_word_in_files_and_on_the_command_line(text, expected, tmp_path)
     assert load_recipe(path).train.precision == expected
     assert parse_recipe(MINIMAL, [f"train.precision={text}"], source="test").train.precision == expected
     assert parse_recipe(MINIMAL, ["data.augment.crop=false"], source="test").data.augment.crop is False
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "data: {root: a}\ntrain:\n  steps: 3\n# pasted\ntrain:\n  steps: 2\n",
+            "the key 'train' is given twice, in lines 2 and 5",
+        ),
+        (
+            "data:\n  root: a\n  workers: 0\n  root: b\n",
+            "the key 'root' is given twice, in lines 2 and 4; keep one of the",
+        ),
+        ("data: {root: a, root: b}\n", "the key 'root' is given twice, in lines 1 and 1"),
+        ('data: {root: a, "root": b}\n', "the key 'root' is given twice"),
+        ("data: &d {root: a}\nmodel: {backbone: {options: {x: 1, x: 2}}}\n", "the key 'x' is given twice"),
+    ],
+)
+def test_a_key_given_twice_is_named_with_its_lines(tmp_path, text, message):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load_recipe(path)
+
+
+def test_a_merged_key_may_be_given_again(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        "data: {root: a}\nloss: &l {box_l1: 3.0, box_giou: 1.0}\nmodel: {backbone: {options: {<<: *l, box_l1: 4}}}\n"
+    )
+    assert load_recipe(path).model.backbone.options == {"box_l1": 4, "box_giou": 1.0}
+
+
+def test_an_option_with_a_key_twice_is_told():
+    with pytest.raises(ConfigError, match=r"--set data=.*: the key 'root' is given twice"):
+        parse_recipe(MINIMAL, ["data={root: a, root: b}"], source="test")
+
+
+PATHS = {
+    "data.root": lambda recipe: recipe.data.root,
+    "data.lists": lambda recipe: recipe.data.lists,
+    "data.pseudo": lambda recipe: recipe.data.pseudo,
+    "model.backbone.weights": lambda recipe: recipe.model.backbone.weights,
+    "model.language.text_encoder.weights": lambda recipe: recipe.model.language.text_encoder.weights,
+    "model.language.text_encoder.name": lambda recipe: recipe.model.language.text_encoder.name,
+    "train.start_from": lambda recipe: recipe.train.start_from,
+    "stages.shared": lambda recipe: recipe.stages.shared,
+    "stages.teacher_backbone.weights": lambda recipe: recipe.stages.teacher_backbone.weights,
+    "output": lambda recipe: recipe.output,
+}
+
+
+@pytest.mark.parametrize("key", PATHS)
+def test_a_tilde_is_the_home_folder_in_every_path(monkeypatch, tmp_path, key):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    recipe = parse_recipe(MINIMAL, [f"{key}=~/a b/c"], source="test")
+    assert PATHS[key](recipe) == f"{tmp_path}/a b/c"
+    with pytest.raises(
+        ConfigError, match=rf"test: {key.rpartition('.')[2]} is '~nobody-at-all/x', and there is no such home"
+    ):
+        parse_recipe(MINIMAL, [f"{key}=~nobody-at-all/x"], source="test")
+
+
+def test_every_path_of_a_recipe_is_among_those():
+    texts = {path for path, hint in _texts(Recipe) if "Literal" not in hint}
+    assert texts - PATHS.keys() <= {
+        "data.train_split",
+        "data.val_split",
+        "model.backbone.name",
+        "stages.teacher_backbone.name",
+    }
+    assert PATHS.keys() <= texts
+
+
+def _texts(kind, prefix=""):
+    """(a.b, type) of every field of a section, and of sections in it, that may be a text."""
+    for name, hint in typing.get_type_hints(kind).items():
+        parts = typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else [hint]
+        for part in parts:
+            if isinstance(part, type) and not typing.get_origin(part) and issubclass(part, msgspec.Struct):
+                yield from _texts(part, f"{prefix}{name}.")
+            elif part is str:
+                yield f"{prefix}{name}", str(hint)
+
+
+def test_prefixes_of_names_are_no_paths():
+    assert parse_recipe(MINIMAL, ["data.only=[~tmp]"], source="test").data.only == ("~tmp",)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("data: &a {root: *a}", "not valid YAML"),
+        (
+            "a: &a [1,1,1,1,1,1,1,1,1]\n"
+            + "".join(f"{chr(98 + i)}: &{chr(98 + i)} [{','.join(['*' + chr(97 + i)] * 9)}]\n" for i in range(9)),
+            "its anchors make more than 100,000 values",
+        ),
+        ("[" * 5000, "not valid YAML"),
+        ("data: {root: 2020-13-45}", "not valid YAML .*month"),
+        ("data: !!python/object/apply:os.system [id]", "not valid YAML .*python/object/apply"),
+    ],
+)
+def test_yaml_that_would_run_code_or_fill_memory_is_refused(tmp_path, text, message):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load_recipe(path)
