@@ -10,12 +10,16 @@ from typing import Any, Final
 import numpy as np
 
 from lvad_perception.errors import ConfigError, ImageError, MissingDependencyError
+from lvad_perception.image_header import MOST_PIXELS
 from lvad_perception.preprocess import letterbox_image
 from lvad_perception.types import Size, UInt8
 
 _LOG: Final = logging.getLogger(__name__)
 _QUALITY: Final = {"crf": "21", "preset": "veryfast"}
 _CLOCK_HZ: Final = 90_000  # of frames with times of their own, as in MPEG
+_ENOUGH: Final = 0.95
+_SLACK_S: Final = 1.0
+"""A video that ends so far before the length that it states is told; lengths are rounded, and tracks differ."""
 _LARGEST_RATE: Final = 100_000  # denominator of frame rates such as 30000/1001
 
 
@@ -46,7 +50,7 @@ def write_video(path: Path, frames: Iterable[UInt8], fps: float, *, times_ns: It
     partial = path.with_name(f".{path.stem}.partial.mp4")
     with _writing(av, path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        container = av.open(str(partial), "w", options={"movflags": "faststart"})
+        container = av.open(_url(partial), "w", options={"movflags": "faststart"})
     count = 0
     times = None if times_ns is None else iter(times_ns)
     try:
@@ -76,7 +80,8 @@ def write_video(path: Path, frames: Iterable[UInt8], fps: float, *, times_ns: It
 def read_video(path: Path) -> Iterator[tuple[int, UInt8]]:
     """Decode a video of any kind that FFmpeg reads; memory does not grow with its length.
 
-    Damaged packets are skipped and counted in a warning. Frames are turned upright where the file says how.
+    Damaged packets are skipped and counted in a warning, and so is an end before the length that the file states; the
+    length is not relied on. Frames are turned upright where the file says how. Nothing but the file itself is opened.
 
     Yields:
         (stamp_ns, frame): time since the first frame in ns, as the file states it, and uint8 RGB [H, W, 3].
@@ -89,7 +94,7 @@ def read_video(path: Path) -> Iterator[tuple[int, UInt8]]:
     if not path.is_file():
         raise ImageError(f"{path} is not a file; give the path of a video")
     try:
-        container = av.open(str(path))
+        container = av.open(_url(path), options={"protocol_whitelist": "file"})
     except (OSError, av.error.FFmpegError) as err:
         raise ImageError(
             f"{path} is not a video that FFmpeg can read ({err}); convert it to MP4 or replace it"
@@ -99,6 +104,8 @@ def read_video(path: Path) -> Iterator[tuple[int, UInt8]]:
             raise ImageError(f"{path} has no video stream; give a file with pictures")
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
+        stream.codec_context.options = {"max_pixels": str(MOST_PIXELS)}
+        stated_s = _stated_length_s(container, stream)
         step_ns = round(1e9 / (stream.average_rate or 25))
         first_ns = last_ns = None
         for frame in _decoded(av, container, stream, path):
@@ -110,6 +117,26 @@ def read_video(path: Path) -> Iterator[tuple[int, UInt8]]:
             image = frame.to_ndarray(format="rgb24")
             turns = round(getattr(frame, "rotation", 0) / 90) % 4
             yield stamp_ns - first_ns, np.ascontiguousarray(np.rot90(image, turns))
+        read_s = 0.0 if first_ns is None or last_ns is None else (last_ns - first_ns + step_ns) / 1e9
+        if stated_s is not None and read_s < _ENOUGH * stated_s - _SLACK_S:
+            _LOG.warning(
+                "%s: it states %.1f s and %.1f s could be read; if something is missing, copy it again",
+                path,
+                stated_s,
+                read_s,
+            )
+
+
+def _url(path: Path) -> str:
+    """A path as FFmpeg takes it: what stands before a colon in a name would be a protocol ("drive 12:30.mp4")."""
+    return f"file:{path}"
+
+
+def _stated_length_s(container: Any, stream: Any) -> float | None:
+    """How long a video says that it is, None where it does not."""
+    if stream.duration is not None and stream.time_base is not None:
+        return float(stream.duration * stream.time_base)
+    return None if container.duration is None else container.duration / 1e6  # microseconds
 
 
 def _decoded(av: Any, container: Any, stream: Any, path: Path) -> Iterator[Any]:

@@ -14,6 +14,8 @@ Int64 = npt.NDArray[np.int64]
 
 _CURVE_STEP_PX: Final = 2.0
 _MAX_CURVE_STEPS: Final = 256
+_FAR_PX: Final = 1e9
+"""What lies further outside an image is moved here, so that no product overflows."""
 
 
 class Rle(msgspec.Struct):
@@ -84,8 +86,12 @@ def paint_rle(columns: npt.NDArray[Any], rle: Rle, value: Any) -> None:
         LabelError: the runs do not fill the size exactly.
     """
     height, width = rle.size
-    runs = _uncompress(rle.counts) if isinstance(rle.counts, str) else np.array(rle.counts, np.int64)
-    if (runs < 0).any() or runs.sum() != height * width:
+    try:
+        runs = _uncompress(rle.counts) if isinstance(rle.counts, str) else np.array(rle.counts, np.int64)
+    except OverflowError as err:
+        raise LabelError("'rle' counts are beyond any image") from err
+    # Each is checked by itself: a sum of huge ones wraps around.
+    if (runs < 0).any() or (runs > height * width).any() or runs.sum() != height * width:
         raise LabelError(f"'rle' covers {runs.sum()} pixels where its size {height}x{width} has {height * width}")
     if len(runs) < 2:
         return
@@ -145,7 +151,7 @@ def outline(polygon: Poly2d) -> Float64:
     letter is (the releases write both "CCC" and "CCL"). A curve at the end of the list ends in the first vertex.
     """
     # The published masks are drawn with vertices and control points snapped to whole pixels.
-    points = np.floor(np.array(polygon.vertices, np.float64).reshape(-1, 2) + 0.5)
+    points = np.floor(np.clip(np.array(polygon.vertices, np.float64).reshape(-1, 2), -_FAR_PX, _FAR_PX) + 0.5)
     types = polygon.types or "L" * len(points)
     if len(types) != len(points):
         raise LabelError(f"'poly2d' has {len(points)} vertices and {len(types)} types")

@@ -163,3 +163,16 @@ def test_real_polygon_with_too_few_types_is_refused(format_cases):
     (polygon,) = decode_poly2d((format_cases / "seg" / "poly2ds_to_polygon.json").read_bytes())
     with pytest.raises(LabelError, match="55 vertices and 52 types"):
         outline(polygon)
+
+
+@pytest.mark.parametrize("counts", [[2**63 - 1, 2**63 - 1, 2 + 12], [2**70], [-1, 13]])
+def test_counts_beyond_any_image_are_refused_before_memory_is_taken(counts):
+    with pytest.raises(LabelError, match=r"'rle' (covers|counts are beyond)"):
+        rle_to_mask(Rle(counts, (3, 4)))
+
+
+def test_vertices_far_outside_are_drawn_without_overflow():
+    far = 1e300
+    inside = fill(outline(Poly2d([(-far, -far), (far, -far), (far, far), (-far, far)], "LCCL")), (3, 4))
+    assert inside.shape == (3, 4)
+    assert fill(outline(Poly2d([(-far, -far), (far, -far), (far, far), (-far, far)])), (3, 4)).all()

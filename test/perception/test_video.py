@@ -1,4 +1,6 @@
 import logging
+import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,7 +8,7 @@ import pytest
 from lvad_perception.errors import ConfigError, ImageError
 from lvad_perception.video import read_video, write_video
 
-pytest.importorskip("av")
+av = pytest.importorskip("av")
 
 
 def moving_scene(count, size_hw=(64, 96)):
@@ -162,3 +164,58 @@ def test_damaged_packets_are_skipped_with_a_warning(tmp_path, caplog):
         seen = list(read_video(tmp_path / "damaged.mp4"))
     assert 0 < len(seen) < 12
     assert "damaged packets skipped: " in caplog.text
+
+
+@pytest.mark.parametrize("name", ["drive 12:30.mp4", "http:drive.mp4", "concat:a|b.mp4", "a%d?x=1#.mp4"])
+def test_a_colon_in_a_name_is_no_protocol(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    for path in (tmp_path / name, Path(name)):
+        assert write_video(path, moving_scene(3), 10) == 3
+        assert len(list(read_video(path))) == 3
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def with_lengths(path, factor):
+    """Multiply the lengths in the headers of an MP4's movie, track and media."""
+    data = bytearray(path.read_bytes())
+    for kind, place in ((b"mvhd", 20), (b"tkhd", 24), (b"mdhd", 20)):
+        at = data.index(kind) + place
+        length = int.from_bytes(data[at : at + 4], "big")
+        data[at : at + 4] = round(length * factor).to_bytes(4, "big")
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("factor", [50, 0.02, 0])
+def test_a_length_in_headers_that_is_a_lie_loses_nothing(tmp_path, factor):
+    path = tmp_path / "drive.mp4"
+    write_video(path, moving_scene(20), 10)
+    with_lengths(path, factor)
+    assert [stamp for stamp, _ in read_video(path)] == [100_000_000 * place for place in range(20)]
+
+
+@pytest.mark.parametrize(("length_s", "told"), [(100.0, True), (2.0, False), (0.5, False)])
+def test_an_end_before_the_stated_length_is_told(tmp_path, caplog, length_s, told):
+    path = tmp_path / "drive.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", 10)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        for frame in moving_scene(20):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    data = bytearray(path.read_bytes())
+    at = data.index(b"\x44\x89\x88") + 3  # Matroska's element of the length, a double in ms
+    data[at : at + 8] = struct.pack(">d", length_s * 1000)
+    path.write_bytes(data)
+    with caplog.at_level(logging.WARNING):
+        assert len(list(read_video(path))) == 20
+    assert [record.getMessage() for record in caplog.records if record.name.startswith("lvad")] == (
+        [f"{path}: it states 100.0 s and 2.0 s could be read; if something is missing, copy it again"] if told else []
+    )
+
+
+def test_a_playlist_called_video_opens_nothing_else(tmp_path):
+    write_video(tmp_path / "other.mp4", moving_scene(3), 10)
+    path = tmp_path / "list.mp4"
+    path.write_text(f"ffconcat version 1.0\nfile 'http://127.0.0.1:9/x.mp4'\nfile '{tmp_path}/other.mp4'\n")
+    with pytest.raises(ImageError, match=r"list\.mp4"):
+        list(read_video(path))

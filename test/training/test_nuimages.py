@@ -8,6 +8,7 @@ import pytest
 
 from lvad_perception.errors import DatasetError, LabelError
 from lvad_perception.vocabulary import NUIMAGES_DETECTION, NUIMAGES_SEMANTIC, UNLABELED
+from lvad_training.data import layout
 from lvad_training.data.nuimages import find_splits, is_nuimages, open_split, table
 from lvad_training.data.nuimages.categories import class_id
 
@@ -242,3 +243,60 @@ def test_a_table_that_cannot_be_read_is_named(tree, spoil, said):
 def test_a_version_that_is_not_there_is_named(tree):
     with pytest.raises(DatasetError, match="has no split 'val'; it has train"):
         open_split(tree.write(), "val")
+
+
+NUSCENES = ("sample_data", "sample", "scene", "instance", "sample_annotation", "sensor", "calibrated_sensor", "log")
+
+
+def write_nuscenes(root, version="v1.0-mini"):
+    (root / version).mkdir(parents=True)
+    for name in NUSCENES:
+        (root / version / f"{name}.json").write_text("[]")
+    (root / "samples").mkdir(exist_ok=True)
+
+
+@pytest.mark.parametrize("version", ["v1.0-mini", "v1.0-trainval"])
+def test_nuscenes_is_named_with_the_remedy(tmp_path, version):
+    write_nuscenes(tmp_path, version)
+    said = rf"holds nuScenes \(there is {version}/sample_annotation\.json\), .* give nuImages, .* nuimages-v1\.0-all"
+    for attempt in (find_splits, lambda root: open_split(root, "mini"), lambda root: layout.open_split(root, "train")):
+        with pytest.raises(DatasetError, match=said):
+            attempt(tmp_path)
+
+
+def test_nuscenes_beside_nuimages_is_no_split(tree):
+    tree.image(1)
+    tree.write()
+    write_nuscenes(tree.root, "v1.0-trainval")
+    assert find_splits(tree.root) == ["train"]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("../../etc/a.jpg", "leaves the data set's folder"),
+        ("samples/../../a.jpg", "leaves the data set's folder"),
+        ("samples\\..\\..\\a.jpg", "leaves the data set's folder"),
+        ("/etc/a.jpg", "is absolute"),
+        ("C:\\a.jpg", "is absolute"),
+        ("C:a.jpg", "is absolute"),
+        ("samples/a\0.jpg", "holds a NUL"),
+        pytest.param("samples/" + "a" * 2000 + ".jpg", "is longer than 1024 bytes", id="long"),
+    ],
+)
+def test_file_names_that_leave_the_tree_are_refused(tree, name, said):
+    tree.image(1)
+    tree.tables["sample_data"][0]["filename"] = name
+    tree.write()
+    with pytest.raises(LabelError, match=rf"sample_data\.json: the file name .* {said}; unpack nuImages' own metadata"):
+        open_split(tree.root, "train")
+
+
+def test_a_huge_token_fills_no_memory(tree):
+    tree.image(1)
+    tree.tables["sample_data"][0]["token"] = "a" * 1000
+    tree.write()
+    with pytest.raises(
+        LabelError, match=r"sample_data\.json: row 0 is not of nuImages' schema v1\.0 \(a token of 1000 char"
+    ):
+        open_split(tree.root, "train")

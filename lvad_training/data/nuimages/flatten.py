@@ -4,7 +4,7 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Final
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from lvad_perception.bdd100k.cache import Arrays, FileStat, Meta
 from lvad_perception.bdd100k.tree import IMAGE_SUFFIXES
+from lvad_perception.errors import LabelError
 from lvad_perception.vocabulary import UNLABELED
 from lvad_training.data.nuimages.categories import class_id
 from lvad_training.data.nuimages.records import (
@@ -30,6 +31,7 @@ ANNOTATION_ARRAYS: Final = ("start", "label", "token", "offset", "length")
 FRAME_ARRAYS: Final = ("names", "files", "size_hw", "camera", "location")
 
 _EXAMPLES: Final = 5
+_LONGEST_PATH: Final = 1024
 _UNKNOWN: Final = ""
 
 
@@ -120,6 +122,11 @@ class _Frames:
             stem, dot, suffix = row.filename.rpartition("/")[2].rpartition(".")
             if not row.is_key_frame or dot + suffix.lower() not in IMAGE_SUFFIXES:
                 continue
+            if (why := _leaves(row.filename)) is not None:
+                raise LabelError(
+                    f"{folder / 'sample_data.json'}: the file name {row.filename[:80]!r} of {row.token[:40]} {why}; "
+                    "unpack nuImages' own metadata"
+                )
             sensor = sensors.get(calibrated.get(row.calibrated_sensor_token, _UNKNOWN))
             if sensor is None:
                 problems.add_dangling("sample_data.calibrated_sensor_token", row.token)
@@ -213,6 +220,17 @@ def _read_annotations(
                 problems.add_degenerate(row.token)
     problems.unknown_categories = dict(unknown)
     return found
+
+
+def _leaves(filename: str) -> str | None:
+    """Why the name of an image is none below the data set's folder, None for one that is."""
+    if PurePosixPath(filename).is_absolute() or PureWindowsPath(filename).anchor:
+        return "is absolute"
+    if ".." in PurePosixPath(filename.replace("\\", "/")).parts:
+        return "leaves the data set's folder"
+    if "\0" in filename or len(filename.encode(errors="replace")) > _LONGEST_PATH:
+        return "holds a NUL" if "\0" in filename else f"is longer than {_LONGEST_PATH} bytes"
+    return None
 
 
 def _counted(noted: tuple[int, list[str]], token: str) -> tuple[int, list[str]]:

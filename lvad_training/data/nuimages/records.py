@@ -11,9 +11,12 @@ from typing import Final, Generic, NamedTuple, TypeVar
 import msgspec
 
 from lvad_perception.bdd100k.cache import address, map_source
+from lvad_perception.bdd100k.formats import wrong_bytes
 from lvad_perception.errors import LabelError
 
 _LENGTH_OF_NULL: Final = 4
+_LONGEST_TOKEN: Final = 128
+"""Tokens have 32 characters; all are kept as long as the longest, so that a huge one would fill the memory."""
 
 
 class Row(msgspec.Struct, gc=False):
@@ -123,14 +126,18 @@ class Table(Generic[AnyRow]):
         """
         data = map_source(self.file)
         self._base = address(data)
+        if (wrong := wrong_bytes(data[: 1 << 12])) is not None:
+            raise LabelError(f"{self.file} is {wrong}")
         try:
-            raws = _decode_list.decode(data)
-        except msgspec.MsgspecError as err:
+            raws = _decode_list.decode(memoryview(data)[3 if data[:3] == b"\xef\xbb\xbf" else 0 :])
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as err:
             raise LabelError(f"{self.file} is not a JSON list ({err}); unpack nuImages' metadata again") from err
         for index, raw in enumerate(raws):
             try:
                 row = self._decoder.decode(raw)
-            except msgspec.MsgspecError as err:
+                if len(row.token) > _LONGEST_TOKEN:
+                    raise msgspec.ValidationError(f"a token of {len(row.token)} characters")
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as err:
                 raise LabelError(
                     f"{self.file}: row {index} is not of nuImages' schema v1.0 ({err}); unpack its metadata again"
                 ) from err

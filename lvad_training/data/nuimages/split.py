@@ -135,13 +135,35 @@ class NuImagesSplit:
 
 
 def is_nuimages(root: Path) -> bool:
-    """Whether a folder holds a version of nuImages."""
+    """Whether a folder holds a version of nuImages, or of nuScenes, which ``find_splits`` refuses by name."""
     return any(root.glob(f"{VERSION}*/sample_data.json")) or any(root.glob(f"{VERSION}*/object_ann.json"))
 
 
 def find_splits(root: Path) -> list[str]:
-    """Names of the versions in a folder, "train" for v1.0-train, sorted."""
-    return sorted(path.name.removeprefix(VERSION) for path in root.glob(f"{VERSION}*/") if path.is_dir())
+    """Names of the versions in a folder, "train" for v1.0-train, sorted; versions of nuScenes beside them are none.
+
+    Raises:
+        DatasetError: the folder holds nuScenes alone.
+    """
+    folders = [path for path in root.glob(f"{VERSION}*/") if path.is_dir()]
+    found = sorted(path.name.removeprefix(VERSION) for path in folders if not _is_nuscenes(path))
+    if folders and not found:
+        table = f"{folders[0].name}/{_of_nuscenes(folders[0])[0]}"
+        raise DatasetError(
+            f"{root} holds nuScenes (there is {table}), whose boxes are in space and which has no masks; give nuImages, a "
+            "download of its own: nuimages-v1.0-all-metadata.tgz and nuimages-v1.0-all-samples.tgz (or -mini.tgz), in a "
+            "folder of its own"
+        )
+    return found
+
+
+def _is_nuscenes(folder: Path) -> bool:
+    return bool(_of_nuscenes(folder)) and not (folder / "object_ann.json").is_file()
+
+
+def _of_nuscenes(folder: Path) -> list[str]:
+    """The tables in a version's folder that nuScenes has and nuImages has not."""
+    return [name for name in ("sample_annotation.json", "instance.json", "scene.json") if (folder / name).is_file()]
 
 
 def open_split(
