@@ -25,11 +25,6 @@ _PAM: Final = re.compile(rb"P7\s.*?WIDTH\s+(\d+).*?HEIGHT\s+(\d+)", re.DOTALL)
 _RADIANCE: Final = re.compile(rb"[-+]Y (\d+) [-+]X (\d+)")
 
 
-def is_too_large(size_hw: Size) -> bool:
-    """Whether an image has more pixels than are decoded."""
-    return size_hw[0] * size_hw[1] > MOST_PIXELS
-
-
 def encoded_size(data: bytes) -> Size | None:
     """(height, width) that an encoded image states; None when it is none that is known, or its header is cut off.
 

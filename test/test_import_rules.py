@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS = {
     "lvad_perception": [
         {"types", "vocabulary", "errors", "machine"},
-        {"command_line", "image_header", "opencv"},
+        {"command_line", "opencv", "image_header"},
         {"manifest", "images", "pixels", "preprocess", "postprocess", "metrics", "topics", "problems", "agreement"},
         {"engines", "bdd100k", "messages", "overlay", "video"},
         {"perceiver", "report", "pairing", "calibration"},

@@ -14,7 +14,7 @@ from lvad_perception.bdd100k.labels import Label
 from lvad_perception.bdd100k.palettes import Reading, colors_to_ids, palette_to_ids, read_either_way
 from lvad_perception.bdd100k.shapes import decode_poly2d, decode_rle, fill, outline, rle_to_mask
 from lvad_perception.errors import LabelError
-from lvad_perception.image_header import MOST_PIXELS, encoded_size, is_too_large
+from lvad_perception.image_header import MOST_PIXELS, encoded_size
 from lvad_perception.types import Bool, Size, UInt8
 from lvad_perception.vocabulary import DRIVABLE_BACKGROUND, TASKS, UNLABELED, Vocabulary
 
@@ -69,10 +69,10 @@ def open_mask(path: Path, task: str) -> MaskImage:
     try:
         with path.open("rb") as file:
             size_hw = encoded_size(file.read(_HEADER_BYTES))
-        if size_hw is not None and is_too_large(size_hw):
+        if size_hw is not None and size_hw[0] * size_hw[1] > MOST_PIXELS:
             raise _too_large(path, size_hw)
         with Image.open(path, formats=_LOSSLESS + _LOSSY) as image:
-            if is_too_large((image.height, image.width)):
+            if image.height * image.width > MOST_PIXELS:
                 raise _too_large(path, (image.height, image.width))
             if image.format not in _LOSSLESS:
                 raise LabelError(
@@ -246,8 +246,8 @@ def _foreign_color(path: Path, color: tuple[int, ...], vocabulary: Vocabulary) -
 
 def _too_large(path: Path, size_hw: Size) -> LabelError:
     return LabelError(
-        f"{path} states {size_hw[1]}x{size_hw[0]} pixels, more than the {MOST_PIXELS:,} that are decoded; scale "
-        "image and mask down, or leave them out"
+        f"{path} is a mask of {size_hw[1]}x{size_hw[0]} pixels, and more than {MOST_PIXELS / 1e6:g} megapixels are not "
+        "decoded; scale image and mask down, or leave them out"
     )
 
 

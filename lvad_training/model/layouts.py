@@ -5,7 +5,7 @@ the files.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +33,11 @@ NESTED = (
     "resnet",  # SimCLRv2-Pytorch, beside "head"
     "online_backbone",  # the file that BYOL-PyTorch publishes
     "online_network_state_dict",  # PyTorch-BYOL
+    "teacher",  # DINO, beside "student" of the same names; its own evaluation takes the teacher's
+    "student",
 )
+DEEPEST = 6
+OTHER_MARKERS = ("_conv_stem.weight", "conv1.weight", "layer1.0.", "stem.conv1.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +105,7 @@ LAYOUTS = (
     Layout("CLIP", "visual.layer1.0.conv1.weight", "visual.", _from_clip, CLIP),
     Layout("MoCo or DenseCL of OpenSelfSup and mmselfsup", "encoder_q.0.conv1.weight", "encoder_q.0."),
     Layout("MoCo", "encoder_q.conv1.weight", "encoder_q."),
+    Layout("MoCo v3", "base_encoder.conv1.weight", "base_encoder."),
     Layout("BYOL of OpenSelfSup", "online_net.0.conv1.weight", "online_net.0."),
     Layout("BYOL-PyTorch", "online_network.encoder.0.weight", "online_network.encoder.", _from_children),
     Layout("PyTorch-BYOL", "encoder.0.weight", "encoder.", _from_children),
@@ -110,6 +115,7 @@ LAYOUTS = (
     Layout("SimCLRv2-Pytorch", "net.0.0.weight", "", _from_simclr_v2, NONE),
     Layout("SwAV", "prototypes"),
 )
+DINO = Layout("DINO", "backbone.conv1.weight", "backbone.")
 PLAIN = Layout("torchvision's or timm's names", "")
 SIMCLR_V1 = Layout("simclr-converter", "", normalisation=NONE)
 BYOL_ORDERED = Layout("BYOL-PyTorch, by order", "")
@@ -120,19 +126,20 @@ EFFICIENTNET_LITE = Layout("EfficientNet-PyTorch, by order", "", normalisation=H
 def recognise(content: Mapping[str, Any], expected: list[str]) -> Recognised:
     """Find the backbone in what a file holds.
 
+    A prefix of all names is passed over whatever it is called (``module.``, ``_orig_mod.``, ``model.net.``), and so is
+    one before the backbone alone, where the names behind it are known.
+
     Args:
         content: a state dict, or dicts around it.
         expected: the backbone's own names in its order, for the layouts that are read by order.
     """
     if content.get("format") == FORMAT:
         content = content["weights"]
-    path = []
-    while nested := next((key for key in NESTED if isinstance(content.get(key), Mapping)), None):
-        content = content[nested]
-        path.append(nested)
-    tensors = {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)}
-    while tensors and all(name.startswith("module.") for name in tensors):  # DistributedDataParallel
-        tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
+    content, path = _state_dict(content)
+    every = _tensors_in(content)
+    published = set(published_names(expected))
+    wrapped = _wrapped(every, published, path)
+    tensors = {name.removeprefix(wrapped): value for name, value in every.items() if name.startswith(wrapped)}
 
     layout, by_order = _layout(tensors, path)
     if by_order is not None:
@@ -147,9 +154,87 @@ def recognise(content: Mapping[str, Any], expected: list[str]) -> Recognised:
     return Recognised(
         layout=layout.name,
         tensors={short[name]: tensors[name] for name in inside},
-        outside=tuple(name for name in tensors if name not in short),
+        outside=(
+            *(name for name in tensors if name not in short),
+            *(name for name in every if not name.startswith(wrapped)),
+        ),
         normalisation=layout.normalisation,
     )
+
+
+def published_names(own: Iterable[str]) -> dict[str, str]:
+    """Published name -> the backbone's own; timm flattens ``stem.conv1`` to ``stem_conv1`` when it takes features."""
+    names = {}
+    for name in own:
+        module, _, rest = name.partition(".")
+        names[f"{module.replace('_', '.', 1)}.{rest}"] = name
+        names[name] = name
+    return names
+
+
+def _state_dict(content: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[str]]:
+    """The state dict inside dicts around it, and the keys that lead there; of unknown ones that with most tensors."""
+    path: list[str] = []
+    while len(path) < DEEPEST:
+        inner = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Mapping)}
+        nested = next((key for key in NESTED if key in inner), None)
+        if nested is None and not _tensors_in(content):
+            nested = max(inner, key=lambda key: _count_tensors(inner[key]), default=None)
+        if nested is None:
+            break
+        content = content[nested]
+        path.append(nested)
+    return content, path
+
+
+def _tensors_in(content: Mapping[Any, Any]) -> dict[str, Tensor]:
+    return {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)}
+
+
+def _count_tensors(content: Mapping[Any, Any], depth: int = 0) -> int:
+    """How many tensors with names of layers a dict and those in it hold; those of an optimiser have numbers."""
+    inner = [value for value in content.values() if isinstance(value, Mapping)] if depth < DEEPEST else []
+    own = sum("." in name for name in _tensors_in(content))
+    return max([own, *(_count_tensors(value, depth + 1) for value in inner)])
+
+
+def _wrapped(tensors: Mapping[str, Tensor], published: set[str], path: list[str]) -> str:
+    """The prefix of the names that a wrapper has added, empty where there is none."""
+    if path[-1:] == ["online_backbone"]:  # read by order
+        return ""
+    wrapped, names = "", list(tensors)
+    while names and not _is_known(names, published):
+        first, dot, _ = names[0].partition(".")
+        if not dot or not all(name.startswith(first + dot) for name in names):
+            # Not before all names: a loss or a queue stands beside the network.
+            known = _prefix_of_known(names, published)
+            return wrapped + known if known else ""
+        wrapped += first + dot
+        names = [name.removeprefix(first + dot) for name in names]
+    return wrapped if names else ""
+
+
+def _is_known(names: list[str], published: set[str]) -> bool:
+    """Whether names are those of a layout, without anything before them."""
+    markers = (*(layout.marker for layout in LAYOUTS), *OTHER_MARKERS)
+    return any(name in published or name.startswith(markers) for name in names)
+
+
+def _prefix_of_known(names: list[str], published: set[str]) -> str:
+    """What stands before the names of a known layout, before most of them where there are several; else empty."""
+    for layout in LAYOUTS:
+        for name in names:
+            before, marker, _ = name.partition("." + layout.marker)
+            if marker and layout.prefix:
+                return before + "."
+    found: dict[str, int] = {}
+    for name in names:
+        parts = name.split(".")
+        for cut in range(1, len(parts)):
+            if ".".join(parts[cut:]) in published:
+                prefix = ".".join(parts[:cut]) + "."
+                found[prefix] = found.get(prefix, 0) + 1
+    return max(found, key=lambda prefix: found[prefix], default="")
 
 
 def _layout(tensors: Mapping[str, Tensor], path: list[str]) -> tuple[Layout, dict[str, Tensor] | None]:
@@ -158,6 +243,8 @@ def _layout(tensors: Mapping[str, Tensor], path: list[str]) -> tuple[Layout, dic
     if path[-1:] == ["online_backbone"]:
         # Its names differ from torchvision's in ways that the project does not state; its own loader goes by order too.
         return BYOL_ORDERED, counted
+    if path[-1:] in (["teacher"], ["student"]) and DINO.marker in tensors:
+        return DINO, None
     if "_conv_stem.weight" in tensors:
         # It numbers blocks through and timm stage by stage; both create the same layers in the same order.
         body = {k: v for k, v in counted.items() if not k.startswith(("_conv_head.", "_bn1.", "_fc."))}

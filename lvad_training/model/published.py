@@ -1,8 +1,10 @@
 """Pretrained backbones: read a published file, recognise its layout, match each tensor and say what was done."""
 
+import argparse
 import pickle
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,15 @@ from torch import Tensor
 
 from lvad_perception.errors import CheckpointError, ConfigError
 from lvad_training.model.backbone import Backbone
-from lvad_training.model.layouts import COUNTER, IMAGENET, Normalisation, Recognised, architecture_name, recognise
+from lvad_training.model.layouts import (
+    COUNTER,
+    IMAGENET,
+    Normalisation,
+    Recognised,
+    architecture_name,
+    published_names,
+    recognise,
+)
 from lvad_training.model.torchscript import is_torchscript, read_torchscript
 
 ENOUGH = 0.9  # share of the backbone's tensors that a file has to have
@@ -34,6 +44,7 @@ WHY_LEFT_OUT = {
     "queue": "negatives",
     "queue2": "negatives",
     "encoder_k": "momentum encoder",
+    "momentum_encoder": "momentum encoder",
     "encoder_q": "projection head",
     "target_net": "momentum encoder",
     "target_network": "momentum encoder",
@@ -167,7 +178,8 @@ def _read(path: Path) -> Mapping[str, Any]:
             return load_file(str(path))
         if is_torchscript(path):
             return read_torchscript(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with _arguments_allowed():
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as err:  # torch raises many kinds here: RuntimeError, EOFError, SafetensorError, ...
         raise CheckpointError(f"{path}: {_why_unreadable(path, err)}") from err
     if not isinstance(content, Mapping):
@@ -175,6 +187,15 @@ def _read(path: Path) -> Mapping[str, Any]:
             f"{path}: it holds a {type(content).__name__}, not a state dict; save one with torch.save"
         )
     return content
+
+
+def _arguments_allowed() -> AbstractContextManager[None]:
+    """While open, ``torch.load`` reads the command line's arguments too, values in a container that runs nothing.
+
+    DINO, timm and MAE keep theirs in their checkpoints; torch before 2.5 cannot be asked for it and refuses them.
+    """
+    allow: Any = getattr(torch.serialization, "safe_globals", None)
+    return nullcontext() if allow is None else allow([argparse.Namespace])
 
 
 def _refuse_pages(path: Path) -> None:
@@ -203,11 +224,10 @@ def _why_unreadable(path: Path, err: Exception) -> str:
 
 def _load(backbone: Backbone, found: Recognised, source: str) -> MatchReport:
     own = backbone.features.state_dict()
-    own_names = _names_in_backbone(own)
+    own_names = published_names(own)
     wanted = [name for name in own if not name.endswith(COUNTER)]
-    tensors, folded = _fold(found.tensors, found.normalisation)
-    loaded = {own_names[name]: value for name, value in tensors.items() if name in own_names}
-    unused = [name for name in tensors if name not in own_names and not name.endswith(COUNTER)]
+    loaded = {own_names[name]: value for name, value in found.tensors.items() if name in own_names}
+    unused = [name for name in found.tensors if name not in own_names and not name.endswith(COUNTER)]
     missing = [name for name in wanted if name not in loaded]
     modules = {name.partition(".")[0] for name in own_names}
 
@@ -224,10 +244,18 @@ def _load(backbone: Backbone, found: Recognised, source: str) -> MatchReport:
     if mismatches:
         fitting = architecture_name(found.tensors)
         remedy = f"set model.backbone.name to {fitting}" if fitting else "give weights of the configured backbone"
+        if not fitting and matched < ENOUGH * len(wanted):
+            named = [*found.tensors, *found.outside]
+            first = f"its names begin with {', '.join(named[:3])}" if named else "it holds no tensors with names"
+            remedy = (
+                f"{first}, where {wanted[0]} is looked for; rename them, or give weights of the configured backbone"
+            )
         raise CheckpointError(
             f"{source}: {found.layout}, {matched} of the backbone's {len(wanted)} tensors are in it "
             f"({'; '.join(mismatches[:3])}); {remedy}"
         )
+    tensors, folded = _fold(found.tensors, found.normalisation)
+    loaded = {own_names[name]: value for name, value in tensors.items() if name in own_names}
     backbone.features.load_state_dict(loaded, strict=False)
     return MatchReport(
         source=source,
@@ -238,16 +266,6 @@ def _load(backbone: Backbone, found: Recognised, source: str) -> MatchReport:
         normalisation=found.normalisation,
         folded=folded,
     )
-
-
-def _names_in_backbone(own: Iterable[str]) -> dict[str, str]:
-    """Published name -> the backbone's own; timm flattens ``stem.conv1`` to ``stem_conv1`` when it takes features."""
-    names = {}
-    for name in own:
-        module, _, rest = name.partition(".")
-        names[f"{module.replace('_', '.', 1)}.{rest}"] = name
-        names[name] = name
-    return names
 
 
 def _groups(names: Iterable[str]) -> dict[str, int]:

@@ -1,5 +1,7 @@
 """Backbones in the names and nestings of the files that their projects publish: random numbers, small widths."""
 
+import argparse
+
 import open_clip.modified_resnet
 import torch
 from timm.models.byobnet import ByoBlockCfg
@@ -105,6 +107,10 @@ def by_other_names(tensors):
     return {f"layers.{index}.{name.split('.')[-1]}": value for index, (name, value) in enumerate(tensors.items())}
 
 
+def by_zeros(tensors):
+    return {name: torch.zeros_like(value) for name, value in tensors.items()}
+
+
 FC = {"fc.weight": torch.zeros(128, 8), "fc.bias": torch.zeros(128)}
 QUEUE = {"queue": torch.zeros(128, 16), "queue_ptr": torch.zeros(1, dtype=torch.long)}
 
@@ -133,6 +139,37 @@ LAYOUTS = {
         },
         "MoCo",
         {"fc": 2},
+    ),
+    "MoCo v3": (
+        lambda t: {
+            "epoch": 1000,
+            "arch": "resnet50",
+            "state_dict": prefixed(
+                "module.",
+                {
+                    **prefixed("base_encoder.", {**t, "fc.0.weight": torch.zeros(8, 8)}),
+                    **prefixed("momentum_encoder.", {**t, "fc.0.weight": torch.zeros(8, 8)}),
+                    "predictor.0.weight": torch.zeros(8, 8),
+                },
+            ),
+            "optimizer": {"state": {0: {"mu": torch.zeros(2)}}, "param_groups": []},
+            "scaler": {"scale": 65536.0},
+        },
+        "MoCo v3",
+        {"fc": 1, "momentum_encoder": 266, "predictor": 1},
+    ),
+    "DINO": (lambda t: {**t}, "torchvision", {}),
+    "DINO, whole": (
+        lambda t: {
+            "student": prefixed("module.", {**prefixed("backbone.", by_zeros(t)), "head.mlp.0.weight": torch.zeros(2)}),
+            "teacher": {**prefixed("backbone.", t), "head.mlp.0.weight": torch.zeros(2), "head.last": torch.zeros(2)},
+            "optimizer": {"state": {0: {"exp_avg": torch.zeros(2)}}, "param_groups": []},
+            "epoch": 100,
+            "args": argparse.Namespace(arch="resnet50", out_dim=60000, optimizer="sgd"),
+            "dino_loss": {"center": torch.zeros(1, 2)},
+        },
+        "DINO",
+        {"head": 2},
     ),
     "SwAV": (
         lambda t: prefixed(

@@ -1,5 +1,6 @@
 """Backbones from files as their projects publish them: which layout each is, and what is refused."""
 
+import argparse
 import pickle
 
 import pytest
@@ -218,3 +219,70 @@ def test_what_is_no_weights_file_is_told(name, write, message, tmp_path):
 
 
 # timm's own weights
+
+
+WRAPPED = {
+    "_orig_mod.": (lambda t: prefixed("_orig_mod.", t), {}),
+    "model.": (lambda t: {"state_dict": prefixed("model.", {**t, **FC})}, {"fc": 2}),
+    "net.": (lambda t: prefixed("net.", t), {}),
+    "_forward_module.": (lambda t: {"module": prefixed("_forward_module.", t)}, {}),
+    "nested": (lambda t: prefixed("_orig_mod.module.whatever_it_is.", t), {}),
+    "before a known layout": (lambda t: {"state_dict": prefixed("model._orig_mod.", prefixed("encoder_q.", t))}, {}),
+    "with a loss beside it": (
+        lambda t: {"state_dict": {**prefixed("model.net.", {**t, **FC}), "criterion.weight": torch.zeros(3)}},
+        {"fc": 2, "criterion": 1},
+    ),
+    "a known layout with a loss beside it": (
+        lambda t: {"state_dict": {**prefixed("ssl.encoder_q.", t), "loss.weight": torch.zeros(3)}},
+        {"loss": 1},
+    ),
+    "unknown keys around it": (
+        lambda t: {
+            "run": {"weights": {"net": t}, "optimizer": {"state": {1: {"exp_avg": torch.zeros(2)}}}},
+            "epoch": 3,
+        },
+        {},
+    ),
+}
+
+
+@pytest.mark.parametrize("wrapper", WRAPPED)
+def test_what_wraps_a_network_is_passed_over_whatever_it_is_called(wrapper, tmp_path):
+    content, left_out = WRAPPED[wrapper]
+    source, target = (resnet("resnet18", NARROW) for _ in range(2))
+    tensors = source.features.state_dict()
+    torch.save(content(tensors), tmp_path / "wrapped.pt")
+    report = load_published(target, tmp_path / "wrapped.pt")
+    assert_same(target, tensors)
+    assert (report.missing, report.left_out) == ((), left_out)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            {
+                "vit.patch.weight": torch.zeros(2),
+                "vit.blocks.0.weight": torch.zeros(2),
+                "vit.norm.bias": torch.zeros(2),
+            },
+            r"names begin with vit\.patch\.weight, vit\.blocks\.0\.weight, vit\.norm\.bias, where conv1\.weight is",
+        ),
+        ({"epoch": 3, "config": {"a": 1}}, "it holds no tensors with names, where conv1.weight is looked for"),
+    ],
+)
+def test_names_that_cannot_be_matched_are_shown(content, message, tmp_path):
+    torch.save(content, tmp_path / "other.pt")
+    with pytest.raises(CheckpointError, match=message):
+        load_published(resnet("resnet18", NARROW), tmp_path / "other.pt")
+
+
+def test_arguments_in_a_checkpoint_run_nothing(tmp_path):
+    class Runs:
+        def __reduce__(self):
+            return (tmp_path.joinpath("ran").touch, ())
+
+    torch.save({"state_dict": {}, "args": argparse.Namespace(hook=Runs())}, tmp_path / "evil.pt")
+    with pytest.raises(CheckpointError, match="Python objects besides tensors, which are not loaded"):
+        load_published(resnet("resnet18", NARROW), tmp_path / "evil.pt")
+    assert not (tmp_path / "ran").exists()

@@ -151,8 +151,7 @@ def find_splits(root: Path) -> list[str]:
         table = f"{folders[0].name}/{_of_nuscenes(folders[0])[0]}"
         raise DatasetError(
             f"{root} holds nuScenes (there is {table}), whose boxes are in space and which has no masks; give "
-            "nuImages, a download of its own: nuimages-v1.0-all-metadata.tgz and nuimages-v1.0-all-samples.tgz "
-            "(or -mini.tgz), in a folder of its own"
+            "nuImages, another download: nuimages-v1.0-all-metadata.tgz and -all-samples.tgz (or -mini.tgz)"
         )
     return found
 
