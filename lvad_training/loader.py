@@ -132,7 +132,7 @@ def _pack(batch: Any) -> _Packed:
     for array in arrays:
         places.append((end, len(array)))
         end += -(-len(array) // _ALIGNMENT) * _ALIGNMENT
-    whole = torch.empty(end, dtype=torch.uint8).share_memory_()
+    whole = torch.empty(end, dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call]
     memory = whole.numpy()
     for (start, length), array in zip(places, arrays, strict=True):
         memory[start : start + length] = array
