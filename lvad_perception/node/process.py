@@ -102,8 +102,9 @@ def _init_ros(program: str, args: Sequence[str] | None) -> bool:
     try:
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     except Exception as err:  # rclpy has no public class for it
-        reason = str(err).partition(", at ")[0]
-        print(f"{program}: ROS refuses to start ({reason}); correct the arguments after --ros-args", file=sys.stderr)
+        print(
+            f"{program}: ROS refuses to start ({_reason(err)}); correct the arguments after --ros-args", file=sys.stderr
+        )
         return False
     return True
 
@@ -127,3 +128,16 @@ def open_node(program: str, args: Sequence[str] | None, make: Callable[[], Any])
         get_logger(program).fatal(str(err))
         rclpy.shutdown()
         return None
+    except RuntimeError as err:  # of rclpy, as above
+        print(
+            f"{program}: ROS refuses the node ({_reason(err)}); correct what stands after --ros-args or, where SROS 2 "
+            "is on, the enclave and its policy",
+            file=sys.stderr,
+        )
+        rclpy.shutdown()
+        return None
+
+
+def _reason(err: Exception) -> str:
+    """Of an error of rclpy's, without the places in ROS's sources that follow, in one line."""
+    return " ".join(str(err).partition(", at ")[0].split())

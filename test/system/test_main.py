@@ -51,6 +51,22 @@ def test_impossible_arguments_are_one_sentence_and_status_2(ros_environment, arg
     assert "Traceback" not in result.stderr
 
 
+def test_a_node_that_ros_refuses_is_one_sentence(ros_environment):
+    code = (
+        "from lvad_perception.node.process import open_node\n"
+        "def make(): raise RuntimeError('error creating node: no\\nsecurity libraries, at /node.c:252, at /m.c:1')\n"
+        "print(open_node('perception', [], make))\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], env=ros_environment, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert result.stdout == "None\n"
+    assert result.stderr == (
+        "perception: ROS refuses the node (error creating node: no security libraries); correct what stands after "
+        "--ros-args or, where SROS 2 is on, the enclave and its policy\n"
+    )
+
+
 # The executable, with an engine that takes its time: argument 1 is how many calls it answers at once.
 SLOW = """
 import sys, time
