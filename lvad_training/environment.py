@@ -12,8 +12,8 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from lvad_perception.errors import ConfigError, DatasetError
+from lvad_perception.files import write_whole
 from lvad_perception.machine import cpu_name, usable_cores
-from lvad_training.files import write_whole
 from lvad_training.runs import code_version
 
 FILE = "environment.json"

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from lvad_perception.errors import ConfigError
+from lvad_perception.files import write_whole
 from lvad_training.checkpoints import load_checkpoint, weights_sha256
-from lvad_training.files import write_whole
 from lvad_training.runs import code_version
 from lvad_training.split import Split
 

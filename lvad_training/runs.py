@@ -16,11 +16,11 @@ from tqdm import tqdm
 
 import lvad_perception
 from lvad_perception.errors import ConfigError
+from lvad_perception.files import write_whole
 from lvad_perception.metrics import Metrics
 from lvad_perception.report.evaluation import FILE, Evaluation, to_bytes
 from lvad_training.checkpoints import Checkpoint, load_checkpoint
 from lvad_training.config import recipe_to_dict
-from lvad_training.files import write_whole
 from lvad_training.loop import StepReport
 from lvad_training.recipe import Recipe, Section
 

@@ -15,11 +15,11 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from lvad_perception.errors import ConfigError, EvaluationError
+from lvad_perception.files import withdrawn
 from lvad_training.batches import recipe_split, selected_images
 from lvad_training.build import build_text_encoder
 from lvad_training.config import recipe_to_dict
 from lvad_training.data.settings import make_lists, read_lists, write_lists
-from lvad_training.files import withdrawn
 from lvad_training.labelling import label
 from lvad_training.processes import this_process
 from lvad_training.recipe import Recipe, StageConfig, StagesConfig, TrainConfig

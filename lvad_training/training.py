@@ -16,6 +16,7 @@ import torch
 from tqdm import tqdm
 
 from lvad_perception.errors import ConfigError, EvaluationError, LvadError
+from lvad_perception.files import write_whole
 from lvad_perception.metrics import Metrics
 from lvad_perception.report.evaluation import Evaluation
 from lvad_training import loop
@@ -30,7 +31,6 @@ from lvad_training.checkpoints import (
 )
 from lvad_training.environment import note_environment
 from lvad_training.evaluation import evaluate_checkpoint, examine_checkpoint
-from lvad_training.files import write_whole
 from lvad_training.model.backbone import Backbone
 from lvad_training.model.multitask import MultiTaskNet
 from lvad_training.model.published import MatchReport, load_published, load_timm

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS = {
     "lvad_perception": [
         {"types", "vocabulary", "errors", "machine"},
-        {"command_line", "opencv", "image_header"},
+        {"opencv", "image_header", "files", "command_line"},
         {"manifest", "images", "pixels", "preprocess", "postprocess", "metrics", "topics", "problems", "agreement"},
         {"engines", "bdd100k", "messages", "overlay", "video"},
         {"perceiver", "report", "pairing", "calibration"},
@@ -27,7 +27,7 @@ LAYERS = {
         {"cli"},
     ],
     "lvad_training": [
-        {"files", "sections", "presets", "recipe", "camera", "boxes", "split"},
+        {"sections", "presets", "recipe", "camera", "boxes", "split"},
         {"config", "suppression"},
         {"samples"},
         {"decode", "checkpoints", "schedule"},
@@ -48,6 +48,7 @@ SHARED_WITH_TRAINING = {
     "types",
     "vocabulary",
     "errors",
+    "files",
     "command_line",
     "machine",
     "manifest",

@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from lvad_perception.errors import ConfigError, DatasetError
+from lvad_perception.files import write_whole
 from lvad_training.data.settings import read_lists
 from lvad_training.environment import hardware, read_environments, versions
-from lvad_training.files import write_whole
 from lvad_training.pseudo.folder import TABLE as PSEUDO_TEXT
 from lvad_training.recipe import LanguageConfig, Recipe
 from lvad_training.records import read_record

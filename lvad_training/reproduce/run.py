@@ -11,9 +11,9 @@ import msgspec
 import yaml
 
 from lvad_perception.errors import ConfigError, EvaluationError, LvadError, NonFiniteLossError
+from lvad_perception.files import withdrawn, write_whole
 from lvad_perception.report import write_page
 from lvad_training.config import recipe_to_dict
-from lvad_training.files import withdrawn, write_whole
 from lvad_training.recipe import Recipe
 from lvad_training.records import RECORD
 from lvad_training.reproduce.facts import made_now, pseudo_reports, table_facts, write_made
