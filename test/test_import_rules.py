@@ -20,7 +20,7 @@ LAYERS = {
         {"opencv", "image_header", "files", "command_line"},
         {"manifest", "images", "pixels", "preprocess", "postprocess", "metrics", "topics", "problems", "agreement"},
         {"engines", "bdd100k", "messages", "overlay", "video"},
-        {"perceiver", "report", "pairing", "calibration"},
+        {"perceiver", "report", "pairing", "calibration", "provenance"},
         {"bags", "node"},
         {"benchmark", "optimize", "quantize"},
         {"commands"},
@@ -32,6 +32,7 @@ LAYERS = {
         {"samples"},
         {"decode", "checkpoints", "schedule"},
         {"data", "model", "losses", "pseudo", "loop", "processes", "loader"},
+        {"provenance"},
         {"build", "batches", "runs", "graph"},
         {"evaluation", "environment"},
         {"training", "export", "records", "labelling"},
@@ -62,6 +63,7 @@ SHARED_WITH_TRAINING = {
     "overlay",
     "video",
     "bdd100k",
+    "provenance",
 }
 
 # Libraries that only some files may import: name -> path prefixes.
