@@ -29,6 +29,7 @@ from lvad_perception.engines.choice import trial_images
 from lvad_perception.engines.onnx import element_type, session_options
 from lvad_perception.engines.plain import open_plain
 from lvad_perception.errors import LvadError
+from lvad_perception.files import write_whole
 from lvad_perception.machine import usable_cores
 from lvad_perception.manifest import INPUT_NAME
 from lvad_perception.types import UInt8
@@ -83,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     print(to_markdown(rows))
     if arguments.json:
-        arguments.json.write_text(json.dumps([_facts(row) for row in rows], indent=1) + "\n", encoding="utf-8")
+        write_whole(arguments.json, json.dumps([_facts(row) for row in rows], indent=1) + "\n")
     return 0
 
 

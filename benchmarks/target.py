@@ -33,6 +33,7 @@ from lvad_perception.engines.lowering import PRECISIONS
 from lvad_perception.engines.tensorrt import import_tensorrt
 from lvad_perception.engines.tensorrt_build import BuildOptions
 from lvad_perception.errors import LvadError
+from lvad_perception.files import write_whole
 from lvad_perception.optimize import optimize
 
 WARM_UPS = 10
@@ -94,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"\n{table(rows)}")
     if options.json is not None:
         facts = {"machine": machine(), "gpu": device.name, "rows": [asdict(row) for row in rows]}
-        options.json.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        write_whole(options.json, json.dumps(facts, indent=1) + "\n")
     return 0 if all(row.outcome == "right" for row in rows) else 1
 
 

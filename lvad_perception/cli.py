@@ -1,26 +1,21 @@
 """``lvad-perception``: the perception without ROS, on bags, videos and data sets."""
 
 import argparse
-import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
 from lvad_perception import __version__
-from lvad_perception.command_line import expand_paths, printable
+from lvad_perception.command_line import expand_paths, run_program
 from lvad_perception.commands.bags import add_bag_commands
 from lvad_perception.commands.bench import add_bench
 from lvad_perception.commands.models import add_model_commands
 from lvad_perception.commands.optimize import add_optimize
 from lvad_perception.commands.quantize import add_quantize
-from lvad_perception.errors import LvadError
 from lvad_perception.opencv import import_opencv
-
-STATUS_BAD_INPUT: Final = 2
-STATUS_INTERRUPTED: Final = 128 + signal.SIGINT
 
 _EXAMPLES: Final = """\
 examples:
@@ -39,27 +34,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         0 when done; 3 when done but for messages, images or annotation that are lost or left out, each told on standard
-        error; 2 after one sentence on standard error when something given is wrong; 130 after Ctrl-C.
+        error; else as ``run_program``, after one sentence on standard error.
     """
-    arguments = _parser().parse_args(argv)
-    run: Callable[[argparse.Namespace], int | None] = arguments.run
-    status = None
-    try:
+
+    def command() -> int:
+        arguments = _parser().parse_args(argv)
         with _terminable():
             expand_paths(arguments)
             import_opencv()
-            status = run(arguments)
-            sys.stdout.flush()
-    except LvadError as err:
-        print(printable(f"lvad-perception: error: {err}"), file=sys.stderr)
-        return STATUS_BAD_INPUT
-    except KeyboardInterrupt:
-        print("lvad-perception: interrupted; unfinished output was removed", file=sys.stderr)
-        return STATUS_INTERRUPTED
-    except BrokenPipeError:
-        # The reader of our output (head, less) has gone, which is no error; Python would complain at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return status or 0
+            status: int | None = arguments.run(arguments)
+        return status or 0
+
+    return run_program("lvad-perception", command, interrupted="unfinished output was removed")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,11 +1,20 @@
-"""How both command lines, and the benchmarks', read what was typed."""
+"""How both command lines, and the benchmarks', read what was typed, and how they end."""
 
 import argparse
+import contextlib
+import errno
+import os
+import signal
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from lvad_perception.errors import ConfigError
+from lvad_perception.errors import ConfigError, LvadError
 
+STATUS_BAD_INPUT: Final = 2
+STATUS_INTERRUPTED: Final = 128 + signal.SIGINT
+STATUS_NO_READER: Final = 128 + signal.SIGPIPE
 STATUS_INCOMPLETE: Final = 3
 """Exit status of a command that did its work but for what it told of: messages that are lost, images left out."""
 
@@ -42,3 +51,56 @@ def printable(text: str) -> str:
     """A text for a terminal: what of it would steer the terminal, or is no character, is escaped. Lines stay lines."""
     clean = "".join(char if char.isprintable() or char in "\n\t" else ascii(char)[1:-1] for char in text)
     return clean.encode("utf-8", "backslashreplace").decode()
+
+
+def run_program(name: str, command: Callable[[], int], *, interrupted: str) -> int:
+    """Run a command of a program; whatever stops it is told on standard error in one sentence.
+
+    Args:
+        name: of the program.
+        command: what to do; returns the exit status.
+        interrupted: what becomes of the work after Ctrl-C, or when nobody reads standard output any more.
+
+    Returns:
+        The command's status; 2 when something given is wrong or a file or standard output cannot be written; 130 after
+        Ctrl-C; 141, as of programs that SIGPIPE ends, when the reader of standard output has gone, as ``head`` does.
+    """
+    try:
+        try:
+            status = command()
+        except SystemExit:  # of argparse after --help, or of SIGTERM
+            _flush()
+            raise
+        _flush()
+    except LvadError as err:
+        return _end(f"{name}: error: {err}", STATUS_BAD_INPUT)
+    except KeyboardInterrupt:
+        return _end(f"{name}: interrupted; {interrupted}", STATUS_INTERRUPTED)
+    except BrokenPipeError:
+        return _end(f"{name}: ended, since nobody reads its output any more; {interrupted}", STATUS_NO_READER)
+    except OSError as err:
+        what = "standard output" if err.filename is None else err.filename
+        reason = err.strerror or err
+        return _end(f"{name}: error: {what} cannot be used ({reason}); {_remedy(err)}", STATUS_BAD_INPUT)
+    return status
+
+
+def _remedy(err: OSError) -> str:
+    if err.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "free disk space, or choose another place"
+    return "check the path and its permissions"
+
+
+def _end(sentence: str, status: int) -> int:
+    with contextlib.suppress(OSError):  # of standard error
+        print(printable(sentence), file=sys.stderr, flush=True)
+    try:
+        _flush()
+    except OSError:  # Python would complain of it at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return status
+
+
+def _flush() -> None:
+    if sys.stdout is not None:  # it was closed before the start
+        sys.stdout.flush()

@@ -1,12 +1,11 @@
 """Model file -> engine file for this machine, written only when it agrees with ONNX Runtime on images."""
 
 import hashlib
-import json
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,13 +25,15 @@ from lvad_perception.engines.tensorrt_file import (
     write_torch2trt_file,
 )
 from lvad_perception.errors import ConfigError, EngineError, LvadError, ModelFileError
+from lvad_perception.files import draft
 from lvad_perception.machine import cache_places
 from lvad_perception.manifest import Manifest
+from lvad_perception.provenance import digest
 from lvad_perception.types import RawOutputs, Size, UInt8
 
 CALIBRATION_IMAGES: Final = 64
 CHECK_IMAGES: Final = 8
-_FORMAT: Final = 1
+_FORMAT: Final = 2
 """Of cached engines: raised when the same inputs would be built differently."""
 
 
@@ -93,7 +94,8 @@ def optimize(
         calibration_images: most images to measure scales on, evenly spread over the folder's sorted names.
         check_images: about how many to compare on, likewise.
         options: how hard to try; the timing cache is this function's.
-        cache_dir: where engines are kept, by TensorRT version, GPU, model and settings; the user's cache when None.
+        cache_dir: where engines are kept, by TensorRT version, GPU, rewritten model and settings; the user's cache when
+            None.
         rebuild: build also when the cache has it.
         device: the CUDA device; the first one when None.
         report: told each step.
@@ -128,8 +130,11 @@ def optimize(
         builder="torch2trt" if output.suffix == ".pth" else "tensorrt",
     )
     folder = _cache_folder(cache_dir)
-    kept = folder / f"{_key(facts, options, calibration)}{'.pth' if output.suffix == '.pth' else '.engine'}"
     judge = _Judge(batches, wanted, precision, source, output)
+    report(f"rewriting the model in {precision.upper()}")
+    old = version_of(import_tensorrt("optimize")) < (10, 0)
+    lowered = lower(content, precision=precision, opset_17=old, batches=calibration, progress=progress)
+    kept = folder / f"{_key(facts, options, lowered)}{'.pth' if output.suffix == '.pth' else '.engine'}"
     if kept.exists() and not rebuild:
         report(f"found in the cache: {kept}")
         try:
@@ -138,19 +143,15 @@ def optimize(
             report(f"the cached engine is of no use: {err}")
         else:
             return _deliver(kept, output, Optimized(output, description, manifest, agreement, source, None, 0))
-    report(f"rewriting the model in {precision.upper()}")
-    old = version_of(import_tensorrt("optimize")) < (10, 0)
-    lowered = lower(content, precision=precision, opset_17=old, batches=calibration, progress=progress)
     report(f"the rewritten model in ONNX Runtime: {judge.model(lowered).to_text()}")
     report(f"building for {target.to_text()}; this takes minutes")
     began = time.perf_counter()
     facts, state = _build(lowered, facts, replace(options, timing_cache=_timings(folder, target)), progress)
     built_s = time.perf_counter() - began
-    with tempfile.TemporaryDirectory(dir=folder, prefix="build-") as scratch:
-        built = Path(scratch) / kept.name
+    with draft(kept) as built:
         _write(built, facts, state)
         agreement, description = judge.engine(built, device)
-    _write(kept, replace(facts, agreement=agreement.to_text()), state)
+        _write(built, replace(facts, agreement=agreement.to_text()), state)
     return _deliver(kept, output, Optimized(output, description, manifest, agreement, source, built_s, 0))
 
 
@@ -258,27 +259,20 @@ def _cache_folder(cache_dir: Path | None) -> Path:
     raise EngineError("no cache folder can be written; name one with space with --cache-dir")
 
 
-def _key(facts: EngineFile, options: BuildOptions, calibration: Sequence[UInt8]) -> str:
-    """What two builds must share for one to stand for the other."""
-    scales = hashlib.sha256()
-    for batch in calibration:
-        scales.update(batch.tobytes())
-    assert facts.target is not None
-    parts = [_FORMAT, facts.model_sha256, facts.precision, facts.builder, asdict(facts.target)]
-    parts += [options.level, options.workspace_bytes, scales.hexdigest()]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+def _key(facts: EngineFile, options: BuildOptions, lowered: bytes) -> str:
+    """What two builds must share for one to stand for the other: what the file says of itself and the builder is given.
+
+    The graph is the one that is built, so that also another way of rewriting the model has another key.
+    """
+    return digest([_FORMAT, facts.facts(), options.level, options.workspace_bytes, digest(lowered)])
 
 
 def _deliver(kept: Path, output: Path, result: Optimized) -> Optimized:
     """Copy the engine from the cache; ``output`` appears whole or not at all."""
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        partial = output.with_name(f".{output.name}.part")
-        try:
-            shutil.copyfile(kept, partial)
-            partial.replace(output)
-        finally:
-            partial.unlink(missing_ok=True)
+        with draft(output) as own:
+            shutil.copyfile(kept, own)
+            size = own.stat().st_size
     except OSError as err:
         raise EngineError(f"{output} cannot be written ({err.strerror}); choose a folder with space") from err
-    return replace(result, size_bytes=output.stat().st_size)
+    return replace(result, size_bytes=size)

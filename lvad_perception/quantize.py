@@ -1,6 +1,5 @@
 """Model file -> the same model with INT8 convolutions for CPUs, written only when it agrees with the original."""
 
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from lvad_perception.engines.base import Engine
 from lvad_perception.engines.lowering_int8 import in_int8
 from lvad_perception.engines.onnx import PRECISION_KEY
 from lvad_perception.errors import ConfigError, EngineError, MissingDependencyError, ModelFileError
+from lvad_perception.files import draft
 from lvad_perception.types import RawOutputs, UInt8
 
 CALIBRATION_IMAGES: Final = 64
@@ -90,12 +90,9 @@ def quantize(
     finally:
         reference.close()
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=output.parent, prefix=".quantize-") as scratch:
-            partial = Path(scratch) / output.name
-            partial.write_bytes(content)
-            agreement = _judge(partial, output, batches, wanted)
-            partial.replace(output)
+        with draft(output) as own:
+            own.write_bytes(content)
+            agreement = _judge(own, output, batches, wanted)
     except OSError as err:
         raise EngineError(f"{output} cannot be written ({err.strerror}); choose a folder with space") from err
     return Quantized(output, agreement, len(calibration), len(checked), len(content))

@@ -10,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 
 from lvad_perception.errors import ConfigError, ImageError, MissingDependencyError
+from lvad_perception.files import draft
 from lvad_perception.image_header import MOST_PIXELS
 from lvad_perception.preprocess import letterbox_image
 from lvad_perception.types import Size, UInt8
@@ -47,33 +48,33 @@ def write_video(path: Path, frames: Iterable[UInt8], fps: float, *, times_ns: It
     av = _pyav()
     if not fps > 0:
         raise ConfigError(f"a video of {fps} frames a second cannot be written; give a rate above 0")
-    partial = path.with_name(f".{path.stem}.partial.mp4")
-    with _writing(av, path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        container = av.open(_url(partial), "w", options={"movflags": "faststart"})
-    count = 0
     times = None if times_ns is None else iter(times_ns)
-    try:
-        stream: Any = None
-        for frame in frames:
-            picture = _encodable(av, frame, None if stream is None else (stream.height, stream.width))
-            if times is not None:
-                picture.pts, picture.time_base = round(next(times) * _CLOCK_HZ / 1e9), Fraction(1, _CLOCK_HZ)
-            with _writing(av, path):
-                if stream is None:
-                    stream = _add_stream(av, container, picture, fps, timed=times is not None)
-                container.mux(stream.encode(picture))
-            count += 1
+    with contextlib.ExitStack() as files:
         with _writing(av, path):
-            if stream is not None:
-                container.mux(stream.encode())
-            container.close()
-            if count:
-                partial.replace(path)
-    finally:
-        with contextlib.suppress(OSError, av.error.FFmpegError):
-            container.close()
-        partial.unlink(missing_ok=True)
+            own = files.enter_context(draft(path))
+            container = av.open(_url(own), "w", format="mp4", options={"movflags": "faststart"})
+        count = 0
+        try:
+            stream: Any = None
+            for frame in frames:
+                picture = _encodable(av, frame, None if stream is None else (stream.height, stream.width))
+                if times is not None:
+                    picture.pts, picture.time_base = round(next(times) * _CLOCK_HZ / 1e9), Fraction(1, _CLOCK_HZ)
+                with _writing(av, path):
+                    if stream is None:
+                        stream = _add_stream(av, container, picture, fps, timed=times is not None)
+                    container.mux(stream.encode(picture))
+                count += 1
+            with _writing(av, path):
+                if stream is not None:
+                    container.mux(stream.encode())
+                container.close()
+                if not count:
+                    own.unlink(missing_ok=True)
+                files.close()
+        finally:
+            with contextlib.suppress(OSError, av.error.FFmpegError):
+                container.close()
     return count
 
 
@@ -165,7 +166,9 @@ def _writing(av: Any, path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, av.error.FFmpegError) as err:
-        raise ImageError(f"{path} cannot be written ({err}); choose a writable folder and a name in .mp4") from err
+        raise ImageError(
+            f"{path} cannot be written ({err.strerror or err}); choose a writable folder with space and a name in .mp4"
+        ) from err
 
 
 def _add_stream(av: Any, container: Any, picture: Any, fps: float, *, timed: bool) -> Any:

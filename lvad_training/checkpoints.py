@@ -3,7 +3,7 @@
 import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 import torch
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 import lvad_perception
 from lvad_perception.errors import CheckpointError
+from lvad_perception.files import replacing
 from lvad_training.config import recipe_from_dict, recipe_to_dict
-from lvad_training.files import replacing
 from lvad_training.recipe import Recipe
 
 FORMAT = "lvad-checkpoint-1"
@@ -32,6 +32,7 @@ class Checkpoint:
         version: of the package that wrote it.
         text_encoder: what is known of the text encoder of the prompts (``TextFacts`` as plain values; the encoder
             itself is not in the file), or None for a model without language.
+        inputs: of one to resume, digests of what its training depends on (``provenance``); None otherwise.
     """
 
     recipe: Recipe
@@ -41,6 +42,7 @@ class Checkpoint:
     resume: dict[str, Any] | None = None
     version: str = lvad_perception.__version__
     text_encoder: dict[str, Any] | None = None
+    inputs: dict[str, str] | None = None
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -58,6 +60,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "resume": checkpoint.resume,
         "version": checkpoint.version,
         "text_encoder": checkpoint.text_encoder,
+        "inputs": checkpoint.inputs,
     }
     write_content(path, content)
 
@@ -76,17 +79,44 @@ def load_checkpoint(path: Path) -> Checkpoint:
         metrics=content["metrics"],
         resume=content["resume"],
         version=content["version"],
-        text_encoder=content.get("text_encoder"),  # not in files of older versions
+        text_encoder=content.get("text_encoder"),  # not in files of older versions, like what follows
+        inputs=content.get("inputs"),
     )
 
 
 def write_content(path: Path, content: dict[str, Any]) -> None:
     """Write tensors and plain values, whole or not at all. Raises CheckpointError when they cannot be written."""
     try:
-        with replacing(path, partial=path.with_name(f".{path.name}.partial")) as file:
-            torch.save(content, file)
+        with replacing(path) as file:
+            own: Any = _Patient(file)
+            torch.save(content, own)
+            if own.failed is not None:
+                raise own.failed
     except OSError as err:
         raise CheckpointError(f"{path}: cannot be written ({err.strerror}); free disk space or change output") from err
+
+
+class _Patient:
+    """The file that torch writes to: it keeps what goes wrong, a full disk or Ctrl-C, until torch is done.
+
+    An exception that reaches torch's writer from here ends the process at once (``std::terminate`` in its destructor).
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.failed: BaseException | None = None
+
+    def write(self, data: Any) -> int:
+        """Write unless something went wrong before; torch is told that it is written in any case."""
+        if self.failed is None:
+            try:
+                self._file.write(data)
+            except BaseException as err:
+                self.failed = err
+        return len(data)
+
+    def flush(self) -> None:
+        """Nothing: who opened the file flushes it."""
 
 
 def read_content(path: Path, *, file_format: str, written_by: str) -> dict[str, Any]:
@@ -147,7 +177,7 @@ def slim(checkpoint: Checkpoint) -> Checkpoint:
         language = msgspec.structs.replace(recipe.model.language, text_encoder=text)
         recipe = msgspec.structs.replace(recipe, model=msgspec.structs.replace(recipe.model, language=language))
     weights = {name: value.half() if value.is_floating_point() else value for name, value in checkpoint.weights.items()}
-    return replace(checkpoint, recipe=recipe, weights=weights, resume=None)
+    return replace(checkpoint, recipe=recipe, weights=weights, resume=None, inputs=None)
 
 
 def resolve_start(name: str) -> Path:

@@ -2,34 +2,31 @@
 
 import argparse
 import sys
+from typing import Final
 
 import lvad_perception
-from lvad_perception.command_line import expand_paths, printable
-from lvad_perception.errors import LvadError, MissingDependencyError
+from lvad_perception.command_line import expand_paths, run_program
+from lvad_perception.errors import MissingDependencyError
 from lvad_perception.opencv import import_opencv
 from lvad_training.commands.checkpoint import add_checkpoint_commands
 from lvad_training.commands.data import add_data_commands
 from lvad_training.commands.report import add_report_command
 from lvad_training.commands.train import add_train_commands
 from lvad_training.pretrain.command import add_pretrain
-from lvad_training.reproduce.command import EXIT_INTERRUPTED, add_reproduce
+from lvad_training.reproduce.command import add_reproduce
 
-EXIT_BAD_INPUT = 2
+_GOES_ON: Final = "what is finished stays; run and pretrain go on with --resume, reproduce with the same command"
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit status."""
-    options = _parser().parse_args(arguments)
-    try:
-        expand_paths(options)
+
+    def command() -> int:
+        options = expand_paths(_parser().parse_args(arguments))
         import_opencv()
         return _run(options)
-    except LvadError as err:
-        print(printable(f"lvad-train: error: {err}"), file=sys.stderr)
-        return EXIT_BAD_INPUT
-    except KeyboardInterrupt:
-        print("lvad-train: interrupted; a run continues with --resume", file=sys.stderr)
-        return EXIT_INTERRUPTED
+
+    return run_program("lvad-train", command, interrupted=_GOES_ON)
 
 
 def _run(options: argparse.Namespace) -> int:

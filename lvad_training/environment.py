@@ -3,7 +3,8 @@
 import json
 import platform
 import sys
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import timm
@@ -12,8 +13,8 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from lvad_perception.errors import ConfigError, DatasetError
+from lvad_perception.files import write_whole
 from lvad_perception.machine import cpu_name, usable_cores
-from lvad_training.files import write_whole
 from lvad_training.runs import code_version
 
 FILE = "environment.json"
@@ -30,6 +31,7 @@ class Environment:
         processes: that trained together.
         hardware: accelerator and processor.
         versions: of this package, Python and the libraries that decide about the figures.
+        command: the command line, of a row of ``reproduce``; empty elsewhere.
     """
 
     first_step: int
@@ -38,6 +40,7 @@ class Environment:
     processes: int
     hardware: str
     versions: str
+    command: str = ""
 
     @property
     def precision_text(self) -> str:
@@ -79,8 +82,23 @@ def note_environment(folder: Path, accelerator: Accelerator, *, first_step: int,
         tqdm.write(
             f"note: the run began with {before[-1].precision_text} and goes on with {now.precision_text}", sys.stderr
         )
+    _write(folder, [*before, now])
+
+
+def note_command(folder: Path, command: str) -> None:
+    """Add to a run's last start with which command line it was. Raises as ``note_environment``."""
+    if starts := read_environments(folder):
+        _write(folder, [*starts[:-1], replace(starts[-1], command=command)])
+
+
+def distinct(values: Iterable[str], *, between: str) -> str:
+    """What several starts or runs say, each once, in their order."""
+    return between.join(dict.fromkeys(values))
+
+
+def _write(folder: Path, starts: Sequence[Environment]) -> None:
     try:
-        write_whole(folder / FILE, json.dumps([asdict(each) for each in (*before, now)], indent=1))
+        write_whole(folder / FILE, json.dumps([asdict(each) for each in starts], indent=1))
     except OSError as err:
         raise ConfigError(f"{folder / FILE}: cannot be written ({err.strerror}); choose another output") from err
 

@@ -1,9 +1,10 @@
 """Checkpoint -> model file, written only after its runtime reproduced torch's outputs on several images."""
 
+import io
 import logging
-import tempfile
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from torch import nn
 import lvad_perception
 from lvad_perception.agreement import TOLERANCES, Agreement, agree
 from lvad_perception.errors import ExportError, MissingDependencyError
+from lvad_perception.files import draft
 from lvad_perception.manifest import INPUT_NAME, MANIFEST_KEY, OUTPUT_NAMES, Manifest
 from lvad_perception.types import RawOutputs, Size, UInt8
 from lvad_training.build import boxes_per_image, network_of, task_classes
@@ -85,15 +87,13 @@ def export(
     graph = ModelFileGraph(net, checkpoint.recipe.model.max_detections, camera=camera).eval()
     manifest = _manifest(checkpoint, graph, network_hw, batch_size, camera_hw)
     file_format = FORMATS[path.suffix]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as scratch:
-        partial = Path(scratch) / f"model{path.suffix}"
+    with _writing(path), draft(path) as own:
         found: list[RawOutputs] = []
         wanted: list[RawOutputs] = []
         for count in sorted({1, 2, batch_size}, key=lambda count: count == batch_size):  # the file itself last
             facts = replace(manifest, batch_size=count)
-            file_format.write(graph, partial, facts)
-            found += run_batches(file_format.load(partial), images, facts)
+            file_format.write(graph, own, facts)
+            found += run_batches(file_format.load(own), images, facts)
             wanted += run_batches(_torch_runner(graph), images, facts)
         agreement = agree(found, wanted, TOLERANCE)
         if not agreement.within(TOLERANCE):
@@ -102,8 +102,17 @@ def export(
                 f"in boxes and {agreement.scores:.3g} in scores, and agrees on {agreement.masks:.2%} of mask pixels; "
                 "try another onnxruntime or torch version and report this"
             )
-        partial.replace(path)
     return agreement
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as err:
+        raise ExportError(
+            f"{path} cannot be written ({err.strerror or err}); choose a folder with space and permission"
+        ) from err
 
 
 def torch_version() -> tuple[int, int]:
@@ -168,7 +177,9 @@ def write_pt2(graph: nn.Module, path: Path, manifest: Manifest) -> None:
     program.example_inputs = None  # megabytes of zeros, and the only part of the file that would be a pickle
     for node in program.graph.nodes:  # traces of this machine's source paths are of no use to anyone
         node.meta = {"val": node.meta["val"]} if "val" in node.meta else {}
-    torch.export.save(program, path, extra_files={MANIFEST_KEY: manifest.to_json()})
+    content = io.BytesIO()  # torch's own writer ends the process where a disk is full
+    torch.export.save(program, content, extra_files={MANIFEST_KEY: manifest.to_json()})
+    path.write_bytes(content.getbuffer())
 
 
 def _run_onnx(path: Path) -> Runner:

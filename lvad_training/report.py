@@ -1,7 +1,7 @@
 """Several runs side by side on one page: from what they left in their folders, without running a model."""
 
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -13,7 +13,7 @@ from lvad_perception.errors import ConfigError, DatasetError
 from lvad_perception.report import Run, write_report
 from lvad_perception.report.charts import Point
 from lvad_perception.report.folder import read_run
-from lvad_training.environment import read_environments
+from lvad_training.environment import distinct, read_environments
 from lvad_training.runs import EVENTS
 
 RECIPE, LAST_STAGE = "recipe.yaml", "finetune"
@@ -81,13 +81,9 @@ def read_folder(folder: Path, name: str) -> Run:
     facts = {"folder": folder, **({"recipe": settings["preset"]} if "preset" in settings else {})}
     facts |= {title: known[key] for key, title in (("data", "measured on"), ("split", "split")) if key in known}
     if starts := read_environments(place):
-        facts |= {"trained on": _distinct(each.hardware for each in starts)}
-        facts |= {"precision": _distinct(each.precision_text for each in starts)}
+        facts |= {"trained on": distinct((each.hardware for each in starts), between=", then ")}
+        facts |= {"precision": distinct((each.precision_text for each in starts), between=", then ")}
     return replace(run, validation=_validation(place / EVENTS), facts=facts, settings=settings)
-
-
-def _distinct(values: Iterable[str]) -> str:
-    return ", then ".join(dict.fromkeys(values))
 
 
 def short_names(folders: Sequence[Path]) -> list[str]:

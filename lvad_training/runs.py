@@ -16,12 +16,12 @@ from tqdm import tqdm
 
 import lvad_perception
 from lvad_perception.errors import ConfigError
+from lvad_perception.files import write_whole
 from lvad_perception.metrics import Metrics
 from lvad_perception.report.evaluation import FILE, Evaluation, to_bytes
 from lvad_training.checkpoints import Checkpoint, load_checkpoint
-from lvad_training.config import recipe_to_dict
-from lvad_training.files import write_whole
 from lvad_training.loop import StepReport
+from lvad_training.provenance import essence
 from lvad_training.recipe import Recipe, Section
 
 CHECKPOINT, MODEL, CURVE, METRICS = "checkpoint.pt", "model.pt", "losses.jsonl", "metrics.json"
@@ -82,18 +82,6 @@ def write_evaluation(folder: Path, evaluation: Evaluation) -> None:
         write_whole(folder / EVALUATION, to_bytes(evaluation))
     except OSError as err:
         raise ConfigError(f"{folder}: the evaluation cannot be written ({err.strerror}); free disk space") from err
-
-
-def essence(recipe: Recipe) -> dict[str, Any]:
-    """What of a recipe the result of a training depends on: not where files are, nor how often it saves."""
-    plain = recipe_to_dict(recipe)
-    for key in ("output", "stages"):
-        plain.pop(key)
-    for key in ("root", "workers", "lists", "pseudo"):
-        plain["data"].pop(key)
-    for key in ("checkpoint_every", "evaluate_every", "start_from"):
-        plain["train"].pop(key)
-    return plain
 
 
 def code_version() -> str:

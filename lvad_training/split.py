@@ -42,6 +42,9 @@ class Split(Protocol):
     def mask_path(self, i: int, task: str) -> Path | None:
         """The file of a mask; None where there is none."""
 
+    def annotation_files(self, task: str) -> list[Path]:
+        """The files that the images' annotation for a task is read from; where none changed, it is what it was."""
+
     def raw_boxes(self, i: int) -> tuple[Float32, Int32, Bool] | None:
         """Boxes as annotated, not clipped: float32 [N, 4] xyxy, labels int32 [N], crowd bool [N]; None as ``boxes``."""
 

@@ -1,30 +1,32 @@
 """The recipe in stages: teach, pseudo-label, adapt, finetune; each also alone, and skipped when it is up to date.
 
 A recipe with a section ``stages`` becomes an ordered list of stages, each with a folder of its own. Beside what the
-stage makes, its folder holds ``stage.json``: digests of what the result depends on (``_inputs``), the state, and the
+stage makes, its folder holds ``stage.json``: digests of what the result depends on (``provenance``), the state, and the
 version of the code. A finished stage whose inputs are as they were is skipped; one that was interrupted continues.
 """
 
 import functools
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from msgspec.structs import replace
 
-from lvad_perception.errors import ConfigError, EvaluationError
+from lvad_perception.errors import ConfigError, EvaluationError, LvadError
+from lvad_perception.files import withdrawn
+from lvad_perception.provenance import ABSENT, Inputs, changed
 from lvad_training.batches import recipe_split, selected_images
 from lvad_training.build import build_text_encoder
-from lvad_training.config import recipe_to_dict
 from lvad_training.data.settings import make_lists, read_lists, write_lists
-from lvad_training.files import withdrawn
 from lvad_training.labelling import label
 from lvad_training.processes import this_process
+from lvad_training.provenance import measuring_inputs, pseudo_inputs, training_inputs
+from lvad_training.pseudo.folder import REPORT, claim
 from lvad_training.recipe import Recipe, StageConfig, StagesConfig, TrainConfig
-from lvad_training.records import RECORD, file_digest, read_record, split_digest, text_digest, write_record
-from lvad_training.runs import METRICS, MODEL, essence
+from lvad_training.records import RECORD, read_record, write_record
+from lvad_training.runs import CHECKPOINT, METRICS, MODEL
 from lvad_training.training import evaluate_folder, train
 
 LISTS = "lists.json"
@@ -112,7 +114,7 @@ def run(
     last = stages[-1]
     if only == "evaluate":
         _require(last.folder / MODEL, "run the recipe without --stage first")
-        evaluate_folder(last.folder, data=last.recipe.data, progress=progress)
+        evaluate_folder(last.folder, recipe=last.recipe, progress=progress)
         return last.folder
     chosen = [stage for stage in stages if only in (None, stage.name)]
     if not chosen:
@@ -127,15 +129,14 @@ def run(
         if only is None:
             build_text_encoder(recipe.model)  # one that cannot be had is to be known before days of teachers
 
+    recipe_split(recipe, recipe.data.train_split)  # refused before anything is written
     _make_lists(recipe, stages, before_start, log)
-    images = split_digest(recipe_split(recipe, recipe.data.train_split))
     unmeasured: EvaluationError | None = None
     for number, stage in enumerate(chosen, start=1):
         title = f"[{number}/{len(chosen)}] {stage.name}"
         problem = _run_stage(
             stage,
             title,
-            images=images,
             resume=resume,
             overwrite=overwrite,
             again=only is not None,
@@ -160,7 +161,6 @@ def _run_stage(
     stage: Stage,
     title: str,
     *,
-    images: str,
     resume: bool,
     overwrite: bool,
     again: bool,
@@ -170,32 +170,42 @@ def _run_stage(
 ) -> EvaluationError | None:
     """Run a stage, or skip it when it is up to date; what its weights do not depend on, their evaluation, may fail."""
     processes = this_process()
-    inputs = _inputs(stage, images)
+    inputs, measured = _inputs(stage), _measured(stage)
     record = read_record(stage.folder)
-    same = record is not None and record["inputs"] == inputs
-    done = record is not None and record["state"] == "done"
+    same = record is not None and not changed(record["inputs"], inputs)
+    ended = record is not None and record["state"] == "done"
+    done = ended and (stage.folder / (REPORT if stage.teachers else MODEL)).is_file()
     processes.wait_for_everyone()  # all have read the record before one of them writes it
     say = log if processes.is_main_process else lambda _: None
-    if same and done and not (again and overwrite):
-        say(f"{title}: up to date in {stage.folder}")
-        return _measure_unmeasured(stage, progress)
+    if record is not None and same and done and not (again and overwrite):
+        stale = record["measured"] not in (None, measured)
+        say(f"{title}: up to date in {stage.folder}" + (", and measured again" if stale else ""))
+        if measured is None:
+            return None
+        return _measure(stage, {**record, "measured": measured}, stale=stale, progress=progress)
     if record is not None and not same and not overwrite:
-        changed = ", ".join(sorted(key for key in inputs if record["inputs"].get(key) != inputs[key]))
         raise ConfigError(
-            f"{stage.folder}: what stage {stage.name} depends on changed since it ran ({changed}); "
+            f"{stage.folder}: what stage {stage.name} depends on changed since it ran "
+            f"({', '.join(changed(record['inputs'], inputs))}); "
             "give --overwrite to do it and what follows again, or another output"
         )
-    if record is not None and same and not done and not (resume or overwrite):
+    if same and not ended and not (resume or overwrite):
         raise ConfigError(f"{stage.folder}: stage {stage.name} was interrupted; give --resume to go on with it")
+    if record is None and not (resume or overwrite):
+        _check_nothing_there(stage)
     before_start()
-    going_on = record is not None and same and not done and resume
-    say(f"{title}: {'goes on' if going_on else 'starts'} in {stage.folder}")
+    lost = same and ended and not done and not overwrite  # its result was removed
+    going_on = (same and not done and resume) or lost or (record is None and resume and not overwrite)
+    say(f"{title}: {'goes on' if going_on and record is not None else 'starts'} in {stage.folder}")
     started = time.time()
     problem = None
     before = record["seconds"] if going_on and record is not None else 0.0
-    with withdrawn(stage.folder / RECORD, unless=lambda: any(path.name != RECORD for path in stage.folder.glob("*"))):
+    there = {*stage.folder.glob("*"), stage.folder / RECORD}
+    with withdrawn(stage.folder / RECORD, unless=lambda: not there.issuperset(stage.folder.glob("*"))):
         if processes.is_main_process:
             write_record(stage.folder, inputs, "running", before)
+            if lost and stage.teachers:
+                claim(stage.folder)
         if stage.teachers:
             label(stage.recipe, dict(stage.teachers), stage.folder, resume=going_on, progress=progress)
         else:
@@ -205,21 +215,35 @@ def _run_stage(
                 problem = err
     processes.wait_for_everyone()
     if processes.is_main_process:
-        write_record(stage.folder, inputs, "done", before + time.time() - started)
+        write_record(stage.folder, inputs, "done", before + time.time() - started, measured=measured)
     processes.wait_for_everyone()
     return problem
 
 
-def _measure_unmeasured(stage: Stage, progress: bool) -> EvaluationError | None:
-    """Measure the model of a finished stage whose evaluation failed when it was trained."""
-    unmeasured = (stage.folder / MODEL).is_file() and not (stage.folder / METRICS).is_file()
-    this_process().wait_for_everyone()  # all have looked before one of them writes
-    if unmeasured:
+def _measure(stage: Stage, record: dict[str, Any], *, stale: bool, progress: bool) -> EvaluationError | None:
+    """Measure a finished model on other data than before, or one whose evaluation failed when it was trained."""
+    wanted = stale or not (stage.folder / METRICS).is_file()
+    processes = this_process()
+    processes.wait_for_everyone()  # all have looked before one of them writes
+    if wanted:
         try:
-            evaluate_folder(stage.folder, data=stage.recipe.data, progress=progress)
+            evaluate_folder(stage.folder, recipe=stage.recipe, progress=progress)
         except EvaluationError as err:
             return err
+        if processes.is_main_process:
+            write_record(stage.folder, **record)
+        processes.wait_for_everyone()
     return None
+
+
+def _measured(stage: Stage) -> Inputs | None:
+    """What the stage's metrics depend on beside its weights; validation that cannot be read stops no training."""
+    if stage.teachers:
+        return None
+    try:
+        return measuring_inputs(stage.recipe)
+    except LvadError:
+        return {"validation": ABSENT}
 
 
 def _make_lists(
@@ -270,31 +294,30 @@ def _stage_settings(recipe: Recipe, stage: StageConfig) -> TrainConfig:
     return replace(recipe.train, steps=stage.steps, **changes)
 
 
-def _inputs(stage: Stage, images: str) -> dict[str, str]:
-    """A digest per part of what the stage's result depends on: the recipe, and by their content lists, teachers, pseudo
-    labels' record and starting checkpoint.
-
-    ``images`` is the digest of the training split, the same for all stages: of names and of what is annotated. Pixels,
-    labels themselves, the file of ``model.backbone.weights`` and the versions of code and libraries are not looked at.
-    """
+def _inputs(stage: Stage) -> Inputs:
+    """What the stage's result depends on; what another stage makes for it has to be there."""
     recipe = stage.recipe
-    plain = essence(recipe)
-    if stage.teachers:
-        plain = {"data": plain["data"], "pseudo": recipe_to_dict(recipe)["stages"]["pseudo"]}
-    digests = {section: text_digest(json.dumps(value, sort_keys=True)) for section, value in plain.items()}
-    digests["images"] = images
-    files = {"data.lists": recipe.data.lists}
-    if recipe.data.pseudo is not None:
-        files["data.pseudo"] = str(Path(recipe.data.pseudo) / RECORD)
-    files |= {f"teacher of {task}": str(path) for task, path in stage.teachers}
+    files = {"data.lists": recipe.data.lists, **{f"the teacher of {task}": str(path) for task, path in stage.teachers}}
     if not stage.teachers:
         files["train.start_from"] = recipe.train.start_from
     for name, file in files.items():
         if file is not None and not file.startswith("shipped/"):
-            path = Path(file)
-            _require(path, f"run the stage that writes it, or correct {name}")
-            digests[name] = file_digest(path)
-    return digests
+            _require(Path(file), f"run the stage that writes it, or correct {name}")
+    if stage.teachers:
+        return pseudo_inputs(recipe, dict(stage.teachers))
+    if recipe.data.pseudo is not None and not Path(recipe.data.pseudo).is_dir():
+        raise ConfigError(f"{recipe.data.pseudo}: is not there; run the stage pseudo, or correct data.pseudo")
+    return training_inputs(recipe)
+
+
+def _check_nothing_there(stage: Stage) -> None:
+    """Raise ConfigError when a folder without record holds a run, which may be anybody's."""
+    found = next((name for name in (CHECKPOINT, MODEL, REPORT) if (stage.folder / name).exists()), None)
+    if found is not None:
+        raise ConfigError(
+            f"{stage.folder}: holds {found} of a run that no {RECORD} describes; give --resume to go on with it, "
+            "--overwrite to start anew, or another output"
+        )
 
 
 def _require(path: Path, remedy: str) -> None:

@@ -11,11 +11,11 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import msgspec
 import torch
 from tqdm import tqdm
 
 from lvad_perception.errors import ConfigError, EvaluationError, LvadError
+from lvad_perception.files import write_whole
 from lvad_perception.metrics import Metrics
 from lvad_perception.report.evaluation import Evaluation
 from lvad_training import loop
@@ -30,13 +30,13 @@ from lvad_training.checkpoints import (
 )
 from lvad_training.environment import note_environment
 from lvad_training.evaluation import evaluate_checkpoint, examine_checkpoint
-from lvad_training.files import write_whole
 from lvad_training.model.backbone import Backbone
 from lvad_training.model.multitask import MultiTaskNet
 from lvad_training.model.published import MatchReport, load_published, load_timm
 from lvad_training.model.text_encoders import TextEncoder, TextFacts
 from lvad_training.processes import restore_state, resume_state, start_processes, this_process
-from lvad_training.recipe import BackboneConfig, DataConfig, Recipe, TrainConfig
+from lvad_training.provenance import check_resumed, remeasured, training_inputs
+from lvad_training.recipe import BackboneConfig, Recipe, TrainConfig
 from lvad_training.runs import (
     CHECKPOINT,
     METRICS,
@@ -69,7 +69,7 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, prog
 
     Raises:
         EvaluationError: ``model.pt`` is finished, but could not be measured.
-        ConfigError: the folder holds another run, or the recipe changed since the run to resume.
+        ConfigError: the folder holds another run, or what the run to resume depends on changed since.
         CheckpointError, DatasetError, LabelError, ImageError, NonFiniteLossError, LoaderError: as their names say.
     """
     settings = recipe.train
@@ -84,6 +84,9 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, prog
         process=accelerator.process_index,
         processes=accelerator.num_processes,
     )
+    inputs = training_inputs(recipe) | {"processes": str(accelerator.num_processes)}
+    if state is not None:
+        check_resumed(folder, state.inputs, inputs, ended=first_step >= settings.steps)
     encoder = build_text_encoder(recipe.model)
     torch.manual_seed(settings.seed)
     net = build_model(recipe.model, encoder=encoder).to(memory_format=torch.channels_last)
@@ -119,7 +122,7 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, prog
     for report in logged(reports, folder, writer, first_step=first_step, steps=settings.steps, progress=shown):
         if report.step % settings.checkpoint_every == 0 or report.step == settings.steps:
             snapshot = _snapshot(net, recipe, report.step)
-            snapshot = replace(snapshot, resume=resume_state(accelerator, optimizer, scheduler))
+            snapshot = replace(snapshot, resume=resume_state(accelerator, optimizer, scheduler), inputs=inputs)
             if main:
                 save_checkpoint(folder / CHECKPOINT, snapshot)
             accelerator.wait_for_everyone()
@@ -135,7 +138,7 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, prog
         save_checkpoint(folder / MODEL, final)
     accelerator.wait_for_everyone()
     try:
-        metrics = _examine(folder, final, recipe.data, device=accelerator.device, progress=progress)
+        metrics = _examine(folder, final, device=accelerator.device, progress=progress)
         log_metrics(metrics, settings.steps, writer)
     finally:
         if writer is not None:
@@ -143,12 +146,12 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, prog
     return folder / MODEL
 
 
-def evaluate_folder(folder: Path, *, data: DataConfig | None = None, progress: bool = False) -> Metrics | None:
+def evaluate_folder(folder: Path, *, recipe: Recipe | None = None, progress: bool = False) -> Metrics | None:
     """Measure a finished run's model again, and write the metrics beside it and into it; processes share the images.
 
     Args:
         folder: of the run.
-        data: where to measure, if not as the model's own recipe says.
+        recipe: on whose data, and with whose settings of what is found; the run's own when None.
         progress: show a progress bar.
 
     Returns:
@@ -160,16 +163,15 @@ def evaluate_folder(folder: Path, *, data: DataConfig | None = None, progress: b
         ConfigError: the metrics cannot be written.
     """
     found = load_checkpoint(folder / MODEL)
-    return _examine(folder, found, data or found.recipe.data, device=this_process().device, progress=progress)
+    if recipe is not None:
+        found = replace(found, recipe=remeasured(found.recipe, recipe))
+    return _examine(folder, found, device=this_process().device, progress=progress)
 
 
-def _examine(
-    folder: Path, final: Checkpoint, data: DataConfig, *, device: torch.device, progress: bool
-) -> Metrics | None:
+def _examine(folder: Path, final: Checkpoint, *, device: torch.device, progress: bool) -> Metrics | None:
     """Measure a run's model and keep what was found. Raises EvaluationError, which leaves the model as it was."""
     try:
-        there = replace(final, recipe=msgspec.structs.replace(final.recipe, data=data))
-        evaluation = examine_checkpoint(there, device=device, progress=progress)
+        evaluation = examine_checkpoint(final, device=device, progress=progress)
     except LvadError as err:
         command = shlex.join(["lvad-train", "run", str(folder / RECIPE), "--stage", "evaluate"])
         raise EvaluationError(

@@ -17,21 +17,22 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS = {
     "lvad_perception": [
         {"types", "vocabulary", "errors", "machine"},
-        {"command_line", "opencv", "image_header"},
+        {"opencv", "image_header", "files", "command_line"},
         {"manifest", "images", "pixels", "preprocess", "postprocess", "metrics", "topics", "problems", "agreement"},
         {"engines", "bdd100k", "messages", "overlay", "video"},
-        {"perceiver", "report", "pairing", "calibration"},
+        {"perceiver", "report", "pairing", "calibration", "provenance"},
         {"bags", "node"},
         {"benchmark", "optimize", "quantize"},
         {"commands"},
         {"cli"},
     ],
     "lvad_training": [
-        {"files", "sections", "presets", "recipe", "camera", "boxes", "split"},
+        {"sections", "presets", "recipe", "camera", "boxes", "split"},
         {"config", "suppression"},
         {"samples"},
         {"decode", "checkpoints", "schedule"},
         {"data", "model", "losses", "pseudo", "loop", "processes", "loader"},
+        {"provenance"},
         {"build", "batches", "runs", "graph"},
         {"evaluation", "environment"},
         {"training", "export", "records", "labelling"},
@@ -48,6 +49,7 @@ SHARED_WITH_TRAINING = {
     "types",
     "vocabulary",
     "errors",
+    "files",
     "command_line",
     "machine",
     "manifest",
@@ -61,6 +63,7 @@ SHARED_WITH_TRAINING = {
     "overlay",
     "video",
     "bdd100k",
+    "provenance",
 }
 
 # Libraries that only some files may import: name -> path prefixes.

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.supervise import Part, Result
+from lvad_perception.files import write_whole
 
 BAD = ("failed", "ended at its limit")
 
@@ -36,14 +37,13 @@ class Report:
 
     def write(self) -> None:
         """Write both files, whole."""
-        self.markdown_path.parent.mkdir(parents=True, exist_ok=True)
         content = {
             "command": self.command,
             "on_cpu": self.on_cpu,
             "parts": {part.name: asdict(result) for part, result in self._parts},
         }
-        self.json_path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        self.markdown_path.write_text(self.to_markdown(), encoding="utf-8")
+        write_whole(self.json_path, json.dumps(content, indent=1) + "\n")
+        write_whole(self.markdown_path, self.to_markdown())
 
     def to_markdown(self) -> str:
         """Command and hardware first, then what became of each part, then their tables."""

@@ -75,6 +75,10 @@ class YoloSplit:
         """None: there are no masks here."""
         return None
 
+    def annotation_files(self, task: str) -> list[Path]:
+        """The text files of boxes."""
+        return [self._labels(int(i)) for i in np.flatnonzero(self.annotated_for(task))]
+
     def raw_boxes(self, i: int) -> tuple[Float32, Int32, Bool] | None:
         """As annotated, not clipped: float32 [N, 4] xyxy, labels int32 [N], crowd bool [N]. Raises LabelError."""
         if not self.has_boxes[i]:

@@ -15,6 +15,7 @@ from typing import Any, Final
 from lvad_perception.bags.cameras import Camera, find_cameras
 from lvad_perception.bags.paths import check_path
 from lvad_perception.errors import BagError, ConfigError
+from lvad_perception.files import write_whole
 from lvad_perception.topics import LABEL_INFO, TASK_TOPICS, is_result, listing, side_of
 
 _LOOK_EVERY_S: Final = 0.05
@@ -116,7 +117,7 @@ class Playback:
     def write_qos(self, path: Path) -> None:
         """Write a file for ``--qos-profile-overrides-path`` of the player and the recorder."""
         topics = [topic for topic in (*self.topics, *self.results) if not topic.endswith(f"/{LABEL_INFO}")]
-        path.write_text("".join(f"{topic}: {{{_LOSSLESS_QOS}}}\n" for topic in topics), encoding="utf-8")
+        write_whole(path, "".join(f"{topic}: {{{_LOSSLESS_QOS}}}\n" for topic in topics))
 
     def play_command(self, qos: Path, *, rate: str) -> list[str]:
         """A player that starts paused, so that nothing is sent before everybody is connected, and loses nothing.

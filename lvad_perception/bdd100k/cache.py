@@ -2,6 +2,8 @@
 
 A set of arrays lives in the cache directory under a key made of its sources' paths, sizes, modification times and the
 version of its format. It is written beside its place and renamed, so that concurrent writers cannot disturb each other.
+Nobody removes a set that somebody may be using: one that is damaged stays, and another is made beside it. What was not
+opened for a month goes.
 """
 
 import hashlib
@@ -12,6 +14,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -19,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lvad_perception.errors import DatasetError, LabelError
+from lvad_perception.files import draft
 from lvad_perception.machine import cache_places
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -70,19 +74,20 @@ def open_cached(
     """
     key = hashlib.sha256(repr((version, list(files))).encode()).hexdigest()[:16]
     family = hashlib.sha256(os.fsencode(source)).hexdigest()[:16]
-    folders = [place / kind / f"{family}-{key}" for place in cache_places(cache_dir)]
-    for folder in folders:
-        if (found := _try_open(open_folder, folder)) is not None:
-            return found
+    places = [place / kind / f"{family}-{key}" for place in cache_places(cache_dir)]
+    for place in places:
+        for folder in (place, *sorted(place.parent.glob(f"{place.name}-*"))):
+            if (found := _try_open(open_folder, folder)) is not None:
+                return found
     arrays, meta = read()
-    for folder in folders:
+    for place in places:
         try:
-            _write(folder, arrays, meta, open_folder)
+            found = _write(place, arrays, meta, open_folder)
         except OSError:
             continue
-        _remove_stale(folder, family)
-        return open_folder(folder)
-    raise DatasetError(f"the label cache cannot be written to {folders[-1].parent}; pass a cache directory with space")
+        _remove_stale(place.parent, family)
+        return found
+    raise DatasetError(f"the label cache cannot be written to {places[-1].parent}; pass a cache directory with space")
 
 
 def load_arrays(folder: Path, names: Iterable[str]) -> tuple[Arrays, Meta]:
@@ -131,36 +136,37 @@ def read_parts(file: FileStat, parts: Iterable[tuple[int, int]]) -> list[bytes]:
 
 def _try_open(open_folder: Callable[[Path], Opened], folder: Path) -> Opened | None:
     try:
-        return open_folder(folder)
+        found = open_folder(folder)
     except (OSError, EOFError, ValueError, KeyError, TypeError):
-        return None  # absent, or damaged by a full disk or a clean-up: made anew
+        return None  # absent, or damaged by a full disk or a clean-up: another is made
+    with suppress(OSError):
+        os.utime(folder)  # it is in use
+    return found
 
 
-def _write(folder: Path, arrays: Arrays, meta: Meta, open_folder: Callable[[Path], Any]) -> None:
-    """Write a set beside its place, then rename it there; a concurrent writer of the same set may win."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
-    draft.mkdir()
+def _write(place: Path, arrays: Arrays, meta: Meta, open_folder: Callable[[Path], Opened]) -> Opened:
+    """Write a set, beside a damaged one under another name; one that somebody else has just written is taken."""
+    if (found := _try_open(open_folder, place)) is not None:
+        return found
+    folder = place.with_name(f"{place.name}-{uuid.uuid4().hex[:8]}") if place.exists() else place
     try:
-        for name, values in arrays.items():
-            np.save(draft / f"{name}.npy", values)
-        (draft / "meta.json").write_text(json.dumps(meta))
-        if folder.exists() and _try_open(open_folder, folder) is None:
-            shutil.rmtree(folder, ignore_errors=True)
-        try:
-            draft.rename(folder)
-        except OSError:
-            if _try_open(open_folder, folder) is None:
-                raise
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        with draft(folder) as own:
+            own.mkdir()
+            for name, values in arrays.items():
+                np.save(own / f"{name}.npy", values)
+            (own / "meta.json").write_text(json.dumps(meta))
+    except OSError:
+        if (found := _try_open(open_folder, folder)) is not None:  # somebody else was as fast
+            return found
+        raise
+    return open_folder(folder)
 
 
 def _remove_stale(folder: Path, family: str) -> None:
-    """Remove sets of earlier states of the same source, except recent ones, which a running job may still use."""
-    for other in folder.parent.glob(f"{family}-*"):
+    """Remove sets of a source that were not opened for a month."""
+    for other in folder.glob(f"{family}-*"):
         try:
-            stale = other != folder and time.time() - other.stat().st_mtime > _STALE_AFTER_S
+            stale = time.time() - other.stat().st_mtime > _STALE_AFTER_S
         except OSError:
             continue
         if stale:

@@ -60,6 +60,11 @@ class LabelTable:
         return len(self._arrays["names"])
 
     @property
+    def files(self) -> list[Path]:
+        """The source's files."""
+        return [Path(path) for path, _, _ in self._files]
+
+    @property
     def names(self) -> npt.NDArray[np.bytes_]:
         """Frame names, UTF-8, sorted."""
         return self._arrays["names"]

@@ -133,6 +133,13 @@ class Split:
         source = index.sources[index.which[i]] if index.which[i] >= 0 else None
         return Path(source.folder, self.name_of(i) + source.ending) if isinstance(source, MaskSource) else None
 
+    def annotation_files(self, task: str) -> list[Path]:
+        """The label files and the masks that the frames' annotation for a task is read from."""
+        index = self._tasks[task]
+        tables = [path for source in index.sources if isinstance(source, LabelTable) for path in source.files]
+        masks = (self.mask_path(i, task) for i in range(len(self)))
+        return [*tables, *(path for path in masks if path is not None)]
+
     def boxes(self, i: int, size_hw: Size) -> TruthBoxes | None:
         """The frame's objects, clipped to the image; None when it is not annotated for detection.
 

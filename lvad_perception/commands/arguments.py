@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from lvad_perception.engines import PRECISIONS, RUNTIMES, Engine, open_engine
 from lvad_perception.errors import ConfigError
+from lvad_perception.files import write_whole
 
 if TYPE_CHECKING:
     from lvad_perception.engines.tensorrt_build import Progress
@@ -123,7 +124,6 @@ def write_json(path: Path | None, facts: dict[str, Any]) -> None:
 def write_text(path: Path, text: str, *, option: str) -> None:
     """Write a file that an option named, with its folders. Raises ConfigError."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        write_whole(path, text)
     except OSError as err:
         raise ConfigError(f"{path} cannot be written ({err.strerror}); choose another file for {option}") from err

@@ -157,8 +157,8 @@ def _evaluate(arguments: argparse.Namespace) -> int | None:
                 tell=told,
                 progress=True,
             )
-    print(metrics.to_text())
     write_json(arguments.json, metrics.to_dict())
+    print(metrics.to_text())
     return told.status
 
 

@@ -95,10 +95,10 @@ def _bench(arguments: argparse.Namespace) -> None:
         batches = _batches([(arguments.model.name, engine), *others], frames, arguments.frames) if others else []
         roofline = "" if arguments.no_roofline else _roofline(arguments, engine, stages.engine_run_ms)
         bench = Bench(stages, batches, roofline, _agreement(arguments, engine, frames), overlapped)
-    print(bench.to_text())
     write_json(arguments.json, bench.to_dict())
     if arguments.plot is not None:
         write_text(arguments.plot, draw(bench), option="--plot")
+    print(bench.to_text())
 
 
 def _frames(arguments: argparse.Namespace) -> "tuple[Iterator[Decode], str]":

@@ -5,7 +5,6 @@ What a trial found is kept in the cache folder, so that only the first start of 
 
 import hashlib
 import json
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -21,6 +20,7 @@ from lvad_perception.engines.base import Engine
 from lvad_perception.engines.onnx import OnnxEngine
 from lvad_perception.engines.openvino import OpenVinoEngine
 from lvad_perception.errors import EngineError, LvadError
+from lvad_perception.files import write_whole
 from lvad_perception.machine import cache_places, cpu_identity, usable_cores
 from lvad_perception.manifest import Manifest
 from lvad_perception.types import UInt8
@@ -173,17 +173,7 @@ def _keep(files: Sequence[Path], runtime: str, reason: str) -> None:
     text = json.dumps({"runtime": runtime, "reason": reason})
     for file in files:
         with suppress(OSError):
-            file.parent.mkdir(parents=True, exist_ok=True)
-            # Written beside its place and renamed: starts at the same time cannot disturb each other.
-            with tempfile.NamedTemporaryFile("w", dir=file.parent, encoding="utf-8", delete=False) as scratch:
-                partial = Path(scratch.name)
-                try:
-                    scratch.write(text)
-                    scratch.flush()
-                    partial.replace(file)
-                except BaseException:
-                    partial.unlink(missing_ok=True)
-                    raise
+            write_whole(file, text)  # starts at the same time cannot disturb each other
             return
 
 

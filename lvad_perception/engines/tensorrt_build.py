@@ -11,13 +11,14 @@ What differs between the versions of TensorRT and is handled here:
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from lvad_perception.engines.tensorrt import import_tensorrt, make_log, version_of
 from lvad_perception.errors import EngineError, MissingDependencyError
+from lvad_perception.files import write_whole
 from lvad_perception.manifest import INPUT_NAME, Manifest
 
 Progress = Callable[[float, str], None]
@@ -232,13 +233,8 @@ def _read_timings(config: Any, path: Path | None) -> None:
 def _write_timings(config: Any, path: Path | None) -> None:
     if path is None:
         return
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}-{threading.get_ident()}")
-        partial.write_bytes(bytes(config.get_timing_cache().serialize()))
-        partial.replace(path)
-    except OSError:
-        pass  # the next build measures again
+    with suppress(OSError):  # the next build measures again
+        write_whole(path, bytes(config.get_timing_cache().serialize()))
 
 
 def _monitor(trt: Any, progress: Progress) -> Any:

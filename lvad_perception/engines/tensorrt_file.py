@@ -15,14 +15,13 @@ lose its manifest, and a wrong version or GPU is named before anything is loaded
 """
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from lvad_perception.errors import EngineError, MissingDependencyError, ModelFileError
+from lvad_perception.files import replacing
 from lvad_perception.manifest import Manifest
 
 MAGIC: Final = b"LVADTRT1"
@@ -193,16 +192,8 @@ def _from_facts(text: str, plan: bytes | bytearray | memoryview, source: str) ->
 
 def _write(path: Path, parts: tuple[bytes | bytearray | memoryview, ...]) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-        partial = Path(name)
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                for part in parts:
-                    stream.write(part)
-            partial.chmod(0o644)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        with replacing(path) as stream:
+            for part in parts:
+                stream.write(part)
     except OSError as err:
         raise EngineError(f"{path} cannot be written ({err.strerror}); choose a folder with space") from err

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from lvad_perception.errors import ConfigError, LvadError
+from lvad_perception.files import write_whole
 from lvad_perception.node.process import STATUS_BAD_INPUT, open_node, run_until_signal
 
 if TYPE_CHECKING:
@@ -69,8 +70,7 @@ def _write_json(name: str, metrics: "Metrics") -> None:
         return
     path = Path(name).expanduser()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(metrics.to_dict(), indent=2) + "\n", encoding="utf-8")
+        write_whole(path, json.dumps(metrics.to_dict(), indent=2) + "\n")
     except OSError as err:
         raise ConfigError(f"{path} cannot be written ({err.strerror}); choose another file for json") from err
 

@@ -5,6 +5,7 @@ from html import escape
 from pathlib import Path
 
 from lvad_perception.errors import ImageError
+from lvad_perception.files import write_whole
 from lvad_perception.report.confusion import confusion_section, recall_section
 from lvad_perception.report.frames import even_names, other_section, worst_names, worst_section
 from lvad_perception.report.run import Run, run_keys
@@ -89,8 +90,7 @@ def write_page(path: Path, *, title: str, summary: str, sections: Sequence[tuple
         f"<body><header><h1>{escape(title)}</h1>{lead}<nav>{links}</nav></header><main>{body}</main></body></html>\n"
     )
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(page, encoding="utf-8")
+        write_whole(path, page)
     except OSError as err:
         raise ImageError(f"the report {path} cannot be written ({err.strerror}); choose a writable folder") from err
 

@@ -36,9 +36,9 @@ def _add_evaluate(commands: Commands) -> None:
 def _evaluate(options: argparse.Namespace) -> int:
     import msgspec
 
+    from lvad_perception.files import write_whole
     from lvad_training.checkpoints import load_checkpoint
     from lvad_training.evaluation import evaluate_checkpoint, examine_checkpoint
-    from lvad_training.files import write_whole
     from lvad_training.processes import this_process
     from lvad_training.runs import EVALUATION, write_evaluation
 
@@ -58,15 +58,16 @@ def _evaluate(options: argparse.Namespace) -> int:
     assert metrics is not None  # a missing split raised
     if not this_process().is_main_process:
         return 0
-    print(metrics.to_text())
     if evaluation is not None:
         write_evaluation(options.checkpoint.parent, evaluation)
-        print(f"{options.checkpoint.parent / EVALUATION}: for lvad-train report")
     if options.json is not None:
         try:
             write_whole(options.json, json.dumps(metrics.to_dict(), indent=1))
         except OSError as err:
             raise ConfigError(f"--json {options.json}: cannot be written ({err.strerror}); name another file") from err
+    print(metrics.to_text())
+    if evaluation is not None:
+        print(f"{options.checkpoint.parent / EVALUATION}: for lvad-train report")
     return 0
 
 

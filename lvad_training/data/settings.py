@@ -22,9 +22,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lvad_perception.errors import ConfigError, DatasetError
+from lvad_perception.files import write_whole
 from lvad_perception.types import Bool
 from lvad_perception.vocabulary import TASKS
-from lvad_training.files import write_whole
 from lvad_training.split import Split
 
 PAPER_SIZES: Final = {

@@ -6,9 +6,9 @@ from pathlib import Path
 import cv2
 
 from lvad_perception.errors import ImageError
+from lvad_perception.files import write_whole
 from lvad_perception.report import curve_charts, provenance, write_page
 from lvad_perception.report.frames import picture_panel
-from lvad_training.files import write_whole
 from lvad_training.pretrain.frames import Frame
 from lvad_training.pretrain.neighbours import Nearest, draw_nearest
 from lvad_training.runs import CURVE, read_curve

@@ -17,6 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lvad_perception.errors import DatasetError
+from lvad_perception.provenance import Inputs, digest
 from lvad_perception.report.evaluation import spread
 from lvad_training.batches import guarded_loader
 from lvad_training.checkpoints import load_weights, read_content, write_content
@@ -32,7 +33,7 @@ from lvad_training.pretrain.page import PAGE, PICTURE, write_pretraining_page
 from lvad_training.pretrain.recipe import PretrainRecipe
 from lvad_training.pretrain.views import Views, ViewSet, collate_views, make_transform
 from lvad_training.processes import complete, restore_state, resume_state, start_processes
-from lvad_training.records import text_digest
+from lvad_training.provenance import backbone_digest, check_resumed
 from lvad_training.runs import CHECKPOINT, check_empty, check_same, code_version, logged, open_events, prepare_folder
 from lvad_training.training import load_backbone
 
@@ -76,7 +77,9 @@ def pretrain(
         complete=complete,
         progress=progress,
     )
-    images = _check_frames(frames, recipe, processes, state)
+    inputs = _inputs(frames, recipe, processes)
+    if state is not None:
+        check_resumed(folder, state.get("inputs"), inputs, ended=first_step >= settings.steps)
 
     torch.manual_seed(settings.seed)
     backbone = timm_backbone(recipe.backbone.name, recipe.backbone.options)
@@ -125,7 +128,7 @@ def pretrain(
                 "format": FORMAT,
                 "recipe": msgspec.to_builtins(recipe),
                 "step": report.step,
-                "images": images,
+                "inputs": inputs,
                 "weights": network.state_dict(),
                 "queues": queues(criterion),
                 "resume": resume_state(accelerator, optimizer, scheduler),
@@ -158,25 +161,26 @@ def _find_state(folder: Path, recipe: PretrainRecipe, *, resume: bool, overwrite
 def _essence(plain: dict[str, Any]) -> dict[str, Any]:
     """What of a recipe the losses depend on: not where files are, nor how often it saves, nor the picture."""
     essence = {key: value for key, value in plain.items() if key not in ("output", "neighbours")}
+    essence["backbone"] = {key: value for key, value in plain["backbone"].items() if key != "weights"}
     essence["data"] = {key: value for key, value in plain["data"].items() if key not in ("root", "frames", "workers")}
     essence["train"] = {key: value for key, value in plain["train"].items() if key != "checkpoint_every"}
     return essence
 
 
-def _check_frames(frames: list[Frame], recipe: PretrainRecipe, processes: int, state: dict[str, Any] | None) -> str:
-    """A digest of the frames' names; what does not fit them is refused."""
+def _inputs(frames: list[Frame], recipe: PretrainRecipe, processes: int) -> Inputs:
+    """What the run depends on beside its recipe: names of frames, sizes of images, the file that it starts from."""
     wanted = recipe.train.batch_size * processes
     if len(frames) < wanted:
         raise DatasetError(
             f"{recipe.data.root}: {len(frames)} frames are fewer than the {wanted} of a step; give more with --data or "
             "data.fps, or lower train.batch_size"
         )
-    digest = text_digest("\n".join(frame.name for frame in frames))
-    if state is not None and state["images"] != digest:
-        raise DatasetError(
-            f"{recipe.data.root}: holds other frames than when this run began; put them back or start anew"
-        )
-    return digest
+    root = Path(recipe.data.root)
+    sizes = [frame.path.stat().st_size if frame.path.is_relative_to(root) else 0 for frame in frames]
+    found = {"frames": digest([[frame.name, size] for frame, size in zip(frames, sizes, strict=True)])}
+    if recipe.backbone.weights is not None:
+        found["backbone.weights"] = backbone_digest(recipe.backbone)
+    return found | {"processes": str(processes)}
 
 
 def _batches(frames: list[Frame], recipe: PretrainRecipe, first_step: int, accelerator: Accelerator) -> Any:

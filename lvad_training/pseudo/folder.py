@@ -5,6 +5,7 @@ While labels are made there is a folder ``unfinished``; ``pseudo.json`` appears 
 """
 
 import contextlib
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,9 +16,9 @@ from PIL import Image
 
 from lvad_perception.bdd100k.tree import find_sources
 from lvad_perception.errors import ConfigError, DatasetError
+from lvad_perception.files import replacing, sync, write_whole
 from lvad_perception.types import Detections, UInt8
 from lvad_perception.vocabulary import DETECTION
-from lvad_training.files import write_whole
 from lvad_training.pseudo.quality import PseudoReport
 from lvad_training.split import Split
 
@@ -44,6 +45,7 @@ class LabelFolder:
         self.path = path
         self.split = split
         self.settings: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(settings))  # as it is read back
+        self._not_kept: list[Path] = []
 
     @property
     def unfinished(self) -> Path:
@@ -90,14 +92,17 @@ class LabelFolder:
         except (OSError, msgspec.MsgspecError) as err:
             raise DatasetError(f"{self.path / REPORT} cannot be read ({err}); start the pseudo labels anew") from err
 
-    def write_mask(self, task: str, frame: str, mask: UInt8, *, process: int) -> None:
-        """Write the mask of "semantic" or "drivable", uint8 [H, W]; it is there whole or not at all."""
+    def write_mask(self, task: str, frame: str, mask: UInt8) -> None:
+        """Write the mask of "semantic" or "drivable", uint8 [H, W]; after a kill it is there whole or not at all."""
         path = self.path / _MASKS[task] / self.split.name / f"{frame}.png"
-        partial = self.unfinished / f"mask-{process}.png"
-        with _explained(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(mask).save(partial)
-            partial.replace(path)
+        with _explained(path), replacing(path, scratch=self.unfinished, durable=False) as file:
+            Image.fromarray(mask).save(file, format="png")
+        self._not_kept.append(path)
+
+    def keep_masks(self) -> None:
+        """Return once all masks that this process wrote are on the disk. Raises OSError."""
+        sync([*self._not_kept, *{path.parent for path in self._not_kept}])
+        self._not_kept.clear()
 
     def write_detections(self, entries: Mapping[str, bytes]) -> None:
         """Write the entries of all frames, by name, as one det_20 file."""
@@ -110,8 +115,10 @@ class LabelFolder:
         """Write the report and remove what was needed only until here."""
         with _explained(self.path):
             write_whole(self.path / TABLE, report.to_text() + "\n")
+            sync(Path(folder) for folder, _, _ in os.walk(self.path))  # follows no link to images
             data = msgspec.json.encode(_Finished(self.settings, report))
             write_whole(self.path / REPORT, msgspec.json.format(data, indent=1))
+            sync([self.path])  # before the journals go
             self.clean()
 
     def clean(self) -> None:
@@ -159,6 +166,12 @@ class LabelFolder:
                     f"{link} cannot be made a link to {target} ({err}); "
                     "write pseudo labels to a file system that has symbolic links"
                 ) from err
+
+
+def claim(path: Path) -> None:
+    """Say that a folder is one of pseudo labels, whose report was removed. Raises DatasetError."""
+    with _explained(path):
+        write_whole(path / UNFINISHED / _SETTINGS, b"{}")
 
 
 def detection_entry(image: str, boxes: Detections, ignored: Detections) -> bytes:

@@ -1,7 +1,7 @@
 """Teachers' predictions -> labels on disk: shared among processes, and continued after an interruption.
 
-Every process labels its part of what is left and notes each frame once its files are whole; at the end one process
-puts the notes together. The result does not depend on the number of processes or on interruptions, as far as a
+Every process labels its part of what is left and notes each frame once its files are on the disk; at the end one
+process puts the notes together. The result does not depend on the number of processes or on interruptions, as far as a
 teacher says the same of an image whatever images it sees together with it.
 """
 
@@ -110,7 +110,7 @@ def write_pseudo_labels(
                     teacher,
                     teacher.frames,
                     _label_journal(place, teacher),
-                    partial(_label, teacher.task, thresholds[teacher.task], config.ignored_score, place, process),
+                    partial(_label, teacher.task, thresholds[teacher.task], config.ignored_score, place),
                     f"pseudo-label {teacher.task}",
                     us,
                     split,
@@ -206,7 +206,6 @@ def _label(
     thresholds: Mapping[str, float],
     ignored_score: float,
     place: LabelFolder,
-    process: int,
     frame: int,
     found: ConfidentPredictions,
 ) -> _Labelled:
@@ -225,12 +224,12 @@ def _label(
     assert confidence is not None
     mask = select_pixels(label_map, confidence, thresholds, vocabulary)
     truth = (split.semantic if semantic else split.drivable)(frame, found.size_hw)
-    place.write_mask(task, found.name, mask, process=process)
+    place.write_mask(task, found.name, mask)
     return _Labelled(found.name, tally_pixels(mask, truth, vocabulary))
 
 
 def _label_journal(place: LabelFolder, teacher: Teacher) -> Journal[_Labelled]:
-    return Journal(place.unfinished, teacher.task, _Labelled)
+    return Journal(place.unfinished, teacher.task, _Labelled, keep=place.keep_masks)
 
 
 def _put_together(

@@ -6,10 +6,9 @@ import shlex
 import sys
 from pathlib import Path
 
+from lvad_perception.command_line import STATUS_INTERRUPTED
 from lvad_perception.errors import ConfigError
 from lvad_training.presets import PRESETS
-
-EXIT_INTERRUPTED = 130
 
 
 def add_reproduce(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -118,7 +117,7 @@ def _reproduce(options: argparse.Namespace) -> int:
         )
     except KeyboardInterrupt:
         print("lvad-train: interrupted; the same command goes on", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        return STATUS_INTERRUPTED
     finally:
         stages.close()
     main_table = page.with_suffix(".md").read_text(encoding="utf-8").partition("\n## Everything")[0]

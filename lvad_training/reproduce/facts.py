@@ -1,14 +1,11 @@
 """Under what conditions the rows were measured: data set, budget, network, hardware, versions, time."""
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lvad_perception.errors import ConfigError, DatasetError
+from lvad_perception.errors import DatasetError
 from lvad_training.data.settings import read_lists
-from lvad_training.environment import hardware, read_environments, versions
-from lvad_training.files import write_whole
+from lvad_training.environment import distinct, read_environments
 from lvad_training.pseudo.folder import TABLE as PSEUDO_TEXT
 from lvad_training.recipe import LanguageConfig, Recipe
 from lvad_training.records import read_record
@@ -16,44 +13,6 @@ from lvad_training.reproduce.base import images_of
 from lvad_training.reproduce.tables import Table
 from lvad_training.reproduce.trainings import budget, total_steps
 from lvad_training.stages import LISTS, Stage
-
-MADE = "made.json"
-
-
-@dataclass(frozen=True, slots=True)
-class Made:
-    """How a training came about; it lies beside its metrics.
-
-    Attributes:
-        command: the command line.
-        hardware: processor and accelerator.
-        versions: of this package, Python and the libraries that decide about the figures.
-    """
-
-    command: str
-    hardware: str
-    versions: str
-
-
-def made_now(command: str) -> Made:
-    """The conditions of this process."""
-    return Made(command, hardware(), versions())
-
-
-def write_made(folder: Path, made: Made) -> None:
-    """Leave the conditions beside the metrics. Raises ConfigError when they cannot be written."""
-    try:
-        write_whole(folder / MADE, json.dumps(asdict(made), indent=1))
-    except OSError as err:
-        raise ConfigError(f"{folder / MADE}: cannot be written ({err.strerror}); choose another --out") from err
-
-
-def read_made(folder: Path) -> Made | None:
-    """What ``write_made`` left; None when there is nothing of the kind."""
-    try:
-        return Made(**json.loads((folder / MADE).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return None
 
 
 def table_facts(table: Table, base: Recipe, *, out: Path, seeds: int, stages: Sequence[Stage]) -> dict[str, object]:
@@ -67,7 +26,7 @@ def table_facts(table: Table, base: Recipe, *, out: Path, seeds: int, stages: Se
         stages: of the trainings that are finished, teachers included.
     """
     folders = dict.fromkeys(stage.folder for stage in stages)
-    made = [found for folder in folders if (found := read_made(folder)) is not None]
+    starts = [each for folder in folders for each in read_environments(folder)]
     facts: dict[str, object] = {
         "data set": _data_set(base),
         **_lists(table, out, seeds),
@@ -75,16 +34,16 @@ def table_facts(table: Table, base: Recipe, *, out: Path, seeds: int, stages: Se
         "budget": _budget(table, base),
         "network": _network(base),
         "published backbones": _published(table),
-        "hardware": _distinct([each.hardware for each in made]),
-        "precision": _distinct([each.precision_text for folder in folders for each in read_environments(folder)]),
-        "versions": _distinct([each.versions for each in made]),
+        "hardware": distinct((each.hardware for each in starts), between="\n"),
+        "precision": distinct((each.precision_text for each in starts), between="\n"),
+        "versions": distinct((each.versions for each in starts), between="\n"),
     }
     records = [record for folder in folders if (record := read_record(folder)) is not None]
     seconds = sum(record["seconds"] for record in records)
     if seconds:
         length = f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{seconds / 60:.1f} minutes"
         facts["time"] = f"{length} for these rows, teachers and pseudo labels included"
-    facts["commands"] = _distinct([each.command for each in made])
+    facts["commands"] = distinct((each.command for each in starts if each.command), between="\n")
     return {name: value for name, value in facts.items() if value}
 
 
@@ -154,8 +113,5 @@ def _network(base: Recipe) -> str:
 def _published(table: Table) -> str:
     """The files that rows start from."""
     methods = [method for row in table.rows for method in row.methods]
-    return _distinct([f"{m.pretraining}: {m.backbone.name}, {m.backbone.weights}" for m in methods if m.backbone])
-
-
-def _distinct(values: Sequence[str]) -> str:
-    return "\n".join(dict.fromkeys(values))
+    files = (f"{m.pretraining}: {m.backbone.name}, {m.backbone.weights}" for m in methods if m.backbone)
+    return distinct(files, between="\n")

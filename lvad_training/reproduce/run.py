@@ -5,18 +5,17 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import msgspec
 import yaml
 
 from lvad_perception.errors import ConfigError, EvaluationError, LvadError, NonFiniteLossError
+from lvad_perception.files import withdrawn, write_whole
 from lvad_perception.report import write_page
-from lvad_training.config import recipe_to_dict
-from lvad_training.files import withdrawn, write_whole
+from lvad_training.environment import note_command
+from lvad_training.provenance import differences, table_essence
 from lvad_training.recipe import Recipe
 from lvad_training.records import RECORD
-from lvad_training.reproduce.facts import made_now, pseudo_reports, table_facts, write_made
+from lvad_training.reproduce.facts import pseudo_reports, table_facts
 from lvad_training.reproduce.render import Context, heading, summary, to_markdown, to_sections
 from lvad_training.reproduce.results import StageRunner, collect, read_metrics, result_folder, results_to_dict
 from lvad_training.reproduce.tables import Table
@@ -76,7 +75,6 @@ def reproduce(
     ]
     job = _Job(table, base, out, seeds, runner, smoke)
     main = int(os.environ.get("RANK", "0")) == 0  # several processes train together; one of them writes
-    made = made_now(command)
     failures: dict[tuple[str, int], str] = {}
     unmeasured = 0
     with withdrawn(out / BASE, unless=lambda: any(out.rglob(RECORD))):  # until a stage began, no row depends on it
@@ -96,7 +94,7 @@ def reproduce(
                 failures[row.key, seed] = str(err)
             if main:
                 for folder in _finished(job, training) - before:
-                    write_made(folder, made)
+                    note_command(folder, command)
                 _write(job, failures)
     if unmeasured:
         raise ReproduceError(
@@ -155,7 +153,7 @@ def _write(job: _Job, failures: dict[tuple[str, int], str]) -> None:
 def _claim(out: Path, base: Recipe) -> None:
     """Leave the base recipe in the folder, or make sure that the one in there is the same."""
     path = out / BASE
-    wanted = _essence(base)
+    wanted = json.loads(json.dumps(table_essence(base)))  # as it is read back
     try:
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -163,31 +161,12 @@ def _claim(out: Path, base: Recipe) -> None:
         return
     except (OSError, yaml.YAMLError) as err:
         raise ConfigError(f"{path}: cannot be read ({type(err).__name__}); choose another --out") from err
-    changed = sorted(_differences(found, wanted))
+    changed = differences(found, wanted)
     if changed:
         raise ConfigError(
             f"{out}: holds rows of another base recipe ({', '.join(changed)} changed), which would not compare; "
             "undo that or choose another --out"
         )
-
-
-def _essence(base: Recipe) -> dict[str, Any]:
-    """The base recipe without what may differ between calls: folders, loader processes, how often it saves."""
-    plain = recipe_to_dict(base)
-    plain.pop("output")
-    plain["data"].pop("workers")
-    for key in ("seed", "checkpoint_every", "evaluate_every"):
-        plain["train"].pop(key)
-    result: dict[str, Any] = msgspec.to_builtins(json.loads(json.dumps(plain)))
-    return result
-
-
-def _differences(old: Any, new: Any, path: str = "") -> list[str]:
-    """Dotted keys whose values differ."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = sorted({*old, *new})
-        return [found for key in keys for found in _differences(old.get(key), new.get(key), f"{path}.{key}".strip("."))]
-    return [] if old == new else [path or "all of it"]
 
 
 def _write_file(path: Path, text: str) -> None:

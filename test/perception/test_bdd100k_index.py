@@ -110,13 +110,47 @@ def test_second_start_reads_the_cache_and_a_changed_file_does_not(labels, tmp_pa
     assert open_table(labels, tmp_path / "cache").names.tolist() == [b"c"]
 
 
-def test_damaged_cache_is_made_anew(labels, tmp_path):
+@pytest.mark.parametrize("name", ["meta.json", "boxes.npy"])
+def test_beside_a_damaged_table_another_is_made_once(labels, tmp_path, monkeypatch, name):
     open_table(labels, tmp_path / "cache")
     (folder,) = (tmp_path / "cache" / "labels").iterdir()
-    for name in ("meta.json", "boxes.npy"):
-        (folder / name).write_bytes(b"")
-        assert len(open_table(labels, tmp_path / "cache").boxes(1)[0]) == 3
-    assert [path.name for path in (tmp_path / "cache" / "labels").iterdir()] == [folder.name]
+    (folder / name).write_bytes(b"")
+    assert len(open_table(labels, tmp_path / "cache").boxes(1)[0]) == 3
+    assert len(list((tmp_path / "cache" / "labels").iterdir())) == 2
+    monkeypatch.setattr(index, "read_source", None)  # calling it would raise TypeError
+    assert len(open_table(labels, tmp_path / "cache").boxes(1)[0]) == 3
+
+
+def test_no_start_removes_the_table_that_another_made_meanwhile(labels, tmp_path, monkeypatch):
+    """Both saw a damaged one; the second has written its own before the first replaces anything."""
+    cache = tmp_path / "cache"
+    open_table(labels, cache)
+    (folder,) = (cache / "labels").iterdir()
+    (folder / "meta.json").write_bytes(b"")
+    theirs = []
+    read_source = index.read_source
+
+    def read_slowly(*arguments, **options):
+        monkeypatch.setattr(index, "read_source", read_source)
+        theirs.append(open_table(labels, cache))
+        return read_source(*arguments, **options)
+
+    monkeypatch.setattr(index, "read_source", read_slowly)
+    open_table(labels, cache)
+    assert len(pickle.loads(pickle.dumps(theirs[0])).boxes(1)[0]) == 3  # opens its files again
+
+
+def test_a_table_that_is_opened_now_and_then_stays(labels, tmp_path):
+    cache = tmp_path / "cache"
+    old = open_table(labels, cache)
+    stat, content = labels.stat(), labels.read_bytes()
+    os.utime(old._folder, (0, 0))
+    open_table(labels, cache)  # a long training starts
+    write(labels, [{"name": "c.jpg"}])
+    open_table(labels, cache)
+    labels.write_bytes(content)
+    os.utime(labels, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert open_table(labels, cache)._folder == old._folder
 
 
 def test_tables_pickle_as_their_place(labels, tmp_path):

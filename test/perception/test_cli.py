@@ -290,13 +290,14 @@ class TestSignals:
         assert "Traceback" not in err
         assert list(place.iterdir()) == []
 
-    def test_a_closed_pipe_is_no_error(self, tiny_model_file):
+    def test_a_closed_pipe_is_told_and_is_the_status_of_sigpipe(self, tiny_model_file):
         read, write = os.pipe()
         os.close(read)
         with os.fdopen(write, "w") as closed:
             command = [sys.executable, "-m", "lvad_perception.cli", "info", str(tiny_model_file)]
             done = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, text=True)
-        assert (done.returncode, done.stderr) == (0, "")
+        said = "lvad-perception: ended, since nobody reads its output any more; unfinished output was removed\n"
+        assert (done.returncode, done.stderr) == (141, said)
 
 
 def test_a_progress_bar_appears_with_the_first_report(capsys):

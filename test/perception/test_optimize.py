@@ -4,6 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+import lvad_perception.optimize as optimize_module
 from lvad_perception.agreement import TOLERANCES, Agreement
 from lvad_perception.cli import main
 from lvad_perception.engines.tensorrt_build import BuildOptions
@@ -14,7 +15,7 @@ from lvad_perception.optimize import optimize
 from .fake_cuda import FakeCuda
 from .fake_tensorrt import VERSIONS
 
-pytest.importorskip("onnx", reason="onnx is not installed")
+onnx = pytest.importorskip("onnx", reason="onnx is not installed")
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 
 
@@ -91,7 +92,7 @@ class TestCache:
         assert trt.facts.runs > runs
         assert result.built_s is None
         assert "from the cache" in result.to_text()
-        assert lines[0].startswith("found in the cache: ")
+        assert lines[1].startswith("found in the cache: ")
         assert read_engine_file(result.path).precision == "fp32"
 
     def test_a_damaged_one_is_built_anew(self, trt, build, tmp_path):
@@ -102,6 +103,45 @@ class TestCache:
         assert any("the cached engine is of no use: " in line and "is truncated" in line for line in lines)
         assert result.built_s is not None
         assert read_engine_file(kept).precision == "fp32"
+
+    def test_a_model_that_is_rewritten_differently_is_built_anew(self, trt, build, monkeypatch, tmp_path):
+        """As by another version of the rewriting, on the same file and with the same options."""
+        build()
+        lower = optimize_module.lower
+
+        def lower_otherwise(*arguments, **options):
+            model = onnx.load_from_string(lower(*arguments, **options))
+            model.graph.node[0].name = "renamed"
+            return model.SerializeToString()
+
+        monkeypatch.setattr(optimize_module, "lower", lower_otherwise)
+        assert build()[0].built_s is not None
+        assert len(list((tmp_path / "cache/tensorrt").glob("*.engine"))) == 2
+        assert build()[0].built_s is None
+
+    def test_what_the_file_says_of_itself_is_in_the_key(self, trt, build, tmp_path, make_tiny_model, make_manifest):
+        build()
+        model = make_tiny_model(tmp_path / "other.onnx", manifest=make_manifest(score_threshold=0.5))
+        options = {"device": FakeCuda(), "cache_dir": tmp_path / "cache", "precision": "fp32", "report": lambda _: None}
+        result = optimize_module.optimize(model, tmp_path / "other.engine", **options)
+        assert read_engine_file(result.path).manifest.score_threshold == 0.5
+
+    def test_starts_at_the_same_time_leave_each_others_engines(self, trt, build, monkeypatch, tmp_path):
+        """The second builds the same while the first does; both have their file, and the cache has one."""
+        first = optimize_module.build_plan
+        others = []
+
+        def build_slowly(*arguments, **options):
+            monkeypatch.setattr(optimize_module, "build_plan", first)
+            others.append(build("other.engine")[0])
+            return first(*arguments, **options)
+
+        monkeypatch.setattr(optimize_module, "build_plan", build_slowly)
+        result, _ = build()
+        assert result.path.read_bytes() == others[0].path.read_bytes()
+        names = [path.name for path in (tmp_path / "cache/tensorrt").iterdir()]
+        assert sorted(name.rpartition(".")[2] for name in names) == ["cache", "engine"]
+        assert build()[0].built_s is None
 
     def test_rebuild_builds(self, trt, build):
         build()

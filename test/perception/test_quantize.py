@@ -16,13 +16,16 @@ pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 
 @pytest.fixture
 def model(tmp_path, make_tiny_model):
+    return with_convolutions(make_tiny_model(tmp_path / "model.onnx"))
+
+
+def with_convolutions(path):
     """The tiny model, whose blue channel passes through three convolutions that change nothing: to 32 copies and back.
 
     Of those only the one in the middle is for INT8: it is wide enough, and not the last before an output.
     """
     from onnx import helper, numpy_helper
 
-    path = make_tiny_model(tmp_path / "model.onnx")
     content = onnx.load(str(path))
     nodes = list(content.graph.node)
     place = next(index for index, node in enumerate(nodes) if node.output[0] == "bf")

@@ -2,10 +2,11 @@
 
 import argparse
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from lvad_perception.errors import EvaluationError, NonFiniteLossError
 from lvad_training import stages
+from lvad_training.environment import Environment
 from lvad_training.reproduce.command import add_reproduce
 from lvad_training.reproduce.run import reproduce
 from lvad_training.reproduce.tables import TABLES
@@ -63,6 +64,8 @@ class FakeRunner:
             shift = sum(points for part, points in self.better.items() if part in str(stage.folder))
             metrics = some_metrics(tasks, 2.0 * stage.recipe.train.seed + shift)
             (stage.folder / "metrics.json").write_text(json.dumps(metrics))
+            start = Environment(0, "no", "no", 1, "a machine", "some versions")
+            (stage.folder / "environment.json").write_text(json.dumps([asdict(start)]))
             if stage.name == "pseudo":
                 (stage.folder / "pseudo.txt").write_text("car 0.40 <17 boxes>\n")
             steps = range(1, stage.recipe.train.steps + 1)

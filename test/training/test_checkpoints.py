@@ -1,7 +1,12 @@
+import contextlib
+import errno
+import os
+
 import pytest
 import torch
 
 from lvad_perception.errors import CheckpointError
+from lvad_training import checkpoints
 from lvad_training.build import build_model, network_of
 from lvad_training.checkpoints import (
     Checkpoint,
@@ -27,6 +32,31 @@ def test_what_is_saved_is_loaded(tmp_path, checkpoint):
     assert (found.step, found.metrics) == (3, {"detection": None})
     assert weights_sha256(found.weights) == weights_sha256(checkpoint.weights)
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["model.pt"]
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), KeyboardInterrupt()], ids=repr)
+@pytest.mark.parametrize("written", [0, 1, 20])
+def test_what_goes_wrong_while_torch_writes_does_not_end_the_process(tmp_path, checkpoint, monkeypatch, error, written):
+    """torch's writer would call std::terminate."""
+    (tmp_path / "model.pt").write_text("old")
+    replacing, writes = checkpoints.replacing, []
+
+    class Failing:
+        def write(self, data):
+            writes.append(len(data))
+            if len(writes) > written:
+                raise error
+
+    @contextlib.contextmanager
+    def failing(path):
+        with replacing(path):
+            yield Failing()
+
+    monkeypatch.setattr(checkpoints, "replacing", failing)
+    with pytest.raises(KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else CheckpointError):
+        save_checkpoint(tmp_path / "model.pt", checkpoint)
+    assert len(writes) == written + 1
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
 
 
 def test_a_slim_checkpoint_is_half_as_large_and_still_loads(tmp_path, checkpoint):

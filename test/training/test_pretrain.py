@@ -13,7 +13,7 @@ import pytest
 import timm
 import torch
 
-from lvad_perception.errors import ConfigError, DatasetError, ImageError, MissingDependencyError, NonFiniteLossError
+from lvad_perception.errors import ConfigError, ImageError, MissingDependencyError, NonFiniteLossError
 from lvad_training.cli import main
 from lvad_training.model.backbone import timm_backbone
 from lvad_training.model.published import load_published
@@ -138,7 +138,7 @@ def test_a_run_is_neither_overwritten_nor_continued_as_another(run, pictures, tm
     (fewer / "day").mkdir(parents=True)
     for path in (pictures / "day").iterdir():
         (fewer / "day" / path.name).write_bytes(path.read_bytes())
-    with pytest.raises(DatasetError, match="holds other frames than when this run began"):
+    with pytest.raises(ConfigError, match=r"is not what it began with \(frames\); put that back"):
         run(resume=True, root=fewer)
 
 

@@ -1,5 +1,6 @@
 """Pseudo labels by several processes, stopped, killed and gone on with: always the same bytes."""
 
+import json
 import os
 import shutil
 import signal
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from lvad_training.pseudo import journal
 from lvad_training.recipe import PseudoConfig
 
 from .painted_teachers import CONFIG, FRAMES, Stop, content, make_teachers, run_processes, write
@@ -58,7 +60,9 @@ class TestInterruption:
             "import os, signal, sys\n"
             "from pathlib import Path\n"
             "from lvad_perception.bdd100k import open_split\n"
+            "from lvad_training.pseudo import journal\n"
             "from test.training import painted_teachers as here\n"
+            "journal.WRITE_EVERY_S = 0\n"
             "split = open_split(Path(sys.argv[1]), 'train')\n"
             "kill = lambda: os.kill(os.getpid(), signal.SIGKILL)\n"
             "here.write(split, Path(sys.argv[2]), teachers=here.make_teachers(split, stop_after=17, stop=kill))\n"
@@ -72,6 +76,32 @@ class TestInterruption:
         write(painted_split, tmp_path / "p", teachers=make_teachers(painted_split, asked=asked), resume=True)
         assert len(asked) == 3 * FRAMES - 17
         assert content(tmp_path / "p") == content(whole_labels[0])
+
+    @pytest.mark.parametrize("every_s", [0, 60])
+    def test_what_has_a_line_would_survive_a_power_cut(self, painted_split, tmp_path, monkeypatch, every_s):
+        """Whenever lines reach the disk, their masks and the names of these are there already."""
+        monkeypatch.setattr(journal, "WRITE_EVERY_S", every_s)
+        on_disk, names, lines = set(), set(), []
+        fsync = os.fsync
+
+        def keep(descriptor):
+            fsync(descriptor)
+            path = Path(f"/proc/self/fd/{descriptor}").readlink()
+            if path.is_dir():
+                names.update(found for found in path.iterdir() if found.is_file())
+            on_disk.add(path.stat().st_ino)
+            if path.name.startswith("semantic.") and path.suffix == ".jsonl":
+                lines.append(len(path.read_text().splitlines()))
+                for line in path.read_text().splitlines():
+                    mask = tmp_path / f"p/labels/sem_seg/masks/train/{json.loads(line)['frame']}.png"
+                    assert mask.stat().st_ino in on_disk
+                    assert mask in names
+
+        monkeypatch.setattr(os, "fsync", keep)
+        write(painted_split, tmp_path / "p", teachers=make_teachers(painted_split))
+        assert lines == (list(range(1, FRAMES + 1)) if every_s == 0 else [FRAMES])
+        last = [*(tmp_path / "p/labels").rglob("*.png"), tmp_path / "p/labels/det_20/det_train.json"]
+        assert all(path.stat().st_ino in on_disk and path in names for path in [*last, tmp_path / "p/pseudo.json"])
 
     def test_what_is_finished_is_not_done_again(self, painted_split, whole_labels, tmp_path):
         folder = tmp_path / "p"

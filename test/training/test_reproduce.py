@@ -6,6 +6,7 @@ import re
 import pytest
 
 from lvad_perception.errors import ConfigError, DatasetError
+from lvad_training.environment import read_environments
 from lvad_training.records import write_record
 from lvad_training.reproduce.render import NONE, Context, to_markdown, to_sections
 from lvad_training.reproduce.results import Cell, RowResult, collect
@@ -95,8 +96,12 @@ def test_the_page_names_the_command_that_made_each_row(make_base, tmp_path):
     for name, command in (("table1", "first"), ("table3", "second")):
         arguments = {"out": tmp_path, "seeds": 1, "runner": runner, "command": command, "say": lambda _: None}
         page = reproduce(TABLES[name], base, **arguments)
-    assert json.loads((tmp_path / "disjoint_normal/seed0/teach-semantic/made.json").read_text())["command"] == "first"
-    assert "| commands | second<br>first |" in page.with_suffix(".md").read_text()
+    (start,) = read_environments(tmp_path / "disjoint_normal/seed0/teach-semantic")
+    assert start.command == "first"
+    text = page.with_suffix(".md").read_text()
+    assert "| commands | second<br>first |" in text
+    assert "| hardware | a machine |" in text
+    assert not list(tmp_path.rglob("made.json"))
 
 
 def test_a_folder_that_cannot_be_written_is_named(make_base, tmp_path):

@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 
 import cv2
 import numpy as np
@@ -6,7 +8,7 @@ import pytest
 
 from lvad_perception.errors import ConfigError, DatasetError
 from lvad_perception.vocabulary import DETECTION, DRIVABLE_BACKGROUND, SEMANTIC, UNLABELED
-from lvad_training.data.sample_set import render_sample_set
+from lvad_training.data.sample_set import render_sample_set, write
 from lvad_training.data.sample_set.scene import render_scene
 
 SMALL = (96, 160)
@@ -153,11 +155,30 @@ def test_an_existing_identical_set_is_kept_and_another_folder_is_refused(sample_
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
-def test_an_interrupted_run_leaves_nothing_in_the_way(tmp_path):
-    (tmp_path / "set.partial" / "images").mkdir(parents=True)
-    made = render_sample_set(tmp_path / "set", images=2, seed=0, size_hw=SMALL)
-    assert (made.train, made.val) == (1, 1)
-    assert not (tmp_path / "set.partial").exists()
+def test_a_rendering_that_fails_leaves_nothing(tmp_path, monkeypatch):
+    def full(path, _pixels, _options):
+        path.touch()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(write, "_save", full)
+    with pytest.raises(DatasetError, match=r"set \(No space left on device\); choose a writable folder"):
+        render_sample_set(tmp_path / "set", images=2, seed=0, size_hw=SMALL)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_renderings_at_the_same_time_do_not_disturb_each_other(tmp_path, monkeypatch):
+    """The second is done while the first writes; both were asked for the same set."""
+    render, made = write._render_one, []
+
+    def render_slowly(*arguments):
+        monkeypatch.setattr(write, "_render_one", render)
+        made.append(render_sample_set(tmp_path / "set", images=2, seed=0, size_hw=SMALL))
+        return render(*arguments)
+
+    monkeypatch.setattr(write, "_render_one", render_slowly)
+    made.append(render_sample_set(tmp_path / "set", images=2, seed=0, size_hw=SMALL))
+    assert made[0] == made[1]
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
 
 @pytest.mark.parametrize(

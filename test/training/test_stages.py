@@ -1,5 +1,7 @@
+import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,9 +12,11 @@ import torch
 import yaml
 
 from lvad_perception.errors import CheckpointError, ConfigError, EvaluationError, LabelError
+from lvad_perception.files import withdrawn
 from lvad_training import stages, training
 from lvad_training.checkpoints import load_checkpoint
 from lvad_training.config import recipe_to_dict
+from lvad_training.records import RECORD, write_record
 from lvad_training.stages import plan
 
 STAGES = {
@@ -56,6 +60,17 @@ def run(recipe_of):
         return said, folder
 
     return start
+
+
+def test_a_record_that_cannot_be_written_leaves_no_folder(tmp_path, monkeypatch):
+    def full(_descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    folder = tmp_path / "deep/er"
+    with pytest.raises(ConfigError, match="No space left"), withdrawn(folder / RECORD, unless=lambda: False):
+        write_record(folder, {}, "running", 0.0)
+    assert list(tmp_path.iterdir()) == []
 
 
 def weights(folder):
@@ -188,6 +203,93 @@ def test_other_lists_are_not_overwritten(run):
     run(stages={"adapt": None, "teach": None})
     with pytest.raises(ConfigError, match=r"lists.json: holds other lists than setting disjoint_balance with seed 1"):
         run(stages={"adapt": None, "teach": None}, train={"seed": 1}, overwrite=True)
+
+
+ONE = {"teach": None, "adapt": None, "setting": "full"}
+
+
+@pytest.fixture
+def data(blobs, tmp_path):
+    """A copy of the data set, to be changed."""
+    return shutil.copytree(blobs, tmp_path / "data")
+
+
+def move_a_box(root):
+    path = root / "labels/det_20/det_val.json"
+    entries = json.loads(path.read_text())
+    entries[2]["labels"][0]["box2d"]["x1"] += 3
+    path.write_text(json.dumps(entries))
+
+
+def test_changed_labels_run_a_stage_again(run, data):
+    options = {"stages": ONE, "data": {"root": str(data)}}
+    run(**options)
+    move_a_box(data)
+    with pytest.raises(ConfigError, match=r"changed since it ran \(detection labels of val\); give --overwrite"):
+        run(**options)
+    said, _ = run(overwrite=True, **options)
+    assert "finetune: starts in" in said[-1]
+    assert "up to date" in run(**options)[0][-1]
+
+
+def test_other_data_to_measure_on_measures_again_and_trains_nothing(run):
+    _, folder = run(stages=ONE)
+    before, weights_before = json.loads((folder / "metrics.json").read_text()), weights(folder)
+    said, _ = run(stages=ONE, data={"val_only": ["blob1", "blob2"]})
+    assert said[-1].endswith(f"up to date in {folder}, and measured again")
+    after = json.loads((folder / "metrics.json").read_text())
+    assert (before["detection"]["images"], after["detection"]["images"]) == (6, 2)
+    assert load_checkpoint(folder / "model.pt").recipe.data.val_only == ("blob1", "blob2")
+    assert all(torch.equal(value, weights_before[name]) for name, value in weights(folder).items())
+    said, _ = run(stages=ONE, data={"val_only": ["blob1", "blob2"]})
+    assert said[-1].endswith(f"up to date in {folder}")
+
+
+def test_a_stage_whose_model_is_gone_is_made_again(run):
+    _, folder = run(stages=ONE)
+    goal = weights(folder)
+    (folder / "model.pt").unlink()
+    said, _ = run(stages=ONE)
+    assert "finetune: goes on" in said[-1]
+    assert all(torch.equal(value, goal[name]) for name, value in weights(folder).items())
+    for name in ("model.pt", "checkpoint.pt"):
+        (folder / name).unlink()
+    run(stages=ONE)
+    assert all(torch.equal(value, goal[name]) for name, value in weights(folder).items())
+
+
+def test_pseudo_labels_whose_report_is_gone_are_made_again(run, tmp_path):
+    _, folder = run(stages={"adapt": None})
+    (tmp_path / "run/pseudo/pseudo.json").unlink()
+    said, _ = run(stages={"adapt": None})
+    assert "pseudo: goes on" in said[3]
+    assert (tmp_path / "run/pseudo/pseudo.json").is_file()
+    assert said[-1].endswith(f"up to date in {folder}")  # the labels are what they were
+
+
+def test_a_run_that_no_record_describes_is_not_overwritten(run):
+    _, folder = run(stages=ONE)
+    (folder / "stage.json").unlink()
+    before = (folder / "model.pt").read_bytes()
+    with pytest.raises(ConfigError, match=r"finetune: holds checkpoint.pt of a run that no stage.json describes; give"):
+        run(stages=ONE)
+    with pytest.raises(ConfigError, match=r"the recipe changed since this run began \(in train\)"):
+        run(stages=ONE, resume=True, train={"steps": 5})
+    assert (folder / "model.pt").read_bytes() == before
+    assert not (folder / "stage.json").exists()
+    run(stages=ONE, resume=True)
+    assert "up to date" in run(stages=ONE)[0][-1]
+    (folder / "stage.json").unlink()
+    assert "starts" in run(stages=ONE, overwrite=True)[0][-1]
+
+
+def test_anybodys_pseudo_labels_serve_adapt(run, data):
+    own = {"stages": {"teach": None, "setting": "full"}, "data": {"pseudo": str(data)}}
+    said, _ = run(**own)
+    assert ["adapt" in said[0], "finetune" in said[1]] == [True, True]
+    move_a_box(data)
+    with pytest.raises(ConfigError, match=r"what stage adapt depends on changed since it ran \(data.pseudo\)"):
+        run(**own)
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -215,6 +216,26 @@ def test_norms_biases_and_learned_inputs_do_not_decay(net, make_recipe):
     assert of["backbone.features.conv1.weight"]["lr"] == 0.5
     for name in ("detection.boxes", "semantic.query_content", "neck.lateral.0.1.weight", "semantic.classify.bias"):
         assert (of[name]["weight_decay"], of[name]["lr"]) == (0.0, 1.0)
+
+
+def test_a_run_goes_on_with_other_data_to_measure_on_but_not_to_learn_from(blobs, make_recipe, tmp_path, stop_at):
+    root = shutil.copytree(blobs, tmp_path / "data")
+
+    def start(**data):
+        train(make_recipe(root, data={"root": str(root), **data}, output=str(tmp_path / "run")), resume=True)
+
+    with stop_at(3):
+        start()
+    labels = root / "labels/det_20/det_val.json"
+    content = labels.read_bytes()
+    labels.write_bytes(content.replace(b'"car"', b'"bus"'))
+    with pytest.raises(ConfigError, match=r"is not what it began with \(detection labels of val\); put that back"):
+        start()
+    labels.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"is not what it began with \(data.pseudo\)"):
+        start(pseudo=str(blobs))
+    start(val_only=["blob1"])
+    assert json.loads((tmp_path / "run/metrics.json").read_text())["detection"]["images"] == 1
 
 
 def test_a_final_file_cannot_be_resumed(run, tmp_path):

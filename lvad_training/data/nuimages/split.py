@@ -66,6 +66,10 @@ class NuImagesSplit:
         """None: masks are run lengths in the tables."""
         return None
 
+    def annotation_files(self, task: str) -> list[Path]:
+        """The version's tables, for every task."""
+        return self.table.files
+
     def raw_boxes(self, i: int) -> tuple[Float32, Int32, Bool] | None:
         """Boxes as annotated, which may reach outside the image; as ``VersionTable.boxes``."""
         return self.table.boxes(self._rows[i]) if self.table.is_annotated else None

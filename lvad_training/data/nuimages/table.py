@@ -56,6 +56,11 @@ class VersionTable:
         return len(self._arrays["names"])
 
     @property
+    def files(self) -> list[Path]:
+        """The tables' files."""
+        return [Path(path) for path, _, _ in self._files.values()]
+
+    @property
     def is_annotated(self) -> bool:
         """Whether any frame has an object or a surface. The test version's tables of annotation are empty."""
         return any(len(self._arrays[f"{kind}.label"]) for kind in _KINDS)

@@ -11,7 +11,6 @@ Each image depends on the seed and its own number alone, so the files do not dep
 
 import json
 import multiprocessing
-import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ import numpy as np
 from tqdm import tqdm
 
 from lvad_perception.errors import ConfigError, DatasetError
+from lvad_perception.files import draft
 from lvad_perception.types import Size
 from lvad_perception.vocabulary import DETECTION
 from lvad_training.data.sample_set import nuimages
@@ -105,12 +105,15 @@ def render_sample_set(
         if _existing(out) == wanted:
             return wanted
         raise DatasetError(f"{out} exists and is not this sample set; choose another folder or delete that one")
-    partial_out = out.with_name(out.name + ".partial")
     try:
-        _write(partial_out, wanted, workers, progress)
-        partial_out.rename(out)
+        with draft(out) as own:
+            _write(own, wanted, workers, progress)
     except OSError as err:
-        raise DatasetError(f"the sample set cannot be written to {out} ({err}); choose a writable folder") from err
+        if _existing(out) == wanted:  # somebody else was as fast
+            return wanted
+        raise DatasetError(
+            f"the sample set cannot be written to {out} ({err.strerror or err}); choose a writable folder"
+        ) from err
     return wanted
 
 
@@ -124,8 +127,6 @@ def _existing(out: Path) -> SampleSet | None:
 
 
 def _write(out: Path, wanted: SampleSet, workers: int, progress: bool) -> None:
-    if out.exists():
-        shutil.rmtree(out)  # what an interrupted run left behind
     of_nuimages = wanted.layout == "nuimages"
     for split in ("train", "val"):
         for folder in [(out / nuimages.image_file(0)).parent] if of_nuimages else _folders(out, split):
