@@ -170,7 +170,7 @@ def test_camera_that_sends_what_would_do_harm_is_named_and_stops_no_other(
 
     monkeypatch.setattr(health, "LOG_PERIOD_S", 0.0)  # each is told, not the first within five seconds
     topic = "/rear/image_raw" + "/compressed" * (transport == "compressed")
-    node = make_active_node(model=str(tiny_model_file), **TWO, **{"rear.image_topic": topic})
+    node = make_active_node(model=str(tiny_model_file), runtime="onnxruntime", **TWO, **{"rear.image_topic": topic})
     front, rear = (listen_to_all(robot, camera)["segmentation"] for camera in TWO["cameras"])
     play("front", images[0])
     wait_until(lambda: front)
@@ -197,7 +197,7 @@ def test_camera_that_sends_what_would_do_harm_is_named_and_stops_no_other(
 def test_a_camera_of_more_pixels_than_it_may_have_is_refused_alone(
     tiny_model_file, make_active_node, robot, images, play, wait_until, capfd
 ):
-    node = make_active_node(model=str(tiny_model_file), **TWO, **{"rear.max_megapixels": 0.01})
+    node = make_active_node(model=str(tiny_model_file), runtime="onnxruntime", **TWO, **{"rear.max_megapixels": 0.01})
     front, rear = (listen_to_all(robot, camera)["segmentation"] for camera in TWO["cameras"])
     play("front", images[0])
     play("rear", images[1])

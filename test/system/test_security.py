@@ -25,7 +25,11 @@ def allowed():
 
 
 def test_the_policy_is_what_the_node_does(tiny_model_file, make_active_node, wait_until, allowed):
-    node = make_active_node(model=str(tiny_model_file), **{"camera.camera_info_topic": "/camera/image_raw/camera_info"})
+    node = make_active_node(
+        model=str(tiny_model_file),
+        runtime="onnxruntime",
+        **{"camera.camera_info_topic": "/camera/image_raw/camera_info"},
+    )
     asked = {
         "publish": node.get_publisher_names_and_types_by_node,
         "subscribe": node.get_subscriber_names_and_types_by_node,
