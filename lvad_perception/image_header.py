@@ -19,7 +19,8 @@ _JPEG_MARKER: Final = re.compile(rb"\xff([\x01-\xfe])", re.DOTALL)
 _STANDALONE_MARKERS: Final = frozenset({0x01, *range(0xD0, 0xD9)})
 _START_OF_FRAME: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # those are tables and a reserved one
 _MOST_SEGMENTS: Final = 4096
-_TIFF_SIZES: Final = {257: 0, 256: 1}  # tag -> place in (height, width)
+# Tag -> place in (height, width), of the image and of its tiles, for one of which a decoder makes room as well.
+_TIFF_SIZES: Final = {257: 0, 256: 1, 323: 0, 322: 1}
 _PNM: Final = re.compile(rb"P(?:[1-6Ff])(?:\s+|#[^\n]*\n)+(\d+)(?:\s+|#[^\n]*\n)+(\d+)")
 _PAM: Final = re.compile(rb"P7\s.*?WIDTH\s+(\d+).*?HEIGHT\s+(\d+)", re.DOTALL)
 _RADIANCE: Final = re.compile(rb"[-+]Y (\d+) [-+]X (\d+)")
@@ -110,17 +111,16 @@ def _tiff_size(data: bytes) -> Size | None:
     big = data[2:4] in (b"+\0", b"\0+")
     (at,) = struct.unpack_from(f"{order}{'Q' if big else 'I'}", data, 8 if big else 4)
     (count,) = struct.unpack_from(f"{order}{'Q' if big else 'H'}", data, at)
-    sides: list[int | None] = [None, None]
+    sides = [0, 0]
     entry, value, stride = (8, 12, 20) if big else (2, 8, 12)
     for index in range(min(count, 1000)):
         tag, kind = struct.unpack_from(f"{order}HH", data, at + entry + index * stride)
         if tag in _TIFF_SIZES:
             letter = {3: "H", 4: "I", 16: "Q"}[kind] if kind in (3, 4, 16) else "I"
-            (sides[_TIFF_SIZES[tag]],) = struct.unpack_from(
-                f"{order}{letter}", data, at + entry + index * stride + value
-            )
+            (side,) = struct.unpack_from(f"{order}{letter}", data, at + entry + index * stride + value)
+            sides[_TIFF_SIZES[tag]] = max(sides[_TIFF_SIZES[tag]], side)
     height, width = sides
-    return None if height is None or width is None else (height, width)
+    return (height, width) if height and width else None
 
 
 def _unpack(layout: str, data: bytes, at: int) -> Size:

@@ -225,6 +225,16 @@ def test_no_header_raises(kind, noise, place):
         encoded_size(data[:4] + noise)
 
 
+def test_the_tiles_of_a_tiff_count_as_well():
+    entries = [(256, 24), (257, 24), (322, 65536), (323, 4096)]
+    data = (
+        b"II*\0"
+        + struct.pack("<IH", 8, len(entries))
+        + b"".join(struct.pack("<HHII", tag, 4, 1, v) for tag, v in entries)
+    )
+    assert encoded_size(data) == (4096, 65536)
+
+
 def test_a_size_hidden_behind_bytes_that_decoders_skip_is_found():
     data = jpeg_of(65500, 65500)
     at = data.index(b"\xff\xc0")
