@@ -10,6 +10,7 @@ import io
 import pickle
 import shutil
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.reduction import ForkingPickler
@@ -77,7 +78,8 @@ class Batches:
                     raise batch
                 yield _unpack(batch) if isinstance(batch, _Packed) else batch
         except (OSError, RuntimeError, EOFError, MemoryError) as err:
-            problem = _end_of(processes) or _lacking(err)
+            lost = isinstance(err, (ConnectionError, EOFError))  # the other end may be dead, and that not known yet
+            problem = _end_of(processes, wait_s=2.0 if lost else 0.0) or _lacking(err)
             if problem is None:
                 raise
             raise problem from err
@@ -145,11 +147,13 @@ def _unpack(packed: _Packed) -> Any:
     return pickle.loads(packed.content, buffers=buffers)  # noqa: S301
 
 
-def _end_of(processes: Sequence[Any]) -> LoaderError | None:
-    """What ended one of the loader's processes; None when none ended on its own."""
-    code = next((process.exitcode for process in processes if process.exitcode), None)
-    if code is None:
-        return None
+def _end_of(processes: Sequence[Any], *, wait_s: float = 0.0) -> LoaderError | None:
+    """What ended one of the loader's processes, at once or so much later; None when none ended on its own."""
+    until = time.monotonic() + wait_s
+    while (code := next((process.exitcode for process in processes if process.exitcode), None)) is None:
+        if not processes or time.monotonic() >= until:
+            return None
+        time.sleep(0.02)
     if code == -signal.SIGBUS:
         return _lacking(OSError(errno.ENOSPC, ""))
     if code == -signal.SIGKILL:

@@ -104,6 +104,35 @@ def test_how_a_process_ended_says_why(code, message):
     assert loader._end_of(ended[:2]) is None
 
 
+class Dying:
+    """A process that is known to be dead only when it is asked for the third time."""
+
+    asked = 0
+
+    @property
+    def exitcode(self):
+        self.asked += 1
+        return -signal.SIGKILL if self.asked > 2 else None
+
+
+def test_a_batch_of_a_process_that_died_meanwhile_tells_of_its_end(monkeypatch):
+    class Workers:
+        _workers = (Dying(),)
+
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            return loader._Packed(b"", [], b"")
+
+    def gone(packed):
+        raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
+
+    monkeypatch.setattr(loader, "_unpack", gone)
+    with pytest.raises(LoaderError, match="was killed, which is what the system does when memory runs out"):
+        next(iter(loader.Batches(Workers())))
+
+
 @pytest.mark.parametrize(
     ("err", "message"),
     [
@@ -145,7 +174,7 @@ def limited(command, tmp_path, **settings):
     script.write_text(LIMITED.format(**settings))
     line = f"{command} {sys.executable} {script}"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    return subprocess.run(["bash", "-c", line], env=environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run(["bash", "-c", line], env=environment, capture_output=True, text=True, timeout=400)
 
 
 @pytest.mark.slow
