@@ -210,6 +210,7 @@ class TestRefusals:
             return rename(path, target)
 
         monkeypatch.setattr(Path, "rename", interrupt)
+        monkeypatch.setattr("lvad_perception.bags.storage.exchange", lambda *_: False)  # as where the system cannot
         with pytest.raises(BagError if interruption is OSError else interruption):
             from_bdd100k(small_split, "val", tmp_path / "bag", overwrite=True)
         assert [path.name for path in tmp_path.iterdir()] == ["bag"]
