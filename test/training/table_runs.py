@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 
 from lvad_perception.errors import EvaluationError, NonFiniteLossError
 from lvad_training import stages
-from lvad_training.environment import Environment
+from lvad_training.environment import Environment, hardware, versions
 from lvad_training.reproduce.command import add_reproduce
 from lvad_training.reproduce.run import reproduce
 from lvad_training.reproduce.tables import TABLES
@@ -64,7 +64,7 @@ class FakeRunner:
             shift = sum(points for part, points in self.better.items() if part in str(stage.folder))
             metrics = some_metrics(tasks, 2.0 * stage.recipe.train.seed + shift)
             (stage.folder / "metrics.json").write_text(json.dumps(metrics))
-            start = Environment(0, "no", "no", 1, "a machine", "some versions")
+            start = Environment(0, "no", "no", 1, hardware(), versions())
             (stage.folder / "environment.json").write_text(json.dumps([asdict(start)]))
             if stage.name == "pseudo":
                 (stage.folder / "pseudo.txt").write_text("car 0.40 <17 boxes>\n")

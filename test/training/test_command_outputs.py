@@ -47,6 +47,8 @@ COMMANDS = {
         "reproduce": "reproduce table4 --smoke --quiet --data {blobs} --set data.train_split=val --out {out}/table",
     },
 }
+BUFFERED = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+"""argparse passes over errors of the help text, which come at once without a buffer."""
 REASONS = ("No space left", "Read-only", "ended with status 2", "no cache folder")
 ONLY_PRINTS = {"info", "data check"}
 EVERY = [(program, command) for program, commands in COMMANDS.items() for command in commands]
@@ -180,7 +182,7 @@ class TestEveryCommand:
             assert any(reason in last for reason in REASONS)
             assert "Traceback" not in found["stderr"]
         assert not [name for name in found["left"] if "partial" in name]
-        if found["status"] == 2 and command not in ("run", "demo", "pretrain", "reproduce"):
+        if condition != "nearly full":  # where one of two files may fit
             assert found["left"] == []
 
     @pytest.mark.parametrize(("program", "command"), EVERY, ids=" ".join)
@@ -215,7 +217,7 @@ def test_the_program_ends_well_when_its_pipe_was_closed(blobs, words):
     """Python itself would complain, after the end."""
     with _gone() as closed:
         command = [sys.executable, "-m", "lvad_training.cli", *(word.replace("ROOT", str(blobs)) for word in words)]
-        done = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, text=True, check=False)
+        done = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, text=True, check=False, env=BUFFERED)
     assert done.returncode == 141
     assert done.stderr.startswith("lvad-train: ended, since nobody reads its output any more; ")
     assert done.stderr.count("\n") == 1
@@ -225,7 +227,7 @@ def test_the_program_ends_well_when_its_pipe_was_closed(blobs, words):
 def test_standard_output_on_a_full_disk(blobs, words):
     with Path("/dev/full").open("w") as full:
         command = [sys.executable, "-m", "lvad_training.cli", *(word.replace("ROOT", str(blobs)) for word in words)]
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, env=BUFFERED)
     assert done.returncode == 2
     assert done.stderr.startswith("lvad-train: error: standard output cannot be used (No space left on device); free ")
     assert done.stderr.count("\n") == 1
