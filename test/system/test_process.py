@@ -70,6 +70,9 @@ def instructions(at):
     return count
 
 there_are = instructions(0)
+if not there_are:
+    print("no instruction was traced")
+    sys.exit()
 for turn in range(1000):
     instructions(1 + turn % there_are)
 print("ended 1000 times at", there_are, "instructions")
@@ -100,7 +103,10 @@ def test_two_signals_at_a_thousand_random_moments_end_it_each_time():
 
 
 def test_two_signals_at_each_instruction_of_the_wait_end_it_each_time():
-    said, _, instructions = run(AT_EACH_INSTRUCTION).removesuffix(" instructions\n").rpartition(" ")
+    printed = run(AT_EACH_INSTRUCTION)
+    if printed == "no instruction was traced\n":
+        pytest.skip("this Python, as 3.12.1, does not trace single instructions")
+    said, _, instructions = printed.removesuffix(" instructions\n").rpartition(" ")
     assert said == "ended 1000 times at"
     assert 30 < int(instructions) < 1000
 
