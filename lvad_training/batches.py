@@ -2,8 +2,10 @@
 
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -291,10 +293,18 @@ def guarded_loader(
 def _start_worker(folder: Path, _: int) -> None:
     """Relative paths mean what they mean in the main process, whose folder when Python started may have been another.
 
-    The processes are the parallelism: OpenCV's own threads would only fight over the cores.
+    The processes are the parallelism: OpenCV's own threads would only fight over the cores. When the main process is
+    killed this one ends; torch looks only at the process that forked it, a server that lives as long as this one.
     """
     os.chdir(folder)
     cv2.setNumThreads(0)
+    threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
+
+
+def _end_with(parent: BaseProcess | None) -> None:
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 class _WithTruth(Dataset[tuple[EvaluationSample, Truth]]):

@@ -6,6 +6,8 @@ import resource
 import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -175,6 +177,40 @@ def limited(command, tmp_path, **settings):
     line = f"{command} {sys.executable} {script}"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     return subprocess.run(["bash", "-c", line], env=environment, capture_output=True, text=True, timeout=400)
+
+
+KILLED = """
+import os, signal
+from test.training.test_loader import Spoilt
+from lvad_training.batches import guarded_loader
+
+if __name__ == "__main__":
+    batches = iter(guarded_loader(Spoilt(), 1, list, batch_size=1))
+    next(batches)
+    print(batches.gi_frame.f_locals["processes"][0].pid, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_when_the_training_is_killed_its_processes_end(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(KILLED)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    with (tmp_path / "process").open("w") as printed:  # not a pipe, which the process that is left would keep open
+        done = subprocess.run([sys.executable, script], env=environment, stdout=printed, timeout=200, check=False)
+    assert done.returncode == -signal.SIGKILL
+    process = int((tmp_path / "process").read_text())
+    until = time.monotonic() + 20
+    while is_running(process) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not is_running(process)
+
+
+def is_running(process):
+    try:
+        return " Z " not in Path(f"/proc/{process}/stat").read_text()
+    except FileNotFoundError:
+        return False
 
 
 @pytest.mark.slow
