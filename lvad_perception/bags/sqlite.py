@@ -1,6 +1,7 @@
 """One sqlite3 file of rosbag2, of every version of its tables since 2019."""
 
 import sqlite3
+import sys
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -36,7 +37,7 @@ class SqliteFile:
             )
             self._database.execute("PRAGMA trusted_schema = OFF")
             self._database.execute("PRAGMA cell_size_check = ON")
-            if hasattr(self._database, "setlimit"):  # from Python 3.11 on
+            if sys.version_info >= (3, 11):
                 self._database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LARGEST)
             self.recorded = self._topics()
         except (sqlite3.Error, sqlite3.Warning, ValueError, TypeError) as err:
