@@ -146,9 +146,10 @@ def _try_open(open_folder: Callable[[Path], Opened], folder: Path) -> Opened | N
 
 def _write(place: Path, arrays: Arrays, meta: Meta, open_folder: Callable[[Path], Opened]) -> Opened:
     """Write a set, beside a damaged one under another name; one that somebody else has just written is taken."""
+    taken = place.exists()  # before it is opened: what somebody else writes in between is no damaged set
     if (found := _try_open(open_folder, place)) is not None:
         return found
-    folder = place.with_name(f"{place.name}-{uuid.uuid4().hex[:8]}") if place.exists() else place
+    folder = place.with_name(f"{place.name}-{uuid.uuid4().hex[:8]}") if taken else place
     try:
         with draft(folder) as own:
             own.mkdir()
