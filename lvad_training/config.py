@@ -47,7 +47,7 @@ def parse_recipe(content: dict[str, Any], overrides: list[str], *, source: str) 
     """Turn a mapping and ``a.b=value`` overrides into a checked recipe; raises ConfigError as ``load_recipe`` does."""
     content = override(content, overrides)
     preset = content.get("preset", "r50")
-    if preset not in PRESETS:
+    if not isinstance(preset, str) or preset not in PRESETS:
         raise ConfigError(f"{source}: preset {preset!r} is unknown; choose one of {', '.join(PRESETS)}")
     model = content.get("model") or {}
     if not isinstance(model, dict):
