@@ -67,7 +67,7 @@ def read_metadata(bag: Path) -> Metadata:
         custom = facts.get("custom_data")
         custom = {_text(name): _text(value) for name, value in custom.items()} if isinstance(custom, Mapping) else {}
         return Metadata(files, topics, custom)
-    except (KeyError, TypeError, ValueError, AttributeError) as err:
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as err:
         raise _damaged(bag, f"{type(err).__name__}: {err}") from err
 
 
