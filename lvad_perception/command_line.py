@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from lvad_perception.errors import ConfigError, LvadError
+from lvad_perception.errors import ConfigError, LvadError, escaped
 
 STATUS_BAD_INPUT: Final = 2
 STATUS_INTERRUPTED: Final = 128 + signal.SIGINT
@@ -49,8 +49,7 @@ def _expanded(value: Any) -> Any:
 
 def printable(text: str) -> str:
     """A text for a terminal: what of it would steer the terminal, or is no character, is escaped. Lines stay lines."""
-    clean = "".join(char if char.isprintable() or char in "\n\t" else ascii(char)[1:-1] for char in text)
-    return clean.encode("utf-8", "backslashreplace").decode()
+    return escaped(text, keep="\n\t")
 
 
 def run_program(name: str, command: Callable[[], int], *, interrupted: str) -> int:

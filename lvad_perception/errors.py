@@ -14,8 +14,12 @@ def one_line(text: str) -> str:
     A line feed could pass for another message, an escape sequence speaks to the terminal, and a megabyte fills the log.
     """
     kept = text[:_MOST_CHARACTERS]
-    shown = "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in kept)
-    return shown if kept == text else f"{shown}…"
+    return escaped(kept) if kept == text else f"{escaped(kept)}…"
+
+
+def escaped(text: str, *, keep: str = "") -> str:
+    """A text in which control characters, lone surrogates and the like, except those in ``keep``, are escaped."""
+    return "".join(each if each.isprintable() or each in keep else ascii(each)[1:-1] for each in text)
 
 
 class LvadError(Exception):
