@@ -6,6 +6,8 @@ import zipfile
 import zlib
 from typing import Final
 
+from lvad_perception.bags.compression import zstd_module
+
 SIDE: Final = 65_500
 """The longest side of a JPEG that libjpeg reads."""
 ZEROS: Final = 64 << 20
@@ -35,9 +37,7 @@ def jpeg(valid: bytes, side: int = SIDE) -> bytes:
 def mcap(compression: str = "zstd", promised: int = 1 << 40) -> bytes:
     """An MCAP file with one chunk of compressed zeros that promises ``promised`` bytes."""
     if compression == "zstd":
-        from rosbags.rosbag2.storage_mcap import zstd  # the standard library's, or its backport
-
-        packed = zstd.compress(bytes(ZEROS))
+        packed = zstd_module().compress(bytes(ZEROS))
     else:
         import lz4.frame
 

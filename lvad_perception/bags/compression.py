@@ -1,4 +1,4 @@
-"""Compressed parts of bags made whole in bounded memory: nobody knows what a file of others' becomes."""
+"""Decompresses parts of bags in bounded memory, since a file from somebody else may expand to any size."""
 
 import shutil
 import sys
@@ -47,7 +47,7 @@ def expand(data: bytes, compression: str, *, size: int | None = None) -> bytes:
     if compression == "":
         raw = data
     elif compression == "zstd":
-        raw = _expanded(_zstd().ZstdDecompressor(), data, limit)
+        raw = _expanded(zstd_module().ZstdDecompressor(), data, limit)
     elif compression == "lz4":
         from lz4.frame import LZ4FrameDecompressor  # type: ignore[import-untyped]
 
@@ -72,7 +72,7 @@ def expand_file(path: Path, folder: Path) -> Path:
     """
     target, written = folder / path.stem, 0
     limit = _FILE_RATIO * path.stat().st_size + LARGEST
-    zstd = _zstd()
+    zstd = zstd_module()
     with target.open("wb") as out, zstd.open(path, "rb") as stream:
         while True:
             try:
@@ -99,7 +99,7 @@ def _expanded(decompressor: Any, data: bytes, limit: int) -> bytes:
     """One frame, by what the decompressors of zstd and LZ4 have in common."""
     try:
         raw: bytes = decompressor.decompress(data, max_length=limit + 1)
-    except (RuntimeError, ValueError, EOFError, MemoryError, _zstd().ZstdError) as err:
+    except (RuntimeError, ValueError, EOFError, MemoryError, zstd_module().ZstdError) as err:
         raise DamagedError(f"it cannot be decompressed: {err}".rstrip(".")) from err
     if len(raw) > limit:
         raise DamagedError(f"it becomes more than the {limit:,} bytes that it may have")
@@ -108,7 +108,7 @@ def _expanded(decompressor: Any, data: bytes, limit: int) -> bytes:
     return raw
 
 
-def _zstd() -> Any:
+def zstd_module() -> Any:
     """Python's own module from 3.14 on, its backport before, which comes with rosbags."""
     if sys.version_info >= (3, 14):
         from compression import zstd

@@ -1,13 +1,13 @@
 """The ``evaluation`` executable: prints and writes the metrics of a bag that is being played, when it ends."""
 
 import json
-import signal
 import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from lvad_perception.command_line import STATUS_INTERRUPTED
 from lvad_perception.errors import ConfigError, LvadError
 from lvad_perception.files import write_whole
 from lvad_perception.node.process import STATUS_BAD_INPUT, open_node, run_until_signal
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 STATUS_NOTHING: Final = 1
 """Exit status when there is nothing to measure."""
-STATUS_INTERRUPTED: Final = 128 + signal.SIGINT
-"""Exit status when a second Ctrl-C comes while the metrics are computed, as shells have it."""
 
 
 def main(args: Sequence[str] | None = None) -> int:

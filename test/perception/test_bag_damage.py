@@ -7,10 +7,9 @@ import tracemalloc
 
 import lz4.frame
 import pytest
-from rosbags.rosbag2.storage_mcap import zstd
 
 from lvad_perception.bags import compression, recorded
-from lvad_perception.bags.compression import LARGEST
+from lvad_perception.bags.compression import LARGEST, zstd_module
 from lvad_perception.bags.storage import create_bag, open_bag, rosbags_typestore
 from lvad_perception.errors import BagError
 from lvad_perception.problems import Problems
@@ -33,6 +32,7 @@ from .mcap_files import (
     write_mcap,
 )
 
+zstd = zstd_module()
 PACK = {"zstd": zstd.compress, "lz4": lz4.frame.compress}
 
 

@@ -8,9 +8,9 @@ import sys
 
 import pytest
 import yaml
-from rosbags.rosbag2.storage_mcap import zstd  # Python's own, or its backport
 
 from lvad_perception.bags import storage
+from lvad_perception.bags.compression import zstd_module
 from lvad_perception.bags.storage import create_bag, open_bag
 from lvad_perception.errors import BagError
 from lvad_perception.messages import rosbags_types
@@ -32,6 +32,7 @@ from .mcap_files import (
     write_mcap,
 )
 
+zstd = zstd_module()
 TYPES = rosbags_types()
 RELIABLE = "- history: 1\n  depth: 5\n  reliability: 1\n  durability: 2"
 BEST_EFFORT = "- history: 1\n  depth: 5\n  reliability: 2\n  durability: 2"
