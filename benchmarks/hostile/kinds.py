@@ -100,18 +100,25 @@ def _semantic() -> Any:
     return TASKS["semantic"]
 
 
-def _image_reader(name: str) -> Callable[[Path], Read]:
-    def make(_folder: Path) -> Read:
-        from lvad_perception.images import decode_image, read_image
+def _of_file(name: str, make: Callable[[Path], Callable[[Path], object]]) -> Callable[[Path], Read]:
+    """What makes the reader of a kind, by what makes a function that reads a file, which is called ``name``."""
+
+    def reader(folder: Path) -> Read:
+        read_file = make(folder)
 
         def read(data: bytes, scratch: Path) -> None:
-            path = scratch / name
-            path.write_bytes(data)
-            _all(lambda: decode_image(data, source="message"), lambda: read_image(path))
+            (scratch / name).write_bytes(data)
+            read_file(scratch / name)
 
         return read
 
-    return make
+    return reader
+
+
+def _read_image(_folder: Path) -> Callable[[Path], object]:
+    from lvad_perception.images import decode_image, read_image
+
+    return lambda path: _all(lambda: decode_image(path.read_bytes(), source="message"), lambda: read_image(path))
 
 
 def _jpegs(folder: Path) -> list[bytes]:
@@ -131,16 +138,10 @@ def _masks(folder: Path) -> list[bytes]:
     return [path.read_bytes() for path in [*masks[:4], *sorted((folder / "data/labels/drivable").rglob("*.png"))[:4]]]
 
 
-def _mask_reader(_folder: Path) -> Read:
+def _read_mask(_folder: Path) -> Callable[[Path], object]:
     from lvad_perception.bdd100k.masks import read_mask
 
-    def read(data: bytes, scratch: Path) -> None:
-        path = scratch / "mask.png"
-        path.write_bytes(data)
-        for task in ("semantic", "drivable"):
-            read_mask(path, task)
-
-    return read
+    return lambda path: _all(lambda: read_mask(path, "semantic"), lambda: read_mask(path, "drivable"))
 
 
 def _bag(storage: str) -> Callable[[Path], list[bytes]]:
@@ -256,15 +257,10 @@ def _recipes(folder: Path) -> list[bytes]:
     return [(folder / "recipe.yaml").read_bytes(), *(path.read_bytes() for path in sorted(config.glob("*.yaml")))]
 
 
-def _recipe_reader(_folder: Path) -> Read:
+def _read_recipe(_folder: Path) -> Callable[[Path], object]:
     from lvad_training.config import load_recipe
 
-    def read(data: bytes, scratch: Path) -> None:
-        path = scratch / "recipe.yaml"
-        path.write_bytes(data)
-        load_recipe(path)
-
-    return read
+    return load_recipe
 
 
 def _checkpoints(folder: Path) -> list[bytes]:
@@ -283,23 +279,16 @@ def _mutate_checkpoint(data: bytes, random: Random, others: Sequence[bytes]) -> 
     return out.getvalue()
 
 
-def _checkpoint_reader(folder: Path) -> Read:
+def _read_checkpoint(folder: Path) -> Callable[[Path], object]:
     from lvad_training.build import build_model, network_of
     from lvad_training.checkpoints import load_checkpoint
     from lvad_training.config import load_recipe
     from lvad_training.model.published import load_published
 
     backbone = build_model(load_recipe(folder / "recipe.yaml").model).backbone
-
-    def read(data: bytes, scratch: Path) -> None:
-        path = scratch / "model.pt"
-        path.write_bytes(data)
-        _all(
-            lambda: network_of(load_checkpoint(path), source=str(path)),
-            lambda: load_published(backbone, path),
-        )
-
-    return read
+    return lambda path: _all(
+        lambda: network_of(load_checkpoint(path), source=str(path)), lambda: load_published(backbone, path)
+    )
 
 
 def _models(folder: Path) -> list[bytes]:
@@ -353,12 +342,10 @@ def _mutate_graph(data: bytes, random: Random) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def _model_reader(_folder: Path) -> Read:
+def _read_model(_folder: Path) -> Callable[[Path], object]:
     from lvad_perception.engines import open_engine
 
-    def read(data: bytes, scratch: Path) -> None:
-        path = scratch / "model.onnx"
-        path.write_bytes(data)
+    def read(path: Path) -> None:
         engine = open_engine(path, threads=1)
         manifest = engine.manifest
         engine.infer(np.zeros((manifest.batch_size, *manifest.input_hw, 3), np.uint8))
@@ -374,16 +361,22 @@ def clear(folder: Path) -> None:
 
 KINDS: Final[dict[str, Kind]] = {
     "message": Kind(40, _messages, _mutate_message, _message_reader, lambda _: [_compressed(bombs.png())]),
-    "jpeg": Kind(18, _jpegs, mutate_bytes, _image_reader("image.jpg"), lambda valid: [bombs.jpeg(valid[0])]),
-    "png": Kind(12, _pngs, mutate_png, _image_reader("image.png"), lambda _: [bombs.png(), bombs.png(8192)]),
-    "mask": Kind(10, _masks, mutate_png, _mask_reader, lambda _: [bombs.png()]),
+    "jpeg": Kind(18, _jpegs, mutate_bytes, _of_file("image.jpg", _read_image), lambda valid: [bombs.jpeg(valid[0])]),
+    "png": Kind(12, _pngs, mutate_png, _of_file("image.png", _read_image), lambda _: [bombs.png(), bombs.png(8192)]),
+    "mask": Kind(10, _masks, mutate_png, _of_file("mask.png", _read_mask), lambda _: [bombs.png()]),
     "mcap": Kind(3, _bag("mcap"), _mutate_bag, _bag_reader("mcap"), lambda _: [bombs.mcap(), bombs.mcap(promised=64)]),
     "db3": Kind(2, _bag("sqlite3"), _mutate_bag, _bag_reader("sqlite3")),
     "metadata": Kind(1, _metadata, mutate_text, _metadata_reader),
     "labels": Kind(6, _labels, mutate_text, _label_reader),
-    "recipe": Kind(5, _recipes, mutate_text, _recipe_reader),
-    "checkpoint": Kind(1.5, _checkpoints, _mutate_checkpoint, _checkpoint_reader, lambda v: [bombs.checkpoint(v[0])]),
-    "onnx": Kind(1.5, _models, _mutate_model, _model_reader),
+    "recipe": Kind(5, _recipes, mutate_text, _of_file("recipe.yaml", _read_recipe)),
+    "checkpoint": Kind(
+        1.5,
+        _checkpoints,
+        _mutate_checkpoint,
+        _of_file("model.pt", _read_checkpoint),
+        lambda v: [bombs.checkpoint(v[0])],
+    ),
+    "onnx": Kind(1.5, _models, _mutate_model, _of_file("model.onnx", _read_model)),
 }
 
 
