@@ -37,7 +37,7 @@ FAILURES: Final = ("traceback", "crash", "hang", "memory", "uncounted")
 
 @dataclass
 class Tally:
-    """What became of the cases of a kind.
+    """Counts how the cases of one kind ended.
 
     Attributes:
         outcomes: outcome -> cases.
@@ -91,7 +91,7 @@ class Watcher:
                 self.job = self.job._replace(first=self._index + self.job.step)
 
     def over(self) -> bool:
-        """Whether the job is done; counts a case that hung or crashed, and goes on behind it."""
+        """Return whether the job is done; after a hang or a crash, count it and start a child on the next case."""
         ended = self.process.poll()
         if ended is None and time.monotonic() < self._deadline:
             return False

@@ -1,7 +1,7 @@
 """The process that reads hostile inputs one after the other: ``python -m benchmarks.hostile.child`` with a job as JSON.
 
-It writes one line of JSON before each case and one after it, so that whoever watches knows which case it was when it
-hangs or dies. Its address space is limited: what asks for too much memory gets a MemoryError, not the machine's.
+It writes one line of JSON before each case and one after it, so that the parent process knows which case was running
+when this one hangs or dies. Its address space is limited: a case that asks for too much memory gets a MemoryError.
 """
 
 import json

@@ -32,7 +32,7 @@ _DEFINITIONS: Final = {"ros2msg", "ros2idl", "omgidl", ""}
 
 @dataclass(slots=True)
 class _Chunk:
-    """Where a chunk's records are, and which channels the index behind it says they are of; None without index."""
+    """Position and sizes of a chunk; ``channels`` are those of its message index, None where it has no index."""
 
     at: int
     start_ns: int

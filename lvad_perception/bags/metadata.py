@@ -28,7 +28,7 @@ class PromisedTopic:
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
-    """What metadata.yaml says.
+    """The content of a bag's metadata.yaml.
 
     Attributes:
         files: names of the storage files, all in the bag's folder.

@@ -1,4 +1,4 @@
-"""Whether a path is a bag or may become one, and how it takes its name; without a look inside, so without a library."""
+"""Checks that a path is a bag or may become one, and swaps two bags. No bag is opened, so no library is needed."""
 
 import ctypes
 import os
