@@ -15,7 +15,7 @@ import msgspec
 
 from lvad_perception.errors import ConfigError
 from lvad_perception.vocabulary import TASKS, VOCABULARIES
-from lvad_training.presets import FCOS_SCORE_THRESHOLD, OTHER_HEADS, PRESETS
+from lvad_training.presets import FCOS_SCORE_THRESHOLD, OTHER_HEADS, PRESETS, chosen_preset
 from lvad_training.recipe import (
     HEADS,
     FcosConfig,
@@ -46,9 +46,7 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
 def parse_recipe(content: dict[str, Any], overrides: list[str], *, source: str) -> Recipe:
     """Turn a mapping and ``a.b=value`` overrides into a checked recipe; raises ConfigError as ``load_recipe`` does."""
     content = override(content, overrides)
-    preset = content.get("preset", "r50")
-    if not isinstance(preset, str) or preset not in PRESETS:
-        raise ConfigError(f"{source}: preset {preset!r} is unknown; choose one of {', '.join(PRESETS)}")
+    preset = chosen_preset(content, source=source)
     model = content.get("model") or {}
     if not isinstance(model, dict):
         raise ConfigError(f"{source}: model is not a mapping; give it keys such as network_hw or leave it out")

@@ -1,6 +1,9 @@
 """The architectures that a recipe can start from: what differs from the defaults of ``recipe.py``."""
 
+from collections.abc import Mapping
 from typing import Any
+
+from lvad_perception.errors import ConfigError
 
 _SMALL_MASK = {
     "layers": 3,
@@ -81,3 +84,11 @@ OTHER_HEADS: dict[str, dict[str, dict[str, Any]]] = {
 FCOS_SCORE_THRESHOLD = 0.45
 """``score_threshold`` of a recipe that chooses FCOS and names none: the geometric mean of two probabilities is higher
 than the one that the usual 0.3 is for. docs/heads.md has the measurement."""
+
+
+def chosen_preset(content: Mapping[str, Any], *, source: str) -> str:
+    """The preset that a recipe's content names, "r50" where it names none. Raises ConfigError for an unknown one."""
+    preset = content.get("preset", "r50")
+    if not isinstance(preset, str) or preset not in PRESETS:
+        raise ConfigError(f"{source}: preset {preset!r} is unknown; choose one of {', '.join(PRESETS)}")
+    return preset

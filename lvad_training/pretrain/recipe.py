@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from lvad_perception.errors import ConfigError
-from lvad_training.presets import PRESETS
+from lvad_training.presets import PRESETS, chosen_preset
 from lvad_training.recipe import BackboneConfig, Preset, Section
 from lvad_training.sections import convert, merge, override, read_mapping
 
@@ -175,10 +175,8 @@ def parse_pretrain_recipe(content: dict[str, Any], *, source: str) -> PretrainRe
     data = content.get("data") or {}
     if isinstance(data, dict) and not data.get("root"):
         raise ConfigError(f"{source}: no images; give --data, a folder of images or videos")
-    preset, backbone = content.get("preset", "r50"), content.get("backbone") or {}
-    if preset not in PRESETS:
-        raise ConfigError(f"{source}: preset {preset!r} is unknown; choose one of {', '.join(PRESETS)}")
-    base = PRESETS[preset].get("backbone", {})
+    backbone = content.get("backbone") or {}
+    base = PRESETS[chosen_preset(content, source=source)].get("backbone", {})
     if isinstance(backbone, dict) and backbone.get("name", base.get("name")) == base.get("name"):
         backbone = merge(base, backbone)
     recipe = convert({**content, "backbone": backbone}, PretrainRecipe, source=source)

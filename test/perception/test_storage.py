@@ -337,6 +337,15 @@ class TestFormats:
         ):
             read(bag)
 
+    @pytest.mark.parametrize("count", [float("inf"), float("nan"), "many", None])
+    def test_a_message_count_that_is_no_number_is_damage(self, tmp_path, count):
+        bag = a_bag(tmp_path / "bag")
+        edit(bag, topics_with_message_count=lambda topics: [{**topics[0], "message_count": count}])
+        with pytest.raises(
+            BagError, match=r"its metadata\.yaml is damaged \(.*\); make it anew with: ros2 bag reindex"
+        ):
+            read(bag)
+
     @pytest.mark.parametrize("profile", ["ros1", ""])
     def test_ros_1_in_mcap(self, tmp_path, profile):
         path = write_mcap(

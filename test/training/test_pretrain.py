@@ -189,6 +189,7 @@ def test_a_broken_picture_is_named_whichever_process_read_it(run, pictures, tmp_
         (["--data", "{pictures}", "--method", "simclr", "--set", "head.queue=9"], "simclr has no head.queue"),
         (["--data", "{pictures}", "--set", "head.queue=9"], "head.queue 9 is shorter than the 12 images of a step"),
         (["--data", "{pictures}", "--set", "preset=r99"], "preset 'r99' is unknown; choose one of"),
+        (["--data", "{pictures}", "--set", "preset=[r50]"], r"preset ['r50'] is unknown; choose one of"),
         (["--data", "{pictures}", "--set", "backbone.name=resnet9"], "timm cannot make 'resnet9'"),
         (["--data", "{pictures}", "--set", "train.precision=fp16"], "fp16 needs a CUDA GPU"),
         (["--recipe", "nowhere.yaml"], "nowhere.yaml: the recipe cannot be read"),
