@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 import yaml
 
-from lvad_perception.errors import ConfigError
+from lvad_perception.errors import ConfigError, escaped
 
 Struct = TypeVar("Struct", bound=msgspec.Struct)
 
@@ -39,6 +39,12 @@ class _Loader(yaml.SafeLoader):
                     raise _TwiceError(f"the key {key.value!r} is given twice, in lines {lines[name]} and {line}")
                 lines[name] = line
         return node
+
+    def construct_scalar(self, node: Any) -> Any:
+        text = super().construct_scalar(node)
+        if not _is_encodable(text):
+            raise yaml.constructor.ConstructorError(None, None, "found half of a UTF-16 pair", node.start_mark)
+        return text
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -123,6 +129,15 @@ def _with_home(section: Struct, source: str) -> Struct:
     return msgspec.structs.replace(section, **changed)
 
 
+def _is_encodable(text: str) -> bool:
+    """Whether UTF-8 has every character: lone surrogates, as "\\ud800" makes them, it does not."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _read_yaml(text: str) -> Any:
     content = yaml.load(text, Loader=_Loader)  # a SafeLoader
     if _count_values(content, {}) > _MOST_VALUES:
@@ -161,6 +176,7 @@ def _explain(message: str, kind: type[msgspec.Struct]) -> str:
     if "unknown field" not in message:
         return f"{message}; correct that value"
     unknown = message.split("`")[1]
+    message = escaped(message)  # msgspec quotes keys as they are
     near = difflib.get_close_matches(unknown, sorted(_keys(kind)), n=1)
     if near:
         return f"{message}; did you mean {near[0]!r}?"

@@ -25,10 +25,12 @@ from typing import Final
 import numpy as np
 import yaml
 
-from benchmarks.hostile.materials import RECIPE, make_materials
+from benchmarks.hostile.materials import RECIPE, SIZE_HW, make_materials
 
-START_S: Final = 2.0
-"""No process has written anything before; kills come later than that."""
+EARLIEST: Final = 0.2
+"""Share of the time that the command takes; a process has hardly written anything before."""
+FRAMES: Final = 600
+"""Images of a conversion; it takes some seconds, most of which write the bag."""
 VOLATILE: Final = ("tensorboard", "losses.jsonl", "environment.json", ".log", "checkpoint.pt", "seconds")
 LANGUAGE: Final = {"context": 2, "layers": 1, "width": 16, "heads": 2}
 STAGES: Final = {
@@ -106,8 +108,8 @@ def try_kills(trial: Trial, folder: Path, *, kills: int, random: np.random.Gener
             shutil.rmtree(trial.output)
         finished = False
         while not finished:
-            latest_s = START_S + (whole_s - START_S) * (0.5 if trial.resumes else 1.0)
-            finished = run(trial, folder, kill_after_s=random.uniform(START_S, latest_s) if killed < kills else None)
+            share = random.uniform(EARLIEST, 0.6 if trial.resumes else 1.0)
+            finished = run(trial, folder, kill_after_s=share * whole_s if killed < kills else None)
             killed += not finished
             if not trial.resumes and digests(trial.output) not in ({}, wanted):
                 wrong.append(f"{trial.name}: half an output after kill {killed}")
@@ -122,6 +124,8 @@ def try_kills(trial: Trial, folder: Path, *, kills: int, random: np.random.Gener
 
 def make_trials(folder: Path) -> Iterator[Trial]:
     """The commands, on the materials."""
+    from lvad_training.data.sample_set import render_sample_set
+
     recipe = yaml.safe_load(RECIPE)
     recipe["train"] |= {"steps": 12, "checkpoint_every": 3}
     recipe["data"] |= {"train_split": "train"}
@@ -130,9 +134,10 @@ def make_trials(folder: Path) -> Iterator[Trial]:
     (folder / "stages.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
     training, perception = "lvad_training.cli", "lvad_perception.cli"
     yield Trial("all stages", (training, "run", "stages.yaml", "--resume", "--quiet"), folder / "run", resumes=True)
+    render_sample_set(folder / "long", images=FRAMES * 5 // 4, seed=1, size_hw=SIZE_HW)
     for storage in ("mcap", "sqlite3"):
         bag = folder / f"converted_{storage}"
-        command = (perception, "bag", "from-bdd100k", "data", "--split", "train", "--storage", storage, "--overwrite")
+        command = (perception, "bag", "from-bdd100k", "long", "--split", "train", "--storage", storage, "--overwrite")
         yield Trial(f"conversion to {storage}", (*command, "--output", str(bag)), bag)
     images = ("--calibration", "data/images/100k/train", "--calibration-images", "4", "--check-images", "4")
     small = folder / "quantized.onnx"

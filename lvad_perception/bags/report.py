@@ -140,7 +140,7 @@ def _facts(reader: BagReader, cameras: Sequence[Camera], stamps: Mapping[str, in
 def _attributes(text: str | None) -> dict[str, str]:
     try:
         stated: Any = json.loads(text or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return {str(key): str(value) for key, value in stated.items()} if isinstance(stated, dict) else {}
 

@@ -8,6 +8,9 @@ import msgspec
 
 from lvad_perception.errors import LabelError
 
+JSON_ERRORS: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for text that is no JSON or of another kind, is not UTF-8, or is nested too deeply."""
+
 _OBJECTS: Final[tuple[tuple[str, frozenset[str]], ...]] = (
     ("COCO's format", frozenset({"images", "annotations"})),
     ("COCO's format", frozenset({"images", "categories"})),
@@ -131,7 +134,7 @@ def without_constants(data: memoryview) -> bytes:
 def _keys_of(entry: Any) -> dict[str, Any]:
     try:
         return msgspec.json.decode(entry, type=dict[str, msgspec.Raw])
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except JSON_ERRORS:
         return {}
 
 

@@ -15,6 +15,7 @@ import msgspec
 
 from lvad_perception.bdd100k.cache import address, map_source
 from lvad_perception.bdd100k.formats import (
+    JSON_ERRORS,
     OtherFormatError,
     constant_at,
     format_of_list,
@@ -30,8 +31,6 @@ _BOM: Final = b"\xef\xbb\xbf"
 _LONGEST_NAME: Final = 255
 """Bytes of a file's name on Linux, macOS and Windows; what is longer is the name of no image."""
 _LATEST_MS: Final = 2**53
-_DAMAGES: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""What msgspec raises for text that is no JSON, is not UTF-8, or is nested too deeply."""
 
 
 class Box2d(msgspec.Struct, gc=False):
@@ -217,7 +216,7 @@ def _locate_frames(file: Path, data: memoryview) -> list[msgspec.Raw]:
         return _split_frames(file, data)
     except msgspec.ValidationError as err:
         raise LabelError(f"{file} is not a BDD100K label file ({err}); pass a list of frames") from err
-    except _DAMAGES as err:
+    except JSON_ERRORS as err:
         raise LabelError(f"{file} {_why_malformed(data, err)}") from err
 
 
@@ -270,7 +269,7 @@ def _entry_at(data: memoryview, place: int) -> str:
         index = next(i for i, raw in enumerate(frames) if 0 <= place - (address(raw) - base) <= len(raw))
         named = msgspec.json.decode(frames[index], type=_Named)
         return f" in entry {index} ({Frame(named.name, named.url).stem})"
-    except (StopIteration, LabelError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except (StopIteration, LabelError, *JSON_ERRORS):
         return ""
 
 
@@ -278,6 +277,6 @@ def _is_json_lines(data: memoryview) -> bool:
     line, _, rest = bytes(data[: 1 << 16]).partition(b"\n")
     try:
         msgspec.json.decode(line, type=dict[str, msgspec.Raw])
-    except _DAMAGES:
+    except JSON_ERRORS:
         return False
     return rest.lstrip()[:1] == b"{"

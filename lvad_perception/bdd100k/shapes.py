@@ -6,6 +6,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from lvad_perception.bdd100k.formats import JSON_ERRORS
 from lvad_perception.errors import LabelError
 from lvad_perception.types import Bool, Size
 
@@ -40,7 +41,7 @@ def decode_rle(data: bytes) -> Rle | None:
     try:
         rle: Rle | None = _decode_rle.decode(data)
         return rle
-    except msgspec.MsgspecError as err:
+    except JSON_ERRORS as err:
         raise LabelError(f"'rle' is not COCO run lengths with 'counts' and 'size' ({err})") from err
 
 
@@ -58,7 +59,7 @@ def decode_poly2d(data: bytes) -> list[Poly2d]:
             triples = msgspec.convert(items, list[tuple[float, float, str]])
             return [Poly2d([(x, y) for x, y, _ in triples], "".join(kind for _, _, kind in triples))]
         return msgspec.convert([items] if isinstance(items, dict) else items, list[Poly2d])
-    except msgspec.MsgspecError as err:
+    except JSON_ERRORS as err:
         raise LabelError(f"'poly2d' is not a list of polygons ({err})") from err
 
 

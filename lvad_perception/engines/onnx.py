@@ -61,7 +61,10 @@ class OnnxEngine(LoadedEngine):
         threads = threads or usable_cores()
         refuse_external_data(path)
         session = create_session(path, threads=threads, provider=provider, fp16=precision == "fp16")
-        metadata = session.get_modelmeta().custom_metadata_map
+        try:
+            metadata = session.get_modelmeta().custom_metadata_map
+        except UnicodeDecodeError as err:
+            raise ModelFileError(f"{path}: its metadata is not UTF-8 ({err.reason}); {REMEDY}") from err
         if MANIFEST_KEY not in metadata:
             raise ModelFileError(f"{path} carries no {MANIFEST_KEY} in its metadata; {REMEDY}")
         manifest = Manifest.from_json(metadata[MANIFEST_KEY], source=str(path))

@@ -50,7 +50,7 @@ class OpenVinoEngine(LoadedEngine):
         threads = threads or usable_cores()
         refuse_external_data(path)
         core, model = read_network(path)
-        text = _metadata(model).get(MANIFEST_KEY)
+        text = _metadata(model, path).get(MANIFEST_KEY)
         if text is None:
             raise ModelFileError(f"{path} carries no {MANIFEST_KEY} in its metadata; {REMEDY}")
         manifest = Manifest.from_json(text, source=str(path))
@@ -248,12 +248,15 @@ def tensors_of(ports: Any) -> Tensors:
     }
 
 
-def _metadata(model: Any) -> dict[str, str]:
-    """The ONNX file's metadata, which OpenVINO keeps as facts about the framework."""
+def _metadata(model: Any, path: Path) -> dict[str, str]:
+    """The ONNX file's metadata, which OpenVINO keeps as facts about the framework. Raises ModelFileError."""
     if not model.has_rt_info("framework"):
         return {}
     facts = model.get_rt_info("framework")
-    return {key: str(value) for key, value in getattr(facts, "value", facts).items()}
+    try:
+        return {key: str(value) for key, value in getattr(facts, "value", facts).items()}
+    except UnicodeDecodeError as err:
+        raise ModelFileError(f"{path}: its metadata is not UTF-8 ({err.reason}); {REMEDY}") from err
 
 
 def _import() -> Any:

@@ -21,6 +21,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from lvad_perception.bdd100k.formats import JSON_ERRORS
 from lvad_perception.errors import ConfigError, DatasetError
 from lvad_perception.files import write_whole
 from lvad_perception.types import Bool
@@ -142,7 +143,7 @@ def read_lists(path: Path, split: Split | None = None) -> Lists:
         lists = msgspec.json.decode(path.read_bytes(), type=Lists)
     except OSError as err:
         raise DatasetError(f"{path}: these lists cannot be read ({err.strerror}); check data.lists") from err
-    except (msgspec.DecodeError, UnicodeDecodeError) as err:
+    except JSON_ERRORS as err:
         raise DatasetError(f"{path}: these are no lists of images ({err}); {remedy}") from err
     if unknown := sorted(set(lists.images) - set(TASKS)):
         raise DatasetError(f"{path}: task {unknown[0]!r} is unknown; the tasks are {', '.join(TASKS)}")

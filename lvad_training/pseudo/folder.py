@@ -14,6 +14,7 @@ from typing import Any, Final
 import msgspec
 from PIL import Image
 
+from lvad_perception.bdd100k.formats import JSON_ERRORS
 from lvad_perception.bdd100k.tree import find_sources
 from lvad_perception.errors import ConfigError, DatasetError
 from lvad_perception.files import replacing, sync, write_whole
@@ -89,7 +90,7 @@ class LabelFolder:
             return msgspec.json.decode(data, type=_Finished).report
         except FileNotFoundError:
             return None
-        except (OSError, msgspec.MsgspecError) as err:
+        except (OSError, *JSON_ERRORS) as err:
             raise DatasetError(f"{self.path / REPORT} cannot be read ({err}); start the pseudo labels anew") from err
 
     def write_mask(self, task: str, frame: str, mask: UInt8) -> None:
@@ -134,7 +135,7 @@ class LabelFolder:
                 return found
             except FileNotFoundError:
                 continue
-            except (OSError, msgspec.MsgspecError, KeyError) as err:
+            except (OSError, *JSON_ERRORS, KeyError) as err:
                 raise DatasetError(f"{path} cannot be read ({err}); start the pseudo labels anew") from err
         return None
 

@@ -15,6 +15,7 @@ from typing import Final, Generic, TypeVar
 
 import msgspec
 
+from lvad_perception.bdd100k.formats import JSON_ERRORS
 from lvad_perception.errors import DatasetError
 from lvad_perception.files import sync
 
@@ -62,7 +63,7 @@ class Journal(Generic[AnyRecord]):
             for number, line in enumerate(lines[:-1], start=1):  # the last is empty, or torn
                 try:
                     record = self._decoder.decode(line)
-                except msgspec.MsgspecError as err:
+                except JSON_ERRORS as err:
                     raise DatasetError(
                         f"{path}: line {number} is damaged ({err}); delete the file to make its labels again"
                     ) from err

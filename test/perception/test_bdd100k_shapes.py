@@ -99,6 +99,14 @@ def test_oldest_polygons_are_lists_of_triples():
     assert decode_poly2d(b"null") == decode_poly2d(b"[]") == []
 
 
+@pytest.mark.parametrize("data", [b'[[1, 2, "\xff"]]', b'"\xff"', b"[" * 100_000], ids=["UTF-8", "text", "deep"])
+def test_shapes_that_are_not_utf_8_or_too_deep_are_refused(data):
+    with pytest.raises(LabelError, match="'poly2d' is not a list of polygons"):
+        decode_poly2d(data)
+    with pytest.raises(LabelError, match="'rle' is not COCO run lengths"):
+        decode_rle(b'{"size": [1, 1], "counts": ' + data + b"}")
+
+
 @pytest.mark.parametrize("data", [b'"text"', b"[1]", b'[{"vertices": 3}]', b'[{"vertices": [[1]]}]', b"[[1, 2]]"])
 def test_malformed_polygons_are_refused(data):
     with pytest.raises(LabelError, match="'poly2d' is not a list of polygons"):

@@ -51,6 +51,15 @@ def unknown_operator(model):
     model.graph.node[0].domain = "com.example"
 
 
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_metadata_that_are_not_utf_8(tmp_path, tiny_model_file, runtime):
+    pytest.importorskip(runtime, reason=f"{runtime} is not installed")
+    path = tmp_path / "changed.onnx"
+    path.write_bytes(tiny_model_file.read_bytes().replace(b'"network_hw"', b'"netwo\xffk_hw"'))
+    with pytest.raises(ModelFileError, match=r"changed\.onnx.*; export the model again with lvad-train export"):
+        open_engine(path, runtime=runtime)
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [

@@ -162,7 +162,8 @@ class TestBadInput:
         with pytest.raises(ValueError, match=r"zip|asked for frame-000, the teacher predicted frame-001"):
             write(painted_split, tmp_path / "p", teachers=[teacher])
 
-    def test_a_damaged_journal(self, painted_split, tmp_path):
+    @pytest.mark.parametrize("damage", [b"\0\0\n", b'{"name": "\xff"}\n'], ids=["NUL", "UTF-8"])
+    def test_a_damaged_journal(self, painted_split, tmp_path, damage):
         def stop():
             raise Stop
 
@@ -170,17 +171,17 @@ class TestBadInput:
             write(painted_split, tmp_path / "p", teachers=make_teachers(painted_split, stop_after=5, stop=stop))
         journal = tmp_path / "p/unfinished/detection.0.jsonl"
         lines = journal.read_bytes().splitlines(keepends=True)
-        journal.write_bytes(b"".join([lines[0], b"\0\0\n", *lines[1:]]))
+        journal.write_bytes(b"".join([lines[0], damage, *lines[1:]]))
         with pytest.raises(DatasetError, match=r"detection.0.jsonl: line 2 is damaged .*delete the file"):
             write(painted_split, tmp_path / "p", resume=True)
         journal.unlink()
         write(painted_split, tmp_path / "p", resume=True)
 
-    @pytest.mark.parametrize("text", ["{", "[]", '{"report": 3}'])
-    def test_a_damaged_report(self, painted_split, whole_labels, tmp_path, text):
+    @pytest.mark.parametrize("data", [b"{", b"[]", b'{"report": 3}', b'{"report": "\xff"}'])
+    def test_a_damaged_report(self, painted_split, whole_labels, tmp_path, data):
         folder = tmp_path / "p"
         shutil.copytree(whole_labels[0], folder, symlinks=True)
-        (folder / "pseudo.json").write_text(text)
+        (folder / "pseudo.json").write_bytes(data)
         with pytest.raises(DatasetError, match=r"pseudo.json cannot be read .*; start the pseudo labels anew"):
             write(painted_split, folder, resume=True)
         assert write(painted_split, folder) == whole_labels[1]

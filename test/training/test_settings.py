@@ -234,5 +234,8 @@ def test_files_that_are_no_lists_are_refused(tmp_path):
     with pytest.raises(DatasetError, match=r"cut\.json: these are no lists of images"):
         read_lists(tmp_path / "cut.json")
     (tmp_path / "binary.json").write_bytes(b"\xff\xd8\xff")
+    (tmp_path / "deep.json").write_bytes(b'{"images": ' + b'{"a":' * 100_000)
+    with pytest.raises(DatasetError, match=r"deep\.json: these are no lists of images"):
+        read_lists(tmp_path / "deep.json")
     with pytest.raises(DatasetError, match=r"binary\.json: these are no lists of images"):
         read_lists(tmp_path / "binary.json")

@@ -11,7 +11,7 @@ from typing import Final, Generic, NamedTuple, TypeVar
 import msgspec
 
 from lvad_perception.bdd100k.cache import address, map_source
-from lvad_perception.bdd100k.formats import wrong_bytes
+from lvad_perception.bdd100k.formats import JSON_ERRORS, wrong_bytes
 from lvad_perception.errors import LabelError
 
 _LENGTH_OF_NULL: Final = 4
@@ -130,14 +130,14 @@ class Table(Generic[AnyRow]):
             raise LabelError(f"{self.file} is {wrong}")
         try:
             raws = _decode_list.decode(memoryview(data)[3 if data[:3] == b"\xef\xbb\xbf" else 0 :])
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as err:
+        except JSON_ERRORS as err:
             raise LabelError(f"{self.file} is not a JSON list ({err}); unpack nuImages' metadata again") from err
         for index, raw in enumerate(raws):
             try:
                 row = self._decoder.decode(raw)
                 if len(row.token) > _LONGEST_TOKEN:
                     raise msgspec.ValidationError(f"a token of {len(row.token)} characters")
-            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as err:
+            except JSON_ERRORS as err:
                 raise LabelError(
                     f"{self.file}: row {index} is not of nuImages' schema v1.0 ({err}); unpack its metadata again"
                 ) from err

@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 
 from lvad_perception.bdd100k.cache import FileStat, load_arrays, open_cached, read_parts, stat_files
+from lvad_perception.bdd100k.formats import JSON_ERRORS
 from lvad_perception.bdd100k.shapes import Rle
 from lvad_perception.errors import LabelError
 from lvad_perception.types import Bool, Float32, Int32, Size
@@ -160,5 +161,5 @@ def _decode(text: bytes, source: str) -> Rle:
     try:
         mask = _decode_mask.decode(text)
         return Rle(b64decode(mask.counts, validate=True).decode("ascii"), mask.size)
-    except (msgspec.MsgspecError, binascii.Error, UnicodeDecodeError) as err:
+    except (*JSON_ERRORS, binascii.Error) as err:
         raise LabelError(f"{source}: its mask is no run lengths in base64 ({err}); unpack the metadata again") from err
