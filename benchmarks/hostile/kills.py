@@ -9,6 +9,7 @@ each kill their output has to be the older one, a whole new one, or not there. L
 
 import argparse
 import hashlib
+import json
 import os
 import shutil
 import signal
@@ -26,12 +27,14 @@ import numpy as np
 import yaml
 
 from benchmarks.hostile.materials import RECIPE, SIZE_HW, make_materials
+from lvad_training.records import RECORD
 
 EARLIEST: Final = 0.2
 """Share of the time that the command takes; a process has hardly written anything before."""
 FRAMES: Final = 600
 """Images of a conversion; it takes some seconds, most of which write the bag."""
-VOLATILE: Final = ("tensorboard", "losses.jsonl", "environment.json", ".log", "checkpoint.pt", "seconds")
+VOLATILE: Final = ("tensorboard", "losses.jsonl", "environment.json", ".log", "checkpoint.pt")
+"""Parts of the names of files that say when or where something was made."""
 LANGUAGE: Final = {"context": 2, "layers": 1, "width": 16, "heads": 2}
 STAGES: Final = {
     "setting": "disjoint_balance",
@@ -58,10 +61,19 @@ class Trial:
 
 
 def digests(output: Path) -> dict[str, str]:
-    """SHA-256 of a file, or of every file of a folder that does not say when it was made; none where there is none."""
+    """SHA-256 of a file, or of every file of a folder; none where there is none.
+
+    Files that say when they were made are left out, and of a stage's record how long it took.
+    """
     files = [output] if output.is_file() else sorted(path for path in output.rglob("*") if path.is_file())
     kept = [path for path in files if not any(part in str(path.relative_to(output.parent)) for part in VOLATILE)]
-    return {str(path.relative_to(output.parent)): hashlib.sha256(path.read_bytes()).hexdigest() for path in kept}
+    return {str(path.relative_to(output.parent)): hashlib.sha256(lasting(path)).hexdigest() for path in kept}
+
+
+def lasting(path: Path) -> bytes:
+    """What a file says, without the seconds that a stage took."""
+    data = path.read_bytes()
+    return json.dumps({**json.loads(data), "seconds": 0}).encode() if path.name == RECORD else data
 
 
 def run(trial: Trial, folder: Path, *, kill_after_s: float | None = None) -> bool:
