@@ -20,11 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from lvad_perception.agreement import TOLERANCES, agree, copied
-from lvad_perception.benchmark.bench import network_inputs
-from lvad_perception.benchmark.frames import folder_frames
-from lvad_perception.benchmark.statistics import median, p99, ratio_of_medians
 from lvad_perception.engines import Engine, open_engine
+from lvad_perception.engines.agreement import TOLERANCES, agree, copied
 from lvad_perception.engines.choice import trial_images
 from lvad_perception.engines.onnx import element_type, session_options
 from lvad_perception.engines.plain import open_plain
@@ -32,6 +29,9 @@ from lvad_perception.errors import LvadError
 from lvad_perception.files import write_whole
 from lvad_perception.machine import usable_cores
 from lvad_perception.manifest import INPUT_NAME
+from lvad_perception.profiling.bench import network_inputs
+from lvad_perception.profiling.frames import folder_frames
+from lvad_perception.profiling.statistics import median, p99, ratio_of_medians
 from lvad_perception.types import UInt8
 
 WAIT_S = 0.005

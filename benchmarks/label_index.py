@@ -26,7 +26,7 @@ _OPEN = """
 import json, pickle, resource, sys, time
 from pathlib import Path
 start = time.perf_counter()
-from lvad_perception.bdd100k import open_split
+from lvad_perception.datasets.bdd100k import open_split
 split = open_split(Path(sys.argv[1]), "train", cache_dir=Path(sys.argv[2]))
 seconds = time.perf_counter() - start
 middle = len(split) // 2

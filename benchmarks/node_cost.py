@@ -124,6 +124,7 @@ def message_costs(size_hw: tuple[int, int], count: int) -> list[Row]:
     import rclpy
     from rclpy.serialization import deserialize_message, serialize_message
 
+    from lvad_perception.media.overlay import draw_predictions
     from lvad_perception.messages import (
         image_to_message,
         jpeg_to_message,
@@ -134,7 +135,6 @@ def message_costs(size_hw: tuple[int, int], count: int) -> list[Row]:
     from lvad_perception.node.decoding import decode
     from lvad_perception.node.detection_messages import DetectionMessages
     from lvad_perception.node.outputs import RESULTS_QOS
-    from lvad_perception.overlay import draw_predictions
     from lvad_perception.types import Predictions
 
     rows = []

@@ -23,10 +23,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from lvad_perception.engines import open_engine
 from lvad_training.build import build_model
 from lvad_training.checkpoints import Checkpoint
-from lvad_training.config import parse_recipe
-from lvad_training.export import export
-from lvad_training.recipe import Recipe
-from lvad_training.training import train
+from lvad_training.export.model_file import export
+from lvad_training.recipe.config import parse_recipe
+from lvad_training.recipe.schema import Recipe
+from lvad_training.training.train import train
 
 COST_HW = (384, 640)
 BUDGET_GFLOP, BUDGET_PARAMETERS = 18.5, 8e6

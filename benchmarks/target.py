@@ -23,18 +23,18 @@ from typing import Any
 
 import numpy as np
 
-from lvad_perception.agreement import TOLERANCES
-from lvad_perception.calibration import rendered_images, to_batches
 from lvad_perception.commands.arguments import progress_bar
+from lvad_perception.conversion.calibration import rendered_images, to_batches
+from lvad_perception.conversion.lowering import PRECISIONS
+from lvad_perception.conversion.optimize import optimize
+from lvad_perception.conversion.tensorrt_build import BuildOptions
 from lvad_perception.engines import open_engine
+from lvad_perception.engines.agreement import TOLERANCES
 from lvad_perception.engines.base import Engine
 from lvad_perception.engines.cuda import Cuda
-from lvad_perception.engines.lowering import PRECISIONS
 from lvad_perception.engines.tensorrt import import_tensorrt
-from lvad_perception.engines.tensorrt_build import BuildOptions
 from lvad_perception.errors import LvadError
 from lvad_perception.files import write_whole
-from lvad_perception.optimize import optimize
 
 WARM_UPS = 10
 RELEASE = Path("/etc/nv_tegra_release")

@@ -15,7 +15,7 @@ from lvad_perception.commands.bench import add_bench
 from lvad_perception.commands.models import add_model_commands
 from lvad_perception.commands.optimize import add_optimize
 from lvad_perception.commands.quantize import add_quantize
-from lvad_perception.opencv import import_opencv
+from lvad_perception.media.opencv import import_opencv
 
 _EXAMPLES: Final = """\
 examples:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Final
 
 from lvad_perception.errors import ModelFileError, VocabularyMismatchError, one_line
-from lvad_perception.image_header import MOST_PIXELS
+from lvad_perception.media.image_header import MOST_PIXELS
 from lvad_perception.types import Size
 from lvad_perception.vocabulary import TASKS, UNLABELED, Vocabulary, difference, vocabularies_of
 

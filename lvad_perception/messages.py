@@ -16,10 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from lvad_perception.errors import MessageError, MissingDependencyError, VocabularyMismatchError, one_line
-from lvad_perception.image_header import MOST_PIXELS
-from lvad_perception.images import decode_image
 from lvad_perception.manifest import Manifest
-from lvad_perception.pixels import demosaic, is_mosaic, to_mask, to_rgb
+from lvad_perception.media.image_header import MOST_PIXELS
+from lvad_perception.media.images import decode_image
+from lvad_perception.media.pixels import demosaic, is_mosaic, to_mask, to_rgb
 from lvad_perception.topics import VIDEO_REMEDY
 from lvad_perception.types import Detections, Float32, Int32, TruthBoxes, UInt8
 from lvad_perception.vocabulary import DETECTION, Vocabulary, difference

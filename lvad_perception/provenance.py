@@ -1,6 +1,6 @@
 """What a result depends on, as digests by name; work is skipped, continued or taken from a cache where all are equal.
 
-``optimize`` keys its cache with them; ``lvad_training.provenance`` says what a training, a stage and a table depend on.
+``optimize`` keys its cache with them; ``lvad_training.training.provenance`` says what a training, a stage and a table depend on.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from lvad_perception.bdd100k.cache import load_arrays, open_cached, stat_files
+from lvad_perception.datasets.cache import load_arrays, open_cached, stat_files
 from lvad_perception.errors import LabelError
 
 Inputs = dict[str, str]

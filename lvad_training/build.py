@@ -4,6 +4,7 @@ import torch
 
 from lvad_perception.errors import ConfigError
 from lvad_perception.vocabulary import VOCABULARIES, Vocabulary
+from lvad_training.boxes import Suppression
 from lvad_training.checkpoints import Checkpoint, load_weights
 from lvad_training.losses.detection import DetectionCriterion
 from lvad_training.losses.multitask import MultiTaskCriterion
@@ -25,8 +26,7 @@ from lvad_training.model.prompts import Prompts
 from lvad_training.model.semantic_fpn import SemanticFpnHead
 from lvad_training.model.sparse_rcnn import SparseRcnnHead, grid_boxes
 from lvad_training.model.text_encoders import TextEncoder, TextFacts, huggingface_encoder, open_clip_encoder
-from lvad_training.recipe import FcosConfig, LossConfig, MaskConfig, ModelConfig, SemanticFpnConfig
-from lvad_training.suppression import Suppression
+from lvad_training.recipe.schema import FcosConfig, LossConfig, MaskConfig, ModelConfig, SemanticFpnConfig
 
 
 def build_text_encoder(config: ModelConfig) -> TextEncoder | None:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 import lvad_perception
 from lvad_perception.errors import CheckpointError
 from lvad_perception.files import replacing
-from lvad_training.config import recipe_from_dict, recipe_to_dict
-from lvad_training.recipe import Recipe
+from lvad_training.recipe.config import recipe_from_dict, recipe_to_dict
+from lvad_training.recipe.schema import Recipe
 
 FORMAT = "lvad-checkpoint-1"
 SHIPPED = Path(__file__).parent / "weights"

@@ -7,7 +7,7 @@ from typing import Final
 import lvad_perception
 from lvad_perception.command_line import expand_paths, run_program
 from lvad_perception.errors import MissingDependencyError
-from lvad_perception.opencv import import_opencv
+from lvad_perception.media.opencv import import_opencv
 from lvad_training.commands.checkpoint import add_checkpoint_commands
 from lvad_training.commands.data import add_data_commands
 from lvad_training.commands.report import add_report_command

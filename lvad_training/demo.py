@@ -12,13 +12,13 @@ from typing import Any
 
 import yaml
 
-from lvad_perception.bdd100k import Split, find_splits, open_split, read_image
 from lvad_perception.command_line import STATUS_INCOMPLETE
+from lvad_perception.datasets.bdd100k import Split, find_splits, open_split, read_image
 from lvad_perception.errors import ConfigError, DatasetError, LvadError
 from lvad_perception.files import write_whole
 from lvad_perception.types import Size
-from lvad_training.environment import read_environments
-from lvad_training.runs import CURVE, read_curve
+from lvad_training.training.environment import read_environments
+from lvad_training.training.runs import CURVE, read_curve
 
 NETWORK_PIXELS = 384 * 640
 """Area of the network input: that of the preset."""

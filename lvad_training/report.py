@@ -13,8 +13,8 @@ from lvad_perception.errors import ConfigError, DatasetError
 from lvad_perception.report import Run, write_report
 from lvad_perception.report.charts import Point
 from lvad_perception.report.folder import read_run
-from lvad_training.environment import distinct, read_environments
-from lvad_training.runs import EVENTS
+from lvad_training.training.environment import distinct, read_environments
+from lvad_training.training.runs import EVENTS
 
 RECIPE, LAST_STAGE = "recipe.yaml", "finetune"
 VALIDATION: Final = {

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lvad_perception.types import Detections, Letterbox, Size, UInt8
-from lvad_training.suppression import Suppression
+from lvad_training.boxes import Suppression
 
 
 @dataclass(frozen=True, slots=True, eq=False)

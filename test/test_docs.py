@@ -100,7 +100,7 @@ def test_commands_are_accepted(page, capsys):
 @pytest.mark.parametrize("page", PAGES)
 def test_keys_of_recipes_exist(page):
     known = parsers()
-    from lvad_training.config import load_recipe
+    from lvad_training.recipe.config import load_recipe
 
     for words in commands(text_of(page)):
         if words[:2] in (["lvad-train", "run"], ["lvad-train", "reproduce"]) and "…" not in words:

@@ -16,7 +16,7 @@ from pathlib import Path
 from benchmarks.gpu.job import Job
 from benchmarks.gpu.report import Report
 from benchmarks.gpu.supervise import Part, run_part
-from lvad_training.presets import PRESETS
+from lvad_training.recipe.presets import PRESETS
 
 # Name, limit, module beside this one, question. A limit is seconds of the part's whole life, the start of its process
 # included; their sum stays under eight minutes.

@@ -7,7 +7,7 @@ import torch
 from benchmarks.gpu.job import Cells, Job, Recorder
 from benchmarks.gpu.subjects import model_file, preset_recipe, road_images
 from benchmarks.gpu.timing import Stopwatch
-from lvad_perception.agreement import TOLERANCES, agree, copied
+from lvad_perception.engines.agreement import TOLERANCES, agree, copied
 from lvad_perception.engines.base import Engine
 from lvad_perception.engines.pytorch import PyTorchEngine
 from lvad_perception.types import RawOutputs, UInt8
@@ -25,7 +25,7 @@ def run(recorder: Recorder) -> None:
     job = recorder.job
     recorder.note(
         "Times by the host's clock around `infer`: the copy in, one CUDA graph, the copies out. Differences are to the "
-        "same file in FP32 on the CPU, as lvad_perception/agreement.py defines and bounds them."
+        "same file in FP32 on the CPU, as lvad_perception/engines/agreement.py defines and bounds them."
     )
     references: dict[str, list[RawOutputs]] = {}
     for precision, batch in [("bf16", 1)] if job.small else CASES:

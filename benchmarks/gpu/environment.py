@@ -86,7 +86,7 @@ def _version(name: str) -> str:
 
 
 def _data(root: str | None) -> Cells:
-    from lvad_perception.bdd100k import find_splits, open_split
+    from lvad_perception.datasets.bdd100k import find_splits, open_split
 
     if root is None:
         raise Unavailable("no --data; the loader reads rendered images, the short training is left out")

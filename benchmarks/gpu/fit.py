@@ -14,13 +14,13 @@ import torch
 from benchmarks.gpu.job import Cells, Recorder, Unavailable
 from benchmarks.gpu.loader import training_split
 from benchmarks.gpu.subjects import SMALL_HW
-from lvad_perception.bdd100k import find_splits
+from lvad_perception.datasets.bdd100k import find_splits
 from lvad_perception.machine import usable_cores
 from lvad_perception.metrics import Evaluator, Metrics
-from lvad_training import loop
-from lvad_training.batches import evaluation_batches
 from lvad_training.build import build_model
 from lvad_training.checkpoints import load_checkpoint, load_weights
+from lvad_training.data.batches import evaluation_batches
+from lvad_training.training import loop
 
 RECIPE = Path(__file__).parents[2] / "config" / "train_edge.yaml"
 PROBE_STEPS, MOST_STEPS = 12, 2000

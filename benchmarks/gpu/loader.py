@@ -10,14 +10,14 @@ import torch
 from benchmarks.gpu.job import Cells, Job, Recorder
 from benchmarks.gpu.subjects import preset_recipe
 from benchmarks.gpu.training import training_steps
-from lvad_perception.bdd100k import find_splits
+from lvad_perception.datasets.bdd100k import find_splits
 from lvad_perception.errors import DatasetError
 from lvad_perception.machine import usable_cores
-from lvad_training.batches import training_batches
 from lvad_training.build import build_criterion
-from lvad_training.config import parse_recipe, recipe_to_dict
-from lvad_training.data.sample_set.write import render_sample_set
-from lvad_training.recipe import Recipe
+from lvad_training.data.batches import training_batches
+from lvad_training.recipe.config import parse_recipe, recipe_to_dict
+from lvad_training.recipe.schema import Recipe
+from lvad_training.sample_set.write import render_sample_set
 
 PRESET = "tiny"
 """The lightest step is the hardest to feed."""

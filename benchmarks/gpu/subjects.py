@@ -12,11 +12,11 @@ from lvad_perception.manifest import Manifest
 from lvad_perception.types import Size, UInt8
 from lvad_training.build import boxes_per_image, build_model, task_classes
 from lvad_training.checkpoints import load_checkpoint, load_weights, resolve_start
-from lvad_training.config import parse_recipe
-from lvad_training.export import FORMATS
-from lvad_training.graph import ModelFileGraph
+from lvad_training.export.graph import ModelFileGraph
+from lvad_training.export.model_file import FORMATS
 from lvad_training.model.multitask import MultiTaskNet
-from lvad_training.recipe import Recipe
+from lvad_training.recipe.config import parse_recipe
+from lvad_training.recipe.schema import Recipe
 from lvad_training.samples import Batch, Targets
 
 SMALL_HW = (64, 96)

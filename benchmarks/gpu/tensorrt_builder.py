@@ -5,10 +5,10 @@ from pathlib import Path
 from benchmarks.gpu.engine import speed
 from benchmarks.gpu.job import Cells, Recorder, Unavailable
 from benchmarks.gpu.subjects import model_file
+from lvad_perception.conversion.optimize import optimize
+from lvad_perception.conversion.tensorrt_build import BuildOptions
 from lvad_perception.engines.tensorrt import TensorRtEngine, import_tensorrt
-from lvad_perception.engines.tensorrt_build import BuildOptions
 from lvad_perception.errors import LvadError
-from lvad_perception.optimize import optimize
 
 LEFT_OUT = ("r50",)
 """Its engine takes longer to build than this part has."""
@@ -29,7 +29,7 @@ def run(recorder: Recorder) -> None:
     recorder.note(
         f"TensorRT {tensorrt.__version__}, builder optimization level {OPTIONS.level}. Times by the host's clock "
         "around `infer`: the copy in, one CUDA graph, the copies out. Differences are to ONNX Runtime on the CPU in "
-        "FP32, as lvad_perception/agreement.py defines and bounds them."
+        "FP32, as lvad_perception/engines/agreement.py defines and bounds them."
     )
     for preset in recorder.job.presets:
         if preset not in LEFT_OUT:

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from benchmarks.gpu.job import Cells, Job, Recorder
 from benchmarks.gpu.subjects import preset_recipe, synthetic_batch
 from benchmarks.gpu.timing import synchronise
-from lvad_training import loop
 from lvad_training.build import build_criterion, build_model
-from lvad_training.loop import StepReport
-from lvad_training.recipe import Recipe
+from lvad_training.recipe.schema import Recipe
 from lvad_training.samples import Batch, Outputs
-from lvad_training.schedule import optimizer_and_schedule
+from lvad_training.training import loop
+from lvad_training.training.loop import StepReport
+from lvad_training.training.schedule import optimizer_and_schedule
 
 BATCH, BATCH_R50 = 32, 8
 """Images per step, halved until they fit into the memory."""
@@ -98,7 +98,7 @@ def _measure(job: Job, preset: str, precision: str, size: int, seconds: float) -
 
 
 def training_steps(job: Job, recipe: Recipe, criterion: nn.Module, batches: Iterator[Batch]) -> Iterator[StepReport]:
-    """The project's own loop over batches, set up as ``lvad_training.training`` does."""
+    """The project's own loop over batches, set up as ``lvad_training.training.train`` does."""
     settings = recipe.train
     accelerator = Accelerator(mixed_precision=settings.precision, cpu=job.device == "cpu")
     torch.manual_seed(0)

@@ -27,7 +27,7 @@ import numpy as np
 import yaml
 
 from benchmarks.hostile.materials import RECIPE, SIZE_HW, make_materials
-from lvad_training.records import RECORD
+from lvad_training.training.records import RECORD
 
 EARLIEST: Final = 0.2
 """Share of the time that the command takes; a process has hardly written anything before."""
@@ -136,7 +136,7 @@ def try_kills(trial: Trial, folder: Path, *, kills: int, random: np.random.Gener
 
 def make_trials(folder: Path) -> Iterator[Trial]:
     """The commands, on the materials."""
-    from lvad_training.data.sample_set import render_sample_set
+    from lvad_training.sample_set import render_sample_set
 
     recipe = yaml.safe_load(RECIPE)
     recipe["train"] |= {"steps": 12, "checkpoint_every": 3}

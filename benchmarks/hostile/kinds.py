@@ -116,7 +116,7 @@ def _of_file(name: str, make: Callable[[Path], Callable[[Path], object]]) -> Cal
 
 
 def _read_image(_folder: Path) -> Callable[[Path], object]:
-    from lvad_perception.images import decode_image, read_image
+    from lvad_perception.media.images import decode_image, read_image
 
     return lambda path: _all(lambda: decode_image(path.read_bytes(), source="message"), lambda: read_image(path))
 
@@ -139,7 +139,7 @@ def _masks(folder: Path) -> list[bytes]:
 
 
 def _read_mask(_folder: Path) -> Callable[[Path], object]:
-    from lvad_perception.bdd100k.masks import read_mask
+    from lvad_perception.datasets.bdd100k.masks import read_mask
 
     return lambda path: _all(lambda: read_mask(path, "semantic"), lambda: read_mask(path, "drivable"))
 
@@ -231,7 +231,7 @@ def _labels(folder: Path) -> list[bytes]:
 
 
 def _label_reader(folder: Path) -> Read:
-    from lvad_perception.bdd100k import open_split
+    from lvad_perception.datasets.bdd100k import open_split
 
     images = sorted((folder / "data/images/100k/val").iterdir())
 
@@ -258,7 +258,7 @@ def _recipes(folder: Path) -> list[bytes]:
 
 
 def _read_recipe(_folder: Path) -> Callable[[Path], object]:
-    from lvad_training.config import load_recipe
+    from lvad_training.recipe.config import load_recipe
 
     return load_recipe
 
@@ -282,8 +282,8 @@ def _mutate_checkpoint(data: bytes, random: Random, others: Sequence[bytes]) -> 
 def _read_checkpoint(folder: Path) -> Callable[[Path], object]:
     from lvad_training.build import build_model, network_of
     from lvad_training.checkpoints import load_checkpoint
-    from lvad_training.config import load_recipe
     from lvad_training.model.published import load_published
+    from lvad_training.recipe.config import load_recipe
 
     backbone = build_model(load_recipe(folder / "recipe.yaml").model).backbone
     return lambda path: _all(

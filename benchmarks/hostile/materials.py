@@ -30,9 +30,9 @@ def make_materials(folder: Path) -> None:
     from lvad_perception.bags.replay import replay
     from lvad_training.build import build_model
     from lvad_training.checkpoints import Checkpoint, save_checkpoint
-    from lvad_training.config import load_recipe
-    from lvad_training.data.sample_set import render_sample_set
-    from lvad_training.export import export
+    from lvad_training.export.model_file import export
+    from lvad_training.recipe.config import load_recipe
+    from lvad_training.sample_set import render_sample_set
 
     render_sample_set(folder / "data", images=5 * IMAGES, seed=0, size_hw=SIZE_HW)
     (folder / "recipe.yaml").write_text(RECIPE, encoding="utf-8")

@@ -8,22 +8,22 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from lvad_perception.agreement import TOLERANCES, Agreement
+from lvad_perception.engines.agreement import TOLERANCES, Agreement
 from lvad_perception.manifest import Manifest
 from lvad_perception.metrics import Evaluator, Metrics
 from lvad_perception.types import UInt8
 from lvad_perception.vocabulary import DRIVABLE
-from lvad_training import loop
-from lvad_training.batches import evaluation_batches
 from lvad_training.build import build_criterion, build_model, task_classes
 from lvad_training.checkpoints import weights_sha256
-from lvad_training.export import compare, write_onnx
-from lvad_training.graph import ModelFileGraph
+from lvad_training.data.batches import evaluation_batches
+from lvad_training.export.graph import ModelFileGraph
+from lvad_training.export.model_file import compare, write_onnx
 from lvad_training.losses.multitask import MultiTaskCriterion
 from lvad_training.losses.segmentation import PixelCriterion
 from lvad_training.model.multitask import MultiTaskNet
-from lvad_training.recipe import Recipe
+from lvad_training.recipe.schema import Recipe
 from lvad_training.samples import PixelOutputs
+from lvad_training.training import loop
 
 
 # --8<-- [start:head]

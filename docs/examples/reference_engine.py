@@ -76,8 +76,8 @@ def check(path: Path, images: UInt8) -> str:
         path: a model file.
         images: uint8 [N, H, W, 3], RGB, as the manifest's ``input_hw``.
     """
-    from lvad_perception.agreement import TOLERANCES, agree
     from lvad_perception.engines import open_engine
+    from lvad_perception.engines.agreement import TOLERANCES, agree
 
     tolerance = TOLERANCES["fp32"]
     outputs = [engine.infer(images) for engine in (ReferenceEngine(path), open_engine(path))]

@@ -4,12 +4,12 @@ from collections.abc import Iterable
 
 from accelerate import Accelerator
 
-from lvad_training import loop
 from lvad_training.losses.multitask import MultiTaskCriterion
 from lvad_training.model.multitask import MultiTaskNet
-from lvad_training.recipe import TrainConfig
+from lvad_training.recipe.schema import TrainConfig
 from lvad_training.samples import Batch
-from lvad_training.schedule import optimizer_and_schedule
+from lvad_training.training import loop
+from lvad_training.training.schedule import optimizer_and_schedule
 
 
 # --8<-- [start:train]

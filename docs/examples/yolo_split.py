@@ -6,20 +6,20 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from lvad_perception.datasets.split import Split
 from lvad_perception.errors import DatasetError, LabelError
-from lvad_perception.images import read_image
+from lvad_perception.media.images import read_image
 from lvad_perception.types import Bool, Detections, Float32, Int32, Size, Truth, TruthBoxes, UInt8
 from lvad_perception.vocabulary import DETECTION
-from lvad_training.batches import guarded_loader
 from lvad_training.data.annotation import Annotation
-from lvad_training.data.bdd100k import TrainingSet
+from lvad_training.data.batches import guarded_loader
 from lvad_training.data.check_frames import Counts, Problem, check_frames
 from lvad_training.data.sampling import TrainingStream
+from lvad_training.data.torch_datasets import TrainingSet
 from lvad_training.data.transforms import TrainingTransform
 from lvad_training.pseudo.folder import detection_entry
-from lvad_training.recipe import Recipe
+from lvad_training.recipe.schema import Recipe
 from lvad_training.samples import Batch, collate
-from lvad_training.split import Split
 
 
 # --8<-- [start:split]
@@ -27,7 +27,7 @@ class YoloSplit:
     """Images in ``images/SPLIT``, boxes in ``labels/SPLIT/NAME.txt``: lines of class, centre x and y, width, height.
 
     Coordinates are fractions of the image. An image without a text file is not annotated, one with an empty file is
-    annotated and empty. Meets ``lvad_training.split.Split``.
+    annotated and empty. Meets ``lvad_perception.datasets.split.Split``.
 
     Args:
         root: folder of the data set.

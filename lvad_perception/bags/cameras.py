@@ -5,8 +5,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Final
 
+from lvad_perception.bags.problems import Problems
 from lvad_perception.errors import BagError
-from lvad_perception.problems import Problems
 from lvad_perception.topics import (
     COMPRESSED_IMAGE,
     IMAGE,

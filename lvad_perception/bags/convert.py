@@ -11,10 +11,11 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from lvad_perception.bags.problems import Problems, tell_stderr
 from lvad_perception.bags.storage import BagWriter, Storage, create_bag
-from lvad_perception.bdd100k import Split, open_split
+from lvad_perception.datasets.bdd100k import Split, open_split
 from lvad_perception.errors import BagError, ConfigError, ImageError, LabelError
-from lvad_perception.images import decode_image
+from lvad_perception.media.images import decode_image
 from lvad_perception.messages import (
     Message,
     image_to_message,
@@ -24,7 +25,6 @@ from lvad_perception.messages import (
     rosbags_types,
     truth_to_message,
 )
-from lvad_perception.problems import Problems, tell_stderr
 from lvad_perception.topics import ATTRIBUTES, LABEL_INFO, NAME, TASK_TOPICS, TRUTH
 from lvad_perception.types import UInt8
 from lvad_perception.vocabulary import TASKS
@@ -166,7 +166,7 @@ def from_video(
         BagError: the bag cannot be written, or the video has no frame.
         ConfigError: an impossible ``every``, stamp or camera name.
     """
-    from lvad_perception.video import read_video
+    from lvad_perception.media.video import read_video
 
     if every < 1:
         raise ConfigError(f"every {every}th frame is none; give 1 for all frames, 2 for every other")

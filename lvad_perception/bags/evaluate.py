@@ -12,14 +12,14 @@ from typing import Any
 
 from tqdm import tqdm
 
+from lvad_perception.bags.pairing import Pairing, frame_key
+from lvad_perception.bags.problems import Problems, message_text, tell_stderr
 from lvad_perception.bags.storage import BagReader, open_bag
-from lvad_perception.bdd100k import Split, open_split, read_image
+from lvad_perception.datasets.bdd100k import Split, open_split, read_image
 from lvad_perception.errors import BagError, DatasetError, ImageError, LabelError, VocabularyMismatchError
 from lvad_perception.messages import Message, stamp_ns
 from lvad_perception.metrics import Evaluator, Metrics
-from lvad_perception.pairing import Pairing, frame_key
 from lvad_perception.perceiver import Perceiver
-from lvad_perception.problems import Problems, message_text, tell_stderr
 from lvad_perception.topics import Side, listing, side_of
 from lvad_perception.types import Size, Truth, UInt8
 from lvad_perception.vocabulary import TASKS

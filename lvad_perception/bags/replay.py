@@ -12,9 +12,10 @@ from tqdm import tqdm
 
 from lvad_perception.bags.cameras import Camera, find_cameras, tell_of_videos
 from lvad_perception.bags.paths import check_output
+from lvad_perception.bags.problems import Problems, message_text, tell_stderr
 from lvad_perception.bags.storage import BagReader, BagWriter, Storage, create_bag, open_bag
 from lvad_perception.errors import BagError, ImageError, MessageError
-from lvad_perception.images import jpeg_damage
+from lvad_perception.media.images import jpeg_damage
 from lvad_perception.messages import (
     Message,
     detections_to_message,
@@ -26,7 +27,6 @@ from lvad_perception.messages import (
     stamp_ns,
 )
 from lvad_perception.perceiver import Perceiver
-from lvad_perception.problems import Problems, message_text, tell_stderr
 from lvad_perception.topics import (
     ATTRIBUTES,
     CAMERA_INFO,
@@ -287,8 +287,8 @@ def _film(
     threshold: float,
     vocabularies: Mapping[str, Vocabulary],
 ) -> None:
-    from lvad_perception.overlay import draw_predictions
-    from lvad_perception.video import write_video
+    from lvad_perception.media.overlay import draw_predictions
+    from lvad_perception.media.video import write_video
 
     times: deque[int] = deque()
 

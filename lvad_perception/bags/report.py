@@ -12,6 +12,8 @@ import numpy as np
 from lvad_perception import __version__
 from lvad_perception.bags.cameras import Camera, find_cameras
 from lvad_perception.bags.evaluate import pair_bag, told_of_bag
+from lvad_perception.bags.pairing import frame_key
+from lvad_perception.bags.problems import tell_stderr
 from lvad_perception.bags.replay import decode_message
 from lvad_perception.bags.storage import BagReader, open_bag
 from lvad_perception.errors import BagError, ImageError, MessageError
@@ -23,8 +25,6 @@ from lvad_perception.messages import (
     truth_boxes_from_message,
 )
 from lvad_perception.metrics import FrameFacts, Metrics
-from lvad_perception.pairing import frame_key
-from lvad_perception.problems import tell_stderr
 from lvad_perception.report import Run, write_report
 from lvad_perception.report.evaluation import Evaluation, KeptFrame, chosen, keep_frame
 from lvad_perception.report.folder import read_run

@@ -16,10 +16,10 @@ from lvad_perception.bags.compression import ZSTD_MAGIC, DamagedError, expand, e
 from lvad_perception.bags.metadata import NAME as METADATA
 from lvad_perception.bags.metadata import Metadata, PromisedTopic, read_metadata
 from lvad_perception.bags.paths import check_output, check_path, exchange, ros1_bag, storage_files
+from lvad_perception.bags.problems import Problems, message_text
 from lvad_perception.bags.recorded import Budget, Item, Part, Recorded, StorageFile, in_time_order
 from lvad_perception.errors import BagError
 from lvad_perception.messages import Message, rosbags_typestore
-from lvad_perception.problems import Problems, message_text
 from lvad_perception.topics import listing, message_type
 
 Storage = Literal["mcap", "sqlite3"]

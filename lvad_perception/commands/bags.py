@@ -4,10 +4,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from lvad_perception.bags.problems import tell_stderr
 from lvad_perception.command_line import STATUS_INCOMPLETE
 from lvad_perception.commands.arguments import add_command, add_model, open_perceiver, write_json
 from lvad_perception.errors import ConfigError
-from lvad_perception.problems import tell_stderr
 
 
 def add_bag_commands(commands: Any) -> None:

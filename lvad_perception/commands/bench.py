@@ -19,9 +19,9 @@ from lvad_perception.errors import ConfigError, LvadError
 from lvad_perception.machine import usable_cores
 
 if TYPE_CHECKING:
-    from lvad_perception.agreement import Agreement, Tolerance
-    from lvad_perception.benchmark.frames import Decode
-    from lvad_perception.benchmark.roofline import Roofline
+    from lvad_perception.engines.agreement import Agreement, Tolerance
+    from lvad_perception.profiling.frames import Decode
+    from lvad_perception.profiling.roofline import Roofline
 
 _REFERENCE_INPUTS = 8
 
@@ -66,11 +66,11 @@ def add_bench(commands: Any) -> None:
 
 
 def _bench(arguments: argparse.Namespace) -> None:
-    from lvad_perception.benchmark.bench import Bench
-    from lvad_perception.benchmark.drawing import draw
-    from lvad_perception.benchmark.overlap import overlapped_fps
-    from lvad_perception.benchmark.stages import run_benchmark
     from lvad_perception.perceiver import Perceiver
+    from lvad_perception.profiling.bench import Bench
+    from lvad_perception.profiling.drawing import draw
+    from lvad_perception.profiling.overlap import overlapped_fps
+    from lvad_perception.profiling.stages import run_benchmark
 
     if arguments.plot is not None and arguments.plot.suffix != ".svg":
         raise ConfigError(f"--plot {arguments.plot} is no SVG file; name one that ends in .svg")
@@ -102,7 +102,7 @@ def _bench(arguments: argparse.Namespace) -> None:
 
 
 def _frames(arguments: argparse.Namespace) -> "tuple[Iterator[Decode], str]":
-    from lvad_perception.benchmark.frames import bag_frames, folder_frames, synthetic_frames
+    from lvad_perception.profiling.frames import bag_frames, folder_frames, synthetic_frames
 
     if arguments.bag is not None:
         return bag_frames(arguments.bag), str(arguments.bag)
@@ -127,7 +127,7 @@ def _rivals(arguments: argparse.Namespace, engine: Engine) -> list[Any]:
 
 
 def _batches(engines: list[tuple[str, Engine]], frames: "Iterator[Decode]", count: int) -> list[Any]:
-    from lvad_perception.benchmark.bench import network_inputs, time_batches
+    from lvad_perception.profiling.bench import network_inputs, time_batches
 
     inputs = [network_inputs(engine, frames, 1)[0] for _, engine in engines]
     return time_batches(engines, inputs, count=count)
@@ -135,9 +135,9 @@ def _batches(engines: list[tuple[str, Engine]], frames: "Iterator[Decode]", coun
 
 def _roofline(arguments: argparse.Namespace, engine: Engine, engine_ms: float) -> "Roofline | str":
     """The roofline, or why it is not known: it is no reason to lose the times."""
-    from lvad_perception.benchmark.cost import graph_cost
-    from lvad_perception.benchmark.roofline import Roofline, measure_cuda, measure_machine
     from lvad_perception.engines.plain import runtime_of
+    from lvad_perception.profiling.cost import graph_cost
+    from lvad_perception.profiling.roofline import Roofline, measure_cuda, measure_machine
 
     runtime, graph = runtime_of(engine), arguments.model if arguments.model.suffix == ".onnx" else arguments.reference
     if graph is None:
@@ -159,8 +159,8 @@ def _roofline(arguments: argparse.Namespace, engine: Engine, engine_ms: float) -
 def _agreement(
     arguments: argparse.Namespace, engine: Engine, frames: "Iterator[Decode]"
 ) -> "tuple[Agreement, Tolerance] | None":
-    from lvad_perception.agreement import TOLERANCES
-    from lvad_perception.benchmark.bench import compare_outputs, network_inputs
+    from lvad_perception.engines.agreement import TOLERANCES
+    from lvad_perception.profiling.bench import compare_outputs, network_inputs
 
     if arguments.reference is None:
         return None

@@ -12,7 +12,7 @@ _MIB: Final = 1 << 20
 
 def add_optimize(commands: Any) -> None:
     """Add it to the command line's sub-parsers."""
-    from lvad_perception.engines.lowering import PRECISIONS
+    from lvad_perception.conversion.lowering import PRECISIONS
 
     command = add_command(
         commands, "optimize", _optimize, "build a TensorRT engine for this machine and check it against ONNX Runtime"
@@ -43,8 +43,8 @@ def add_optimize(commands: Any) -> None:
 
 
 def _optimize(arguments: argparse.Namespace) -> None:
-    from lvad_perception.engines.tensorrt_build import BuildOptions
-    from lvad_perception.optimize import optimize
+    from lvad_perception.conversion.optimize import optimize
+    from lvad_perception.conversion.tensorrt_build import BuildOptions
 
     workspace = arguments.workspace_mib
     options = BuildOptions(arguments.level, None if workspace is None else workspace * _MIB)

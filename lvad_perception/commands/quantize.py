@@ -18,7 +18,7 @@ def add_quantize(commands: Any) -> None:
 
 
 def _quantize(arguments: argparse.Namespace) -> None:
-    from lvad_perception.quantize import quantize
+    from lvad_perception.conversion.quantize import quantize
 
     with progress_bar() as progress:
         result = quantize(

@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 
 from lvad_perception import __version__
-from lvad_perception.agreement import TOLERANCES, agree, copied
+from lvad_perception.engines.agreement import TOLERANCES, agree, copied
 from lvad_perception.engines.base import Engine
 from lvad_perception.engines.onnx import OnnxEngine
 from lvad_perception.engines.openvino import OpenVinoEngine

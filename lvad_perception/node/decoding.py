@@ -20,9 +20,9 @@ from typing import Any, Final
 import numpy as np
 from rclpy.logging import get_logger
 
-from lvad_perception.image_header import MOST_PIXELS
+from lvad_perception.media.image_header import MOST_PIXELS
+from lvad_perception.media.pixels import check_layout
 from lvad_perception.messages import Message, image_from_compressed, image_from_message, ros_types
-from lvad_perception.pixels import check_layout
 from lvad_perception.types import UInt8
 
 _PROBED_ROWS: Final = 32

@@ -18,11 +18,11 @@ from rosbag2_interfaces.srv import Pause, Resume
 from sensor_msgs.msg import Image
 from vision_msgs.msg import Detection2DArray, LabelInfo
 
+from lvad_perception.bags.pairing import Pairing
+from lvad_perception.bags.problems import Problems
 from lvad_perception.errors import ConfigError, DatasetError, LvadError
 from lvad_perception.messages import Message
 from lvad_perception.metrics import Metrics
-from lvad_perception.pairing import Pairing
-from lvad_perception.problems import Problems
 from lvad_perception.topics import DETECTIONS, IMAGE, LABELS, Side, listing, message_type, side_of
 
 _CLASSES: Final = {DETECTIONS: Detection2DArray, IMAGE: Image, LABELS: LabelInfo}

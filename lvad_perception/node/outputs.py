@@ -13,6 +13,7 @@ from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPo
 
 from lvad_perception.errors import MessageError
 from lvad_perception.manifest import Manifest
+from lvad_perception.media.overlay import draw_predictions
 from lvad_perception.messages import (
     Message,
     MessageTypes,
@@ -26,7 +27,6 @@ from lvad_perception.messages import (
 from lvad_perception.node.camera_info import camera_info_at_network_size, camera_info_of_image
 from lvad_perception.node.detection_messages import DetectionMessages
 from lvad_perception.node.health import LOG_PERIOD_S
-from lvad_perception.overlay import draw_predictions
 from lvad_perception.postprocess import predictions_to_network
 from lvad_perception.preprocess import fit_letterbox, letterbox_image
 from lvad_perception.types import Predictions, Size, UInt8

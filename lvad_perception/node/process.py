@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from lvad_perception.errors import LvadError, MissingDependencyError
-from lvad_perception.opencv import import_opencv
+from lvad_perception.media.opencv import import_opencv
 
 STATUS_BAD_INPUT: Final = 2
 """Exit status when an argument or parameter is impossible or a dependency is missing."""

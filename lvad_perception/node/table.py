@@ -13,7 +13,7 @@ from typing import Final
 
 from lvad_perception.engines import PRECISIONS, RUNTIMES
 from lvad_perception.errors import ConfigError
-from lvad_perception.image_header import MOST_PIXELS
+from lvad_perception.media.image_header import MOST_PIXELS
 
 CLASS_PREFIX: Final = "class_score_threshold"
 """First part of the parameters of classes of objects."""

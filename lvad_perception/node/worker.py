@@ -16,7 +16,7 @@ from typing import Any
 
 from lvad_perception.engines.failures import device_failure
 from lvad_perception.errors import ImageError, LvadError
-from lvad_perception.image_header import MOST_PIXELS
+from lvad_perception.media.image_header import MOST_PIXELS
 from lvad_perception.messages import Message, stamp_ns
 from lvad_perception.node.decoding import decode
 from lvad_perception.node.handover import Handover

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lvad_perception.errors import DatasetError, ImageError
-from lvad_perception.images import decode_image
+from lvad_perception.media.images import decode_image
 from lvad_perception.metrics import Findings, FrameFindings, Metrics, SliceScores, worst_first
 from lvad_perception.types import Detections, Float32, Predictions, Size, Truth, TruthBoxes, UInt8
 

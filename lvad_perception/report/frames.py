@@ -10,9 +10,9 @@ from typing import Final
 import cv2
 import numpy as np
 
+from lvad_perception.media.overlay import draw_predictions, draw_truth
 from lvad_perception.metrics import worst_first
 from lvad_perception.metrics.findings import ATTRIBUTES, Excess
-from lvad_perception.overlay import draw_predictions, draw_truth
 from lvad_perception.report.evaluation import WIDEST_PX, KeptFrame, encoded, spread
 from lvad_perception.report.run import Run
 from lvad_perception.report.tables import legend

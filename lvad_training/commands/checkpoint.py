@@ -38,9 +38,9 @@ def _evaluate(options: argparse.Namespace) -> int:
 
     from lvad_perception.files import write_whole
     from lvad_training.checkpoints import load_checkpoint
-    from lvad_training.evaluation import evaluate_checkpoint, examine_checkpoint
-    from lvad_training.processes import this_process
-    from lvad_training.runs import EVALUATION, write_evaluation
+    from lvad_training.training.evaluation import evaluate_checkpoint, examine_checkpoint
+    from lvad_training.training.processes import this_process
+    from lvad_training.training.runs import EVALUATION, write_evaluation
 
     checkpoint = load_checkpoint(options.checkpoint)
     data = checkpoint.recipe.data
@@ -95,9 +95,9 @@ def _add_export(commands: Commands) -> None:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from lvad_training.batches import comparison_images
     from lvad_training.checkpoints import load_checkpoint
-    from lvad_training.export import FORMATS, export
+    from lvad_training.data.batches import comparison_images
+    from lvad_training.export.model_file import FORMATS, export
 
     if options.output.suffix not in FORMATS:
         raise ConfigError(f"{options.output}: a model file ends in {' or '.join(FORMATS)}; name it so")

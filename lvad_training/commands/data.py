@@ -52,7 +52,7 @@ def _data_check(options: argparse.Namespace) -> int:
 
 
 def _data_lists(options: argparse.Namespace) -> int:
-    from lvad_training.data.layout import open_split
+    from lvad_perception.datasets.layout import open_split
     from lvad_training.data.settings import make_lists, write_lists
 
     sizes = {}
@@ -69,7 +69,7 @@ def _data_lists(options: argparse.Namespace) -> int:
 
 
 def _data_sample(options: argparse.Namespace) -> int:
-    from lvad_training.data.sample_set import render_sample_set
+    from lvad_training.sample_set import render_sample_set
 
     render_sample_set(
         options.output,

@@ -41,9 +41,9 @@ def _add_run(commands: Commands) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from lvad_training import stages
-    from lvad_training.config import load_recipe
-    from lvad_training.runs import METRICS, MODEL
+    from lvad_training.recipe.config import load_recipe
+    from lvad_training.training import stages
+    from lvad_training.training.runs import METRICS, MODEL
 
     recipe = load_recipe(options.recipe, options.set)
     try:

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from lvad_perception.datasets.split import Split
 from lvad_perception.types import Bool, Int32, Size, Truth
 from lvad_perception.vocabulary import TASKS
 from lvad_training.data.settings import Lists
-from lvad_training.split import Split
 
 Frames = npt.NDArray[np.int64]
 """Indices into a split."""

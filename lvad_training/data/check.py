@@ -12,17 +12,17 @@ from typing import Final, TextIO
 import cv2
 from tqdm import tqdm
 
-from lvad_perception import bdd100k
 from lvad_perception.command_line import printable
+from lvad_perception.datasets import bdd100k
+from lvad_perception.datasets.layout import find_splits, open_split, vocabulary_name
+from lvad_perception.datasets.nuimages import NuImagesSplit
+from lvad_perception.datasets.split import Split
 from lvad_perception.errors import DatasetError, LabelError
 from lvad_perception.machine import usable_cores
 from lvad_perception.vocabulary import TASKS, VOCABULARIES, Vocabulary
 from lvad_training.data.check_frames import Counts, Problem, check_frames
 from lvad_training.data.check_nuimages import check_tables
 from lvad_training.data.check_tree import check_tree, has_labels, plural
-from lvad_training.data.layout import find_splits, open_split, vocabulary_name
-from lvad_training.data.nuimages import NuImagesSplit
-from lvad_training.split import Split
 
 _CHUNK: Final = 32
 

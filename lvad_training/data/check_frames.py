@@ -8,12 +8,12 @@ from typing import Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from lvad_perception.bdd100k.masks import exif_orientation
+from lvad_perception.datasets.bdd100k.masks import exif_orientation
+from lvad_perception.datasets.split import Split
 from lvad_perception.errors import ImageError, LabelError
-from lvad_perception.images import jpeg_damage, read_image
+from lvad_perception.media.images import jpeg_damage, read_image
 from lvad_perception.types import Size, UInt8
 from lvad_perception.vocabulary import TASKS, UNLABELED, Vocabulary
-from lvad_training.split import Split
 
 Severity = Literal["error", "warning"]
 Int64 = npt.NDArray[np.int64]

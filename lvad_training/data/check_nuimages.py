@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 
+from lvad_perception.datasets.nuimages import NuImagesSplit
 from lvad_training.data.check_frames import Problem
 from lvad_training.data.check_tree import listed, plural, repeated_names, unmeasurable
-from lvad_training.data.nuimages import NuImagesSplit
 
 _MEANINGS = {
     "object_ann.sample_data_token": ("object", "key frame of a camera", "not used"),

@@ -8,12 +8,12 @@ from typing import Final
 
 import numpy as np
 
-from lvad_perception.bdd100k import Split
-from lvad_perception.bdd100k.index import LabelTable
-from lvad_perception.bdd100k.tree import find_sources, unread_files, unused_labels
+from lvad_perception.datasets.bdd100k import Split
+from lvad_perception.datasets.bdd100k.index import LabelTable
+from lvad_perception.datasets.bdd100k.tree import find_sources, unread_files, unused_labels
+from lvad_perception.datasets.split import Split as AnySplit
 from lvad_perception.vocabulary import TASKS
 from lvad_training.data.check_frames import Problem
-from lvad_training.split import Split as AnySplit
 
 _NAMES_SHOWN: Final = 5
 

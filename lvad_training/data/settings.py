@@ -21,12 +21,12 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from lvad_perception.bdd100k.formats import JSON_ERRORS
+from lvad_perception.datasets.formats import JSON_ERRORS
+from lvad_perception.datasets.split import Split
 from lvad_perception.errors import ConfigError, DatasetError
 from lvad_perception.files import write_whole
 from lvad_perception.types import Bool
 from lvad_perception.vocabulary import TASKS
-from lvad_training.split import Split
 
 PAPER_SIZES: Final = {
     "disjoint_normal": {"detection": 10_000, "semantic": 7_000, "drivable": 20_000},

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from lvad_training.boxes import Suppression
 from lvad_training.model.convolution import make_norm
 from lvad_training.samples import PointOutputs
-from lvad_training.suppression import Suppression
 
 MAX_LOG_DISTANCE = math.log(1000 / 16)
 """Of a distance in strides: beyond it a box would be larger than any image, and exp of half precision infinite."""

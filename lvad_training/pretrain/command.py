@@ -8,8 +8,8 @@ import typing
 from pathlib import Path
 
 from lvad_perception.errors import MissingDependencyError
-from lvad_training.presets import PRESETS
 from lvad_training.pretrain.recipe import Method, load_pretrain_recipe
+from lvad_training.recipe.presets import PRESETS
 
 
 def add_pretrain(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -57,7 +57,7 @@ def _pretrain(options: argparse.Namespace) -> int:
         raise MissingDependencyError(
             "pretraining needs the library lightly; install it with pip install 'lvad_perception[pretrain]'"
         ) from err
-    from lvad_training import stages
+    from lvad_training.training import stages
 
     words = shlex.join(["lvad-train", *sys.argv[1:]])
     path = pretrain(

@@ -13,8 +13,8 @@ from tqdm import tqdm
 
 from lvad_perception.errors import ConfigError, DatasetError
 from lvad_perception.files import write_whole
+from lvad_perception.media.video import read_video
 from lvad_perception.types import UInt8
-from lvad_perception.video import read_video
 from lvad_training.pretrain.recipe import FramesConfig
 
 IMAGES: Final = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})

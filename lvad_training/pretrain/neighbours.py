@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from lvad_perception.images import read_image
+from lvad_perception.media.images import read_image
 from lvad_perception.preprocess import letterbox_image
 from lvad_perception.report.evaluation import spread
 from lvad_perception.types import Size, UInt8

@@ -11,7 +11,7 @@ from lvad_perception.report import curve_charts, provenance, write_page
 from lvad_perception.report.frames import picture_panel
 from lvad_training.pretrain.frames import Frame
 from lvad_training.pretrain.neighbours import Nearest, draw_nearest
-from lvad_training.runs import CURVE, read_curve
+from lvad_training.training.runs import CURVE, read_curve
 
 PAGE, PICTURE = "pretraining.html", "neighbours.png"
 AFTER, BEFORE = "after", "before"

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from lvad_perception.errors import ConfigError
-from lvad_training.presets import PRESETS, chosen_preset
-from lvad_training.recipe import BackboneConfig, Preset, Section
-from lvad_training.sections import convert, merge, override, read_mapping
+from lvad_training.recipe.presets import PRESETS, chosen_preset
+from lvad_training.recipe.schema import BackboneConfig, Preset, Section
+from lvad_training.recipe.sections import convert, merge, override, read_mapping
 
 Method = Literal["moco_v2", "simclr", "swav", "byol", "densecl"]
 

@@ -19,11 +19,9 @@ from tqdm import tqdm
 from lvad_perception.errors import DatasetError
 from lvad_perception.provenance import Inputs, digest
 from lvad_perception.report.evaluation import spread
-from lvad_training.batches import guarded_loader
 from lvad_training.checkpoints import load_weights, read_content, write_content
+from lvad_training.data.batches import guarded_loader
 from lvad_training.data.sampling import TrainingStream
-from lvad_training.environment import note_environment
-from lvad_training.loop import optimize
 from lvad_training.model.backbone import Backbone, timm_backbone
 from lvad_training.pretrain.criteria import queues, set_queues
 from lvad_training.pretrain.frames import Frame, find_frames
@@ -32,10 +30,20 @@ from lvad_training.pretrain.neighbours import Nearest, features_of, find_nearest
 from lvad_training.pretrain.page import PAGE, PICTURE, write_pretraining_page
 from lvad_training.pretrain.recipe import PretrainRecipe
 from lvad_training.pretrain.views import Views, ViewSet, collate_views, make_transform
-from lvad_training.processes import complete, restore_state, resume_state, start_processes
-from lvad_training.provenance import backbone_digest, check_resumed
-from lvad_training.runs import CHECKPOINT, check_empty, check_same, code_version, logged, open_events, prepare_folder
-from lvad_training.training import load_backbone
+from lvad_training.training.environment import note_environment
+from lvad_training.training.loop import optimize
+from lvad_training.training.processes import complete, restore_state, resume_state, start_processes
+from lvad_training.training.provenance import backbone_digest, check_resumed
+from lvad_training.training.runs import (
+    CHECKPOINT,
+    check_empty,
+    check_same,
+    code_version,
+    logged,
+    open_events,
+    prepare_folder,
+)
+from lvad_training.training.train import load_backbone
 
 RESULT = "backbone.pt"
 FORMAT, RESULT_FORMAT = "lvad-pretraining-1", "lvad-backbone-1"

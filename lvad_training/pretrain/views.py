@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lvad_perception.images import read_image
+from lvad_perception.media.images import read_image
 from lvad_training.data.sampling import Key
 from lvad_training.pretrain.frames import Frame
 from lvad_training.pretrain.recipe import Method, ViewsConfig

@@ -14,14 +14,14 @@ from typing import Any, Final
 import msgspec
 from PIL import Image
 
-from lvad_perception.bdd100k.formats import JSON_ERRORS
-from lvad_perception.bdd100k.tree import find_sources
+from lvad_perception.datasets.bdd100k.tree import find_sources
+from lvad_perception.datasets.formats import JSON_ERRORS
+from lvad_perception.datasets.split import Split
 from lvad_perception.errors import ConfigError, DatasetError
 from lvad_perception.files import replacing, sync, write_whole
 from lvad_perception.types import Detections, UInt8
 from lvad_perception.vocabulary import DETECTION
 from lvad_training.pseudo.quality import PseudoReport
-from lvad_training.split import Split
 
 REPORT, TABLE, UNFINISHED = "pseudo.json", "pseudo.txt", "unfinished"
 _SETTINGS: Final = "settings.json"

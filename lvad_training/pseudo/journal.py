@@ -15,7 +15,7 @@ from typing import Final, Generic, TypeVar
 
 import msgspec
 
-from lvad_perception.bdd100k.formats import JSON_ERRORS
+from lvad_perception.datasets.formats import JSON_ERRORS
 from lvad_perception.errors import DatasetError
 from lvad_perception.files import sync
 

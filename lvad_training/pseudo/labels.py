@@ -14,6 +14,7 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
+from lvad_perception.datasets.split import Split
 from lvad_perception.errors import ConfigError, DatasetError
 from lvad_perception.vocabulary import DETECTION, TASKS
 from lvad_training.pseudo.folder import LabelFolder, detection_entry
@@ -31,9 +32,8 @@ from lvad_training.pseudo.selection import (
     select_pixels,
 )
 from lvad_training.pseudo.teachers import Processes, Teacher, alone, ask
-from lvad_training.recipe import PseudoConfig
+from lvad_training.recipe.schema import PseudoConfig
 from lvad_training.samples import ConfidentPredictions
-from lvad_training.split import Split
 
 _FORMAT: Final = 2
 

@@ -14,7 +14,7 @@ from lvad_perception.errors import ConfigError
 from lvad_perception.types import Bool, Detections, Float32, UInt8
 from lvad_perception.vocabulary import DETECTION, DRIVABLE, SEMANTIC, TASKS, UNLABELED, Vocabulary
 from lvad_training.pseudo.matching import Matches
-from lvad_training.recipe import PseudoConfig
+from lvad_training.recipe.schema import PseudoConfig
 
 LOWEST, HIGHEST = 0.05, 0.95
 """Between these lie the scores that ``auto_thresholds`` chooses from."""

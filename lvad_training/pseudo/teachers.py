@@ -6,10 +6,10 @@ from typing import Any
 
 from tqdm import tqdm
 
+from lvad_perception.datasets.split import Split
 from lvad_perception.errors import CheckpointError
 from lvad_training.pseudo.journal import Journal, Record
 from lvad_training.samples import ConfidentPredictions
-from lvad_training.split import Split
 
 Predict = Callable[[Sequence[int]], Iterable[ConfidentPredictions]]
 """Frames of a split, by index -> what a teacher says of each, in the same order."""

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from lvad_perception.datasets.layout import find_splits
 from lvad_perception.errors import ConfigError, DatasetError
 from lvad_perception.vocabulary import TASKS, VOCABULARIES
-from lvad_training.batches import recipe_split, selected_images
-from lvad_training.config import load_recipe, parse_recipe
-from lvad_training.data.layout import find_splits
-from lvad_training.recipe import Recipe
+from lvad_training.data.batches import recipe_split, selected_images
+from lvad_training.recipe.config import load_recipe, parse_recipe
+from lvad_training.recipe.schema import Recipe
 
 PAPER_EPOCHS = 36
 """Length of the paper's finetuning without adapt: its pairs of epochs are 12 + 24, 6 + 30 and 1 + 35."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lvad_perception.command_line import STATUS_INTERRUPTED
 from lvad_perception.errors import ConfigError
-from lvad_training.presets import PRESETS
+from lvad_training.recipe.presets import PRESETS
 
 
 def add_reproduce(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -50,11 +50,11 @@ def add_reproduce(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
 
 
 def _reproduce(options: argparse.Namespace) -> int:
-    from lvad_training import stages
     from lvad_training.reproduce.base import SMOKE_IMAGES, base_recipe
     from lvad_training.reproduce.pretrainings import needs_files, with_files
     from lvad_training.reproduce.run import reproduce
     from lvad_training.reproduce.tables import ADAPTED_ROWS, TABLES
+    from lvad_training.training import stages
 
     if options.list:
         print(list_of_tables())
@@ -82,8 +82,8 @@ def _reproduce(options: argparse.Namespace) -> int:
     out = options.out or Path("runs/smoke" if options.smoke else "runs/reproduce")
     data = options.data
     if options.smoke and data is None:
-        from lvad_training.data.sample_set import render_sample_set
-        from lvad_training.processes import this_process
+        from lvad_training.sample_set import render_sample_set
+        from lvad_training.training.processes import this_process
 
         data = out / ("data" if table.vocabulary == "bdd100k" else f"data-{table.vocabulary}")
         if this_process().is_main_process:

@@ -5,14 +5,14 @@ from pathlib import Path
 
 from lvad_perception.errors import DatasetError
 from lvad_training.data.settings import read_lists
-from lvad_training.environment import distinct, read_environments
 from lvad_training.pseudo.folder import TABLE as PSEUDO_TEXT
-from lvad_training.recipe import LanguageConfig, Recipe
-from lvad_training.records import read_record
+from lvad_training.recipe.schema import LanguageConfig, Recipe
 from lvad_training.reproduce.base import images_of
 from lvad_training.reproduce.tables import Table
 from lvad_training.reproduce.trainings import budget, total_steps
-from lvad_training.stages import LISTS, Stage
+from lvad_training.training.environment import distinct, read_environments
+from lvad_training.training.records import read_record
+from lvad_training.training.stages import LISTS, Stage
 
 
 def table_facts(table: Table, base: Recipe, *, out: Path, seeds: int, stages: Sequence[Stage]) -> dict[str, object]:

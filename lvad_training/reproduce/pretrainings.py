@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from lvad_perception.errors import ConfigError
 from lvad_training.model.backbone import timm_backbone
 from lvad_training.model.published import load_published
-from lvad_training.recipe import BackboneConfig
+from lvad_training.recipe.schema import BackboneConfig
 from lvad_training.reproduce.tables import Method, Row, Table
 
 ENDINGS: Final = (".pth.tar", ".pth", ".pt", ".safetensors", ".torch", ".ckpt")

@@ -9,18 +9,18 @@ from typing import Any, Protocol
 
 from lvad_perception.errors import DatasetError
 from lvad_perception.metrics import Metrics
-from lvad_training.recipe import Recipe
-from lvad_training.records import read_record
+from lvad_training.recipe.schema import Recipe
 from lvad_training.reproduce.tables import Row, Table
 from lvad_training.reproduce.trainings import Training, trainings
-from lvad_training.runs import CURVE, METRICS, read_curve
-from lvad_training.stages import Stage
+from lvad_training.training.records import read_record
+from lvad_training.training.runs import CURVE, METRICS, read_curve
+from lvad_training.training.stages import Stage
 
 Point = tuple[float, float]
 
 
 class StageRunner(Protocol):
-    """What runs the stages of a recipe: the module ``lvad_training.stages``."""
+    """What runs the stages of a recipe: the module ``lvad_training.training.stages``."""
 
     def plan(self, recipe: Recipe) -> list[Stage]:
         """The stages of a recipe in their order; reads and writes nothing."""

@@ -11,16 +11,16 @@ import yaml
 from lvad_perception.errors import ConfigError, EvaluationError, LvadError, NonFiniteLossError
 from lvad_perception.files import withdrawn, write_whole
 from lvad_perception.report import write_page
-from lvad_training.environment import note_command
-from lvad_training.provenance import differences, table_essence
-from lvad_training.recipe import Recipe
-from lvad_training.records import RECORD
+from lvad_training.recipe.schema import Recipe
 from lvad_training.reproduce.facts import pseudo_reports, table_facts
 from lvad_training.reproduce.render import Context, heading, summary, to_markdown, to_sections
 from lvad_training.reproduce.results import StageRunner, collect, read_metrics, result_folder, results_to_dict
 from lvad_training.reproduce.tables import Table
 from lvad_training.reproduce.trainings import Training, trainings
-from lvad_training.runs import METRICS
+from lvad_training.training.environment import note_command
+from lvad_training.training.provenance import differences, table_essence
+from lvad_training.training.records import RECORD
+from lvad_training.training.runs import METRICS
 
 BASE = "base.yaml"
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from lvad_perception.vocabulary import TASKS
-from lvad_training.recipe import BackboneConfig
+from lvad_training.recipe.schema import BackboneConfig
 
 Setting = Literal["full", "disjoint_normal", "disjoint_balance"]
 Vocabulary = Literal["bdd100k", "nuimages"]

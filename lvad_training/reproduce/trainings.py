@@ -8,8 +8,8 @@ from msgspec.structs import replace
 
 from lvad_perception.errors import ConfigError
 from lvad_perception.vocabulary import TASKS
-from lvad_training.config import parse_recipe, recipe_to_dict, with_convolutional_heads
-from lvad_training.recipe import LanguageConfig, ModelConfig, Recipe, StageConfig, StagesConfig
+from lvad_training.recipe.config import parse_recipe, recipe_to_dict, with_convolutional_heads
+from lvad_training.recipe.schema import LanguageConfig, ModelConfig, Recipe, StageConfig, StagesConfig
 from lvad_training.reproduce.base import PAPER_EPOCHS
 from lvad_training.reproduce.tables import Method, Row
 

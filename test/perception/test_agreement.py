@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lvad_perception.agreement import TOLERANCES, Tolerance, agree
+from lvad_perception.engines.agreement import TOLERANCES, Tolerance, agree
 from lvad_perception.errors import EngineError
 
 FP32, BF16 = TOLERANCES["fp32"], TOLERANCES["bf16"]

@@ -10,9 +10,9 @@ import pytest
 
 from lvad_perception.bags import compression, recorded
 from lvad_perception.bags.compression import LARGEST, zstd_module
+from lvad_perception.bags.problems import Problems
 from lvad_perception.bags.storage import create_bag, open_bag, rosbags_typestore
 from lvad_perception.errors import BagError
-from lvad_perception.problems import Problems
 from lvad_perception.topics import IMAGE
 
 from .mcap_files import (

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lvad_perception.bdd100k import index
-from lvad_perception.bdd100k.index import open_table
+from lvad_perception.datasets.bdd100k import index
+from lvad_perception.datasets.bdd100k.index import open_table
 from lvad_perception.errors import DatasetError, LabelError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -188,7 +188,7 @@ def test_stale_tables_of_a_source_are_removed_and_recent_ones_kept(labels, tmp_p
 
 def test_concurrent_first_starts_agree(labels, tmp_path):
     code = (
-        "import sys; from pathlib import Path; from lvad_perception.bdd100k.index import open_table; "
+        "import sys; from pathlib import Path; from lvad_perception.datasets.bdd100k.index import open_table; "
         "print(len(open_table(Path(sys.argv[1]), Path(sys.argv[2])).boxes(1)[0]))"
     )
     command = [sys.executable, "-c", code, str(labels), str(tmp_path / "cache")]

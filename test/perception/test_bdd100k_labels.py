@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from lvad_perception.bdd100k.categories import detection_class, drivable_class, is_known, semantic_class
-from lvad_perception.bdd100k.labels import decode_frame, frames_of
+from lvad_perception.datasets.bdd100k.categories import detection_class, drivable_class, is_known, semantic_class
+from lvad_perception.datasets.bdd100k.labels import decode_frame, frames_of
 from lvad_perception.errors import LabelError
 from lvad_perception.vocabulary import DETECTION, UNLABELED
 

@@ -6,8 +6,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from lvad_perception.bdd100k.labels import decode_frame, frames_of
-from lvad_perception.bdd100k.masks import drivable_from_labels, folder_reading, read_mask, semantic_from_labels
+from lvad_perception.datasets.bdd100k.labels import decode_frame, frames_of
+from lvad_perception.datasets.bdd100k.masks import drivable_from_labels, folder_reading, read_mask, semantic_from_labels
 from lvad_perception.errors import LabelError
 from lvad_perception.vocabulary import DRIVABLE, DRIVABLE_BACKGROUND, SEMANTIC, UNLABELED
 

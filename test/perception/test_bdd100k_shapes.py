@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lvad_perception.bdd100k.shapes import (
+from lvad_perception.datasets.shapes import (
     Poly2d,
     Rle,
     decode_poly2d,

@@ -6,7 +6,7 @@ import logging
 import numpy as np
 import pytest
 
-from lvad_perception.bdd100k import open_split
+from lvad_perception.datasets.bdd100k import open_split
 from lvad_perception.errors import LabelError
 
 SIZE_HW = (24, 32)

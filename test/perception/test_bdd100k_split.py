@@ -7,7 +7,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from lvad_perception.bdd100k import find_splits, open_split, read_image
+from lvad_perception.datasets.bdd100k import find_splits, open_split, read_image
 from lvad_perception.errors import DatasetError, LabelError
 from lvad_perception.vocabulary import UNLABELED
 
@@ -322,7 +322,7 @@ def test_of_two_images_with_one_name_the_jpeg_counts(tree):
 
 @pytest.mark.parametrize("package", ["msgspec", "PIL"])
 def test_missing_package_is_named(package):
-    code = f"import sys; sys.modules[{package!r}] = None; import lvad_perception.bdd100k"
+    code = f"import sys; sys.modules[{package!r}] = None; import lvad_perception.datasets.bdd100k"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert f"MissingDependencyError: reading BDD100K needs the Python package '{package}'" in result.stderr
 

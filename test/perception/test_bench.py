@@ -7,18 +7,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lvad_perception.agreement import TOLERANCES
-from lvad_perception.benchmark import overlap
-from lvad_perception.benchmark.bench import BatchTimes, Bench, compare_outputs, network_inputs, time_batches
-from lvad_perception.benchmark.cost import GraphCost
-from lvad_perception.benchmark.drawing import draw
-from lvad_perception.benchmark.frames import synthetic_frames
-from lvad_perception.benchmark.overlap import overlapped_fps
-from lvad_perception.benchmark.roofline import Machine, Roofline, measure_cuda
-from lvad_perception.benchmark.stages import run_benchmark
-from lvad_perception.benchmark.statistics import ratio_of_medians
+from lvad_perception.engines.agreement import TOLERANCES
 from lvad_perception.errors import ConfigError, EngineError
 from lvad_perception.perceiver import Perceiver
+from lvad_perception.profiling import overlap
+from lvad_perception.profiling.bench import BatchTimes, Bench, compare_outputs, network_inputs, time_batches
+from lvad_perception.profiling.cost import GraphCost
+from lvad_perception.profiling.drawing import draw
+from lvad_perception.profiling.frames import synthetic_frames
+from lvad_perception.profiling.overlap import overlapped_fps
+from lvad_perception.profiling.roofline import Machine, Roofline, measure_cuda
+from lvad_perception.profiling.stages import run_benchmark
+from lvad_perception.profiling.statistics import ratio_of_medians
 
 ROOFLINE = Roofline(
     cost=GraphCost(flop=2_000_000_000, elements=5_000_000, weights=1_000_000, by_operator={"Conv": 2_000_000_000}),
@@ -71,7 +71,7 @@ class TestRoofline:
     def test_the_machine_is_measured_in_the_runtime(self, monkeypatch):
         pytest.importorskip("onnx", reason="onnx is not installed")
         pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
-        from lvad_perception.benchmark import roofline
+        from lvad_perception.profiling import roofline
 
         monkeypatch.setattr(roofline, "_SIDE", 128)
         monkeypatch.setattr(roofline, "_COPIED_BYTES", 2**20)

@@ -3,14 +3,14 @@ import numpy as np
 import pytest
 
 from lvad_perception.bags.storage import create_bag
-from lvad_perception.benchmark import messages
-from lvad_perception.benchmark.bench import Bench
-from lvad_perception.benchmark.drawing import draw
-from lvad_perception.benchmark.frames import bag_frames, folder_frames, synthetic_frames
-from lvad_perception.benchmark.stages import STAGES, run_benchmark
 from lvad_perception.errors import BagError, ConfigError, DatasetError, MissingDependencyError
 from lvad_perception.messages import image_to_message, make_header, rosbags_types
 from lvad_perception.perceiver import Perceiver
+from lvad_perception.profiling import messages
+from lvad_perception.profiling.bench import Bench
+from lvad_perception.profiling.drawing import draw
+from lvad_perception.profiling.frames import bag_frames, folder_frames, synthetic_frames
+from lvad_perception.profiling.stages import STAGES, run_benchmark
 
 TYPES = rosbags_types()
 

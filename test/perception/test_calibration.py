@@ -1,10 +1,10 @@
 import numpy as np
 
-from lvad_perception.calibration import folder_images, rendered_images, to_batches
+from lvad_perception.conversion.calibration import folder_images, rendered_images, to_batches
 
 
 def test_they_are_spread_over_the_folder(small_split, monkeypatch):
-    from lvad_perception import calibration as module
+    from lvad_perception.conversion import calibration as module
 
     seen = []
     right = module.read_image

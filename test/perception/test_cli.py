@@ -222,7 +222,7 @@ class TestBadInput:
         assert "night" in self.refused(run, *evaluate, "night")
 
     def test_a_missing_video(self, run, tmp_path):
-        pytest.importorskip("lvad_perception.video")
+        pytest.importorskip("lvad_perception.media.video")
         assert "gone.mp4" in self.refused(run, "bag", "from-video", tmp_path / "gone.mp4", "-o", tmp_path / "out")
 
     def test_half_of_the_arguments(self, run, tmp_path, tiny_model_file):

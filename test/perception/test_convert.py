@@ -8,7 +8,7 @@ import pytest
 
 from lvad_perception.bags.convert import DEFAULT_START_NS, from_bdd100k, from_video
 from lvad_perception.bags.storage import open_bag
-from lvad_perception.bdd100k import open_split, read_image
+from lvad_perception.datasets.bdd100k import open_split, read_image
 from lvad_perception.errors import BagError, ConfigError, DatasetError
 from lvad_perception.messages import (
     check_label_info,
@@ -191,7 +191,7 @@ class TestRefusals:
         def interrupt(self, i, size_hw):
             raise interruption
 
-        monkeypatch.setattr("lvad_perception.bdd100k.Split.drivable", interrupt)
+        monkeypatch.setattr("lvad_perception.datasets.bdd100k.Split.drivable", interrupt)
         with pytest.raises(interruption):
             from_bdd100k(small_split, "val", tmp_path / "bag", overwrite=True)
         assert [path.name for path in tmp_path.iterdir()] == ["bag"]
@@ -237,7 +237,7 @@ class TestMemory:
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
-    video = pytest.importorskip("lvad_perception.video")
+    video = pytest.importorskip("lvad_perception.media.video")
     path = tmp_path_factory.mktemp("video") / "clip.mp4"
     frames = (np.full((48, 64, 3), 8 * index, np.uint8) for index in range(20))
     video.write_video(path, frames, 10.0)

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lvad_perception.conversion.tensorrt_build import BuildOptions, build_plan
 from lvad_perception.engines import pytorch
 from lvad_perception.engines.tensorrt import TensorRtEngine
-from lvad_perception.engines.tensorrt_build import BuildOptions, build_plan
 from lvad_perception.engines.tensorrt_file import EngineFile, write_engine_file
 from lvad_perception.errors import EngineError
 

@@ -6,6 +6,8 @@ import yaml
 
 from lvad_perception.bags.convert import from_bdd100k
 from lvad_perception.bags.evaluate import evaluate_bag, evaluate_dataset
+from lvad_perception.bags.pairing import PENDING
+from lvad_perception.bags.problems import message_text
 from lvad_perception.bags.replay import replay
 from lvad_perception.bags.storage import create_bag
 from lvad_perception.errors import BagError, DatasetError, VocabularyMismatchError
@@ -17,9 +19,7 @@ from lvad_perception.messages import (
     rosbags_types,
     truth_to_message,
 )
-from lvad_perception.pairing import PENDING
 from lvad_perception.perceiver import Perceiver
-from lvad_perception.problems import message_text
 from lvad_perception.types import Detections, TruthBoxes
 from lvad_perception.vocabulary import DRIVABLE, SEMANTIC
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from lvad_perception.benchmark.cost import graph_cost
 from lvad_perception.errors import MissingDependencyError, ModelFileError
+from lvad_perception.profiling.cost import graph_cost
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")
 

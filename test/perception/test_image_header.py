@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lvad_perception.image_header import encoded_size, jpeg_scans, jpeg_segments
+from lvad_perception.media.image_header import encoded_size, jpeg_scans, jpeg_segments
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (24, 37, 3), dtype=np.uint8)
 

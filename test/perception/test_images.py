@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lvad_perception import images
 from lvad_perception.errors import ImageError
-from lvad_perception.image_header import encoded_size
-from lvad_perception.images import decode_image, read_image
+from lvad_perception.media import images
+from lvad_perception.media.image_header import encoded_size
+from lvad_perception.media.images import decode_image, read_image
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
 
@@ -176,7 +176,7 @@ class TestBombs:
             (tmp_path / name).write_bytes(data)
         code = (
             "import resource, sys, pathlib\n"
-            "from lvad_perception.images import ImageError, read_image\n"
+            "from lvad_perception.media.images import ImageError, read_image\n"
             "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024\n"
             "before = peak()\n"
             "for path in sorted(pathlib.Path(sys.argv[1]).iterdir()):\n"

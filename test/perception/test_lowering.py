@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
-from lvad_perception.engines.lowering import lower
-from lvad_perception.engines.lowering_half import deciding_products, in_half
-from lvad_perception.engines.lowering_int8 import best_range, in_int8, measure_ranges
-from lvad_perception.engines.lowering_norms import with_norms_folded
-from lvad_perception.engines.lowering_opset import in_opset_17
+from lvad_perception.conversion.lowering import lower
+from lvad_perception.conversion.lowering_half import deciding_products, in_half
+from lvad_perception.conversion.lowering_int8 import best_range, in_int8, measure_ranges
+from lvad_perception.conversion.lowering_norms import with_norms_folded
+from lvad_perception.conversion.lowering_opset import in_opset_17
 from lvad_perception.errors import ConfigError, EngineError, ModelFileError
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")

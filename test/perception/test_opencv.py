@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lvad_perception.errors import MissingDependencyError
-from lvad_perception.opencv import import_opencv
+from lvad_perception.media.opencv import import_opencv
 
 PROGRAMS = {
     "lvad-perception: error: ": ["lvad_perception.cli", "info", "m.onnx"],

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from lvad_perception.agreement import copied
+from lvad_perception.engines.agreement import copied
 from lvad_perception.engines.openvino import OpenVinoEngine, choose_at_once, read_network
 from lvad_perception.errors import EngineError, ModelFileError
 

@@ -4,13 +4,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-import lvad_perception.optimize as optimize_module
-from lvad_perception.agreement import TOLERANCES, Agreement
+import lvad_perception.conversion.optimize as optimize_module
 from lvad_perception.cli import main
-from lvad_perception.engines.tensorrt_build import BuildOptions
+from lvad_perception.conversion.optimize import optimize
+from lvad_perception.conversion.tensorrt_build import BuildOptions
+from lvad_perception.engines.agreement import TOLERANCES, Agreement
 from lvad_perception.engines.tensorrt_file import read_engine_file
 from lvad_perception.errors import ConfigError, DatasetError, EngineError, ModelFileError
-from lvad_perception.optimize import optimize
 
 from .fake_cuda import FakeCuda
 from .fake_tensorrt import VERSIONS
@@ -72,7 +72,7 @@ def test_the_engine_is_built_checked_and_written(use_tensorrt, build, tmp_path, 
 
 
 def test_8_gets_an_opset_that_it_documents(use_tensorrt, build, monkeypatch):
-    from lvad_perception import optimize as module
+    from lvad_perception.conversion import optimize as module
 
     asked = []
     right = module.lower
@@ -186,7 +186,7 @@ class TestRefusals:
         assert result.path.read_bytes() == before
 
     def test_a_rewritten_model_that_disagrees_is_not_even_built(self, trt, build, monkeypatch):
-        from lvad_perception import optimize as module
+        from lvad_perception.conversion import optimize as module
 
         monkeypatch.setattr(module, "lower", lambda content, **_: spoilt(content))
         with pytest.raises(EngineError, match="since the rewritten model, in ONNX Runtime disagrees"):
@@ -233,7 +233,7 @@ def test_int8_measures_its_scales_on_the_folder(trt, build, small_split):
 
 
 def test_scales_and_comparison_have_different_images(trt, build, small_split, monkeypatch):
-    from lvad_perception import optimize as module
+    from lvad_perception.conversion import optimize as module
 
     given = []
     right = module.lower
@@ -248,7 +248,7 @@ def test_scales_and_comparison_have_different_images(trt, build, small_split, mo
 
 class TestCommand:
     def test_it_prints_what_it_wrote(self, trt, tiny_model_file, tmp_path, monkeypatch, capsys):
-        monkeypatch.setattr("lvad_perception.optimize.Cuda", FakeCuda)
+        monkeypatch.setattr("lvad_perception.conversion.optimize.Cuda", FakeCuda)
         output = tmp_path / "model.engine"
         arguments = ["optimize", tiny_model_file, "-o", output, "--cache-dir", tmp_path, "--level", 2]
         assert main([str(each) for each in arguments]) == 0

@@ -8,8 +8,8 @@ from lvad_perception.bags.evaluate import evaluate_bag, evaluate_dataset
 from lvad_perception.bags.replay import replay
 from lvad_perception.bags.storage import create_bag, open_bag
 from lvad_perception.errors import VocabularyMismatchError
+from lvad_perception.media.overlay import draw_predictions, draw_truth
 from lvad_perception.metrics import Evaluator
-from lvad_perception.overlay import draw_predictions, draw_truth
 from lvad_perception.perceiver import Perceiver
 from lvad_perception.types import Detections, Predictions, Truth, TruthBoxes
 from lvad_perception.vocabulary import NUIMAGES_DETECTION, NUIMAGES_SEMANTIC, VOCABULARIES, difference, vocabulary_of

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from lvad_perception.errors import ImageError
-from lvad_perception.overlay import draw_predictions, draw_truth
+from lvad_perception.media.overlay import draw_predictions, draw_truth
 from lvad_perception.types import Detections, Predictions, Truth, TruthBoxes
 from lvad_perception.vocabulary import DETECTION, DRIVABLE, SEMANTIC, UNLABELED
 

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
+from lvad_perception.bags.pairing import PENDING, Pairing
+from lvad_perception.bags.problems import Problems
 from lvad_perception.errors import DatasetError, VocabularyMismatchError
 from lvad_perception.messages import label_info_to_message, make_header, mask_to_message, rosbags_types
-from lvad_perception.pairing import PENDING, Pairing
-from lvad_perception.problems import Problems
 from lvad_perception.topics import Side
 from lvad_perception.vocabulary import DRIVABLE, SEMANTIC
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lvad_perception.errors import MessageError
-from lvad_perception.pixels import ENCODINGS, demosaic, to_rgb
+from lvad_perception.media.pixels import ENCODINGS, demosaic, to_rgb
 
 PATTERNS = ("rggb", "bggr", "gbrg", "grbg")
 YUV_TOLERANCE = 2  # OpenCV computes in fixed point

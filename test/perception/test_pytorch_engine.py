@@ -8,8 +8,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from lvad_perception.agreement import TOLERANCES, agree
 from lvad_perception.engines import open_engine
+from lvad_perception.engines.agreement import TOLERANCES, agree
 from lvad_perception.errors import (
     ConfigError,
     EngineError,

@@ -4,11 +4,11 @@ import cv2
 import numpy as np
 import pytest
 
-from lvad_perception import quantize as module
-from lvad_perception.agreement import Tolerance
+from lvad_perception.conversion import quantize as module
+from lvad_perception.conversion.quantize import quantize
 from lvad_perception.engines import open_engine
+from lvad_perception.engines.agreement import Tolerance
 from lvad_perception.errors import ConfigError, DatasetError, EngineError, ModelFileError
-from lvad_perception.quantize import quantize
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")

@@ -522,8 +522,8 @@ class TestRealBags:
 
 class TestOverlayVideo:
     def test_one_frame_an_image(self, tmp_path, perceiver):
-        video = pytest.importorskip("lvad_perception.video")
-        pytest.importorskip("lvad_perception.overlay")
+        video = pytest.importorskip("lvad_perception.media.video")
+        pytest.importorskip("lvad_perception.media.overlay")
         source = write_images(tmp_path / "in", ["/front/image_raw", "/rear/image_raw"], count=5, spoil=(2,))
         summary = replay(source, perceiver, tmp_path / "out", overlay_video=tmp_path / "overlay.mp4", tell=print)
         assert summary.cameras == {"/front/image_raw": 4, "/rear/image_raw": 4}
@@ -533,7 +533,7 @@ class TestOverlayVideo:
 
     def test_it_runs_as_the_stamps_do(self, tmp_path, perceiver):
         """Not as the bag is long: the other topics begin earlier and end later, and images are missing."""
-        video = pytest.importorskip("lvad_perception.video")
+        video = pytest.importorskip("lvad_perception.media.video")
         header_ms = [0, 50, 100, 300, 350]
         with create_bag(tmp_path / "in") as bag:
             bag.write("/chatter", TYPES.String(data="early"), START - 60_000_000_000)
@@ -562,7 +562,7 @@ class TestOverlayVideo:
         assert [clock(stamp * 1_000_000) / 1e6 for stamp in stamps_ms] == shown_ms
 
     def test_headers_without_a_stamp_leave_it_to_the_bag(self, tmp_path, perceiver):
-        video = pytest.importorskip("lvad_perception.video")
+        video = pytest.importorskip("lvad_perception.media.video")
         with create_bag(tmp_path / "in") as bag:
             for place in range(3):
                 msg = image_to_message(
@@ -574,8 +574,8 @@ class TestOverlayVideo:
         np.testing.assert_allclose(seen, [0, 4e7, 8e7], atol=20_000)
 
     def test_a_failed_replay_leaves_no_video(self, tmp_path, perceiver):
-        pytest.importorskip("lvad_perception.video")
-        pytest.importorskip("lvad_perception.overlay")
+        pytest.importorskip("lvad_perception.media.video")
+        pytest.importorskip("lvad_perception.media.overlay")
         source = write_images(tmp_path / "in", ["/front/image_raw"], count=2, spoil=(0, 1))
         with pytest.raises(BagError):
             replay(source, perceiver, tmp_path / "out", overlay_video=tmp_path / "overlay.mp4", tell=lambda line: None)

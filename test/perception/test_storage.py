@@ -11,10 +11,10 @@ import yaml
 
 from lvad_perception.bags import storage
 from lvad_perception.bags.compression import zstd_module
+from lvad_perception.bags.problems import Problems
 from lvad_perception.bags.storage import create_bag, open_bag
 from lvad_perception.errors import BagError
 from lvad_perception.messages import rosbags_types
-from lvad_perception.problems import Problems
 from lvad_perception.topics import IMAGE
 
 from .mcap_files import (

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lvad_perception.engines.tensorrt_build import BuildOptions, build_plan, build_with_torch2trt
+from lvad_perception.conversion.tensorrt_build import BuildOptions, build_plan, build_with_torch2trt
 from lvad_perception.errors import EngineError, MissingDependencyError
 
 from .fake_tensorrt import INTERFACE, MAGIC, VERSIONS

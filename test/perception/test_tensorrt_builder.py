@@ -13,7 +13,7 @@ pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 
 from benchmarks.gpu import engine, tensorrt_builder
 from benchmarks.gpu.job import Job, Recorder, Unavailable
-from lvad_perception import optimize
+from lvad_perception.conversion import optimize
 from lvad_perception.engines import tensorrt
 
 from .fake_cuda import FakeCuda

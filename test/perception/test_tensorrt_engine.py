@@ -4,8 +4,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from lvad_perception.conversion.tensorrt_build import BuildOptions, build_plan
 from lvad_perception.engines.tensorrt import TensorRtEngine
-from lvad_perception.engines.tensorrt_build import BuildOptions, build_plan
 from lvad_perception.engines.tensorrt_file import EngineFile, Target, write_engine_file
 from lvad_perception.errors import EngineError, MissingDependencyError, ModelFileError
 

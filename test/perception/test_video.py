@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lvad_perception.errors import ConfigError, ImageError
-from lvad_perception.video import read_video, write_video
+from lvad_perception.media.video import read_video, write_video
 
 av = pytest.importorskip("av")
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lvad_perception.errors import ImageError, MessageError
-from lvad_perception.pixels import ENCODINGS
+from lvad_perception.media.pixels import ENCODINGS
 
 PIXEL_BYTES = {
     **dict.fromkeys(["mono8", "8UC1"], 1),

@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from lvad_perception.bdd100k import open_split
-from lvad_training import runs
+from lvad_perception.datasets.bdd100k import open_split
 from lvad_training.build import build_criterion, build_model
-from lvad_training.config import parse_recipe
 from lvad_training.model.text_encoders import TextEncoder
-from lvad_training.recipe import PseudoConfig
+from lvad_training.recipe.config import parse_recipe
+from lvad_training.recipe.schema import PseudoConfig
 from lvad_training.reproduce.base import base_recipe
 from lvad_training.samples import Batch, Targets
+from lvad_training.training import runs
 
 from .painted_teachers import FRAMES, write
 

@@ -4,11 +4,11 @@ import threading
 
 import numpy as np
 
-from lvad_perception.bdd100k import read_image
+from lvad_perception.datasets.bdd100k import read_image
 from lvad_perception.types import Detections
 from lvad_perception.vocabulary import TASKS
 from lvad_training.pseudo import Teacher, write_pseudo_labels
-from lvad_training.recipe import PseudoConfig
+from lvad_training.recipe.schema import PseudoConfig
 from lvad_training.samples import ConfidentPredictions
 
 FRAMES = 12

@@ -5,12 +5,12 @@ import json
 from dataclasses import asdict, replace
 
 from lvad_perception.errors import EvaluationError, NonFiniteLossError
-from lvad_training import stages
-from lvad_training.environment import Environment, hardware, versions
 from lvad_training.reproduce.command import add_reproduce
 from lvad_training.reproduce.run import reproduce
 from lvad_training.reproduce.tables import TABLES
 from lvad_training.reproduce.trainings import trainings
+from lvad_training.training import stages
+from lvad_training.training.environment import Environment, hardware, versions
 
 BOXES = {"ap": 26.44, "ap50": 50.5, "ap75": 23.7, "ap_small": None, "ap_medium": None, "ap_large": None, "ar100": 40.0}
 

@@ -4,7 +4,7 @@ import torch
 from lvad_perception.errors import ConfigError
 from lvad_training.build import build_model
 from lvad_training.model.adapter import ScoreMap, TransDecoder
-from lvad_training.schedule import parameter_groups
+from lvad_training.training.schedule import parameter_groups
 
 from .conftest import StubEncoder, small_recipe
 
@@ -66,7 +66,7 @@ def test_with_gammas_of_zero_the_network_is_the_plain_one_exactly(language, batc
 
 
 def _plain(recipe):
-    from lvad_training.config import recipe_to_dict
+    from lvad_training.recipe.config import recipe_to_dict
 
     return recipe_to_dict(recipe)["model"]
 

@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 
-from lvad_perception.bdd100k import open_split
+from lvad_perception.datasets.bdd100k import open_split
 from lvad_training.data.annotation import Annotation
 from lvad_training.data.settings import Lists
 

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lvad_perception.bdd100k import open_split
+from lvad_perception.datasets.bdd100k import open_split
 from lvad_perception.errors import DatasetError, ImageError
 from lvad_perception.vocabulary import TASKS
-from lvad_training import batches as batches_module
-from lvad_training.batches import (
+from lvad_training.data import batches as batches_module
+from lvad_training.data.batches import (
     evaluation_batches,
     labelled_images,
     selected_images,

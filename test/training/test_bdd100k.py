@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from lvad_perception.bdd100k import open_split, read_image
+from lvad_perception.datasets.bdd100k import open_split, read_image
 from lvad_perception.errors import ImageError, LabelError
 from lvad_perception.preprocess import letterbox_image
 from lvad_training.data.annotation import Annotation
-from lvad_training.data.bdd100k import EvaluationSet, TrainingSet
+from lvad_training.data.torch_datasets import EvaluationSet, TrainingSet
 from lvad_training.data.transforms import TrainingTransform
 from lvad_training.samples import collate
 

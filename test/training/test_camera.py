@@ -6,8 +6,8 @@ import torch
 
 from lvad_perception.postprocess import boxes_to_source, mask_to_source, network_pixels
 from lvad_perception.preprocess import fit_letterbox, letterbox_image
-from lvad_training.camera import CameraFrame, area_shares
-from lvad_training.decode import decode
+from lvad_training.decoding.camera import CameraFrame, area_shares
+from lvad_training.decoding.decode import decode
 from lvad_training.samples import DetectionOutputs, MaskOutputs, Outputs
 
 SIZES = {

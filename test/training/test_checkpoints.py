@@ -17,7 +17,7 @@ from lvad_training.checkpoints import (
     slim,
     weights_sha256,
 )
-from lvad_training.config import parse_recipe
+from lvad_training.recipe.config import parse_recipe
 
 
 @pytest.fixture

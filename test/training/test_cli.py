@@ -8,7 +8,7 @@ import yaml
 from lvad_perception.engines import open_engine
 from lvad_training.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from lvad_training.cli import main
-from lvad_training.config import recipe_to_dict
+from lvad_training.recipe.config import recipe_to_dict
 
 
 @pytest.fixture
@@ -165,7 +165,7 @@ def test_interrupting_tells_how_to_go_on(recipe_file, monkeypatch, capsys):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lvad_training.stages.train", interrupt)
+    monkeypatch.setattr("lvad_training.training.stages.train", interrupt)
     assert main(["run", str(recipe_file)]) == 130
     assert "--resume" in capsys.readouterr().err
 

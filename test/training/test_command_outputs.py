@@ -111,7 +111,7 @@ def _fake_gpu():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "tensorrt", make_tensorrt("10.3.0"))
-        patch.setattr("lvad_perception.optimize.Cuda", FakeCuda)
+        patch.setattr("lvad_perception.conversion.optimize.Cuda", FakeCuda)
         yield
 
 
@@ -122,8 +122,8 @@ def inputs(tmp_path_factory, small_split, blobs, tiny_model_file):
     pytest.importorskip("lightly")
     import numpy as np
 
-    from lvad_perception.video import write_video
-    from lvad_training.config import recipe_to_dict
+    from lvad_perception.media.video import write_video
+    from lvad_training.recipe.config import recipe_to_dict
 
     from ..perception.test_quantize import with_convolutions
     from .conftest import small_recipe

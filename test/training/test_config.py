@@ -5,15 +5,15 @@ import msgspec
 import pytest
 
 from lvad_perception.errors import ConfigError
-from lvad_training.config import (
+from lvad_training.recipe.config import (
     load_recipe,
     parse_recipe,
     recipe_from_dict,
     recipe_to_dict,
     with_convolutional_heads,
 )
-from lvad_training.presets import FCOS_SCORE_THRESHOLD, OTHER_HEADS, PRESETS
-from lvad_training.recipe import Recipe
+from lvad_training.recipe.presets import FCOS_SCORE_THRESHOLD, OTHER_HEADS, PRESETS
+from lvad_training.recipe.schema import Recipe
 
 MINIMAL = {"data": {"root": "somewhere"}}
 

@@ -5,19 +5,19 @@ import pytest
 import torch
 from torch.nn import functional
 
-from lvad_perception.agreement import TOLERANCES, agree
 from lvad_perception.engines import open_engine
+from lvad_perception.engines.agreement import TOLERANCES, agree
 from lvad_perception.postprocess import to_predictions
 from lvad_perception.types import Letterbox
+from lvad_training.boxes import Suppression
 from lvad_training.build import build_criterion, build_model
 from lvad_training.checkpoints import Checkpoint
-from lvad_training.decode import decode, decode_masks, decode_points
-from lvad_training.export import export
-from lvad_training.loop import to_raw
+from lvad_training.decoding.decode import decode, decode_masks, decode_points
+from lvad_training.export.model_file import export
 from lvad_training.model.fcos import FcosHead
 from lvad_training.model.semantic_fpn import SemanticFpnHead
 from lvad_training.samples import Batch, Outputs, PixelOutputs, PointOutputs
-from lvad_training.suppression import Suppression
+from lvad_training.training.loop import to_raw
 
 from .conftest import SIZE_HW, SMALL_CONVOLUTIONS, StubEncoder, small_recipe
 

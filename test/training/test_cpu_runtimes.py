@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from lvad_perception.agreement import TOLERANCES, agree, copied
-from lvad_perception.benchmark.cost import graph_cost
+from lvad_perception.conversion.quantize import quantize
 from lvad_perception.engines import open_engine
+from lvad_perception.engines.agreement import TOLERANCES, agree, copied
 from lvad_perception.errors import EngineError
-from lvad_perception.images import read_image
+from lvad_perception.media.images import read_image
 from lvad_perception.preprocess import letterbox_image
-from lvad_perception.quantize import quantize
+from lvad_perception.profiling.cost import graph_cost
 from lvad_training.build import build_model
 from lvad_training.checkpoints import Checkpoint, save_checkpoint
 from lvad_training.cli import main
-from lvad_training.config import parse_recipe
-from lvad_training.data.sample_set.write import render_sample_set
+from lvad_training.recipe.config import parse_recipe
+from lvad_training.sample_set.write import render_sample_set
 
 pytest.importorskip("onnxscript", reason="onnxscript is not installed")
 pytestmark = pytest.mark.slow

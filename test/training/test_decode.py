@@ -1,6 +1,6 @@
 import torch
 
-from lvad_training.decode import decode, decode_boxes, decode_masks
+from lvad_training.decoding.decode import decode, decode_boxes, decode_masks
 from lvad_training.samples import DetectionOutputs, MaskOutputs, Outputs
 
 

@@ -3,12 +3,12 @@ import re
 
 import pytest
 
-from lvad_perception.bdd100k import open_split
+from lvad_perception.datasets.bdd100k import open_split
 from lvad_perception.errors import ConfigError, DatasetError
 from lvad_training import demo as demo_module
 from lvad_training.checkpoints import resolve_start
-from lvad_training.config import load_recipe
 from lvad_training.demo import DemoError, demo, fit_network_size, plan_training
+from lvad_training.recipe.config import load_recipe
 
 
 @pytest.mark.parametrize(

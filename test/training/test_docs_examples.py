@@ -10,13 +10,13 @@ import torch
 from lvad_perception.bags.convert import from_bdd100k
 from lvad_perception.bags.evaluate import evaluate_bag
 from lvad_perception.bags.replay import replay
-from lvad_perception.bdd100k import open_split
+from lvad_perception.datasets.bdd100k import open_split
 from lvad_perception.engines import open_engine
 from lvad_perception.errors import DatasetError, EngineError, LabelError, ModelFileError
-from lvad_perception.images import read_image
+from lvad_perception.media.images import read_image
 from lvad_perception.perceiver import Perceiver
-from lvad_training.batches import training_batches
 from lvad_training.build import build_criterion, build_model
+from lvad_training.data.batches import training_batches
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "examples"
 

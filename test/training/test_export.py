@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 import torch
 
-from lvad_perception.agreement import TOLERANCES, Agreement, agree
 from lvad_perception.engines import open_engine
+from lvad_perception.engines.agreement import TOLERANCES, Agreement, agree
 from lvad_perception.errors import ExportError, MissingDependencyError
 from lvad_perception.perceiver import Perceiver
-from lvad_training import export as export_module
-from lvad_training.batches import comparison_images
 from lvad_training.build import build_model, network_of
-from lvad_training.camera import CameraFrame
 from lvad_training.checkpoints import Checkpoint, weights_sha256
-from lvad_training.data.sample_set.write import render_sample_set
-from lvad_training.export import compare, export, write_onnx
-from lvad_training.graph import ModelFileGraph
+from lvad_training.data.batches import comparison_images
+from lvad_training.decoding.camera import CameraFrame
+from lvad_training.export import model_file as export_module
+from lvad_training.export.graph import ModelFileGraph
+from lvad_training.export.model_file import compare, export, write_onnx
 from lvad_training.model.text_encoders import TextFacts
+from lvad_training.sample_set.write import render_sample_set
 
 from .conftest import SIZE_HW, SMALL_HEAD, SMALL_MASKS, StubEncoder, small_recipe
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.optim import AdamW
 
-from lvad_training.recipe import TrainConfig
-from lvad_training.schedule import parameter_groups
+from lvad_training.recipe.schema import TrainConfig
+from lvad_training.training.schedule import parameter_groups
 
 
 def train_a_little(net, criterion, batch, steps=3):

@@ -6,9 +6,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lvad_training.build import build_model
-from lvad_training.camera import CameraFrame
-from lvad_training.decode import decode
-from lvad_training.graph import ModelFileGraph
+from lvad_training.decoding.camera import CameraFrame
+from lvad_training.decoding.decode import decode
+from lvad_training.export.graph import ModelFileGraph
 
 from .conftest import SIZE_HW, SMALL_CONVOLUTIONS, StubEncoder, small_recipe
 

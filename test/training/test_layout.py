@@ -4,11 +4,11 @@ import re
 
 import pytest
 
-from lvad_perception import bdd100k
+from lvad_perception.datasets import bdd100k
+from lvad_perception.datasets.layout import find_splits, open_split, vocabulary_name
+from lvad_perception.datasets.nuimages import NuImagesSplit
 from lvad_perception.errors import DatasetError, VocabularyMismatchError
-from lvad_training.batches import evaluation_batches, recipe_split, training_batches
-from lvad_training.data.layout import find_splits, open_split, vocabulary_name
-from lvad_training.data.nuimages import NuImagesSplit
+from lvad_training.data.batches import evaluation_batches, recipe_split, training_batches
 
 from .nuimages_tree import street
 

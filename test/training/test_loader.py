@@ -16,8 +16,8 @@ import torch
 from torch.utils.data import Dataset
 
 from lvad_perception.errors import LoaderError
-from lvad_training import loader
-from lvad_training.batches import guarded_loader
+from lvad_training.data import loader
+from lvad_training.data.batches import guarded_loader
 from lvad_training.samples import Batch, Targets
 
 
@@ -182,7 +182,7 @@ def limited(command, tmp_path, **settings):
 KILLED = """
 import os, signal
 from test.training.test_loader import Spoilt
-from lvad_training.batches import guarded_loader
+from lvad_training.data.batches import guarded_loader
 
 if __name__ == "__main__":
     batches = iter(guarded_loader(Spoilt(), 1, list, batch_size=1))

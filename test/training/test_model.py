@@ -4,10 +4,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lvad_perception.errors import ConfigError
 from lvad_training.build import build_model
-from lvad_training.config import parse_recipe
 from lvad_training.model.attention import sine_positions
 from lvad_training.model.backbone import timm_backbone
 from lvad_training.model.sparse_rcnn import apply_deltas, grid_boxes, pool_proposals
+from lvad_training.recipe.config import parse_recipe
 
 STRIDES = (4, 8, 16, 32)
 

@@ -6,11 +6,11 @@ import pickle
 import numpy as np
 import pytest
 
+from lvad_perception.datasets import layout
+from lvad_perception.datasets.nuimages import find_splits, is_nuimages, open_split, table
+from lvad_perception.datasets.nuimages.categories import class_id
 from lvad_perception.errors import DatasetError, LabelError
 from lvad_perception.vocabulary import NUIMAGES_DETECTION, NUIMAGES_SEMANTIC, UNLABELED
-from lvad_training.data import layout
-from lvad_training.data.nuimages import find_splits, is_nuimages, open_split, table
-from lvad_training.data.nuimages.categories import class_id
 
 from .nuimages_tree import CATEGORIES, SIZE_HW, NuTree, area, street, token
 

@@ -6,12 +6,12 @@ import json
 import numpy as np
 import pytest
 
-from lvad_perception import bdd100k
-from lvad_perception.bdd100k.shapes import mask_to_rle, rle_to_mask
+from lvad_perception.datasets import bdd100k
+from lvad_perception.datasets.nuimages import open_split
+from lvad_perception.datasets.shapes import mask_to_rle, rle_to_mask
 from lvad_perception.vocabulary import DETECTION, NUIMAGES_DETECTION, NUIMAGES_SEMANTIC, SEMANTIC, UNLABELED
 from lvad_training.data.check import check_dataset
-from lvad_training.data.nuimages import open_split
-from lvad_training.data.sample_set import render_sample_set
+from lvad_training.sample_set import render_sample_set
 
 SIZE_HW = (90, 160)
 SAME = ("car", "truck", "bus")

@@ -5,11 +5,11 @@ import pytest
 
 from lvad_perception.engines import open_engine
 from lvad_perception.vocabulary import VOCABULARIES
-from lvad_training.batches import comparison_images
 from lvad_training.checkpoints import load_checkpoint
-from lvad_training.evaluation import evaluate_checkpoint
-from lvad_training.export import export
-from lvad_training.training import train
+from lvad_training.data.batches import comparison_images
+from lvad_training.export.model_file import export
+from lvad_training.training.evaluation import evaluate_checkpoint
+from lvad_training.training.train import train
 
 from .nuimages_tree import write_street
 

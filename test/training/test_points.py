@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
+from lvad_training.boxes import Suppression
 from lvad_training.losses.points import PointCriterion, assign, center_ness
 from lvad_training.model.fcos import grid_points
 from lvad_training.samples import PointOutputs, Targets
-from lvad_training.suppression import Suppression
 
 SIZE_HW = (64, 128)
 STRIDES = (8, 16, 32)

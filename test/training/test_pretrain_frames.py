@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from lvad_perception.errors import ConfigError, DatasetError, ImageError
-from lvad_perception.images import read_image
-from lvad_perception.video import write_video
+from lvad_perception.media.images import read_image
+from lvad_perception.media.video import write_video
 from lvad_training.pretrain import frames as module
 from lvad_training.pretrain.frames import find_frames
 from lvad_training.pretrain.recipe import FramesConfig

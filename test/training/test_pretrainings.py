@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from lvad_perception.errors import CheckpointError, ConfigError
-from lvad_training import stages
-from lvad_training.config import with_convolutional_heads
 from lvad_training.model.backbone import timm_backbone
-from lvad_training.recipe import BackboneConfig
+from lvad_training.recipe.config import with_convolutional_heads
+from lvad_training.recipe.schema import BackboneConfig
 from lvad_training.reproduce.base import base_recipe
 from lvad_training.reproduce.pretrainings import PRETRAININGS, needs_files, with_files
 from lvad_training.reproduce.tables import TABLES
 from lvad_training.reproduce.trainings import trainings
+from lvad_training.training import stages
 
 from .table_runs import run_command
 

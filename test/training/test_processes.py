@@ -7,11 +7,12 @@ import torch
 from accelerate.state import AcceleratorState
 
 from lvad_perception.errors import ConfigError, DatasetError
-from lvad_training import batches, processes
 from lvad_training.cli import main
-from lvad_training.environment import FILE, read_environments
-from lvad_training.processes import bf16_factor, computes_bf16, start_processes
-from lvad_training.training import train
+from lvad_training.data import batches
+from lvad_training.training import processes
+from lvad_training.training.environment import FILE, read_environments
+from lvad_training.training.processes import bf16_factor, computes_bf16, start_processes
+from lvad_training.training.train import train
 
 CPU = torch.device("cpu")
 

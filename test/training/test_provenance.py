@@ -15,7 +15,7 @@ from lvad_perception.provenance import changed, content_digest, file_digest
 from lvad_training import checkpoints
 from lvad_training.checkpoints import Checkpoint, save_checkpoint
 from lvad_training.data.settings import make_lists, write_lists
-from lvad_training.provenance import (
+from lvad_training.training.provenance import (
     check_resumed,
     checkpoint_digest,
     data_inputs,
@@ -94,7 +94,7 @@ class TestData:
         assert data_inputs(make_recipe(moved), TASKS) == before
 
     def test_lists(self, data, tmp_path, make_recipe):
-        from lvad_perception.bdd100k import open_split
+        from lvad_perception.datasets.bdd100k import open_split
 
         path = tmp_path / "lists.json"
         recipe = make_recipe(data, data={"lists": str(path)})

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lvad_training.pseudo import journal
-from lvad_training.recipe import PseudoConfig
+from lvad_training.recipe.schema import PseudoConfig
 
 from .painted_teachers import CONFIG, FRAMES, Stop, content, make_teachers, run_processes, write
 
@@ -59,7 +59,7 @@ class TestInterruption:
         code = (
             "import os, signal, sys\n"
             "from pathlib import Path\n"
-            "from lvad_perception.bdd100k import open_split\n"
+            "from lvad_perception.datasets.bdd100k import open_split\n"
             "from lvad_training.pseudo import journal\n"
             "from test.training import painted_teachers as here\n"
             "journal.WRITE_EVERY_S = 0\n"

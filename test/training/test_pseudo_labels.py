@@ -8,13 +8,13 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from lvad_perception.bdd100k import open_split, read_image
+from lvad_perception.datasets.bdd100k import open_split, read_image
 from lvad_perception.errors import CheckpointError, ConfigError, DatasetError, ImageError, LabelError
 from lvad_perception.types import Detections
 from lvad_perception.vocabulary import DETECTION, TASKS, UNLABELED
 from lvad_training.data.check import check_dataset
 from lvad_training.pseudo import Teacher
-from lvad_training.recipe import PseudoConfig
+from lvad_training.recipe.schema import PseudoConfig
 from lvad_training.samples import ConfidentPredictions
 
 from .painted_teachers import ALL, FRAMES, Stop, content, make_teachers, say, write

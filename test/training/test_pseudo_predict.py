@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from lvad_perception.bdd100k import open_split
+from lvad_perception.datasets.bdd100k import open_split
 from lvad_perception.postprocess import to_predictions
 from lvad_perception.vocabulary import TASKS
-from lvad_training import loop
 from lvad_training.build import build_model
-from lvad_training.data.bdd100k import EvaluationSet
-from lvad_training.decode import decode
+from lvad_training.data.torch_datasets import EvaluationSet
+from lvad_training.decoding.decode import decode
 from lvad_training.pseudo import Teacher, write_pseudo_labels
-from lvad_training.recipe import PseudoConfig
+from lvad_training.recipe.schema import PseudoConfig
+from lvad_training.training import loop
 
 NETWORK_HW = (64, 96)
 

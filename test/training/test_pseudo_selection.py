@@ -19,7 +19,7 @@ from lvad_training.pseudo.selection import (
     select_boxes,
     select_pixels,
 )
-from lvad_training.recipe import PseudoConfig
+from lvad_training.recipe.schema import PseudoConfig
 
 CAR, BUS = DETECTION.index("car"), DETECTION.index("bus")
 

@@ -11,17 +11,17 @@ import yaml
 from lvad_perception.errors import DatasetError
 from lvad_perception.metrics import worst_first
 from lvad_perception.report.evaluation import read_evaluation
-from lvad_training.batches import recipe_split
 from lvad_training.build import build_criterion, network_of
 from lvad_training.checkpoints import load_checkpoint
 from lvad_training.cli import main
 from lvad_training.data.annotation import Annotation
-from lvad_training.data.bdd100k import TrainingSet
+from lvad_training.data.batches import recipe_split
+from lvad_training.data.torch_datasets import TrainingSet
 from lvad_training.data.transforms import TrainingTransform
-from lvad_training.evaluation import evaluate_checkpoint, examine_checkpoint
 from lvad_training.report import read_folder, short_names
 from lvad_training.samples import collate
-from lvad_training.training import train
+from lvad_training.training.evaluation import evaluate_checkpoint, examine_checkpoint
+from lvad_training.training.train import train
 
 from .conftest import small_recipe
 

@@ -6,12 +6,12 @@ import re
 import pytest
 
 from lvad_perception.errors import ConfigError, DatasetError
-from lvad_training.environment import read_environments
-from lvad_training.records import write_record
 from lvad_training.reproduce.render import NONE, Context, to_markdown, to_sections
 from lvad_training.reproduce.results import Cell, RowResult, collect
 from lvad_training.reproduce.run import ReproduceError, reproduce
 from lvad_training.reproduce.tables import TABLES
+from lvad_training.training.environment import read_environments
+from lvad_training.training.records import write_record
 
 from .table_runs import FakeRunner, run_table
 

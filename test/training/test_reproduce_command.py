@@ -6,11 +6,11 @@ import re
 import pytest
 
 from lvad_perception.errors import CheckpointError, LvadError
-from lvad_training import stages
-from lvad_training.config import load_recipe
+from lvad_training.recipe.config import load_recipe
 from lvad_training.reproduce.render import NONE
 from lvad_training.reproduce.results import COLUMNS
 from lvad_training.reproduce.tables import TABLES, TEACHERS
+from lvad_training.training import stages
 
 from .table_runs import FakeRunner, run_command
 

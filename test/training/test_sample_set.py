@@ -8,8 +8,8 @@ import pytest
 
 from lvad_perception.errors import ConfigError, DatasetError
 from lvad_perception.vocabulary import DETECTION, DRIVABLE_BACKGROUND, SEMANTIC, UNLABELED
-from lvad_training.data.sample_set import render_sample_set, write
-from lvad_training.data.sample_set.scene import render_scene
+from lvad_training.sample_set import render_sample_set, write
+from lvad_training.sample_set.scene import render_scene
 
 SMALL = (96, 160)
 _SAME_THING = {"pedestrian": "person"}

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from lvad_perception.bdd100k import open_split
+from lvad_perception.datasets.bdd100k import open_split
 from lvad_perception.errors import ConfigError, DatasetError
 from lvad_perception.vocabulary import TASKS
 from lvad_training.data.settings import make_lists, read_lists, write_lists

@@ -13,11 +13,12 @@ import yaml
 
 from lvad_perception.errors import CheckpointError, ConfigError, EvaluationError, LabelError
 from lvad_perception.files import withdrawn
-from lvad_training import stages, training
 from lvad_training.checkpoints import load_checkpoint
-from lvad_training.config import recipe_to_dict
-from lvad_training.records import RECORD, write_record
-from lvad_training.stages import plan
+from lvad_training.recipe.config import recipe_to_dict
+from lvad_training.training import stages
+from lvad_training.training import train as training
+from lvad_training.training.records import RECORD, write_record
+from lvad_training.training.stages import plan
 
 STAGES = {
     "setting": "disjoint_balance",

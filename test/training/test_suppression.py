@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torchvision.ops import batched_nms
 
-from lvad_training.suppression import ROUNDS, Suppression, suppress
+from lvad_training.boxes import ROUNDS, Suppression, suppress
 
 RULE = Suppression(candidates=40, overlap=0.5, least_score=0.1)
 

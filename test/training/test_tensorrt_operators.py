@@ -15,12 +15,12 @@ import onnxruntime
 import pytest
 import torch
 
-from lvad_perception.engines.lowering import lower
+from lvad_perception.conversion.lowering import lower
 from lvad_perception.manifest import Manifest
 from lvad_training.build import build_model, task_classes
-from lvad_training.camera import CameraFrame
-from lvad_training.config import parse_recipe
-from lvad_training.export import ModelFileGraph, write_onnx
+from lvad_training.decoding.camera import CameraFrame
+from lvad_training.export.model_file import ModelFileGraph, write_onnx
+from lvad_training.recipe.config import parse_recipe
 
 from .conftest import SIZE_HW, SMALL_CONVOLUTIONS, small_recipe
 
@@ -349,7 +349,7 @@ def test_the_installed_tensorrt_builds_an_engine_that_agrees(exported, tmp_path)
     pytest.importorskip("tensorrt", reason="tensorrt is not installed")
     if not torch.cuda.is_available():
         pytest.skip("there is no CUDA device")
-    from lvad_perception.optimize import optimize
+    from lvad_perception.conversion.optimize import optimize
 
     model = tmp_path / "model.onnx"
     model.write_bytes(exported[0])

@@ -10,9 +10,9 @@ import torch
 
 from lvad_perception.errors import EvaluationError, ImageError, NonFiniteLossError
 from lvad_training.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
-from lvad_training.config import recipe_to_dict
-from lvad_training.processes import PATIENCE
+from lvad_training.recipe.config import recipe_to_dict
 from lvad_training.reproduce.run import ReproduceError
+from lvad_training.training.processes import PATIENCE
 
 from . import two_processes
 from .test_pretrain_frames import write_drive

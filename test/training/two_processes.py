@@ -12,16 +12,17 @@ from torch import distributed, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from lvad_perception.errors import ImageError
-from lvad_training import batches, loop, processes
 from lvad_training.build import build_criterion, build_model
 from lvad_training.checkpoints import load_checkpoint
-from lvad_training.config import parse_recipe
-from lvad_training.evaluation import examine_checkpoint
+from lvad_training.data import batches
 from lvad_training.pretrain.frames import find_frames
 from lvad_training.pretrain.recipe import FramesConfig
-from lvad_training.processes import complete, start_processes, this_process
+from lvad_training.recipe.config import parse_recipe
 from lvad_training.samples import Batch
-from lvad_training.training import evaluate_folder, train
+from lvad_training.training import loop, processes
+from lvad_training.training.evaluation import examine_checkpoint
+from lvad_training.training.processes import complete, start_processes, this_process
+from lvad_training.training.train import evaluate_folder, train
 
 from .conftest import SIZE_HW, SMALL_CONVOLUTIONS, SMALL_MASKS, make_targets, small_recipe
 from .table_runs import FakeRunner, run_table

@@ -1,0 +1,45 @@
+"""Images to measure the scales of INT8 on, and to compare a new model file with the old one on."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from lvad_perception.errors import DatasetError
+from lvad_perception.media.images import read_image
+from lvad_perception.preprocess import letterbox_image
+from lvad_perception.types import Size, UInt8
+
+_SUFFIXES: Final = (".jpg", ".jpeg", ".png")
+
+
+def folder_images(folder: Path, size_hw: Size, count: int) -> list[UInt8]:
+    """``count`` images of a folder, evenly spread over its sorted names, letterboxed: uint8 [H, W, 3] each.
+
+    Raises:
+        DatasetError: the folder has no .jpg or .png file.
+        ImageError: one cannot be decoded.
+    """
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
+    if not paths:
+        raise DatasetError(f"{folder} has no .jpg or .png file; name a folder of images of the vehicle's cameras")
+    places = np.unique(np.linspace(0, len(paths) - 1, min(count, len(paths))).round().astype(int))
+    return [letterbox_image(read_image(paths[place]), size_hw)[0] for place in places]
+
+
+def rendered_images(size_hw: Size, count: int) -> list[UInt8]:
+    """Smooth colours with noise, the same in every call: uint8 [H, W, 3] each."""
+    import cv2
+
+    random = np.random.default_rng(0)
+    shape = (size_hw[0] // 40 + 2, size_hw[1] // 40 + 2, 3)
+    coarse = [random.integers(0, 256, shape, np.uint8) for _ in range(count)]
+    smooth = [cv2.resize(each, size_hw[::-1], interpolation=cv2.INTER_CUBIC) for each in coarse]
+    return [np.asarray(cv2.add(each, random.integers(0, 12, each.shape, np.uint8)), np.uint8) for each in smooth]
+
+
+def to_batches(images: Sequence[UInt8], batch_size: int) -> list[UInt8]:
+    """Images [H, W, 3] -> batches [N, H, W, 3]; the last one is filled up from the start."""
+    starts = range(0, len(images), batch_size)
+    return [np.stack([images[(start + each) % len(images)] for each in range(batch_size)]) for start in starts]

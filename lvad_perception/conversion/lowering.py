@@ -1,0 +1,66 @@
+"""Model file -> the ONNX file that a builder gets: in the precision and the opset that it shall read.
+
+Precision is written into the file, by casts and by quantisation pairs, instead of being left to a builder's flags:
+every builder then computes the same, and ONNX Runtime can say what it costs before an engine is built.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from lvad_perception.conversion.lowering_half import in_half
+from lvad_perception.conversion.lowering_int8 import in_int8
+from lvad_perception.conversion.lowering_opset import in_opset_17
+from lvad_perception.errors import ConfigError, MissingDependencyError, ModelFileError
+from lvad_perception.types import UInt8
+
+PRECISIONS: Final = ("fp32", "fp16", "int8")
+
+
+def lower(
+    model: bytes,
+    *,
+    precision: str,
+    opset_17: bool = False,
+    batches: Sequence[UInt8] = (),
+    progress: Callable[[float, str], None] = lambda share, phase: None,
+) -> bytes:
+    """Write a model file anew.
+
+    Args:
+        model: the content of an ``.onnx`` model file, in FP32.
+        precision: one of ``PRECISIONS``. INT8 is INT8 convolutions in an FP16 model.
+        opset_17: write it in opset 17, for TensorRT 8.6; otherwise in the file's own.
+        batches: calibration images for INT8, uint8 [N, H, W, 3] at the model's input size.
+        progress: told the done share of the calibration.
+
+    Returns:
+        The content of an ``.onnx`` file with the same inputs, outputs and metadata.
+
+    Raises:
+        ConfigError: INT8 without images.
+        ModelFileError: not an ONNX file.
+        EngineError: it uses what opset 17 does not have.
+        MissingDependencyError: onnx is not installed.
+    """
+    try:
+        import onnx
+    except ImportError as err:
+        raise MissingDependencyError("optimize needs onnx to rewrite the model; pip install onnx") from err
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+    if precision == "int8" and not batches:
+        raise ConfigError("INT8 needs images to measure its scales on; name a folder with --calibration")
+    try:
+        result = onnx.load_from_string(model)
+    except DecodeError as err:
+        raise ModelFileError(
+            "the model cannot be read as an ONNX file; export it again with lvad-train export"
+        ) from err
+    if precision == "int8":
+        result = in_int8(result, batches, progress=progress)
+    if precision != "fp32":
+        result = in_half(result)
+    if opset_17:
+        result = in_opset_17(result)
+    onnx.checker.check_model(result, full_check=True)
+    return bytes(result.SerializeToString())

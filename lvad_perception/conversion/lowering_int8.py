@@ -1,0 +1,145 @@
+"""An ONNX model whose convolutions are INT8, with scales measured on images and written into the file itself.
+
+A QuantizeLinear and a DequantizeLinear stand before each convolution, on its input and on its weights. TensorRT reads
+such pairs in all versions from 8.6 to 11, while its own calibrators are gone in 11; and what the scales do to the
+outputs is known before any build, since ONNX Runtime runs the same file.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from lvad_perception.conversion.lowering_half import deciding_products
+from lvad_perception.conversion.lowering_norms import with_norms_folded
+from lvad_perception.engines.onnx import create_session
+from lvad_perception.machine import usable_cores
+from lvad_perception.manifest import INPUT_NAME
+from lvad_perception.types import Float32, UInt8
+
+_LEAST_CHANNELS: Final = 32
+"""Of the input of an INT8 convolution: integer kernels take 32 channels at a time, and the stem, which has fewer, cost
+more accuracy than all other layers together."""
+_LEVELS: Final = 127
+_BINS: Final = 2048
+_LEAST_SHARE: Final = 0.2
+"""Of the largest value; the ranges that are tried go from there to all of it."""
+_CANDIDATES: Final = 81
+_LEAST_RANGE: Final = 1e-6
+"""A channel of zeros has a scale too."""
+
+
+def in_int8(model: Any, batches: Sequence[UInt8], *, progress: Callable[[float, str], None]) -> Any:
+    """A copy of the model with INT8 convolutions; the narrow ones of the stem and those that make outputs stay FP32.
+
+    Args:
+        model: ``onnx.ModelProto`` in FP32.
+        batches: images at the model's input size, uint8 [N, H, W, 3] each, at least one.
+        progress: told the done share of the measurement.
+    """
+    import onnx
+    from onnx import numpy_helper
+
+    result = with_norms_folded(model)
+    graph = result.graph
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    kept = deciding_products(graph)
+    chosen = [
+        index
+        for index, node in enumerate(graph.node)
+        if node.op_type == "Conv"
+        and index not in kept
+        and node.input[1] in weights
+        and _input_channels(node, weights[node.input[1]]) >= _LEAST_CHANNELS
+    ]
+    ranges = measure_ranges(result, sorted({graph.node[index].input[0] for index in chosen}), batches, progress)
+    nodes, made = [], set()
+    for index, node in enumerate(graph.node):
+        if index in chosen:
+            data, weight = node.input[:2]
+            array = numpy_helper.to_array(weights[weight])
+            channels = np.abs(array).reshape(len(array), -1).max(axis=1)  # one scale per output channel
+            for place, name, most in ((0, data, np.float32(ranges[data])), (1, weight, channels.astype(np.float32))):
+                if name not in made:
+                    made.add(name)
+                    pair, constants = _pair(name, most)
+                    nodes += pair
+                    graph.initializer.extend(constants)
+                node.input[place] = f"{name}.dequantised"
+        nodes.append(node)
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:], graph.value_info[:]
+    graph.node.extend(copies)
+    return result
+
+
+def measure_ranges(
+    model: Any, names: Sequence[str], batches: Sequence[UInt8], progress: Callable[[float, str], None]
+) -> dict[str, float]:
+    """Run the model on images -> for each tensor the magnitude beyond which its values are best clipped.
+
+    A smaller one clips more values, a larger one has coarser steps for all of them: the one with the least mean squared
+    error over all images is taken. They run twice, first for the largest values, then for the histograms; one batch is
+    in memory at a time.
+    """
+    import onnx
+
+    watched = onnx.ModelProto()
+    watched.CopyFrom(model)
+    known = {value.name for value in watched.graph.output}
+    watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in known)
+    session = create_session(watched.SerializeToString(), threads=usable_cores())
+    most = dict.fromkeys(names, 0.0)
+    counts = {name: np.zeros(_BINS) for name in names}
+    for place, batch in enumerate([*batches, *batches] if names else ()):
+        for name, array in zip(names, session.run(list(names), {INPUT_NAME: batch}), strict=True):
+            if place < len(batches):
+                most[name] = max(most[name], float(np.abs(array).max()))
+            else:
+                counts[name] += np.histogram(np.abs(array), _BINS, (0, max(most[name], _LEAST_RANGE)))[0]
+        progress((place + 1) / (2 * len(batches)), "calibration")
+    return {name: best_range(counts[name], max(most[name], _LEAST_RANGE)) for name in names}
+
+
+def best_range(counts: npt.NDArray[np.float64], most: float) -> float:
+    """The range, in (0, most], with the least mean squared error of values in 127 steps to either side.
+
+    Args:
+        counts: histogram of magnitudes over equal bins of [0, most], float64 [bins].
+        most: the largest magnitude.
+    """
+    counts = counts.copy()
+    counts[0] = 0  # zeros, which make up half of what follows a ReLU, are exact in any range
+    centres = (np.arange(len(counts)) + 0.5) / len(counts) * most
+    ranges = np.linspace(_LEAST_SHARE, 1, _CANDIDATES) * most
+    rounding = (ranges / _LEVELS) ** 2 / 12  # variance within a step
+    clipped = np.maximum(centres[:, None] - ranges, 0) ** 2  # (bins, candidates)
+    errors = counts @ np.where(centres[:, None] <= ranges, rounding, clipped)
+    return float(ranges[errors.argmin()]) if counts.any() else most
+
+
+def _input_channels(node: Any, weight: Any) -> int:
+    groups = next((each.i for each in node.attribute if each.name == "group"), 1)
+    return int(weight.dims[1] * groups)
+
+
+def _pair(name: str, most: Float32 | np.float32) -> tuple[list[Any], list[Any]]:
+    """The two nodes and their constants; per channel of axis 0 where ``most`` is an array."""
+    from onnx import helper, numpy_helper
+
+    scale = np.maximum(most, _LEAST_RANGE).astype(np.float32) / np.float32(_LEVELS)
+    constants = [
+        numpy_helper.from_array(scale, f"{name}.scale"),
+        numpy_helper.from_array(np.zeros(scale.shape, np.int8), f"{name}.zero"),
+    ]
+    parameters = [f"{name}.scale", f"{name}.zero"]
+    axis: dict[str, Any] = {"axis": 0} if scale.ndim else {}
+    quantised, dequantised = f"{name}.quantised", f"{name}.dequantised"
+    nodes = [
+        helper.make_node("QuantizeLinear", [name, *parameters], [quantised], name=f"quantise {name}", **axis),
+        helper.make_node(
+            "DequantizeLinear", [quantised, *parameters], [dequantised], name=f"dequantise {name}", **axis
+        ),
+    ]
+    return nodes, constants

@@ -1,0 +1,1 @@
+"""Annotated data sets on disk, each behind the protocol ``datasets.split.Split``."""

@@ -1,0 +1,282 @@
+"""BDD100K and Scalabel label JSON, of 2018 and 2020 -> typed frames, one at a time, by a compiled decoder.
+
+What a file may be: a list of frames (det_20, the one-file JSON of 2018, Scalabel), an object ``{"frames": […]}``
+(Scalabel's Dataset), or the oldest form, one file per image with ``frames[0].objects``. Frames are located first and
+decoded one by one, so that a file of several hundred MB never becomes Python objects at once.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from lvad_perception.datasets.cache import address, map_source
+from lvad_perception.datasets.formats import (
+    JSON_ERRORS,
+    OtherFormatError,
+    constant_at,
+    format_of_list,
+    format_of_object,
+    format_of_xml,
+    without_constants,
+    wrong_bytes,
+)
+from lvad_perception.errors import LabelError
+
+_NULL: Final = msgspec.Raw(b"null")
+_BOM: Final = b"\xef\xbb\xbf"
+_LONGEST_NAME: Final = 255
+"""Bytes of a file's name on Linux, macOS and Windows; what is longer is the name of no image."""
+_LATEST_MS: Final = 2**53
+
+
+class Box2d(msgspec.Struct, gc=False):
+    """Scalabel's rectangle: inclusive pixel coordinates, so that the width is x2 - x1 + 1."""
+
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+
+
+class LabelAttributes(msgspec.Struct, gc=False):
+    """The attributes of a label that matter here; exports disagree on capitals and on the type of flags."""
+
+    crowd: Any = False
+    crowd_capitalised: Any = msgspec.field(name="Crowd", default=False)
+    areaType: Any = None
+
+
+class Label(msgspec.Struct):
+    """One annotated thing. ``poly2d`` and ``rle`` stay undecoded: most readers never need them."""
+
+    category: str | None = None
+    attributes: LabelAttributes | list[Any] | None = None  # some exports write [] for none
+    box2d: Box2d | None = None
+    poly2d: msgspec.Raw = _NULL
+    rle: msgspec.Raw = _NULL
+
+    @property
+    def has_shape(self) -> bool:
+        """Whether the label has a polygon or run lengths."""
+        return len(self.poly2d) > 4 or len(self.rle) > 4  # more than "null" or "[]"
+
+    @property
+    def area_type(self) -> object:
+        """The type of a "drivable area" of 2018: "direct" or "alternative"; None when not stated."""
+        return self.attributes.areaType if isinstance(self.attributes, LabelAttributes) else None
+
+    @property
+    def is_crowd(self) -> bool:
+        """Whether the attributes say so, as bool, number or text."""
+        if not isinstance(self.attributes, LabelAttributes):
+            return False
+        values = (self.attributes.crowd, self.attributes.crowd_capitalised)
+        return any(value is True or value == 1 or value in ("true", "True") for value in values)
+
+
+class _Objects(msgspec.Struct):
+    timestamp: Any = None
+    objects: list[Label] | None = None
+
+
+class Frame(msgspec.Struct):
+    """One image's entry. ``frames`` is the oldest form, where the labels are ``frames[0].objects``."""
+
+    name: str | None = None
+    url: str | None = None
+    attributes: Any = None
+    timestamp: Any = None
+    labels: list[Label] | None = None
+    frames: list[_Objects] | None = None
+
+    @property
+    def stem(self) -> str:
+        """The frame's name without folders, URL and image suffix; empty when the entry has no name."""
+        name = (self.name or self.url or "").split("?")[0].replace("\\", "/").rsplit("/", 1)[-1]
+        return re.sub(r"\.(jpe?g|png)$", "", name, flags=re.IGNORECASE)
+
+    @property
+    def things(self) -> list[Label]:
+        """All labels, whichever form the file has."""
+        things = self.labels or []
+        for inner in self.frames or ():
+            things = things + (inner.objects or [])
+        return things
+
+    @property
+    def timestamp_ms(self) -> int | None:
+        """Milliseconds since the video's start, None when not stated."""
+        value = self.timestamp
+        if value is None and self.frames:
+            value = self.frames[0].timestamp
+        return round(value) if isinstance(value, int | float) and abs(value) < _LATEST_MS else None
+
+    def attribute_texts(self) -> dict[str, str]:
+        """Attributes ("weather", "scene", "timeofday", …), keys in lower case; what is unset is left out."""
+        if not isinstance(self.attributes, dict):
+            return {}
+        return {str(key).lower(): str(value) for key, value in self.attributes.items() if value not in (None, "")}
+
+
+@dataclass(frozen=True, slots=True)
+class FrameBytes:
+    """Where a frame's JSON lies in its file, and the frame."""
+
+    file: Path
+    offset: int
+    length: int
+    frame: Frame
+
+
+class _Dataset(msgspec.Struct):
+    frames: list[msgspec.Raw] | None = None
+    name: str | None = None
+
+
+class _Named(msgspec.Struct):
+    name: str | None = None
+    url: str | None = None
+
+
+class _HasObjects(msgspec.Struct):
+    objects: msgspec.Raw = _NULL
+
+
+_decode_list: Final = msgspec.json.Decoder(list[msgspec.Raw])
+_decode_dataset: Final = msgspec.json.Decoder(_Dataset)
+_decode_object: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_decode_has_objects: Final = msgspec.json.Decoder(_HasObjects)
+_decode_frame: Final = msgspec.json.Decoder(Frame)
+
+
+def frames_of(source: Path) -> Iterator[FrameBytes]:
+    """Every frame of a label file, or of a folder with one file per frame.
+
+    A byte order mark before UTF-8 is passed over.
+
+    Raises:
+        OtherFormatError: a file is sound, but of another format.
+        LabelError: a file is missing, empty or not JSON, or an entry has no name or a value of the wrong type; the
+            message names file and entry.
+    """
+    for file in files_of(source):
+        yield from _frames_of_file(file)
+
+
+def files_of(source: Path) -> list[Path]:
+    """The files of a label file (itself) or of a folder with one file per frame, sorted."""
+    if not source.is_dir():
+        return [source]
+    return sorted(path for path in source.iterdir() if path.suffix.lower() == ".json" and path.name[0] != ".")
+
+
+def decode_frame(data: bytes, *, source: str) -> Frame:
+    """Decode one frame's JSON.
+
+    Raises:
+        LabelError: the bytes are not a frame.
+    """
+    try:
+        return _decode_frame.decode(data)
+    except UnicodeDecodeError as err:
+        raise LabelError(f"{source} is not UTF-8 ({err.reason}); save the file as UTF-8") from err
+    except (msgspec.MsgspecError, RecursionError) as err:
+        raise LabelError(f"{source} is not a BDD100K frame ({err}); repair or remove it") from err
+
+
+def _frames_of_file(file: Path) -> Iterator[FrameBytes]:
+    mapped = map_source(file)
+    base = address(mapped)
+    for index, raw in enumerate(_locate_frames(file, memoryview(mapped))):
+        source = f"{file}: entry {index}"
+        frame = decode_frame(raw, source=source)
+        name = frame.stem
+        if not name:
+            raise LabelError(f"{source} has no name, so its image is unknown; add one or remove the entry")
+        if "\0" in name or len(name.encode(errors="replace")) > _LONGEST_NAME:
+            what = "holds a NUL" if "\0" in name else f"is longer than {_LONGEST_NAME} bytes"
+            raise LabelError(f"{source}: its name {what}, as no image's can; repair or remove the entry")
+        yield FrameBytes(file, address(raw) - base, len(raw), frame)
+
+
+def _locate_frames(file: Path, data: memoryview) -> list[msgspec.Raw]:
+    """The bytes of each frame, as views of the mapped file."""
+    start = bytes(data[: 1 << 12])
+    if (wrong := wrong_bytes(start)) is not None:
+        raise LabelError(f"{file} is {wrong}")
+    if (xml := format_of_xml(start)) is not None:
+        raise OtherFormatError(file, xml)
+    if start.startswith(_BOM):
+        data = data[len(_BOM) :]
+    try:
+        return _split_frames(file, data)
+    except msgspec.ValidationError as err:
+        raise LabelError(f"{file} is not a BDD100K label file ({err}); pass a list of frames") from err
+    except JSON_ERRORS as err:
+        raise LabelError(f"{file} {_why_malformed(data, err)}") from err
+
+
+def _split_frames(file: Path, data: Any) -> list[msgspec.Raw]:
+    """The bytes of each frame. Raises OtherFormatError, or what msgspec raises."""
+    kind = bytes(data[: 1 << 12]).lstrip(b" \t\r\n")[:1]
+    if kind == b"[":
+        frames = _decode_list.decode(data)
+        if frames and (other := format_of_list(bytes(frames[0]))) is not None:
+            raise OtherFormatError(file, other)
+        return frames
+    if kind == b"{":
+        dataset = _decode_dataset.decode(data)
+        if dataset.frames is None and (other := format_of_object(_decode_object.decode(data))) is not None:
+            raise OtherFormatError(file, other)
+        # The oldest form names the image outside and lists its objects inside; one frame alone is a Scalabel item.
+        if dataset.name and (dataset.frames is None or all(_is_objects(frame) for frame in dataset.frames)):
+            return [msgspec.json.decode(data, type=msgspec.Raw)]
+        if dataset.frames is not None:
+            return dataset.frames
+    raise OtherFormatError(file, "JSON of another kind")
+
+
+def _is_objects(raw: msgspec.Raw) -> bool:
+    return bytes(_decode_has_objects.decode(raw).objects) != bytes(_NULL)
+
+
+def _why_malformed(data: memoryview, err: Exception) -> str:
+    """What is wrong with JSON that cannot be read, and the remedy; as precisely as it is known."""
+    if isinstance(err, UnicodeDecodeError):
+        return f"is not UTF-8 ({err.reason}); save it as UTF-8"
+    if isinstance(err, RecursionError):
+        return "is not valid JSON of labels (nested too deeply); download or export it again"
+    place = re.search(r"\(byte (\d+)\)", str(err))
+    word = constant_at(data, int(place[1])) if place else None
+    if place is None or word is None:
+        if place and _is_json_lines(data):
+            return "is not one JSON but one object a line; make a list of them, as with jq -s ."
+        return f"is not valid JSON ({err}); download or export it again"
+    remedy = "write null or a number in its place, or remove the label"
+    return f"holds {word}{_entry_at(data, int(place[1]))}, which JSON does not have; {remedy}"
+
+
+def _entry_at(data: memoryview, place: int) -> str:
+    """ " in entry 3 (its name)" of the frame at a place of a file with NaN or Infinity in it; empty when unknown."""
+    whole = without_constants(data)
+    try:
+        frames = _split_frames(Path(), whole)
+        base = address(whole)
+        index = next(i for i, raw in enumerate(frames) if 0 <= place - (address(raw) - base) <= len(raw))
+        named = msgspec.json.decode(frames[index], type=_Named)
+        return f" in entry {index} ({Frame(named.name, named.url).stem})"
+    except (StopIteration, LabelError, *JSON_ERRORS):
+        return ""
+
+
+def _is_json_lines(data: memoryview) -> bool:
+    line, _, rest = bytes(data[: 1 << 16]).partition(b"\n")
+    try:
+        msgspec.json.decode(line, type=dict[str, msgspec.Raw])
+    except JSON_ERRORS:
+        return False
+    return rest.lstrip()[:1] == b"{"

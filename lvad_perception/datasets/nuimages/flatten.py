@@ -1,0 +1,249 @@
+"""The tables of a version -> flat arrays: key frames sorted by name, their objects and surfaces in drawing order."""
+
+from array import array
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from lvad_perception.datasets.bdd100k.tree import IMAGE_SUFFIXES
+from lvad_perception.datasets.cache import Arrays, FileStat, Meta
+from lvad_perception.datasets.nuimages.categories import class_id
+from lvad_perception.datasets.nuimages.records import (
+    CalibratedSensor,
+    Category,
+    Log,
+    ObjectAnn,
+    Sample,
+    SampleData,
+    Sensor,
+    SurfaceAnn,
+    Table,
+)
+from lvad_perception.errors import LabelError
+from lvad_perception.vocabulary import UNLABELED
+
+ANNOTATION_ARRAYS: Final = ("start", "label", "token", "offset", "length")
+FRAME_ARRAYS: Final = ("names", "files", "size_hw", "camera", "location")
+
+_EXAMPLES: Final = 5
+_LONGEST_PATH: Final = 1024
+_UNKNOWN: Final = ""
+
+
+@dataclass(slots=True)
+class Problems:
+    """What was tolerated while the tables were read, for ``data check``.
+
+    Attributes:
+        dangling: "object_ann.category_token" -> (rows, tokens of the first of them) whose key leads nowhere.
+        unknown_categories: category -> annotations of it.
+        duplicates: names of images that several key frames claim; the first counts.
+        degenerate_boxes: tokens of the first objects whose box has no area, and how many.
+        maskless: objects without a mask: nothing of them is visible, so that they are no objects here.
+    """
+
+    dangling: dict[str, tuple[int, list[str]]] = field(default_factory=dict)
+    unknown_categories: dict[str, int] = field(default_factory=dict)
+    duplicates: list[str] = field(default_factory=list)
+    degenerate_boxes: tuple[int, list[str]] = (0, [])
+    maskless: int = 0
+
+    def add_dangling(self, key: str, token: str) -> None:
+        """Note a row of a table whose foreign key is no token of the other."""
+        self.dangling[key] = _counted(self.dangling.get(key, (0, [])), token)
+
+    def add_degenerate(self, token: str) -> None:
+        """Note an object whose box has no area."""
+        self.degenerate_boxes = _counted(self.degenerate_boxes, token)
+
+
+def read_version(folder: Path, files: list[FileStat]) -> tuple[Arrays, Meta]:
+    """Read the tables of a version.
+
+    Args:
+        folder: ``v1.0-train`` or another version.
+        files: the state of its tables, kept to tell changes.
+
+    Returns:
+        The arrays of ``table.VersionTable`` by name, and what is kept as JSON beside them.
+
+    Raises:
+        LabelError: a table is missing or is not of the schema.
+    """
+    problems = Problems()
+    frames = _Frames(folder, problems)
+    order = np.argsort(frames.name_array(), kind="stable")
+    place_of = np.empty(len(order), np.int64)
+    place_of[order] = np.arange(len(order))
+    categories = {row.token: row.name for row in Table(folder, "category", Category)}
+    arrays = frames.arrays(order)
+    for name, kind in (("object_ann", ObjectAnn), ("surface_ann", SurfaceAnn)):
+        found = _read_annotations(Table(folder, name, kind), frames.index_of, categories, problems)
+        frame = place_of[np.array(found.frame, np.int64)]
+        # As the devkit draws them: surfaces in the order of their table, objects by token.
+        drawn = np.lexsort((found.token_array(), frame)) if found.with_boxes else np.argsort(frame, kind="stable")
+        arrays |= {f"{name}.{key}": values for key, values in found.arrays(drawn).items()}
+        arrays[f"{name}.start"] = np.searchsorted(frame[drawn], np.arange(len(order) + 1)).astype(np.int64)
+    meta = {
+        "files": files,
+        "cameras": frames.cameras,
+        "locations": frames.locations,
+        "problems": {
+            "dangling": problems.dangling,
+            "unknown_categories": problems.unknown_categories,
+            "duplicates": problems.duplicates,
+            "degenerate_boxes": problems.degenerate_boxes,
+            "maskless": problems.maskless,
+        },
+    }
+    return arrays, meta
+
+
+class _Frames:
+    """The key frames of cameras: annotated images, in the order of ``sample_data``."""
+
+    def __init__(self, folder: Path, problems: Problems) -> None:
+        sensors = {row.token: row for row in Table(folder, "sensor", Sensor)}
+        calibrated = {row.token: row.sensor_token for row in Table(folder, "calibrated_sensor", CalibratedSensor)}
+        locations = {row.token: row.location for row in Table(folder, "log", Log)}
+        logs = {row.token: row.log_token for row in Table(folder, "sample", Sample)}
+        self.index_of: dict[str, int] = {}
+        self.names: dict[str, int] = {}
+        self.cameras: list[str] = []
+        self.locations: list[str] = []
+        self._files: list[bytes] = []
+        self._sizes, self._camera, self._location = array("i"), array("i"), array("i")
+        for row in Table(folder, "sample_data", SampleData):
+            stem, dot, suffix = row.filename.rpartition("/")[2].rpartition(".")
+            if not row.is_key_frame or dot + suffix.lower() not in IMAGE_SUFFIXES:
+                continue
+            if (why := _leaves(row.filename)) is not None:
+                raise LabelError(
+                    f"{folder / 'sample_data.json'}: the file name {row.filename[:80]!r} of {row.token[:40]} {why}; "
+                    "unpack nuImages' own metadata"
+                )
+            sensor = sensors.get(calibrated.get(row.calibrated_sensor_token, _UNKNOWN))
+            if sensor is None:
+                problems.add_dangling("sample_data.calibrated_sensor_token", row.token)
+            elif sensor.modality != "camera":
+                continue
+            log = logs.get(row.sample_token)
+            if log is None:
+                problems.add_dangling("sample_data.sample_token", row.token)
+            elif log not in locations:
+                problems.add_dangling("sample.log_token", row.sample_token)
+            if stem in self.names:
+                problems.duplicates.append(stem)
+                self.index_of[row.token] = self.names[stem]
+                continue
+            self.index_of[row.token] = self.names[stem] = len(self.names)
+            self._files.append(row.filename.encode(errors="replace"))
+            self._sizes.extend((row.height or 0, row.width or 0))
+            self._camera.append(_place_in(self.cameras, sensor.channel if sensor is not None else _UNKNOWN))
+            self._location.append(_place_in(self.locations, locations.get(log or _UNKNOWN, _UNKNOWN)))
+
+    def name_array(self) -> npt.NDArray[np.bytes_]:
+        """Names of the images, files without folder and suffix, UTF-8."""
+        return _texts([name.encode(errors="replace") for name in self.names])
+
+    def arrays(self, order: npt.NDArray[np.int64]) -> Arrays:
+        """``FRAME_ARRAYS`` in an order."""
+        return {
+            "names": self.name_array()[order],
+            "files": _texts(self._files)[order],
+            "size_hw": np.array(self._sizes, np.int32).reshape(-1, 2)[order],
+            "camera": np.array(self._camera, np.int16)[order],
+            "location": np.array(self._location, np.int16)[order],
+        }
+
+
+@dataclass(slots=True)
+class _Annotations:
+    """The rows of ``object_ann``, which have boxes, or of ``surface_ann`` that belong to a frame, in typed buffers."""
+
+    with_boxes: bool
+    frame: "array[int]" = field(default_factory=lambda: array("q"))
+    label: "array[int]" = field(default_factory=lambda: array("B"))
+    offset: "array[int]" = field(default_factory=lambda: array("q"))
+    length: "array[int]" = field(default_factory=lambda: array("i"))
+    boxes: "array[float]" = field(default_factory=lambda: array("f"))
+    tokens: list[bytes] = field(default_factory=list)
+
+    def token_array(self) -> npt.NDArray[np.bytes_]:
+        return _texts(self.tokens)
+
+    def arrays(self, order: npt.NDArray[np.int64]) -> Arrays:
+        found: Arrays = {
+            "label": np.array(self.label, np.uint8)[order],
+            "token": self.token_array()[order],
+            "offset": np.array(self.offset, np.int64)[order],
+            "length": np.array(self.length, np.int32)[order],
+        }
+        if self.with_boxes:
+            found["boxes"] = np.array(self.boxes, np.float32).reshape(-1, 4)[order]
+        return found
+
+
+def _read_annotations(
+    table: Table[Any], index_of: dict[str, int], categories: dict[str, str], problems: Problems
+) -> _Annotations:
+    name = table.file.stem
+    found = _Annotations(with_boxes=name == "object_ann")
+    unknown: Counter[str] = Counter(problems.unknown_categories)
+    for row in table:
+        frame = index_of.get(row.sample_data_token)
+        if frame is None:
+            problems.add_dangling(f"{name}.sample_data_token", row.token)
+            continue
+        category = categories.get(row.category_token)
+        label = class_id(category) if category is not None else None
+        if category is None:
+            problems.add_dangling(f"{name}.category_token", row.token)
+        elif label is None:
+            unknown[category] += 1
+        place = table.place_of(row.mask)
+        found.frame.append(frame)
+        found.label.append(UNLABELED if label is None else label)
+        found.tokens.append(row.token.encode(errors="replace"))
+        found.offset.append(place.offset)
+        found.length.append(place.length)
+        if found.with_boxes:
+            problems.maskless += not place.length
+            x1, y1, x2, y2 = row.bbox
+            found.boxes.extend((x1, y1, x2, y2))
+            if not (x2 > x1 and y2 > y1):
+                problems.add_degenerate(row.token)
+    problems.unknown_categories = dict(unknown)
+    return found
+
+
+def _leaves(filename: str) -> str | None:
+    """Why the name of an image is none below the data set's folder, None for one that is."""
+    if PurePosixPath(filename).is_absolute() or PureWindowsPath(filename).anchor:
+        return "is absolute"
+    if ".." in PurePosixPath(filename.replace("\\", "/")).parts:
+        return "leaves the data set's folder"
+    if "\0" in filename or len(filename.encode(errors="replace")) > _LONGEST_PATH:
+        return "holds a NUL" if "\0" in filename else f"is longer than {_LONGEST_PATH} bytes"
+    return None
+
+
+def _counted(noted: tuple[int, list[str]], token: str) -> tuple[int, list[str]]:
+    count, examples = noted
+    return count + 1, [*examples, token][:_EXAMPLES]
+
+
+def _place_in(known: list[str], name: str) -> int:
+    if name not in known:
+        known.append(name)
+    return known.index(name)
+
+
+def _texts(texts: Iterable[bytes]) -> npt.NDArray[np.bytes_]:
+    listed = list(texts)
+    return np.array(listed, np.bytes_) if listed else np.zeros(0, "S1")

@@ -1,0 +1,244 @@
+"""Polygons with Bezier curves and COCO run lengths -> pixels."""
+
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from lvad_perception.datasets.formats import JSON_ERRORS
+from lvad_perception.errors import LabelError
+from lvad_perception.types import Bool, Size
+
+Float64 = npt.NDArray[np.float64]
+Int64 = npt.NDArray[np.int64]
+
+_CURVE_STEP_PX: Final = 2.0
+_MAX_CURVE_STEPS: Final = 256
+_FAR_PX: Final = 1e9
+"""What lies further outside an image is moved here, so that no product overflows."""
+
+
+class Rle(msgspec.Struct):
+    """COCO run lengths, column by column, first run outside; text when compressed; ``size`` is (height, width)."""
+
+    counts: str | list[int]
+    size: tuple[int, int]
+
+
+class Poly2d(msgspec.Struct):
+    """One closed polygon: vertices (x, y) in pixels, a letter for each in ``types``: "L" vertex, "C" control point."""
+
+    vertices: list[tuple[float, float]]
+    types: str | None = None
+
+
+_decode_rle: Final = msgspec.json.Decoder(Rle | None)
+
+
+def decode_rle(data: bytes) -> Rle | None:
+    """Run lengths from their JSON; None for null. Raises LabelError when the JSON is something else."""
+    try:
+        rle: Rle | None = _decode_rle.decode(data)
+        return rle
+    except JSON_ERRORS as err:
+        raise LabelError(f"'rle' is not COCO run lengths with 'counts' and 'size' ({err})") from err
+
+
+def decode_poly2d(data: bytes) -> list[Poly2d]:
+    """Polygons from their JSON: Scalabel's list of polygons, or the oldest form [[x, y, "L"], …].
+
+    Raises:
+        LabelError: the JSON is something else.
+    """
+    try:
+        items: Any = msgspec.json.decode(data)
+        if not items:
+            return []
+        if isinstance(items, list) and isinstance(items[0], list):
+            triples = msgspec.convert(items, list[tuple[float, float, str]])
+            return [Poly2d([(x, y) for x, y, _ in triples], "".join(kind for _, _, kind in triples))]
+        return msgspec.convert([items] if isinstance(items, dict) else items, list[Poly2d])
+    except JSON_ERRORS as err:
+        raise LabelError(f"'poly2d' is not a list of polygons ({err})") from err
+
+
+def rle_to_mask(rle: Rle) -> Bool:
+    """Run lengths as pixels, bool [H, W].
+
+    Raises:
+        LabelError: the runs do not fill the size exactly.
+    """
+    height, width = rle.size
+    columns = np.zeros(height * width, np.bool_)
+    paint_rle(columns, rle, True)
+    return columns.reshape(width, height).T  # runs go down the columns
+
+
+def paint_rle(columns: npt.NDArray[Any], rle: Rle, value: Any) -> None:
+    """Write a value wherever a mask is, in place; only the columns that the mask reaches are looked at.
+
+    Args:
+        columns: [W * H], an image column by column, of the mask's size.
+        rle: the mask.
+        value: what to write.
+
+    Raises:
+        LabelError: the runs do not fill the size exactly.
+    """
+    height, width = rle.size
+    try:
+        runs = _uncompress(rle.counts) if isinstance(rle.counts, str) else np.array(rle.counts, np.int64)
+    except OverflowError as err:
+        raise LabelError("'rle' counts are beyond any image") from err
+    # Each is checked by itself: a sum of huge ones wraps around.
+    if (runs < 0).any() or (runs > height * width).any() or runs.sum() != height * width:
+        raise LabelError(f"'rle' covers {runs.sum()} pixels where its size {height}x{width} has {height * width}")
+    if len(runs) < 2:
+        return
+    shown = runs[1 : len(runs) - len(runs) % 2]  # from the first run inside to the last
+    inside = np.arange(len(shown)) % 2 == 0
+    start = int(runs[0])
+    columns[start : start + int(shown.sum())][np.repeat(inside, shown)] = value
+
+
+def mask_to_rle(mask: Bool) -> Rle:
+    """A mask, bool [H, W], as compressed run lengths; the inverse of ``rle_to_mask``."""
+    columns = np.asarray(mask, np.bool_).T.ravel()
+    changes = np.flatnonzero(columns[1:] != columns[:-1]) + 1
+    runs = np.diff(np.concatenate([[0], changes, [len(columns)]])).tolist()
+    if len(columns) and columns[0]:
+        runs = [0, *runs]  # the first run is outside
+    text = [_compress(run - (runs[place - 2] if place > 2 else 0)) for place, run in enumerate(runs)]
+    return Rle("".join(text), (mask.shape[0], mask.shape[1]))
+
+
+def _compress(value: int) -> str:
+    """One number of COCO's compressed counts, as ``_uncompress`` reads it."""
+    text = ""
+    more = True
+    while more:
+        bits, value = value & 0x1F, value >> 5
+        more = value != (-1 if bits & 0x10 else 0)
+        text += chr((bits | 0x20 * more) + 48)
+    return text
+
+
+def _uncompress(text: str) -> npt.NDArray[np.int64]:
+    """COCO's compressed counts: 5 bits a character, low bits first, 0x20 = more follow; differences from run n - 2."""
+    codes = np.frombuffer(text.encode("ascii", "replace"), np.uint8).astype(np.int64) - 48
+    if not len(codes):
+        return np.zeros(0, np.int64)
+    if codes.min() < 0 or codes.max() > 63 or codes[-1] & 0x20:
+        raise LabelError("'rle' counts are not COCO's compressed run lengths")
+    last = (codes & 0x20) == 0
+    starts = np.concatenate([[0], np.flatnonzero(last)[:-1] + 1])
+    place = np.arange(len(codes)) - np.repeat(starts, np.diff(np.append(starts, len(codes))))
+    if place.max() > 11:
+        raise LabelError("'rle' counts are not COCO's compressed run lengths")
+    values = np.add.reduceat((codes & 0x1F) << (5 * place), starts)
+    ends = np.flatnonzero(last)
+    negative = (codes[ends] & 0x10) != 0
+    values -= np.where(negative, np.int64(1) << (5 * (place[ends] + 1)), 0)
+    values[1::2] = np.cumsum(values[1::2])
+    values[2::2] = np.cumsum(values[2::2])
+    return values
+
+
+def outline(polygon: Poly2d) -> Float64:
+    """The polygon's outline as straight pieces, float64 [V, 2] (x, y); cubic Bezier curves become short pieces.
+
+    A "C" begins a curve from the vertex before it: two control points and an end point, whatever the end point's own
+    letter is (the releases write both "CCC" and "CCL"). A curve at the end of the list ends in the first vertex.
+    """
+    # The published masks are drawn with vertices and control points snapped to whole pixels.
+    points = np.floor(np.clip(np.array(polygon.vertices, np.float64).reshape(-1, 2), -_FAR_PX, _FAR_PX) + 0.5)
+    types = polygon.types or "L" * len(points)
+    if len(types) != len(points):
+        raise LabelError(f"'poly2d' has {len(points)} vertices and {len(types)} types")
+    if "C" not in types:
+        return points
+    pieces: list[Float64] = [points[:1]]
+    at = 1
+    while at < len(points):
+        if types[at] != "C":
+            pieces.append(points[at : at + 1])
+            at += 1
+            continue
+        controls = np.concatenate([pieces[-1][-1:], points[at : at + 3], points[:1]])[:4]
+        pieces.append(_bezier(controls if len(controls) == 4 else np.concatenate([controls, points[:1]])[:4]))
+        at += 3
+    return np.concatenate(pieces)
+
+
+def _bezier(controls: Float64) -> Float64:
+    """Points of a cubic Bezier curve without its start, float64 [S, 2]; ``controls`` float64 [4, 2]."""
+    length = np.linalg.norm(np.diff(controls, axis=0), axis=1).sum()
+    steps = int(np.clip(length / _CURVE_STEP_PX, 2, _MAX_CURVE_STEPS))
+    t = (np.arange(1, steps + 1) / steps)[:, None]
+    weights = np.concatenate([(1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t**2 * (1 - t), t**3], axis=1)
+    return weights @ controls
+
+
+def fill(vertices: Float64, size_hw: Size) -> Bool:
+    """Pixels that a polygon covers at least in part (non-zero winding), bool [H, W].
+
+    Partly covered pixels count because the published masks are drawn without anti-aliasing by a rasteriser with this
+    rule; touching a pixel's border only is not covering.
+
+    Args:
+        vertices: float64 [V, 2] (x, y), continuous pixels; the last is joined to the first.
+        size_hw: (height, width) of the result; what lies outside is cut off.
+    """
+    height, width = size_hw
+    starts, ends = vertices, np.roll(vertices, -1, axis=0)
+    centres = _winding_of_centres(starts, ends, height, width) != 0
+    return np.asarray(centres | _crossed_pixels(starts, ends, height, width))
+
+
+def _winding_of_centres(starts: Float64, ends: Float64, height: int, width: int) -> Float64:
+    """How often the outline winds around each pixel's centre, float64 [H, W]."""
+    (x0, y0), (x1, y1) = starts.T, ends.T
+    # Rows whose centre line r + 0.5 an edge crosses, half-open so that a shared vertex counts once.
+    first, stop = np.ceil(np.minimum(y0, y1) - 0.5), np.ceil(np.maximum(y0, y1) - 0.5)
+    edge, row = _rows_of_edges(first, stop, height)
+    x = x0[edge] + (row + 0.5 - y0[edge]) * (x1 - x0)[edge] / (y1 - y0)[edge]
+    column = np.clip(np.ceil(x - 0.5), 0, width).astype(np.int64)
+    direction = np.where(y1 > y0, 1.0, -1.0)[edge]
+    return _sum_along_rows(row, column, direction, height, width)
+
+
+def _crossed_pixels(starts: Float64, ends: Float64, height: int, width: int) -> Bool:
+    """Pixels whose inside the outline crosses, bool [H, W]."""
+    (x0, y0), (x1, y1) = starts.T, ends.T
+    edge, row = _rows_of_edges(np.floor(np.minimum(y0, y1)), np.ceil(np.maximum(y0, y1)), height)
+    flat = (y0 == y1)[edge]
+    slope = (x1 - x0)[edge] / np.where(flat, 1.0, (y1 - y0)[edge])
+    # The piece of the edge within the row, from its entry to its exit; all of a horizontal edge.
+    low = np.clip(row, np.minimum(y0, y1)[edge], np.maximum(y0, y1)[edge])
+    high = np.clip(row + 1, np.minimum(y0, y1)[edge], np.maximum(y0, y1)[edge])
+    x_low = np.where(flat, x0[edge], x0[edge] + (low - y0[edge]) * slope)
+    x_high = np.where(flat, x1[edge], x0[edge] + (high - y0[edge]) * slope)
+    left = np.clip(np.floor(np.minimum(x_low, x_high)), 0, width).astype(np.int64)
+    right = np.clip(np.ceil(np.maximum(x_low, x_high)), 0, width).astype(np.int64)
+    ones = np.where(right > left, 1.0, 0.0)
+    return (
+        _sum_along_rows(np.concatenate([row, row]), np.concatenate([left, right]), np.r_[ones, -ones], height, width)
+        > 0
+    )
+
+
+def _rows_of_edges(first: Float64, stop: Float64, height: int) -> tuple[Int64, Int64]:
+    """One entry per edge and row of its range [first, stop) inside the image: int64 edge, int64 row."""
+    first, stop = np.clip(first, 0, height), np.clip(stop, 0, height)
+    spans = np.maximum(stop - first, 0).astype(np.int64)
+    edge = np.repeat(np.arange(len(spans)), spans)
+    row = first.astype(np.int64)[edge] + np.arange(len(edge)) - np.repeat(np.cumsum(spans) - spans, spans)
+    return edge, row
+
+
+def _sum_along_rows(row: Int64, column: Int64, value: Float64, height: int, width: int) -> Float64:
+    """Sum, at each pixel, of the values at or left of it in its row, float64 [H, W]; column ``width`` is outside."""
+    at = row * (width + 1) + column
+    values = np.bincount(at, weights=value, minlength=height * (width + 1)).reshape(height, width + 1)
+    return np.asarray(np.cumsum(values[:, :width], axis=1))

@@ -1,0 +1,1 @@
+"""Images, masks and videos as files, bytes and pixels."""

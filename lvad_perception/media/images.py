@@ -1,0 +1,113 @@
+"""Encoded image -> RGB pixels: the one decoder of data sets and bags, so that both see identical pixels."""
+
+from pathlib import Path
+from typing import Final
+
+import cv2
+import numpy as np
+
+from lvad_perception.errors import ImageError
+from lvad_perception.media.image_header import MOST_PIXELS, START_OF_SCAN, encoded_size, jpeg_scans, jpeg_segments
+from lvad_perception.types import UInt8
+
+# Labels and camera calibrations refer to the stored raster, so an EXIF orientation is not applied.
+_FLAGS: Final = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+
+_MOST_SCANNED: Final = 1 << 30
+"""Pixels times scans of a JPEG, which bounds the time: a few kilobytes can hold thousands of progressive scans."""
+
+
+def decode_image(data: bytes, *, source: str, most_pixels: int = MOST_PIXELS) -> UInt8:
+    """Decode a JPEG, PNG or any other format that OpenCV reads.
+
+    Grey images become RGB, an alpha channel is dropped, 16-bit samples become 8-bit, an EXIF orientation is ignored.
+    A truncated JPEG or PNG is refused: decoders fill the missing rows with grey and say nothing.
+
+    Args:
+        data: the encoded image.
+        source: what to call the image in messages: a path, or a topic with index and stamp.
+        most_pixels: an image that says it has more is not decoded.
+
+    Returns:
+        uint8 [H, W, 3], RGB, C-contiguous.
+
+    Raises:
+        ImageError: the data are empty, truncated, not an image, or one of too many pixels.
+    """
+    if not data:
+        raise ImageError(f"{source} is empty; record or copy it again")
+    if _is_truncated(data):
+        raise ImageError(f"{source} is a truncated image; copy it again from its origin")
+    _check_size(data, source, most_pixels)
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), _FLAGS)
+    except cv2.error as err:
+        raise ImageError(f"{source} cannot be decoded as an image; replace it or leave it out") from err
+    if image is None:
+        raise ImageError(f"{source} cannot be decoded as an image; replace it or leave it out")
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image), np.uint8)
+
+
+def jpeg_damage(data: bytes) -> str | None:
+    """What a strict decoder says of a JPEG whose damage OpenCV hides behind grey or shifted blocks.
+
+    Args:
+        data: an encoded image that OpenCV decoded.
+
+    Returns:
+        The reason without a final stop; None where it is sound, no JPEG, or simplejpeg is not installed.
+    """
+    if not data.startswith(b"\xff\xd8"):
+        return None
+    try:
+        import simplejpeg
+    except ImportError:
+        return None
+    try:
+        # An eighth of the size reads all of the data, and costs half of what the whole image would.
+        simplejpeg.decode_jpeg(data, "GRAY", fastdct=True, min_height=1, min_width=1, min_factor=8, strict=True)
+    except ValueError as err:
+        return str(err).rstrip(".")
+    return None
+
+
+def read_image(path: Path) -> UInt8:
+    """Read an image file as uint8 RGB [H, W, 3]; see ``decode_image``.
+
+    Raises:
+        ImageError: the file is missing, unreadable, truncated or not an image.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as err:
+        raise ImageError(f"{path} cannot be read ({err.strerror}); check the path and its permissions") from err
+    return decode_image(data, source=str(path))
+
+
+def _check_size(data: bytes, source: str, most_pixels: int) -> None:
+    """Refuse by its header what would take more memory or time than a camera's image does."""
+    size_hw = encoded_size(data)
+    if size_hw is None:
+        raise ImageError(f"{source} cannot be decoded as an image; replace it or leave it out")
+    height, width = size_hw
+    if height * width > most_pixels:
+        raise ImageError(
+            f"{source} is an image of {width}x{height} pixels, and more than {most_pixels / 1e6:g} megapixels are not "
+            "decoded; replace it by a smaller one or leave it out"
+        )
+    if data.startswith(b"\xff\xd8") and height * width * (scans := jpeg_scans(data)) > _MOST_SCANNED:
+        raise ImageError(
+            f"{source} is a JPEG of {width}x{height} pixels in {scans} scans, which would take minutes; encode it again"
+        )
+
+
+def _is_truncated(data: bytes) -> bool:
+    """Whether a JPEG lacks its end-of-image marker or a PNG its IEND chunk; bytes after those are tolerated."""
+    if data.startswith(b"\xff\xd8"):
+        scan = next((at for marker, at in jpeg_segments(data) if marker == START_OF_SCAN), None)
+        # Inside a scan 0xFF is always stuffed, so this two-byte sequence is the marker itself; a thumbnail inside the
+        # EXIF header has one of its own, hence the search from the scan on.
+        return scan is None or data.rfind(b"\xff\xd9", scan) < 0
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return data.rfind(b"IEND") < 0
+    return False

@@ -1,0 +1,55 @@
+"""Frames a second when the stages overlap as in the node: one frame is decoded, one computed, one published."""
+
+import time
+from collections.abc import Iterator
+from functools import partial
+from itertools import islice
+from typing import Final
+
+from lvad_perception.node.handover import Handover
+from lvad_perception.node.pacing import Pace
+from lvad_perception.perceiver import PendingPredictions, Perceiver
+from lvad_perception.profiling.frames import Decode
+from lvad_perception.profiling.messages import publish
+
+_FEWEST_BATCHES: Final = 8
+"""The first and the last of them overlap with nothing."""
+
+
+def overlapped_fps(perceiver: Perceiver, frames: Iterator[Decode], *, count: int) -> float:
+    """Run frames as the node does from the mailbox on, of which there always is one, and count.
+
+    Args:
+        perceiver: what is timed.
+        frames: encoded frames, endless.
+        count: frames to run, and no fewer than eight batches.
+
+    Raises:
+        EngineError: the engine failed.
+    """
+    batch_size = perceiver.manifest.batch_size
+    batches = max(count // batch_size, _FEWEST_BATCHES)
+    publishing, pace, frames_run = Handover("bench publisher"), Pace(), 0
+    began_s = time.monotonic()
+    try:
+        for _ in range(batches):
+            taken_s = time.monotonic()
+            images = [decode() for decode in islice(frames, batch_size)]
+            pending = perceiver.begin(images)
+            pace.began(taken_s=taken_s)
+            publishing.put(partial(_finish, pending, pace))
+            frames_run += len(images)
+            pace.wait()
+    finally:
+        publishing.close()
+    return frames_run / (time.monotonic() - began_s)
+
+
+def _finish(pending: PendingPredictions, pace: Pace) -> None:
+    """In the publishing thread."""
+    try:
+        pending.wait()
+    finally:
+        pace.ended()
+    for index, predictions in enumerate(pending.result()):
+        publish(predictions, index)

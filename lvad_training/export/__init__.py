@@ -1,0 +1,1 @@
+"""A checkpoint to a model file, checked against torch before it is kept."""

@@ -1,0 +1,230 @@
+"""Checkpoint -> model file, written only after its runtime reproduced torch's outputs on several images."""
+
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+import lvad_perception
+from lvad_perception.engines.agreement import TOLERANCES, Agreement, agree
+from lvad_perception.errors import ExportError, MissingDependencyError
+from lvad_perception.files import draft
+from lvad_perception.manifest import INPUT_NAME, MANIFEST_KEY, OUTPUT_NAMES, Manifest
+from lvad_perception.types import RawOutputs, Size, UInt8
+from lvad_training.build import boxes_per_image, network_of, task_classes
+from lvad_training.checkpoints import Checkpoint, weights_sha256
+from lvad_training.decoding.camera import CameraFrame
+from lvad_training.export.graph import ModelFileGraph
+
+OPSET = 18
+TOLERANCE = TOLERANCES["fp32"]
+OLDEST_TORCH = (2, 14)
+"""That exports the model; training does with an older one."""
+_REMEDY = "pip install 'lvad_perception[export]'"
+
+Runner = Callable[[UInt8], Sequence[npt.NDArray[Any]]]
+"""uint8 [N, H, W, 3] -> the outputs in the order of ``Manifest.output_names``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """One kind of model file.
+
+    Attributes:
+        runtime: what runs it here, for messages.
+        write: graph, path and manifest -> the file.
+        load: path -> what runs the file.
+    """
+
+    runtime: str
+    write: Callable[[nn.Module, Path, Manifest], None]
+    load: Callable[[Path], Runner]
+
+
+def export(
+    checkpoint: Checkpoint,
+    path: Path,
+    *,
+    images: Sequence[UInt8],
+    batch_size: int = 1,
+    network_hw: Size | None = None,
+    camera_hw: Size | None = None,
+) -> Agreement:
+    """Write the model file of a checkpoint.
+
+    Args:
+        checkpoint: a trained model.
+        path: the file to write; its suffix, one of ``FORMATS``, says in which format.
+        images: uint8 [H, W, 3] of the size that the file takes, at least two, to compare on; they are also compared in
+            batches of two.
+        batch_size: static N of the file.
+        network_hw: network size, multiples of 32; the recipe's when None.
+        camera_hw: size of the only images that the file takes; None for letterboxed images of network size.
+
+    Returns:
+        How far the file's runtime is from torch.
+
+    Raises:
+        ExportError: the runtime disagrees with torch, or a file cannot be written; nothing is left at ``path``.
+        CheckpointError: the weights do not fit their recipe.
+        MissingDependencyError: a library that writes or runs the format is not installed, or torch is too old.
+    """
+    if torch_version() < OLDEST_TORCH:
+        oldest = ".".join(map(str, OLDEST_TORCH))
+        raise MissingDependencyError(f"export needs torch {oldest} or newer and this is {torch.__version__}; {_REMEDY}")
+    network_hw = network_hw or checkpoint.recipe.model.network_hw
+    net = network_of(checkpoint, source="the checkpoint")
+    camera = CameraFrame(camera_hw, network_hw) if camera_hw is not None else None
+    graph = ModelFileGraph(net, checkpoint.recipe.model.max_detections, camera=camera).eval()
+    manifest = _manifest(checkpoint, graph, network_hw, batch_size, camera_hw)
+    file_format = FORMATS[path.suffix]
+    with _writing(path), draft(path) as own:
+        found: list[RawOutputs] = []
+        wanted: list[RawOutputs] = []
+        for count in sorted({1, 2, batch_size}, key=lambda count: count == batch_size):  # the file itself last
+            facts = replace(manifest, batch_size=count)
+            file_format.write(graph, own, facts)
+            found += run_batches(file_format.load(own), images, facts)
+            wanted += run_batches(_torch_runner(graph), images, facts)
+        agreement = agree(found, wanted, TOLERANCE)
+        if not agreement.within(TOLERANCE):
+            raise ExportError(
+                f"{path}: not written, since {file_format.runtime} differs from torch by {agreement.boxes_px:.3g} px "
+                f"in boxes and {agreement.scores:.3g} in scores, and agrees on {agreement.masks:.2%} of mask pixels; "
+                "try another onnxruntime or torch version and report this"
+            )
+    return agreement
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as err:
+        raise ExportError(
+            f"{path} cannot be written ({err.strerror or err}); choose a folder with space and permission"
+        ) from err
+
+
+def torch_version() -> tuple[int, int]:
+    """torch's major and minor number."""
+    major, minor = torch.__version__.split(".")[:2]
+    return int(major), int(minor)
+
+
+def run_batches(run: Runner, images: Sequence[UInt8], manifest: Manifest) -> list[RawOutputs]:
+    """Run on all images, as many at a time as the manifest says; the last batch is filled up from the first images."""
+    outputs = []
+    for start in range(0, len(images), manifest.batch_size):
+        batch = np.stack([images[(start + offset) % len(images)] for offset in range(manifest.batch_size)])
+        named = dict(zip(manifest.output_names, map(np.array, run(batch)), strict=True))
+        outputs.append(RawOutputs(**{name: named.get(name) for names in OUTPUT_NAMES.values() for name in names}))
+    return outputs
+
+
+def compare(graph: nn.Module, path: Path, images: Sequence[UInt8], manifest: Manifest) -> Agreement:
+    """Run a model file and the torch graph on the same images, in batches of the manifest's size."""
+    found = run_batches(FORMATS[path.suffix].load(path), images, manifest)
+    return agree(found, run_batches(_torch_runner(graph), images, manifest), TOLERANCE)
+
+
+def write_onnx(graph: nn.Module, path: Path, manifest: Manifest) -> None:
+    """Trace the graph with the manifest's static shapes and write it with the manifest in its metadata."""
+    try:
+        import onnx
+        import onnxscript  # noqa: F401  # torch's exporter needs it and says so less clearly
+    except ImportError as err:
+        raise MissingDependencyError(f"export needs {err.name}; {_REMEDY}") from err
+    logging.getLogger("onnxscript").setLevel(logging.ERROR)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            graph,
+            (_example(manifest),),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[INPUT_NAME],
+            output_names=list(manifest.output_names),
+            verbose=False,
+        )
+    assert program is not None
+    model = program.model_proto
+    for node in model.graph.node:  # traces of this machine's source paths are of no use to anyone
+        del node.metadata_props[:]
+    del model.graph.metadata_props[:]
+    del model.graph.value_info[:]
+    onnx.helper.set_model_props(model, {MANIFEST_KEY: manifest.to_json()})
+    model.producer_name = "lvad_perception"
+    model.producer_version = lvad_perception.__version__
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, str(path))
+
+
+def write_pt2(graph: nn.Module, path: Path, manifest: Manifest) -> None:
+    """Trace the graph with the manifest's static shapes and write it as torch's exported program, manifest inside."""
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        program = torch.export.export(graph, (_example(manifest),))
+    program.example_inputs = None  # megabytes of zeros, and the only part of the file that would be a pickle
+    for node in program.graph.nodes:  # traces of this machine's source paths are of no use to anyone
+        node.meta = {"val": node.meta["val"]} if "val" in node.meta else {}
+    content = io.BytesIO()  # torch's own writer ends the process where a disk is full
+    torch.export.save(program, content, extra_files={MANIFEST_KEY: manifest.to_json()})
+    path.write_bytes(content.getbuffer())
+
+
+def _run_onnx(path: Path) -> Runner:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return lambda batch: session.run(None, {INPUT_NAME: batch})
+
+
+def _run_pt2(path: Path) -> Runner:
+    return _torch_runner(torch.export.load(path).module())
+
+
+def _torch_runner(graph: nn.Module) -> Runner:
+    def run(batch: UInt8) -> list[npt.NDArray[Any]]:
+        with torch.no_grad():
+            return [tensor.numpy() for tensor in graph(torch.from_numpy(batch))]
+
+    return run
+
+
+def _example(manifest: Manifest) -> torch.Tensor:
+    return torch.zeros((manifest.batch_size, *manifest.input_hw, 3), dtype=torch.uint8)
+
+
+FORMATS = {
+    ".onnx": Format("ONNX Runtime", write_onnx, _run_onnx),
+    ".pt2": Format("the exported program", write_pt2, _run_pt2),
+}
+"""Suffix of a model file -> how it is written and checked."""
+
+
+def _manifest(
+    checkpoint: Checkpoint, graph: ModelFileGraph, network_hw: Size, batch_size: int, camera_hw: Size | None
+) -> Manifest:
+    recipe = checkpoint.recipe
+    return Manifest(
+        network_hw=(int(network_hw[0]), int(network_hw[1])),
+        batch_size=batch_size,
+        max_detections=boxes_per_image(recipe.model),
+        classes=task_classes(recipe.model),
+        score_threshold=recipe.model.score_threshold,
+        preset=recipe.preset,
+        weights_sha256=weights_sha256(graph.net.state_dict()),
+        created_by=f"lvad_perception {lvad_perception.__version__}",
+        training={"steps": checkpoint.step, "seed": recipe.train.seed},
+        camera_hw=camera_hw,
+    )

@@ -1,0 +1,255 @@
+"""What a scene is painted on: the image, supersampled, and beside it which instance every pixel shows.
+
+Things are painted far to near, so that the instance map ends as the exact visible extent of every object, and the masks
+and boxes of the annotation are read off it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from lvad_perception.types import Int32, UInt8
+from lvad_perception.vocabulary import UNLABELED
+from lvad_training.sample_set.atmosphere import Atmosphere
+from lvad_training.sample_set.camera import NEAR_M, Camera, Points, clip_near
+
+Color = tuple[float, float, float]
+"""RGB, 0..255."""
+
+SUPERSAMPLING = 2
+MIN_BOX_SIDE_PX = 4
+"""Objects of which less than this is visible on either side get no box: annotators leave out what they cannot see."""
+
+_FIRST_INSTANCE = UNLABELED + 1  # numbers below are semantic classes without instances
+_SUBPIXELS = 3  # fractional bits of the coordinates that OpenCV is handed
+
+
+@dataclass(slots=True)
+class Instance:
+    """One object of the scene: its class in both vocabularies and what is known of its visibility."""
+
+    semantic: int
+    detection: int | None
+    signal: str = "NA"
+    painted_px: int = 0
+    extent: tuple[float, float, float, float] = (np.inf, np.inf, -np.inf, -np.inf)
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """The visible extent of an object: ``xyxy`` in continuous pixels, det_20's attributes, and its instance number."""
+
+    detection: int
+    xyxy: tuple[int, int, int, int]
+    occluded: bool
+    truncated: bool
+    signal: str
+    ident: int
+
+
+class Canvas:
+    """Paints polygons of the world, shaded and hazed by the atmosphere."""
+
+    def __init__(self, camera: Camera, atmosphere: Atmosphere, backdrop: UInt8, semantic: UInt8) -> None:
+        """Start from the painted sky and ground: uint8 RGB [H, W, 3] and their classes uint8 [H, W]."""
+        self.camera = camera
+        self.atmosphere = atmosphere
+        height, width = camera.size_hw
+        size_wh = (width * SUPERSAMPLING, height * SUPERSAMPLING)
+        self._image = cv2.resize(backdrop, size_wh, interpolation=cv2.INTER_NEAREST)
+        self._idents = cv2.resize(semantic, size_wh, interpolation=cv2.INTER_NEAREST).astype(np.uint16)
+        self._instances: dict[int, Instance] = {}
+        self._glows: list[tuple[float, float, float, Color, int]] = []
+
+    def add(self, semantic: int, detection: int | None, signal: str = "NA") -> int:
+        """Register an object and return the number to paint it with; stuff without instances uses its class number."""
+        ident = _FIRST_INSTANCE + len(self._instances)
+        self._instances[ident] = Instance(semantic, detection, signal)
+        return ident
+
+    def scale_at(self, z: float) -> float:
+        """Pixels per metre at distance z, for leaving out detail that would not be seen."""
+        return self.camera.focal_px / max(z, 0.5)
+
+    def polygon(
+        self,
+        points: Points,
+        color: Color,
+        ident: int | None,
+        *,
+        shade: float = 1.0,
+        glows: bool = False,
+        convex: bool = True,
+    ) -> None:
+        """Paint a planar polygon.
+
+        Args:
+            points: world points [N, 3].
+            color: surface colour.
+            ident: instance or class number; None paints detail on something whose outline is painted already.
+            shade: how much of the light reaches the surface, from ``Atmosphere.shade``.
+            glows: the surface shines by itself, so that neither shade nor night darken it.
+            convex: False when the outline is not convex.
+        """
+        clipped = clip_near(points)
+        if len(clipped) < 3:
+            return
+        depth, across = float(clipped[:, 2].sum()) / len(clipped), float(clipped[:, 0].sum()) / len(clipped)
+        lit = self.atmosphere.seen(color, shade, depth, across, glows=glows)
+        self.flat_polygon(self.camera.project(clipped), lit, ident, convex=convex)
+
+    def details(
+        self, quads: Points, colors: npt.ArrayLike, *, shade: float, glows: Sequence[bool] | npt.NDArray[np.bool_]
+    ) -> None:
+        """Paint rectangles [N, 4, 3] in colours [N, 3], in their order, on a surface that is painted already."""
+        if not len(quads):
+            return
+        points = quads.reshape(-1, 3)
+        if points[:, 2].min() < NEAR_M:
+            for quad, color, shines in zip(quads, np.asarray(colors), glows, strict=True):
+                self.polygon(quad, tuple(color), None, shade=shade, glows=bool(shines))
+            return
+        middle = points.mean(0)
+        lit = self.atmosphere.seen_all(colors, shade, float(middle[2]), float(middle[0]), glows=np.asarray(glows))
+        pixels = self.camera.project(points) * SUPERSAMPLING - 0.5
+        corners = np.round(pixels * (1 << _SUBPIXELS)).astype(np.int32).reshape(-1, 4, 2)
+        for corner, color in zip(corners, lit.tolist(), strict=True):
+            cv2.fillConvexPoly(self._image, corner, color, cv2.LINE_8, _SUBPIXELS)
+
+    def flat_polygon(self, pixels: Points, lit: Color, ident: int | None, *, convex: bool = True) -> None:
+        """Paint a polygon given in continuous pixels [N, 2] in a colour that is final."""
+        fill = cv2.fillConvexPoly if convex else _fill_outline
+        unit = 1 << _SUBPIXELS
+        doubled = pixels * SUPERSAMPLING
+        fill(self._image, np.round((doubled - 0.5) * unit).astype(np.int32), lit, cv2.LINE_8, _SUBPIXELS)
+        if ident is not None:
+            # The instance map is sampled at its even pixels: shifted so that those are the image's pixel centres.
+            fill(self._idents, np.round((doubled - 1.0) * unit).astype(np.int32), (ident,), cv2.LINE_8, _SUBPIXELS)
+            self._extend(ident, pixels)
+
+    def billboard(self, foot: Points, parts: Sequence[tuple[Points, Color]], ident: int, *, shade: float = 1.0) -> None:
+        """Paint flat outlines [N, 2] in metres (right, up) that stand upright at a world point and face the camera."""
+        if foot[2] < 1.0:
+            return
+        origin = self.camera.project(foot[None])[0]
+        sizes = [len(outline) for outline, _ in parts]
+        metres = np.concatenate([outline for outline, _ in parts])
+        pixels = origin + metres * (self.scale_at(float(foot[2])) * np.array([1, -1]))
+        colors = self.atmosphere.seen_all([color for _, color in parts], shade, float(foot[2]), float(foot[0]))
+        doubled = pixels * SUPERSAMPLING
+        painted, traced = (np.round((doubled - shift) * (1 << _SUBPIXELS)).astype(np.int32) for shift in (0.5, 1.0))
+        start = 0
+        for size, color in zip(sizes, colors.tolist(), strict=True):
+            stop = start + size
+            cv2.fillPoly(self._image, [painted[start:stop]], color, cv2.LINE_8, _SUBPIXELS)
+            cv2.fillPoly(self._idents, [traced[start:stop]], (ident,), cv2.LINE_8, _SUBPIXELS)
+            start = stop
+        self._extend(ident, pixels)
+
+    def glow(self, point: Points, radius_m: float, color: Color, ident: int) -> None:
+        """Light around a lamp at a world point, kept only if what carries the lamp is visible there in the end."""
+        if point[2] < 1.0:
+            return
+        x, y = self.camera.project(point[None])[0]
+        self._glows.append((float(x), float(y), radius_m * self.scale_at(float(point[2])), color, ident))
+
+    def seal(self, ident: int) -> None:
+        """Say that an object is complete, so that what is painted over it later counts as occlusion."""
+        instance = self._instances[ident]
+        instance.painted_px = int(np.count_nonzero(self._window(instance) == ident))
+
+    def hide(self, mask: npt.NDArray[np.bool_]) -> None:
+        """Say that the ego vehicle covers these pixels, bool [H, W]: they are unlabelled and hide what is behind."""
+        self._native_idents()[mask] = UNLABELED
+
+    def image(self) -> UInt8:
+        """The painted image, uint8 RGB [H, W, 3], with the glow of lamps."""
+        height, width = self.camera.size_hw
+        image: UInt8 = np.asarray(cv2.resize(self._image, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+        idents = self._native_idents()
+        for x, y, radius, color, ident in self._glows:
+            row, column = int(y), int(x)
+            if 0 <= row < height and 0 <= column < width and idents[row, column] == ident:
+                _add_glow(image, x, y, max(radius, 1.5), color)
+        return image
+
+    def semantic(self) -> UInt8:
+        """Class of every pixel, uint8 [H, W]."""
+        table = np.arange(_FIRST_INSTANCE + len(self._instances)).astype(np.uint8)
+        for ident, instance in self._instances.items():
+            table[ident] = instance.semantic
+        table[UNLABELED] = UNLABELED
+        return np.asarray(table[self._native_idents()], np.uint8)
+
+    def instances(self) -> npt.NDArray[np.uint16]:
+        """Which instance every pixel shows, uint16 [H, W]; numbers up to ``UNLABELED`` are classes of stuff."""
+        return self._native_idents().copy()
+
+    def boxes(self) -> list[Box]:
+        """Objects of the detection vocabulary that are visible, in the order they were added."""
+        found = []
+        height, width = self.camera.size_hw
+        for ident, instance in self._instances.items():
+            if instance.detection is None:
+                continue
+            top, left = self._corner(instance)
+            inside = self._window(instance) == ident
+            rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
+            if not len(rows):
+                continue
+            x1, y1 = left + int(columns[0]), top + int(rows[0])
+            x2, y2 = left + int(columns[-1]) + 1, top + int(rows[-1]) + 1
+            if min(x2 - x1, y2 - y1) < MIN_BOX_SIDE_PX:
+                continue
+            extent = instance.extent
+            truncated = bool(min(extent[:2]) < -0.5 or extent[2] > width + 0.5 or extent[3] > height + 0.5)
+            occluded = int(inside.sum()) < 0.9 * instance.painted_px
+            found.append(Box(instance.detection, (x1, y1, x2, y2), occluded, truncated, instance.signal, ident))
+        return found
+
+    def _native_idents(self) -> npt.NDArray[np.uint16]:
+        return self._idents[::SUPERSAMPLING, ::SUPERSAMPLING]
+
+    def _extend(self, ident: int, pixels: Points) -> None:
+        """Remember how far an object reaches, also outside the image."""
+        if ident >= _FIRST_INSTANCE:
+            x1, y1, x2, y2 = self._instances[ident].extent
+            (left, top), (right, bottom) = pixels.min(0).tolist(), pixels.max(0).tolist()
+            self._instances[ident].extent = (min(x1, left), min(y1, top), max(x2, right), max(y2, bottom))
+
+    def _corner(self, instance: Instance) -> tuple[int, int]:
+        """Row and column where the window of an object starts."""
+        height, width = self.camera.size_hw
+        left, top, _, _ = instance.extent
+        return int(min(max(top - 2, 0), height)), int(min(max(left - 2, 0), width))
+
+    def _window(self, instance: Instance) -> npt.NDArray[np.uint16]:
+        """The part of the instance map that can show an object; empty when nothing of it was painted."""
+        top, left = self._corner(instance)
+        height, width = self.camera.size_hw
+        _, _, right, bottom = instance.extent
+        bottom, right = int(min(max(bottom + 3, 0), height)), int(min(max(right + 3, 0), width))
+        return self._native_idents()[top:bottom, left:right]
+
+
+def scaled(color: Color, factor: float) -> Color:
+    """A lighter or darker shade of a colour."""
+    return (min(color[0] * factor, 255), min(color[1] * factor, 255), min(color[2] * factor, 255))
+
+
+def _fill_outline(image: Any, points: Int32, color: Any, line: int, shift: int) -> None:
+    cv2.fillPoly(image, [points], color, line, shift)
+
+
+def _add_glow(image: UInt8, x: float, y: float, radius: float, color: Color) -> None:
+    reach = int(min(3 * radius, 90)) + 1
+    top, left = max(0, int(y) - reach), max(0, int(x) - reach)
+    window = image[top : int(y) + reach + 1, left : int(x) + reach + 1]
+    rows = np.arange(top, top + window.shape[0], dtype=np.float32)[:, None] + 0.5 - y
+    columns = np.arange(left, left + window.shape[1], dtype=np.float32)[None] + 0.5 - x
+    falloff = np.exp(-(rows**2 + columns**2) / (2 * radius**2))
+    window[:] = np.minimum(window + falloff[:, :, None] * np.array(color, np.float32), 255).astype(np.uint8)

@@ -1,0 +1,1 @@
+"""One training, and the stages of a recipe: loop, processes, run folders, provenance."""

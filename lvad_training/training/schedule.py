@@ -1,0 +1,51 @@
+"""Which parameters learn how fast, and when."""
+
+import math
+from typing import Any
+
+from torch import nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+
+from lvad_training.recipe.schema import TrainConfig
+
+
+def optimizer_and_schedule(net: nn.Module, settings: TrainConfig) -> tuple[AdamW, LambdaLR]:
+    """AdamW over ``parameter_groups``, and ``learning_rate_factor`` on all their rates: to be stepped once a step."""
+    optimizer = AdamW(parameter_groups(net, settings), lr=settings.learning_rate)
+    return optimizer, LambdaLR(optimizer, lambda step: learning_rate_factor(step, settings))
+
+
+def parameter_groups(net: nn.Module, settings: TrainConfig) -> list[dict[str, Any]]:
+    """Parameters by learning rate (rest, backbone, prompts) and weight decay (matrices and kernels only).
+
+    What is learned as an input (queries, proposals, contexts) and what is a vector (biases, norms, gammas) does not
+    decay. Parameters that need no gradient are left out.
+    """
+    multipliers = (1.0, settings.backbone_multiplier, settings.prompt_multiplier)
+    learned_inputs = ("query_positions", "query_content", "detection.boxes", "detection.features")
+    groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
+    for name, parameter in net.named_parameters():
+        if parameter.requires_grad:
+            is_context = name.startswith("prompts.contexts.")
+            part = 1 if name.startswith("backbone.") else 2 if is_context else 0
+            decays = parameter.ndim > 1 and not is_context and not name.endswith(learned_inputs)
+            groups.setdefault((part, decays), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": settings.learning_rate * multipliers[part],
+            "weight_decay": settings.weight_decay if decays else 0.0,
+        }
+        for (part, decays), parameters in sorted(groups.items(), key=lambda item: item[0])
+    ]
+
+
+def learning_rate_factor(step: int, settings: TrainConfig) -> float:
+    """Multiplier of the learning rate for the step after ``step`` done ones."""
+    if step < settings.warmup_steps:
+        return (step + 1) / (settings.warmup_steps + 1)
+    if settings.schedule == "step":
+        return 1.0 if step < settings.drop_at * settings.steps else 0.1
+    done = (step - settings.warmup_steps) / max(1, settings.steps - settings.warmup_steps)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))

@@ -1,0 +1,325 @@
+"""The recipe in stages: teach, pseudo-label, adapt, finetune; each also alone, and skipped when it is up to date.
+
+A recipe with a section ``stages`` becomes an ordered list of stages, each with a folder of its own. Beside what the
+stage makes, its folder holds ``stage.json``: digests of what the result depends on (``provenance``), the state, and the
+version of the code. A finished stage whose inputs are as they were is skipped; one that was interrupted continues.
+"""
+
+import functools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from msgspec.structs import replace
+
+from lvad_perception.errors import ConfigError, EvaluationError, LvadError
+from lvad_perception.files import withdrawn
+from lvad_perception.provenance import ABSENT, Inputs, changed
+from lvad_training.build import build_text_encoder
+from lvad_training.data.batches import recipe_split, selected_images
+from lvad_training.data.settings import make_lists, read_lists, write_lists
+from lvad_training.pseudo.folder import REPORT, claim
+from lvad_training.recipe.schema import Recipe, StageConfig, StagesConfig, TrainConfig
+from lvad_training.training.labelling import label
+from lvad_training.training.processes import this_process
+from lvad_training.training.provenance import measuring_inputs, pseudo_inputs, training_inputs
+from lvad_training.training.records import RECORD, read_record, write_record
+from lvad_training.training.runs import CHECKPOINT, METRICS, MODEL
+from lvad_training.training.train import evaluate_folder, train
+
+LISTS = "lists.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One stage of a recipe.
+
+    Attributes:
+        name: "teach-detection", …, "pseudo", "adapt" or "finetune".
+        folder: where its result and its ``stage.json`` are.
+        recipe: the training that it is; for "pseudo", the data set whose images are labelled.
+        teachers: for "pseudo", the checkpoint of each task's teacher.
+    """
+
+    name: str
+    folder: Path
+    recipe: Recipe
+    teachers: tuple[tuple[str, Path], ...] = ()
+
+
+def plan(recipe: Recipe) -> list[Stage]:
+    """The stages of a recipe in their order; a recipe without ``stages`` is "finetune" alone, in its output folder.
+
+    Reads and writes nothing.
+    """
+    stages = recipe.stages
+    if stages is None:
+        return [Stage("finetune", Path(recipe.output), recipe)]
+    output = Path(recipe.output)
+    shared = Path(stages.shared) if stages.shared is not None else output
+    lists = recipe.data.lists if stages.setting == "full" else str(shared / LISTS)
+    base = replace(recipe, stages=None, data=replace(recipe.data, lists=lists))
+    found: list[Stage] = []
+    if stages.teach is not None:
+        for task in recipe.model.tasks:
+            folder = shared / f"teach-{task}"
+            found.append(Stage(folder.name, folder, _teacher_recipe(base, task, stages, folder)))
+        teachers = tuple((task, shared / f"teach-{task}" / MODEL) for task in recipe.model.tasks)
+        found.append(Stage("pseudo", shared / "pseudo", replace(base, stages=stages), teachers))
+        base = replace(base, data=replace(base.data, pseudo=str(shared / "pseudo")))
+    if stages.adapt is not None:
+        folder = output / "adapt"
+        settings = replace(_stage_settings(base, stages.adapt), freeze="backbone")
+        found.append(Stage("adapt", folder, replace(base, train=settings, output=str(folder))))
+        base = replace(
+            base,
+            train=replace(base.train, start_from=str(folder / MODEL)),
+            model=replace(base.model, backbone=replace(base.model.backbone, weights=None)),
+        )
+    folder = output / "finetune"
+    return [*found, Stage("finetune", folder, replace(base, output=str(folder)))]
+
+
+def run(
+    recipe: Recipe,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    only: str | None = None,
+    progress: bool = True,
+    log: Callable[[str], None] = print,
+) -> Path:
+    """Run the stages of a recipe, or one of them, and skip those that are up to date.
+
+    Args:
+        recipe: what to do.
+        resume: go on with a stage that was interrupted.
+        overwrite: do again stages whose inputs changed or that were interrupted, and the one named by ``only``.
+        only: name of the one stage to run; what it needs must be there. "evaluate" measures the final model again.
+        progress: show progress bars.
+        log: told in one line what each stage does.
+
+    Returns:
+        Folder of the last stage that ran or was up to date.
+
+    Raises:
+        EvaluationError: all is trained, but a model could not be measured; the stages after it were run all the same.
+        ConfigError: there is no such stage, a stage was interrupted or its inputs changed and neither ``resume`` nor
+            ``overwrite`` is given, or an input is missing.
+        CheckpointError, DatasetError, LabelError, ImageError, NonFiniteLossError: as their names say.
+    """
+    stages = plan(recipe)
+    last = stages[-1]
+    if only == "evaluate":
+        _require(last.folder / MODEL, "run the recipe without --stage first")
+        evaluate_folder(last.folder, recipe=last.recipe, progress=progress)
+        return last.folder
+    chosen = [stage for stage in stages if only in (None, stage.name)]
+    if not chosen:
+        names = ", ".join([*(stage.name for stage in stages), "evaluate"])
+        raise ConfigError(f"--stage {only}: this recipe has no such stage; it has {names}")
+    if recipe.stages is None:
+        train(recipe, resume=resume, overwrite=overwrite, progress=progress)
+        return last.folder
+
+    @functools.cache  # once, however many stages start
+    def before_start() -> None:
+        if only is None:
+            build_text_encoder(recipe.model)  # one that cannot be had is to be known before days of teachers
+
+    recipe_split(recipe, recipe.data.train_split)  # refused before anything is written
+    _make_lists(recipe, stages, before_start, log)
+    unmeasured: EvaluationError | None = None
+    for number, stage in enumerate(chosen, start=1):
+        title = f"[{number}/{len(chosen)}] {stage.name}"
+        problem = _run_stage(
+            stage,
+            title,
+            resume=resume,
+            overwrite=overwrite,
+            again=only is not None,
+            before_start=before_start,
+            progress=progress,
+            log=log,
+        )
+        if problem is not None and this_process().is_main_process:
+            log(f"{title}: {problem}")
+        unmeasured = problem or unmeasured
+    if unmeasured is not None:
+        raise unmeasured
+    return chosen[-1].folder
+
+
+def close() -> None:
+    """Let the processes that trained together part; to be called once nothing more is to run."""
+    this_process().destroy_process_group()
+
+
+def _run_stage(
+    stage: Stage,
+    title: str,
+    *,
+    resume: bool,
+    overwrite: bool,
+    again: bool,
+    before_start: Callable[[], None],
+    progress: bool,
+    log: Callable[[str], None],
+) -> EvaluationError | None:
+    """Run a stage, or skip it when it is up to date; what its weights do not depend on, their evaluation, may fail."""
+    processes = this_process()
+    inputs, measured = _inputs(stage), _measured(stage)
+    record = read_record(stage.folder)
+    same = record is not None and not changed(record["inputs"], inputs)
+    ended = record is not None and record["state"] == "done"
+    done = ended and (stage.folder / (REPORT if stage.teachers else MODEL)).is_file()
+    processes.wait_for_everyone()  # all have read the record before one of them writes it
+    say = log if processes.is_main_process else lambda _: None
+    if record is not None and same and done and not (again and overwrite):
+        stale = record["measured"] not in (None, measured)
+        say(f"{title}: up to date in {stage.folder}" + (", and measured again" if stale else ""))
+        if measured is None:
+            return None
+        return _measure(stage, {**record, "measured": measured}, stale=stale, progress=progress)
+    if record is not None and not same and not overwrite:
+        raise ConfigError(
+            f"{stage.folder}: what stage {stage.name} depends on changed since it ran "
+            f"({', '.join(changed(record['inputs'], inputs))}); "
+            "give --overwrite to do it and what follows again, or another output"
+        )
+    if same and not ended and not (resume or overwrite):
+        raise ConfigError(f"{stage.folder}: stage {stage.name} was interrupted; give --resume to go on with it")
+    if record is None and not (resume or overwrite):
+        _check_nothing_there(stage)
+    before_start()
+    lost = same and ended and not done and not overwrite  # its result was removed
+    going_on = (same and not done and resume) or lost or (record is None and resume and not overwrite)
+    say(f"{title}: {'goes on' if going_on and record is not None else 'starts'} in {stage.folder}")
+    started = time.time()
+    problem = None
+    before = record["seconds"] if going_on and record is not None else 0.0
+    there = {*stage.folder.glob("*"), stage.folder / RECORD}
+    with withdrawn(stage.folder / RECORD, unless=lambda: not there.issuperset(stage.folder.glob("*"))):
+        if processes.is_main_process:
+            write_record(stage.folder, inputs, "running", before)
+            if lost and stage.teachers:
+                claim(stage.folder)
+        if stage.teachers:
+            label(stage.recipe, dict(stage.teachers), stage.folder, resume=going_on, progress=progress)
+        else:
+            try:
+                train(stage.recipe, resume=going_on, overwrite=not going_on, progress=progress)
+            except EvaluationError as err:
+                problem = err
+    processes.wait_for_everyone()
+    if processes.is_main_process:
+        write_record(stage.folder, inputs, "done", before + time.time() - started, measured=measured)
+    processes.wait_for_everyone()
+    return problem
+
+
+def _measure(stage: Stage, record: dict[str, Any], *, stale: bool, progress: bool) -> EvaluationError | None:
+    """Measure a finished model on other data than before, or one whose evaluation failed when it was trained."""
+    wanted = stale or not (stage.folder / METRICS).is_file()
+    processes = this_process()
+    processes.wait_for_everyone()  # all have looked before one of them writes
+    if wanted:
+        try:
+            evaluate_folder(stage.folder, recipe=stage.recipe, progress=progress)
+        except EvaluationError as err:
+            return err
+        if processes.is_main_process:
+            write_record(stage.folder, **record)
+        processes.wait_for_everyone()
+    return None
+
+
+def _measured(stage: Stage) -> Inputs | None:
+    """What the stage's metrics depend on beside its weights; validation that cannot be read stops no training."""
+    if stage.teachers:
+        return None
+    try:
+        return measuring_inputs(stage.recipe)
+    except LvadError:
+        return {"validation": ABSENT}
+
+
+def _make_lists(
+    recipe: Recipe, stages: list[Stage], before_start: Callable[[], None], log: Callable[[str], None]
+) -> None:
+    """Write the setting's lists once; lists that are there must be those of this recipe."""
+    settings = recipe.stages
+    if settings is None or settings.setting == "full":
+        return
+    processes = this_process()
+    path = Path(str(stages[-1].recipe.data.lists))
+    wanted = make_lists(
+        recipe_split(recipe, recipe.data.train_split),
+        selected_images(recipe),
+        setting=settings.setting,
+        seed=recipe.train.seed,
+        sizes=settings.sizes,
+    )
+    if path.is_file():
+        if read_lists(path) != wanted:
+            raise ConfigError(
+                f"{path}: holds other lists than setting {settings.setting} with seed {recipe.train.seed} gives; "
+                "choose another output, or delete it and give --overwrite"
+            )
+    else:
+        before_start()
+        if processes.is_main_process:
+            write_lists(wanted, path)
+            log(f"{path}: {wanted.describe()}")
+    processes.wait_for_everyone()
+
+
+def _teacher_recipe(base: Recipe, task: str, stages: StagesConfig, folder: Path) -> Recipe:
+    assert stages.teach is not None
+    others = {other: None for other in base.model.tasks if other != task}
+    backbone = stages.teacher_backbone or base.model.backbone
+    settings = _stage_settings(base, stages.teach)
+    return replace(
+        base,
+        model=replace(base.model, backbone=backbone, language=None, **others),
+        train=replace(settings, prompt_multiplier=1.0),  # it has none: the same for all students
+        output=str(folder),
+    )
+
+
+def _stage_settings(recipe: Recipe, stage: StageConfig) -> TrainConfig:
+    changes = {key: value for key in ("learning_rate", "warmup_steps") if (value := getattr(stage, key)) is not None}
+    return replace(recipe.train, steps=stage.steps, **changes)
+
+
+def _inputs(stage: Stage) -> Inputs:
+    """What the stage's result depends on; what another stage makes for it has to be there."""
+    recipe = stage.recipe
+    files = {"data.lists": recipe.data.lists, **{f"the teacher of {task}": str(path) for task, path in stage.teachers}}
+    if not stage.teachers:
+        files["train.start_from"] = recipe.train.start_from
+    for name, file in files.items():
+        if file is not None and not file.startswith("shipped/"):
+            _require(Path(file), f"run the stage that writes it, or correct {name}")
+    if stage.teachers:
+        return pseudo_inputs(recipe, dict(stage.teachers))
+    if recipe.data.pseudo is not None and not Path(recipe.data.pseudo).is_dir():
+        raise ConfigError(f"{recipe.data.pseudo}: is not there; run the stage pseudo, or correct data.pseudo")
+    return training_inputs(recipe)
+
+
+def _check_nothing_there(stage: Stage) -> None:
+    """Raise ConfigError when a folder without record holds a run, which may be anybody's."""
+    found = next((name for name in (CHECKPOINT, MODEL, REPORT) if (stage.folder / name).exists()), None)
+    if found is not None:
+        raise ConfigError(
+            f"{stage.folder}: holds {found} of a run that no {RECORD} describes; give --resume to go on with it, "
+            "--overwrite to start anew, or another output"
+        )
+
+
+def _require(path: Path, remedy: str) -> None:
+    if not path.is_file():
+        raise ConfigError(f"{path}: is not there; {remedy}")

@@ -1,0 +1,251 @@
+"""One training: fit, save, resume, evaluate. It writes its recipe, curve and metrics beside its checkpoint.
+
+A run's folder holds ``checkpoint.pt`` (to resume), ``model.pt`` (the result), ``recipe.yaml``, ``losses.jsonl`` (one
+line a step), ``environment.json`` (hardware, versions, precision), ``metrics.json``, ``evaluation.npz`` (what a report
+shows beside the metrics) and ``tensorboard/``.
+"""
+
+import json
+import shlex
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from lvad_perception.errors import ConfigError, EvaluationError, LvadError
+from lvad_perception.files import write_whole
+from lvad_perception.metrics import Metrics
+from lvad_perception.report.evaluation import Evaluation
+from lvad_training.build import build_criterion, build_model, build_text_encoder
+from lvad_training.checkpoints import (
+    Checkpoint,
+    load_checkpoint,
+    load_weights,
+    resolve_start,
+    save_checkpoint,
+)
+from lvad_training.data.batches import training_batches, why_not_evaluated
+from lvad_training.model.backbone import Backbone
+from lvad_training.model.multitask import MultiTaskNet
+from lvad_training.model.published import MatchReport, load_published, load_timm
+from lvad_training.model.text_encoders import TextEncoder, TextFacts
+from lvad_training.recipe.schema import BackboneConfig, Recipe, TrainConfig
+from lvad_training.training import loop
+from lvad_training.training.environment import note_environment
+from lvad_training.training.evaluation import evaluate_checkpoint, examine_checkpoint
+from lvad_training.training.processes import restore_state, resume_state, start_processes, this_process
+from lvad_training.training.provenance import check_resumed, remeasured, training_inputs
+from lvad_training.training.runs import (
+    CHECKPOINT,
+    METRICS,
+    MODEL,
+    RECIPE,
+    code_version,
+    find_state,
+    log_metrics,
+    logged,
+    open_events,
+    prepare_folder,
+    write_evaluation,
+)
+from lvad_training.training.schedule import optimizer_and_schedule
+
+
+def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, progress: bool = True) -> Path:
+    """Train the recipe's model on all its tasks at once and evaluate it: the *finetune* stage.
+
+    Run under ``accelerate launch`` it uses every process and machine given to it; nothing here changes.
+
+    Args:
+        recipe: what to do; its ``output`` is the run's folder.
+        resume: continue from the folder's checkpoint, if there is one; losses continue as if never interrupted.
+        overwrite: start again although the folder holds a run.
+        progress: show a progress bar.
+
+    Returns:
+        Path of the finished ``model.pt``.
+
+    Raises:
+        EvaluationError: ``model.pt`` is finished, but could not be measured.
+        ConfigError: the folder holds another run, or what the run to resume depends on changed since.
+        CheckpointError, DatasetError, LabelError, ImageError, NonFiniteLossError, LoaderError: as their names say.
+    """
+    settings = recipe.train
+    accelerator = start_processes(settings.precision, accumulate=settings.accumulate)
+    folder = Path(recipe.output)
+    state = find_state(folder, recipe, resume=resume, overwrite=overwrite)
+    first_step = state.step if state is not None else 0
+    batches = training_batches(
+        recipe,
+        first=first_step * settings.accumulate,
+        last=settings.steps * settings.accumulate,
+        process=accelerator.process_index,
+        processes=accelerator.num_processes,
+    )
+    inputs = training_inputs(recipe) | {"processes": str(accelerator.num_processes)}
+    if state is not None:
+        check_resumed(folder, state.inputs, inputs, ended=first_step >= settings.steps)
+    encoder = build_text_encoder(recipe.model)
+    torch.manual_seed(settings.seed)
+    net = build_model(recipe.model, encoder=encoder).to(memory_format=torch.channels_last)
+    _load_start(net, recipe, state, encoder)
+    if settings.freeze == "backbone":
+        net.backbone.freeze()
+    criterion = build_criterion(recipe.model, recipe.loss).to(accelerator.device)
+    optimizer, scheduler = optimizer_and_schedule(net, settings)
+    model, optimizer = accelerator.prepare(net, optimizer)
+    torch.manual_seed(settings.seed * 1000 + accelerator.process_index + 1)
+    if state is not None:
+        restore_state(state.resume, accelerator, optimizer, scheduler)
+
+    reports = loop.train_steps(
+        accelerator=accelerator,
+        model=model,
+        criterion=criterion,
+        optimizer=optimizer,
+        scheduler=scheduler,
+        batches=batches,
+        first_step=first_step,
+        accumulate=settings.accumulate,
+        gradient_clip=settings.gradient_clip,
+    )
+    main = accelerator.is_main_process
+    if main:
+        prepare_folder(folder, recipe, first_step)
+        note_environment(folder, accelerator, first_step=first_step, asked=settings.precision)
+        if (problem := why_not_evaluated(recipe)) is not None:
+            tqdm.write(f"warning: the model will be trained but not evaluated: {problem}", file=sys.stderr)
+    writer = open_events(folder, first_step) if main else None
+    shown = progress and main
+    for report in logged(reports, folder, writer, first_step=first_step, steps=settings.steps, progress=shown):
+        if report.step % settings.checkpoint_every == 0 or report.step == settings.steps:
+            snapshot = _snapshot(net, recipe, report.step)
+            snapshot = replace(snapshot, resume=resume_state(accelerator, optimizer, scheduler), inputs=inputs)
+            if main:
+                save_checkpoint(folder / CHECKPOINT, snapshot)
+            accelerator.wait_for_everyone()
+        if _is_measured(report.step, settings):
+            try:
+                metrics = evaluate_checkpoint(_snapshot(net, recipe, report.step), device=accelerator.device)
+                log_metrics(metrics, report.step, writer)
+            except LvadError as err:
+                if main:
+                    tqdm.write(f"warning: step {report.step} was not evaluated: {err}", file=sys.stderr)
+    final = replace(_snapshot(net, recipe, settings.steps), version=code_version())
+    if main:
+        save_checkpoint(folder / MODEL, final)
+    accelerator.wait_for_everyone()
+    try:
+        metrics = _examine(folder, final, device=accelerator.device, progress=progress)
+        log_metrics(metrics, settings.steps, writer)
+    finally:
+        if writer is not None:
+            writer.close()
+    return folder / MODEL
+
+
+def evaluate_folder(folder: Path, *, recipe: Recipe | None = None, progress: bool = False) -> Metrics | None:
+    """Measure a finished run's model again, and write the metrics beside it and into it; processes share the images.
+
+    Args:
+        folder: of the run.
+        recipe: on whose data, and with whose settings of what is found; the run's own when None.
+        progress: show a progress bar.
+
+    Returns:
+        The metrics; None when there is no validation split.
+
+    Raises:
+        CheckpointError: the folder holds no finished model.
+        EvaluationError: it cannot be measured.
+        ConfigError: the metrics cannot be written.
+    """
+    found = load_checkpoint(folder / MODEL)
+    if recipe is not None:
+        found = replace(found, recipe=remeasured(found.recipe, recipe))
+    return _examine(folder, found, device=this_process().device, progress=progress)
+
+
+def _examine(folder: Path, final: Checkpoint, *, device: torch.device, progress: bool) -> Metrics | None:
+    """Measure a run's model and keep what was found. Raises EvaluationError, which leaves the model as it was."""
+    try:
+        evaluation = examine_checkpoint(final, device=device, progress=progress)
+    except LvadError as err:
+        command = shlex.join(["lvad-train", "run", str(folder / RECIPE), "--stage", "evaluate"])
+        raise EvaluationError(
+            f"{folder / MODEL} is finished, but was not evaluated: {err}; after that measure it with: {command}"
+        ) from err
+    if this_process().is_main_process:
+        _finish(folder, final, evaluation)
+    this_process().wait_for_everyone()
+    return None if evaluation is None else evaluation.findings.metrics
+
+
+def _load_start(net: MultiTaskNet, recipe: Recipe, state: Checkpoint | None, encoder: TextEncoder | None) -> None:
+    """Weights to begin with: of the run to resume, else of ``train.start_from``, else of the backbone's file.
+
+    A start may have been trained with other heads, which are left out, and without language, which then starts anew.
+    """
+    if state is not None:
+        _check_encoder(encoder, state, f"{recipe.output}/{CHECKPOINT}")
+        load_weights(net, state.weights, source=f"{recipe.output}/{CHECKPOINT}")
+        return
+    if recipe.train.start_from is not None:
+        path = resolve_start(recipe.train.start_from)
+        start = load_checkpoint(path)
+        _check_encoder(encoder, start, str(path))
+        own = net.state_dict()
+        parts = {name.partition(".")[0] for name in own}
+        weights = {name: value for name, value in start.weights.items() if name.partition(".")[0] in parts}
+        if start.text_encoder is None:
+            weights |= {name: value for name, value in own.items() if name.startswith(("prompts.", "adapter."))}
+        load_weights(net, weights, source=str(path))
+    if recipe.model.backbone.weights is not None:
+        report = load_backbone(net.backbone, recipe.model.backbone)
+        if this_process().is_main_process:
+            tqdm.write(report.to_text(), file=sys.stderr)
+
+
+def load_backbone(backbone: Backbone, config: BackboneConfig) -> MatchReport:
+    """Load ``config.weights``: "timm", "timm:TAG", "shipped/NAME" or a file in any layout that is known.
+
+    Raises:
+        CheckpointError: the weights cannot be had or do not fit the backbone.
+        ConfigError: timm has no such weights.
+    """
+    where = str(config.weights)
+    if where == "timm" or where.startswith("timm:"):
+        return load_timm(backbone, config.name, where.partition(":")[2] or None)
+    return load_published(backbone, resolve_start(where))
+
+
+def _check_encoder(encoder: TextEncoder | None, found: Checkpoint, source: str) -> None:
+    if encoder is not None:
+        encoder.facts.check_same(TextFacts.from_dict(found.text_encoder), source=source)
+
+
+def _is_measured(step: int, settings: TrainConfig) -> bool:
+    """Whether to validate on the way; after the last step that is done in any case."""
+    every = settings.evaluate_every
+    return every > 0 and step % every == 0 and step < settings.steps
+
+
+def _snapshot(net: MultiTaskNet, recipe: Recipe, step: int) -> Checkpoint:
+    """The network as it is now, its prompts folded. The weights are the network's own tensors, not copies."""
+    net.fold_prompts()
+    encoder = net.prompts.encoder if net.prompts is not None else None
+    facts = encoder.facts.to_dict() if encoder is not None else None
+    return Checkpoint(recipe, step, net.state_dict(), text_encoder=facts)
+
+
+def _finish(folder: Path, final: Checkpoint, evaluation: Evaluation | None) -> None:
+    plain = evaluation.findings.metrics.to_dict() if evaluation is not None else None
+    try:
+        write_whole(folder / METRICS, json.dumps(plain, indent=1))
+    except OSError as err:
+        raise ConfigError(f"{folder}: metrics cannot be written ({err.strerror}); free disk space") from err
+    if evaluation is not None:
+        write_evaluation(folder, evaluation)
+    save_checkpoint(folder / MODEL, replace(final, metrics=plain))
