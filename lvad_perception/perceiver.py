@@ -8,7 +8,7 @@ from types import TracebackType
 
 import numpy as np
 
-from lvad_perception.engines.base import SLOTS, Engine, Pending, Turns
+from lvad_perception.engines.base import SLOTS, Engine, Pending, SlotRing
 from lvad_perception.errors import ConfigError, ImageError
 from lvad_perception.manifest import OUTPUT_NAMES, Manifest
 from lvad_perception.postprocess import to_predictions
@@ -40,14 +40,14 @@ class PendingPredictions:
         pending: Pending[RawOutputs],
         *,
         predict: Callable[[RawOutputs], list[Predictions]],
-        over: Callable[[], None],
+        release: Callable[[], None],
         clock: Callable[[], int],
         began_ns: int,
         prepared_ns: int,
     ) -> None:
         self._pending = pending
         self._predict = predict
-        self._over = over
+        self._release = release
         self._clock = clock
         self._began_ns, self._prepared_ns = began_ns, prepared_ns
         self._raw: RawOutputs | None = None
@@ -74,7 +74,7 @@ class PendingPredictions:
             try:
                 self._raw = self._pending.result()
             except BaseException:
-                self._over()
+                self._release()
                 raise
             self._inferred_ns = self._inferred_ns or self._clock()
 
@@ -94,7 +94,7 @@ class PendingPredictions:
         try:
             predictions = self._predict(self._raw)
         finally:
-            self._over()
+            self._release()
         self._timings = Timings(
             self._prepared_ns - self._began_ns,
             self._inferred_ns - self._prepared_ns,
@@ -139,7 +139,7 @@ class Perceiver:
         # An engine may read its input until the result is fetched, and SLOTS may be under way.
         # Places that a short batch leaves over keep an older image; what the model says of it is dropped.
         self._inputs = np.zeros((SLOTS, self._batch_size, *engine.manifest.input_hw, 3), np.uint8)
-        self._turns = Turns()
+        self._slots = SlotRing()
 
     @property
     def manifest(self) -> Manifest:
@@ -242,7 +242,7 @@ class Perceiver:
         asked = tasks if tasks is not None else [OUTPUT_NAMES] * len(images)
         thresholds = self._thresholds
         began_ns = self._clock()
-        batch, placements = self._place(images, self._inputs[self._turns.slot()])
+        batch, placements = self._place(images, self._inputs[self._slots.free_slot()])
         prepared_ns = self._clock()
 
         def predict(raw: RawOutputs) -> list[Predictions]:
@@ -256,7 +256,7 @@ class Perceiver:
         return PendingPredictions(
             pending,
             predict=predict,
-            over=partial(self._turns.over, self._turns.take()),
+            release=partial(self._slots.release, self._slots.acquire()),
             clock=self._clock,
             began_ns=began_ns,
             prepared_ns=prepared_ns,

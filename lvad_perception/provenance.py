@@ -1,6 +1,7 @@
 """What a result depends on, as digests by name; work is skipped, continued or taken from a cache where all are equal.
 
-``optimize`` keys its cache with them; ``lvad_training.training.provenance`` says what a training, a stage and a table depend on.
+``optimize`` keys its cache with them; ``lvad_training.training.provenance`` lists the inputs of trainings,
+stages and tables.
 """
 
 import hashlib

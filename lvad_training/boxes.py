@@ -18,7 +18,7 @@ number, after which a box that is not settled is kept: rather one box twice than
 
 
 @dataclass(frozen=True, slots=True)
-class Suppression:
+class NmsSettings:
     """Which of the overlapping boxes that a dense head gives for one object stay.
 
     Attributes:
@@ -47,7 +47,7 @@ def intersections(first: Tensor, second: Tensor) -> Tensor:
     return common[0] * common[1]
 
 
-def suppress(boxes_xyxy: Tensor, scores: Tensor, labels: Tensor, rule: Suppression) -> Tensor:
+def nms(boxes_xyxy: Tensor, scores: Tensor, labels: Tensor, rule: NmsSettings) -> Tensor:
     """Keep the boxes that overlap no better one of their class that is kept.
 
     Args:

@@ -4,7 +4,7 @@ import torch
 
 from lvad_perception.errors import ConfigError
 from lvad_perception.vocabulary import VOCABULARIES, Vocabulary
-from lvad_training.boxes import Suppression
+from lvad_training.boxes import NmsSettings
 from lvad_training.checkpoints import Checkpoint, load_weights
 from lvad_training.losses.detection import DetectionCriterion
 from lvad_training.losses.multitask import MultiTaskCriterion
@@ -25,7 +25,7 @@ from lvad_training.model.neck import FeaturePyramid
 from lvad_training.model.prompts import Prompts
 from lvad_training.model.semantic_fpn import SemanticFpnHead
 from lvad_training.model.sparse_rcnn import SparseRcnnHead, grid_boxes
-from lvad_training.model.text_encoders import TextEncoder, TextFacts, huggingface_encoder, open_clip_encoder
+from lvad_training.model.text_encoders import TextEncoder, TextEncoderMetadata, huggingface_encoder, open_clip_encoder
 from lvad_training.recipe.schema import FcosConfig, LossConfig, MaskConfig, ModelConfig, SemanticFpnConfig
 
 
@@ -40,14 +40,14 @@ def build_text_encoder(config: ModelConfig) -> TextEncoder | None:
 
 
 def build_model(
-    config: ModelConfig, *, encoder: TextEncoder | None = None, facts: TextFacts | None = None
+    config: ModelConfig, *, encoder: TextEncoder | None = None, metadata: TextEncoderMetadata | None = None
 ) -> MultiTaskNet:
     """The network with random weights, drawn from torch's global generator; language last, so that the rest is equal.
 
     Args:
         config: the recipe's section.
         encoder: for training a model with language.
-        facts: of the encoder, from a checkpoint, for everything else.
+        metadata: of the encoder, from a checkpoint, for everything else.
 
     Raises:
         ConfigError: the model has language, and neither encoder nor facts are given.
@@ -59,7 +59,7 @@ def build_model(
     detection = _detection_head(config, backbone)
     semantic = _mask_head(config, "semantic", backbone)
     drivable = _mask_head(config, "drivable", backbone)
-    prompts = _prompts(config, encoder, facts)
+    prompts = _prompts(config, encoder, metadata)
     return MultiTaskNet(
         backbone=backbone,
         neck=neck,
@@ -78,7 +78,7 @@ def network_of(checkpoint: Checkpoint, *, source: str) -> MultiTaskNet:
         CheckpointError: the weights do not fit the recipe's model.
     """
     with torch.random.fork_rng():  # the weights that are drawn here are replaced; training's chance is not to notice
-        net = build_model(checkpoint.recipe.model, facts=TextFacts.from_dict(checkpoint.text_encoder))
+        net = build_model(checkpoint.recipe.model, metadata=TextEncoderMetadata.from_dict(checkpoint.text_encoder))
     load_weights(net, checkpoint.weights, source=source)
     return net
 
@@ -111,19 +111,23 @@ def boxes_per_image(model: ModelConfig) -> int:
     return min(model.max_detections, head.proposals * len(task_classes(model)["detection"]))
 
 
-def _prompts(config: ModelConfig, encoder: TextEncoder | None, facts: TextFacts | None) -> Prompts | None:
+def _prompts(config: ModelConfig, encoder: TextEncoder | None, metadata: TextEncoderMetadata | None) -> Prompts | None:
     language = config.language
     if language is None:
         return None
     if encoder is not None:
-        facts = encoder.facts
-    if facts is None:
+        metadata = encoder.metadata
+    if metadata is None:
         raise ConfigError(
             "model.language: neither text encoder nor a checkpoint that names one is at hand; "
             "train the model first, or set model.language to null"
         )
     return Prompts(
-        classes=task_classes(config), mode=language.prompts, context=language.context, facts=facts, encoder=encoder
+        classes=task_classes(config),
+        mode=language.prompts,
+        context=language.context,
+        metadata=metadata,
+        encoder=encoder,
     )
 
 
@@ -172,7 +176,7 @@ def _detection_head(config: ModelConfig, backbone: Backbone) -> SparseRcnnHead |
             width=head.width,
             convolutions=head.convolutions,
             norm=head.norm,
-            suppression=Suppression(head.candidates, head.overlap, head.least_score),
+            nms=NmsSettings(head.candidates, head.overlap, head.least_score),
         )
     whole_image = torch.tensor([[0.5, 0.5, 1.0, 1.0]]).repeat(head.proposals, 1)
     return SparseRcnnHead(

@@ -93,7 +93,7 @@ def demo(out: Path, *, data: Path | None, images: int, steps: int | None, seed: 
         plan = plan_training(
             _step_s(timing), elapsed_s=time.monotonic() - started, frames=min(VAL_FRAMES, len(measured))
         )
-        _tell(plan, timing)
+        _report(plan, timing)
         steps = plan.steps
     _write(recipe, content, steps, out)
     model, bag, predicted = out / "model.onnx", out / "bag", out / "predicted"
@@ -144,7 +144,7 @@ def _step_s(folder: Path) -> float:
     return statistics.median(float(step["step_s"]) for step in read_curve(folder / CURVE)[UNTIMED_STEPS:])
 
 
-def _tell(plan: Plan, timing: Path) -> None:
+def _report(plan: Plan, timing: Path) -> None:
     environment = read_environments(timing)[-1]
     end = time.strftime("%H:%M", time.localtime(time.time() + plan.training_s + plan.rest_s))
     print(

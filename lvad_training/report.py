@@ -59,7 +59,7 @@ def report_runs(
         title=title or (f"Training {runs[0].name}" if len(runs) == 1 else "Trainings compared"),
         summary=f"{count}{trained}.",
         runs=runs,
-        facts={
+        metadata={
             "page written by": f"lvad_perception {lvad_perception.__version__}",
             "machine": f"{platform.machine()}, {platform.system()}",
             "boxes drawn from a score of": score_threshold,
@@ -77,13 +77,13 @@ def read_folder(folder: Path, name: str) -> Run:
     place = folder / LAST_STAGE if (folder / LAST_STAGE).is_dir() else folder
     run = read_run(place, name)
     settings = _settings(place / RECIPE)
-    known = {} if run.evaluation is None else run.evaluation.facts
-    facts = {"folder": folder, **({"recipe": settings["preset"]} if "preset" in settings else {})}
-    facts |= {title: known[key] for key, title in (("data", "measured on"), ("split", "split")) if key in known}
+    known = {} if run.evaluation is None else run.evaluation.metadata
+    metadata = {"folder": folder, **({"recipe": settings["preset"]} if "preset" in settings else {})}
+    metadata |= {title: known[key] for key, title in (("data", "measured on"), ("split", "split")) if key in known}
     if starts := read_environments(place):
-        facts |= {"trained on": distinct((each.hardware for each in starts), between=", then ")}
-        facts |= {"precision": distinct((each.precision_text for each in starts), between=", then ")}
-    return replace(run, validation=_validation(place / EVENTS), facts=facts, settings=settings)
+        metadata |= {"trained on": distinct((each.hardware for each in starts), between=", then ")}
+        metadata |= {"precision": distinct((each.precision_text for each in starts), between=", then ")}
+    return replace(run, validation=_validation(place / EVENTS), metadata=metadata, settings=settings)
 
 
 def short_names(folders: Sequence[Path]) -> list[str]:

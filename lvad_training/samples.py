@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lvad_perception.types import Detections, Letterbox, Size, UInt8
-from lvad_training.boxes import Suppression
+from lvad_training.boxes import NmsSettings
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -122,7 +122,7 @@ class PointOutputs:
         boxes_xyxy: float32 [B, N, 4], network pixels.
         points_xy: float32 [N, 2], network pixels.
         strides: float32 [N], of each point's level, network pixels.
-        suppression: how decoding is to choose among boxes of the same object.
+        nms: how decoding is to choose among boxes of the same object.
     """
 
     logits: Tensor
@@ -130,7 +130,7 @@ class PointOutputs:
     boxes_xyxy: Tensor
     points_xy: Tensor
     strides: Tensor
-    suppression: Suppression
+    nms: NmsSettings
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -28,7 +28,7 @@ def shared_data():
 
 
 def tiny_manifest(**changes):
-    facts = {
+    metadata = {
         "network_hw": NETWORK_HW,
         "batch_size": 2,
         "max_detections": OBJECTS,
@@ -38,7 +38,7 @@ def tiny_manifest(**changes):
         "weights_sha256": "0" * 64,
         "created_by": "lvad_perception 0.1.0",
     }
-    return Manifest(**{**facts, **changes})
+    return Manifest(**{**metadata, **changes})
 
 
 def quarter_boxes():
@@ -285,11 +285,13 @@ def images_like():
     return make
 
 
-def _numbers(facts, path=""):
+def _numbers(metadata, path=""):
     """Flatten nested metrics to {path: number or None}."""
-    if isinstance(facts, dict):
-        return {key: value for name, part in facts.items() for key, value in _numbers(part, f"{path}/{name}").items()}
-    return {path: facts}
+    if isinstance(metadata, dict):
+        return {
+            key: value for name, part in metadata.items() for key, value in _numbers(part, f"{path}/{name}").items()
+        }
+    return {path: metadata}
 
 
 @pytest.fixture

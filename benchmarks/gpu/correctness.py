@@ -40,7 +40,7 @@ def _fp32_agrees(recorder: Recorder, preset: str) -> bool:
     height, width = recipe.model.network_hw
     images = torch.from_numpy(road_images(IMAGES, (height, width)))
     facts = {"preset": preset, "size": f"{width}x{height}"}
-    recorder.say(f"{preset}: on the CPU")
+    recorder.log(f"{preset}: on the CPU")
     net, weights = preset_net(recipe)
     facts["weights"] = weights
     on_cpu = Deployed(net, recipe.model.max_detections, torch.float32)

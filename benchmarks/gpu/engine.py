@@ -55,7 +55,7 @@ def _images(recorder: Recorder, preset: str) -> UInt8:
 
 
 def _on_cpu(recorder: Recorder, preset: str) -> list[RawOutputs]:
-    recorder.say(f"{preset}: on the CPU")
+    recorder.log(f"{preset}: on the CPU")
     engine = PyTorchEngine(model_file(recorder.job, preset, suffix=".pt2"), device="cpu")
     return [copied(engine.infer(image[None])) for image in _images(recorder, preset)]
 
@@ -63,13 +63,13 @@ def _on_cpu(recorder: Recorder, preset: str) -> list[RawOutputs]:
 def _measure(recorder: Recorder, preset: str, precision: str, batch: int, wanted: list[RawOutputs]) -> Cells:
     job = recorder.job
     path = model_file(job, preset, suffix=".pt2", batch=batch)
-    recorder.say(f"{preset}: opening {path.name} in {precision}")
+    recorder.log(f"{preset}: opening {path.name} in {precision}")
     torch._dynamo.reset()
     began = time.perf_counter()
     engine = PyTorchEngine(path, device=job.device, precision=precision)
     opened_s = time.perf_counter() - began
     try:
-        recorder.say(engine.description)
+        recorder.log(engine.description)
         cells: Cells = {"opened in s": opened_s, **speed(job, engine)}
         if batch == 1:
             found = [copied(engine.infer(image[None])) for image in _images(recorder, preset)]

@@ -53,7 +53,7 @@ def _fit(recorder: Recorder) -> Cells:
     steps = 2 if job.small else min(MOST_STEPS, int(room_s / step_s))
     if steps < 1:
         raise Unavailable(f"no time is left for a run: its start takes {overhead_s:.0f} s, a step {step_s:.2f} s")
-    recorder.say(f"a step takes {step_s:.3f} s, {steps} of them fit")
+    recorder.log(f"a step takes {step_s:.3f} s, {steps} of them fit")
     reports = _train(recorder, root, "run", steps)
     last = reports[-max(1, len(reports) // 10) :]
     return {
@@ -83,7 +83,7 @@ def _train(recorder: Recorder, root: Path, name: str, steps: int) -> list[dict[s
         settings |= {"model.network_hw": list(SMALL_HW), "train.batch_size": 2}
     words = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
     command = [sys.executable, "-m", "lvad_training.cli", "run", str(RECIPE), *words, "--overwrite", "--quiet"]
-    recorder.say("lvad-train run " + " ".join(command[4:]))
+    recorder.log("lvad-train run " + " ".join(command[4:]))
     status = subprocess.run(command, check=False).returncode
     if status != 0:
         raise TrainingError(f"lvad-train run ended with status {status}; its message above says why")

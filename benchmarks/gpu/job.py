@@ -78,24 +78,24 @@ class Recorder:
         """Seconds that a part may still use."""
         return self.started + self.job.limit_s - self.MARGIN_S - time.monotonic()
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """Print a line with the part's elapsed time."""
         print(f"[{time.monotonic() - self.started:6.1f} s] {text}", flush=True)
 
     def row(self, table: str, **cells: Any) -> None:
         """Add a line to a table."""
         self._write({"table": table, "row": cells})
-        self.say(f"{table}: " + ", ".join(f"{name} {_spell(value)}" for name, value in cells.items()))
+        self.log(f"{table}: " + ", ".join(f"{name} {_spell(value)}" for name, value in cells.items()))
 
     def note(self, text: str) -> None:
         """Add a sentence below the part's tables."""
         self._write({"note": text})
-        self.say(text)
+        self.log(text)
 
     def outcome(self, kind: str, reason: str) -> None:
         """Say how the whole part ended, "skipped" or "failed", and why."""
         self._write({"outcome": kind, "reason": reason})
-        self.say(f"{kind}: {reason}")
+        self.log(f"{kind}: {reason}")
 
     def measure(self, table: str, facts: Cells, function: Callable[[], Cells], *, needs_s: float = 2.0) -> Cells | None:
         """Add a line of ``facts`` and what ``function`` measured, or why there is nothing; failure stays in its line.

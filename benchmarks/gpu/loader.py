@@ -53,7 +53,7 @@ def _rendered(recorder: Recorder) -> tuple[Path, str]:
     job = recorder.job
     images, size_hw = (4, (72, 128)) if job.small else (RENDERED_IMAGES, RENDERED_HW)
     root = Path(job.scratch) / "rendered"
-    recorder.say(f"rendering {images} images of {size_hw[1]}x{size_hw[0]}")
+    recorder.log(f"rendering {images} images of {size_hw[1]}x{size_hw[0]}")
     render_sample_set(root, images=images, seed=0, size_hw=size_hw, workers=1 if job.small else usable_cores())
     return root, f"{images} rendered images, {size_hw[1]}x{size_hw[0]}"
 

@@ -85,7 +85,7 @@ def _measure(
     import onnxruntime
 
     images, wanted = reference
-    recorder.say(f"{preset}: opening a session with {provider}")
+    recorder.log(f"{preset}: opening a session with {provider}")
     chain = [(provider, options)]
     if provider == "TensorrtExecutionProvider":
         chain.append(("CUDAExecutionProvider", {"device_id": 0}))  # for what TensorRT does not take

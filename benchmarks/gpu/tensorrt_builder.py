@@ -47,7 +47,7 @@ def _measure(recorder: Recorder, preset: str) -> Cells:
         options=OPTIONS,
         cache_dir=scratch,
         rebuild=True,
-        report=lambda line: recorder.say(f"{preset}: {line}"),
+        report=lambda line: recorder.log(f"{preset}: {line}"),
     )
     engine = TensorRtEngine(result.path)
     try:

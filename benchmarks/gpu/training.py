@@ -58,7 +58,7 @@ def _fitting(recorder: Recorder, preset: str, precision: str, seconds: float) ->
             if size == 1:
                 raise
         size //= 2  # outside the handler, whose exception would keep the tensors alive
-        recorder.say(f"{preset}: out of memory, trying batch {size}")
+        recorder.log(f"{preset}: out of memory, trying batch {size}")
 
 
 def _measure(job: Job, preset: str, precision: str, size: int, seconds: float) -> Cells:

@@ -187,12 +187,12 @@ def _bag_reader(storage: str) -> Callable[[Path], Read]:
 
             def replayed() -> None:
                 told: list[str] = []
-                summary = replay(bag, perceiver, scratch / "out", tell=told.append)
+                summary = replay(bag, perceiver, scratch / "out", report=told.append)
                 lost = sum(summary.skipped.values())
                 if summary.images + lost < IMAGES or (lost and not told):
                     raise UncountedLossError(f"{summary.images} of {IMAGES} images, {lost} counted, {len(told)} told")
 
-            _all(replayed, lambda: evaluate_bag(bag, tell=say_nothing))
+            _all(replayed, lambda: evaluate_bag(bag, report=say_nothing))
 
         return read
 
@@ -214,7 +214,7 @@ def _metadata_reader(folder: Path) -> Read:
         for storage in ("mcap", "sqlite3"):
             os.link(_one_file(folder / storage), bag / _one_file(folder / storage).name)
         (bag / "metadata.yaml").write_bytes(data)
-        replay(bag, perceiver, scratch / "out", tell=say_nothing)
+        replay(bag, perceiver, scratch / "out", report=say_nothing)
 
     return read
 

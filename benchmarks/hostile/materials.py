@@ -45,8 +45,8 @@ def make_materials(folder: Path) -> None:
     perceiver = open_perceiver(folder)
     for storage in ("mcap", "sqlite3"):
         plain = folder / f"{storage}_plain"
-        from_bdd100k(folder / "data", "val", plain, storage=storage, cache_dir=folder / "cache", tell=say_nothing)
-        replay(plain, perceiver, folder / storage, storage=storage, tell=say_nothing)
+        from_bdd100k(folder / "data", "val", plain, storage=storage, cache_dir=folder / "cache", report=say_nothing)
+        replay(plain, perceiver, folder / storage, storage=storage, report=say_nothing)
 
 
 def open_perceiver(folder: Path) -> Any:

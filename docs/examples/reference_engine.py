@@ -33,10 +33,10 @@ class ReferenceEngine:
             model = onnx.load(str(path))
         except Exception as err:  # protobuf's errors have no public class
             raise ModelFileError(f"{path} is no ONNX file; write one with lvad-train export") from err
-        facts = {item.key: item.value for item in model.metadata_props}
-        if MANIFEST_KEY not in facts:
+        metadata = {item.key: item.value for item in model.metadata_props}
+        if MANIFEST_KEY not in metadata:
             raise ModelFileError(f"{path} carries no {MANIFEST_KEY}; write one with lvad-train export")
-        self.manifest = Manifest.from_json(facts[MANIFEST_KEY], source=str(path))
+        self.manifest = Manifest.from_json(metadata[MANIFEST_KEY], source=str(path))
         self.description = f"ONNX {onnx.__version__} reference evaluator, FP32"
         self._evaluator: ReferenceEvaluator | None = ReferenceEvaluator(model)
 

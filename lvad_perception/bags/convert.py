@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from lvad_perception.bags.problems import Problems, tell_stderr
+from lvad_perception.bags.problems import Problems, report_to_stderr
 from lvad_perception.bags.storage import BagWriter, Storage, create_bag
 from lvad_perception.datasets.bdd100k import Split, open_split
 from lvad_perception.errors import BagError, ConfigError, ImageError, LabelError
@@ -70,7 +70,7 @@ def from_bdd100k(
     start_stamp_ns: int = DEFAULT_START_NS,
     limit: int | None = None,
     cache_dir: Path | None = None,
-    tell: Callable[[str], None] = tell_stderr,
+    report: Callable[[str], None] = report_to_stderr,
     progress: bool = False,
 ) -> ConversionSummary:
     """Convert a split in BDD100K's layout to a bag of one camera; topics as in ``lvad_perception.topics``.
@@ -94,7 +94,7 @@ def from_bdd100k(
         start_stamp_ns: stamp of the first image.
         limit: convert only so many images, the first by name.
         cache_dir: where parsed labels are kept; the user's cache folder when None.
-        tell: is handed one line for each image or annotation that is left out.
+        report: is handed one line for each image or annotation that is left out.
         progress: show a bar on standard error.
 
     Raises:
@@ -109,7 +109,7 @@ def from_bdd100k(
     count = len(data) if limit is None else min(limit, len(data))
     if not 0 <= start_stamp_ns <= _LAST_STAMP_NS - int(count / rate_hz * 1e9):
         raise ConfigError(f"start stamp {start_stamp_ns} ns leaves ROS's time range; give nanoseconds since 1970")
-    problems = Problems(tell)
+    problems = Problems(report)
     images = 0
     truth = dict.fromkeys(TASKS, 0)
     origin = {"lvad_source": "bdd100k", "lvad_split": split}

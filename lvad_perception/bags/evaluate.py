@@ -13,7 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from lvad_perception.bags.pairing import Pairing, frame_key
-from lvad_perception.bags.problems import Problems, message_text, tell_stderr
+from lvad_perception.bags.problems import Problems, message_text, report_to_stderr
 from lvad_perception.bags.storage import BagReader, open_bag
 from lvad_perception.datasets.bdd100k import Split, open_split, read_image
 from lvad_perception.errors import BagError, DatasetError, ImageError, LabelError, VocabularyMismatchError
@@ -25,7 +25,7 @@ from lvad_perception.types import Size, Truth, UInt8
 from lvad_perception.vocabulary import TASKS
 
 
-def evaluate_bag(bag: Path, *, tell: Callable[[str], None] = tell_stderr, progress: bool = False) -> Metrics:
+def evaluate_bag(bag: Path, *, report: Callable[[str], None] = report_to_stderr, progress: bool = False) -> Metrics:
     """Metrics of all cameras of a bag that holds predictions and annotation.
 
     Predictions and annotation are paired by task, camera and header stamp, however far apart they lie in the bag.
@@ -34,7 +34,7 @@ def evaluate_bag(bag: Path, *, tell: Callable[[str], None] = tell_stderr, progre
 
     Args:
         bag: what ``replay`` wrote, or a recording of the node with annotation.
-        tell: is handed one line for each message that is left out.
+        report: is handed one line for each message that is left out.
         progress: show a bar on standard error.
 
     Raises:
@@ -43,13 +43,13 @@ def evaluate_bag(bag: Path, *, tell: Callable[[str], None] = tell_stderr, progre
     """
     bag = Path(bag)
     with open_bag(bag) as reader, told_of_bag(bag):
-        return pair_bag(reader, tell=tell, progress=progress).finish()
+        return pair_bag(reader, report=report, progress=progress).finish()
 
 
 def pair_bag(
     reader: BagReader,
     *,
-    tell: Callable[[str], None] = tell_stderr,
+    report: Callable[[str], None] = report_to_stderr,
     progress: bool = False,
     stamps: dict[str, int] | None = None,
 ) -> Pairing:
@@ -57,7 +57,7 @@ def pair_bag(
 
     Args:
         reader: the bag.
-        tell: is handed one line for each message that is left out.
+        report: is handed one line for each message that is left out.
         progress: show a bar on standard error.
         stamps: is filled with the bag time stamp of each annotated image, by its ``frame_key``, and then every image is
             kept apart; None for the metrics alone, in bounded memory.
@@ -66,7 +66,7 @@ def pair_bag(
         BagError: the bag lacks predictions or annotation.
         VocabularyMismatchError: the bag lists other classes.
     """
-    problems = Problems(tell)
+    problems = Problems(report)
     pairing = Pairing(problems, by_frame=stamps is not None)
     sides = _sides(reader)
     indices: Counter[str] = Counter()
@@ -115,7 +115,7 @@ def evaluate_dataset(
     *,
     limit: int | None = None,
     cache_dir: Path | None = None,
-    tell: Callable[[str], None] = tell_stderr,
+    report: Callable[[str], None] = report_to_stderr,
     progress: bool = False,
 ) -> Metrics:
     """Metrics of a model on the annotated images of a split in BDD100K's layout, without a bag.
@@ -126,7 +126,7 @@ def evaluate_dataset(
         split: name of the split.
         limit: look at only so many images, the first by name.
         cache_dir: where parsed labels are kept; the user's cache folder when None.
-        tell: is handed one line for each image or annotation that is left out.
+        report: is handed one line for each image or annotation that is left out.
         progress: show a bar on standard error.
 
     Raises:
@@ -137,7 +137,7 @@ def evaluate_dataset(
     """
     perceiver.manifest.require(TASKS, by=f"an evaluation on BDD100K's annotation in {root}")
     data = open_split(Path(root), split, cache_dir=cache_dir)
-    problems = Problems(tell)
+    problems = Problems(report)
     evaluator = Evaluator(perceiver.manifest.classes)
     images: list[UInt8] = []
     truths: list[Truth] = []

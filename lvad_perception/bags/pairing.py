@@ -18,7 +18,7 @@ from lvad_perception.messages import (
     stamp_ns,
     truth_boxes_from_message,
 )
-from lvad_perception.metrics import Evaluator, Findings, FrameFacts, Metrics
+from lvad_perception.metrics import Evaluator, Findings, FrameMetadata, Metrics
 from lvad_perception.topics import Side
 from lvad_perception.types import Predictions, Size, Truth, UInt8
 from lvad_perception.vocabulary import TASKS
@@ -91,7 +91,7 @@ class Pairing:
         self._tell_unpaired()
         return self._evaluator.compute()
 
-    def findings(self, frames: Mapping[str, FrameFacts], *, score_threshold: float) -> Findings:
+    def findings(self, frames: Mapping[str, FrameMetadata], *, score_threshold: float) -> Findings:
         """As ``finish``, with everything that is found beyond the metrics; images alone only where ``by_frame``.
 
         Args:

@@ -9,7 +9,7 @@ TOLD_PER_PLACE: Final = 20
 """So many problems of one topic are told one by one; what follows is only counted."""
 
 
-def tell_stderr(line: str) -> None:
+def report_to_stderr(line: str) -> None:
     """Print a line on standard error, above a progress bar if there is one."""
     from tqdm import tqdm
 
@@ -20,11 +20,11 @@ class Problems:
     """Counts problems and tells the first ones of each place; memory does not grow with their number.
 
     Args:
-        tell: is handed one line a problem.
+        report: is handed one line a problem.
     """
 
-    def __init__(self, tell: Callable[[str], None] = tell_stderr) -> None:
-        self._tell = tell
+    def __init__(self, report: Callable[[str], None] = report_to_stderr) -> None:
+        self._report = report
         self._counts: Counter[str] = Counter()
         self._told: Counter[str] = Counter()
         self.last = ""
@@ -43,9 +43,9 @@ class Problems:
         self._counts[place] += count
         self._told[place] += 1
         if self._told[place] <= TOLD_PER_PLACE or count > 1:
-            self._tell(f"{place} {what}: {reason}")
+            self._report(f"{place} {what}: {reason}")
         elif self._told[place] == TOLD_PER_PLACE + 1:
-            self._tell(f"{place}: further problems are only counted")
+            self._report(f"{place}: further problems are only counted")
 
     @property
     def total(self) -> int:

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from lvad_perception.bags.cameras import Camera, find_cameras, tell_of_videos
 from lvad_perception.bags.paths import check_output
-from lvad_perception.bags.problems import Problems, message_text, tell_stderr
+from lvad_perception.bags.problems import Problems, message_text, report_to_stderr
 from lvad_perception.bags.storage import BagReader, BagWriter, Storage, create_bag, open_bag
 from lvad_perception.errors import BagError, ImageError, MessageError
 from lvad_perception.media.images import jpeg_damage
@@ -98,7 +98,7 @@ def replay(
     confidence: bool = False,
     overlay_video: Path | None = None,
     overlay_threshold: float | None = None,
-    tell: Callable[[str], None] = tell_stderr,
+    report: Callable[[str], None] = report_to_stderr,
     progress: bool = False,
 ) -> ReplaySummary:
     """Run the perception on every image of a bag.
@@ -120,7 +120,7 @@ def replay(
         overlay_video: file for a video of the first camera with the predictions drawn in, each frame at the time of its
             stamp; None for none.
         overlay_threshold: least score of boxes in the video; None is the manifest's.
-        tell: is handed one line for each image that is left out.
+        report: is handed one line for each image that is left out.
         progress: show a bar on standard error.
 
     Raises:
@@ -132,17 +132,17 @@ def replay(
     if output.exists() and bag.resolve() in (output.resolve(), *output.resolve().iterdir()):
         raise BagError(f"{output} is the bag to be replayed; choose another name for the output")
     began = time.monotonic()
-    problems = Problems(tell)
+    problems = Problems(report)
     with open_bag(bag) as reader:
         cameras = find_cameras(reader.connections, source=str(bag), topics=topics)
         if not topics:
             tell_of_videos(reader.connections, cameras, problems)
-        facts = {
+        metadata = {
             **reader.custom_data,
             "lvad_weights_sha256": perceiver.manifest.weights_sha256,
             "lvad_score_threshold": str(perceiver.score_threshold),
         }
-        with create_bag(output, storage=storage, overwrite=overwrite, custom_data=facts) as writer:
+        with create_bag(output, storage=storage, overwrite=overwrite, custom_data=metadata) as writer:
             results = _ResultWriter(writer, perceiver.manifest.vocabularies, confidence=confidence)
             frames = _frames(reader, cameras, writer, problems, images=images, progress=progress)
             seen = _perceive(frames, perceiver, results)

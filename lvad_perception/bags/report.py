@@ -13,7 +13,7 @@ from lvad_perception import __version__
 from lvad_perception.bags.cameras import Camera, find_cameras
 from lvad_perception.bags.evaluate import pair_bag, told_of_bag
 from lvad_perception.bags.pairing import frame_key
-from lvad_perception.bags.problems import tell_stderr
+from lvad_perception.bags.problems import report_to_stderr
 from lvad_perception.bags.replay import decode_message
 from lvad_perception.bags.storage import BagReader, open_bag
 from lvad_perception.errors import BagError, ImageError, MessageError
@@ -24,7 +24,7 @@ from lvad_perception.messages import (
     stamp_ns,
     truth_boxes_from_message,
 )
-from lvad_perception.metrics import FrameFacts, Metrics
+from lvad_perception.metrics import FrameMetadata, Metrics
 from lvad_perception.report import Run, write_report
 from lvad_perception.report.evaluation import Evaluation, KeptFrame, chosen, keep_frame
 from lvad_perception.report.folder import read_run
@@ -51,7 +51,7 @@ def report_bag(
     examples: int = 8,
     score_threshold: float = 0.3,
     commands: tuple[str, ...] = (),
-    tell: Callable[[str], None] = tell_stderr,
+    report: Callable[[str], None] = report_to_stderr,
     progress: bool = False,
 ) -> Metrics:
     """Write a report of a bag with predictions and annotation.
@@ -63,7 +63,7 @@ def report_bag(
         examples: so many of the worst images are shown, and a few evenly spread over the bag.
         score_threshold: boxes below it are not drawn, and not in the confusions; all of them count in the metrics.
         commands: command lines to show as those that made the results.
-        tell: is handed one line for each message that is left out.
+        report: is handed one line for each message that is left out.
         progress: show a bar on standard error.
 
     Raises:
@@ -71,18 +71,18 @@ def report_bag(
         DatasetError: ``training`` is not the folder of a training run.
     """
     trained = None if training is None else read_run(training, "Checkpoint on the data set, in torch")
-    evaluation = examine_bag(bag, worst=examples, score_threshold=score_threshold, tell=tell, progress=progress)
+    evaluation = examine_bag(bag, worst=examples, score_threshold=score_threshold, report=report, progress=progress)
     runs = [Run(f"Replayed bag {bag.name}", evaluation=evaluation)]
     steps = 0
     if trained is not None:
-        runs.append(replace(trained, facts={"folder": training}))
+        runs.append(replace(trained, metadata={"folder": training}))
         steps = int(trained.losses["total"][-1][0]) if trained.losses.get("total") else 0
     write_report(
         output,
         title="LV-Adapter perception",
         summary=f"{f'{steps:,} training steps, ' if steps else ''}evaluated on the predictions in {bag.name}.",
         runs=runs,
-        facts={
+        metadata={
             "lvad_perception": __version__,
             "Python": platform.python_version(),
             "numpy": np.__version__,
@@ -101,7 +101,7 @@ def examine_bag(
     *,
     worst: int,
     score_threshold: float,
-    tell: Callable[[str], None] = tell_stderr,
+    report: Callable[[str], None] = report_to_stderr,
     progress: bool = False,
 ) -> Evaluation:
     """Everything that a report shows of a bag; arguments and exceptions as of ``report_bag``.
@@ -111,19 +111,19 @@ def examine_bag(
     bag = Path(bag)
     with open_bag(bag) as reader, told_of_bag(bag):
         stamps: dict[str, int] = {}
-        pairing = pair_bag(reader, tell=tell, progress=progress, stamps=stamps)
+        pairing = pair_bag(reader, report=report, progress=progress, stamps=stamps)
         cameras = find_cameras(reader.connections, source=str(reader.path))
-        facts = _facts(reader, cameras, stamps)
-        findings = pairing.findings(facts, score_threshold=score_threshold)
+        metadata = _facts(reader, cameras, stamps)
+        findings = pairing.findings(metadata, score_threshold=score_threshold)
         names = chosen(findings, worst)
-        wanted = {key: _Frame(found.name) for key, found in facts.items() if found.name in names}
+        wanted = {key: _Frame(found.name) for key, found in metadata.items() if found.name in names}
         for camera in cameras:
             _fill(reader, camera, wanted)
     frames = {frame.name: kept for frame in wanted.values() if (kept := _kept(frame)) is not None}
     return Evaluation(findings, tuple(frames[name] for name in names if name in frames), {"data": bag.name})
 
 
-def _facts(reader: BagReader, cameras: Sequence[Camera], stamps: Mapping[str, int]) -> dict[str, FrameFacts]:
+def _facts(reader: BagReader, cameras: Sequence[Camera], stamps: Mapping[str, int]) -> dict[str, FrameMetadata]:
     """``frame_key`` -> what the bag says of each annotated image; ``stamps`` holds the bag time stamps."""
     names = {camera.namespace: _texts(reader, camera, NAME) for camera in cameras}
     attributes = {camera.namespace: _texts(reader, camera, ATTRIBUTES) for camera in cameras}
@@ -133,7 +133,7 @@ def _facts(reader: BagReader, cameras: Sequence[Camera], stamps: Mapping[str, in
         name = names.get(camera, {}).get(bag_stamp_ns) or f"{int(stamp) / 1e9:.3f} s"
         if len(cameras) > 1:
             name = f"{camera} {name}"
-        found[key] = FrameFacts(name, _attributes(attributes.get(camera, {}).get(bag_stamp_ns)))
+        found[key] = FrameMetadata(name, _attributes(attributes.get(camera, {}).get(bag_stamp_ns)))
     return found
 
 

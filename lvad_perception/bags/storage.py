@@ -132,13 +132,13 @@ class BagReader:
         from rosbags.interfaces import Connection, ConnectionExtRosbag2, MessageDefinition, MessageDefinitionFormat
 
         formats = {"ros2msg": MessageDefinitionFormat.MSG, "ros2idl": MessageDefinitionFormat.IDL}
-        facts: dict[tuple[str, str], list[Recorded]] = {}
+        metadata: dict[tuple[str, str], list[Recorded]] = {}
         places: dict[tuple[str, str], int] = {}
         for file in self._files.values():
             self._channels.append({})
             for recorded in file.recorded:
                 key = recorded.topic, message_type(recorded.msgtype)
-                facts.setdefault(key, []).append(recorded)
+                metadata.setdefault(key, []).append(recorded)
                 self._channels[-1][recorded.channel] = places.setdefault(key, len(places))
         counts: Counter[tuple[str, str]] = Counter()
         profiles: dict[tuple[str, str], Any] = {}
@@ -148,7 +148,7 @@ class BagReader:
             counts[key] += topic.count
             profiles.setdefault(key, topic.qos)
         for key, place in places.items():
-            found = facts.get(key, [])
+            found = metadata.get(key, [])
             language, text = next((each.definition for each in found if each.definition[1]), ("", ""))
             self.connections.append(
                 Connection(

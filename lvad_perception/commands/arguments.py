@@ -61,7 +61,7 @@ def open_model(arguments: argparse.Namespace, path: Path) -> Engine:
         threads=arguments.threads,
         runtime=arguments.runtime,
         precision=arguments.precision,
-        say=lambda sentence: print(sentence, file=sys.stderr),
+        log=lambda sentence: print(sentence, file=sys.stderr),
     )
 
 
@@ -115,10 +115,10 @@ def progress_bar() -> Iterator["Progress"]:
             bar.close()
 
 
-def write_json(path: Path | None, facts: dict[str, Any]) -> None:
+def write_json(path: Path | None, metadata: dict[str, Any]) -> None:
     """Write the facts where ``--json`` says; nowhere when None. Raises ConfigError."""
     if path is not None:
-        write_text(path, json.dumps(facts, indent=2) + "\n", option="--json")
+        write_text(path, json.dumps(metadata, indent=2) + "\n", option="--json")
 
 
 def write_text(path: Path, text: str, *, option: str) -> None:

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from lvad_perception.bags.problems import tell_stderr
+from lvad_perception.bags.problems import report_to_stderr
 from lvad_perception.command_line import STATUS_INCOMPLETE
 from lvad_perception.commands.arguments import add_command, add_model, open_perceiver, write_json
 from lvad_perception.errors import ConfigError
@@ -81,7 +81,7 @@ def _bag_from_bdd100k(arguments: argparse.Namespace) -> int | None:
         rate_hz=arguments.rate,
         limit=arguments.limit,
         cache_dir=arguments.cache_dir,
-        tell=told,
+        report=told,
         **_bag_to_write(arguments),
     )
     truth = ", ".join(f"{task} {count}" for task, count in summary.truth.items())
@@ -118,7 +118,7 @@ def _replay(arguments: argparse.Namespace) -> int | None:
             images=arguments.images,
             confidence=arguments.confidence,
             overlay_video=arguments.overlay_video,
-            tell=told,
+            report=told,
             progress=True,
         )
     rate = summary.images / summary.seconds if summary.seconds else 0.0
@@ -142,7 +142,7 @@ def _evaluate(arguments: argparse.Namespace) -> int | None:
         given = [option for option, value in needed.items() if value is not None]
         if given:
             raise ConfigError(f"a bag needs no {' '.join(given)}; leave it out, or leave out the bag")
-        metrics = evaluate_bag(arguments.bag, tell=told, progress=True)
+        metrics = evaluate_bag(arguments.bag, report=told, progress=True)
     else:
         missing = [option for option, value in needed.items() if value is None]
         if missing:
@@ -154,7 +154,7 @@ def _evaluate(arguments: argparse.Namespace) -> int | None:
                 arguments.split,
                 limit=arguments.limit,
                 cache_dir=arguments.cache_dir,
-                tell=told,
+                report=told,
                 progress=True,
             )
     write_json(arguments.json, metrics.to_dict())
@@ -175,7 +175,7 @@ def _report(arguments: argparse.Namespace) -> int | None:
         examples=arguments.examples,
         score_threshold=arguments.score_threshold,
         commands=tuple(arguments.command or ()),
-        tell=told,
+        report=told,
         progress=True,
     )
     print(f"{arguments.output}: open it in a browser")
@@ -190,7 +190,7 @@ class _Told:
 
     def __call__(self, line: str) -> None:
         self._any = True
-        tell_stderr(line)
+        report_to_stderr(line)
 
     @property
     def status(self) -> int | None:

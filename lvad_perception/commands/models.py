@@ -18,20 +18,23 @@ def add_model_commands(commands: Any) -> None:
 
 def _info(arguments: argparse.Namespace) -> None:
     manifest, where = _facts_of(arguments.model)
-    facts = json.loads(manifest.to_json())
+    metadata = json.loads(manifest.to_json())
     if arguments.json:
-        print(json.dumps(facts, indent=2, sort_keys=True))
+        print(json.dumps(metadata, indent=2, sort_keys=True))
         return
     sizes = dict.fromkeys((manifest.input_hw, manifest.network_hw))  # two in a file for one camera size
     spelled = ", resized inside to ".join(f"{width}x{height}" for height, width in sizes)
-    print(f"{arguments.model} ({arguments.model.stat().st_size / 2**20:.1f} MiB), preset {facts['preset']}")
-    print(f"  written by       {facts['created_by']}")
-    print(f"  weights          sha256 {facts['weights_sha256']}")
-    print(f"  input            {spelled}, batch {facts['batch_size']}")
-    print(f"  boxes            at most {facts['max_detections']}, published from a score of {facts['score_threshold']}")
-    for task, names in facts["classes"].items():
+    print(f"{arguments.model} ({arguments.model.stat().st_size / 2**20:.1f} MiB), preset {metadata['preset']}")
+    print(f"  written by       {metadata['created_by']}")
+    print(f"  weights          sha256 {metadata['weights_sha256']}")
+    print(f"  input            {spelled}, batch {metadata['batch_size']}")
+    print(
+        f"  boxes            at most {metadata['max_detections']}, "
+        f"published from a score of {metadata['score_threshold']}"
+    )
+    for task, names in metadata["classes"].items():
         print(f"  {task:<16} {', '.join(names)}")
-    for key, value in facts["training"].items():
+    for key, value in metadata["training"].items():
         print(f"  {'training ' + key:<16} {value if isinstance(value, str) else json.dumps(value)}")
     for label, text in where.items():
         print(f"  {label:<16} {text}")

@@ -121,7 +121,7 @@ def optimize(
     reference.close()
     options = options or BuildOptions()
     content = model.read_bytes()
-    facts = EngineFile(
+    metadata = EngineFile(
         b"",
         manifest,
         precision=precision,
@@ -134,7 +134,7 @@ def optimize(
     report(f"rewriting the model in {precision.upper()}")
     old = version_of(import_tensorrt("optimize")) < (10, 0)
     lowered = lower(content, precision=precision, opset_17=old, batches=calibration, progress=progress)
-    kept = folder / f"{_key(facts, options, lowered)}{'.pth' if output.suffix == '.pth' else '.engine'}"
+    kept = folder / f"{_key(metadata, options, lowered)}{'.pth' if output.suffix == '.pth' else '.engine'}"
     if kept.exists() and not rebuild:
         report(f"found in the cache: {kept}")
         try:
@@ -146,24 +146,24 @@ def optimize(
     report(f"the rewritten model in ONNX Runtime: {judge.model(lowered).to_text()}")
     report(f"building for {target.to_text()}; this takes minutes")
     began = time.perf_counter()
-    facts, state = _build(lowered, facts, replace(options, timing_cache=_timings(folder, target)), progress)
+    metadata, state = _build(lowered, metadata, replace(options, timing_cache=_timings(folder, target)), progress)
     built_s = time.perf_counter() - began
     with draft(kept) as built:
-        _write(built, facts, state)
+        _write(built, metadata, state)
         agreement, description = judge.engine(built, device)
-        _write(built, replace(facts, agreement=agreement.to_text()), state)
+        _write(built, replace(metadata, agreement=agreement.to_text()), state)
     return _deliver(kept, output, Optimized(output, description, manifest, agreement, source, built_s, 0))
 
 
 def _build(
-    lowered: bytes, facts: EngineFile, options: BuildOptions, progress: Progress
+    lowered: bytes, metadata: EngineFile, options: BuildOptions, progress: Progress
 ) -> tuple[EngineFile, dict[str, Any] | None]:
     """The engine, and the state dict of torch2trt's module where that built it."""
-    assert facts.precision is not None
-    if facts.builder == "torch2trt":
-        plan, state = build_with_torch2trt(lowered, facts.manifest, facts.precision)
-        return replace(facts, plan=plan), state
-    return replace(facts, plan=build_plan(lowered, facts.precision, options, progress=progress)), None
+    assert metadata.precision is not None
+    if metadata.builder == "torch2trt":
+        plan, state = build_with_torch2trt(lowered, metadata.manifest, metadata.precision)
+        return replace(metadata, plan=plan), state
+    return replace(metadata, plan=build_plan(lowered, metadata.precision, options, progress=progress)), None
 
 
 def _write(path: Path, file: EngineFile, state: dict[str, Any] | None) -> None:
@@ -259,12 +259,12 @@ def _cache_folder(cache_dir: Path | None) -> Path:
     raise EngineError("no cache folder can be written; name one with space with --cache-dir")
 
 
-def _key(facts: EngineFile, options: BuildOptions, lowered: bytes) -> str:
+def _key(metadata: EngineFile, options: BuildOptions, lowered: bytes) -> str:
     """What two builds must share for one to stand for the other: what the file says of itself and the builder is given.
 
     The graph is the one that is built, so that also another way of rewriting the model has another key.
     """
-    return digest([_FORMAT, facts.facts(), options.level, options.workspace_bytes, digest(lowered)])
+    return digest([_FORMAT, metadata.metadata(), options.level, options.workspace_bytes, digest(lowered)])
 
 
 def _deliver(kept: Path, output: Path, result: Optimized) -> Optimized:

@@ -44,7 +44,7 @@ def open_split(
     *,
     cameras: tuple[str, ...] = (),
     cache_dir: Path | None = None,
-    tell: Callable[[str], None] | None = None,
+    report: Callable[[str], None] | None = None,
 ) -> Split:
     """Open a split of whichever data set the folder holds.
 
@@ -53,7 +53,7 @@ def open_split(
         split: one of ``find_splits``.
         cameras: nuImages' channels to look at; all when empty.
         cache_dir: where parsed labels are kept; a folder in the user's cache directory when None.
-        tell: is handed one line for every label file that is passed over; see ``bdd100k.open_split``.
+        report: is handed one line for every label file that is passed over; see ``bdd100k.open_split``.
 
     Raises:
         DatasetError: no such folder, split or camera, or nowhere to keep the cache.
@@ -63,4 +63,4 @@ def open_split(
         return nuimages.open_split(root, split, cameras=cameras, cache_dir=cache_dir)
     if cameras:
         raise DatasetError(f"{root} is in BDD100K's layout, which has one camera; leave out data.cameras")
-    return bdd100k.open_split(root, split, cache_dir=cache_dir, tell=tell)
+    return bdd100k.open_split(root, split, cache_dir=cache_dir, report=report)

@@ -1,7 +1,7 @@
-"""What training asks of a data set: a split's images in an order, and what each is annotated for.
+"""The interface of a data set: a split's images in a fixed order, with the annotation of each.
 
-``lvad_perception.datasets.bdd100k.Split`` and ``lvad_perception.datasets.nuimages.NuImagesSplit`` are two; a third needs these methods
-and a line in ``data/layout.py``.
+``bdd100k.Split`` and ``nuimages.NuImagesSplit`` implement it; another data set needs these methods and a line in
+``layout.py``.
 """
 
 from pathlib import Path

@@ -34,7 +34,7 @@ def open_engine(
     threads: int | None = None,
     runtime: str | None = None,
     precision: str | None = None,
-    say: Callable[[str], None] = _LOG.info,
+    log: Callable[[str], None] = _LOG.info,
 ) -> Engine:
     """Load a model file.
 
@@ -46,7 +46,7 @@ def open_engine(
             numbers wherever it is evaluated. "auto" takes the fastest of the installed CPU runtimes that agree with
             ONNX Runtime; it tries them the first time that it sees a model on a machine, and remembers what it found.
         precision: one of ``PRECISIONS``; None is what the file was written in or, of ``.pt2``, what suits the device.
-        say: takes the sentence in which "auto" states its choice and the reason.
+        log: takes the sentence in which "auto" states its choice and the reason.
 
     Raises:
         ModelFileError: the file is missing, truncated, of another kind, or does not fit its manifest.
@@ -58,7 +58,7 @@ def open_engine(
     path = Path(path)
     _check(path, threads, runtime, precision)
     if path.suffix == ".onnx":
-        engine = _open_onnx(path, threads, runtime, precision, say)
+        engine = _open_onnx(path, threads, runtime, precision, log)
     elif path.suffix == ".pt2":
         from lvad_perception.engines.pytorch import PyTorchEngine
 
@@ -75,12 +75,12 @@ def open_engine(
 
 
 def _open_onnx(
-    path: Path, threads: int | None, runtime: str | None, precision: str | None, say: Callable[[str], None]
+    path: Path, threads: int | None, runtime: str | None, precision: str | None, log: Callable[[str], None]
 ) -> Engine:
     if runtime == "auto":
         from lvad_perception.engines.choice import fastest
 
-        return fastest(path, threads=threads, precision=precision, say=say)
+        return fastest(path, threads=threads, precision=precision, log=log)
     if runtime == "openvino":
         from lvad_perception.engines.openvino import OpenVinoEngine
 

@@ -16,7 +16,7 @@ _LABEL_MAPS: Final = ("semantic", "drivable")
 _OUTPUTS: Final = ("boxes", "scores", "labels", "semantic", "drivable", "semantic_confidence")
 _SAME_OBJECT: Final = 0.5
 """Least intersection over union of two boxes of one object, as in AP50."""
-_SWAPPED: Final = -1.0
+_ALTERNATE: Final = -1.0
 """In the place of a distance."""
 
 
@@ -30,7 +30,7 @@ class Tolerance:
         masks: least share of equal pixels in the label maps of any batch, in [0, 1].
         least_score: boxes whose confidence is below it in both outputs are not judged.
         share: share of the judged boxes that must keep to ``boxes_px`` and ``scores``, in (0, 1].
-        swapped: share of the judged boxes that may be answered by another box of the same object, in [0, 1].
+        alternates: share of the judged boxes that may be answered by another box of the same object, in [0, 1].
     """
 
     boxes_px: float
@@ -38,7 +38,7 @@ class Tolerance:
     masks: float
     least_score: float = 0.0
     share: float = 1.0
-    swapped: float = 0.0
+    alternates: float = 0.0
 
 
 TOLERANCES: Final[Mapping[str, Tolerance]] = MappingProxyType(
@@ -49,13 +49,13 @@ TOLERANCES: Final[Mapping[str, Tolerance]] = MappingProxyType(
         # one's rounding. Below the published scores the order of nearly equal candidates is left to chance, and so is
         # which of two nearly equal classes wins for single boxes. Of the boxes that a dense head gives for one object
         # suppression leaves the best: where two are nearly equally good, either.
-        "fp16": Tolerance(boxes_px=2.0, scores=0.02, masks=0.99, least_score=0.3, share=0.95, swapped=0.1),
+        "fp16": Tolerance(boxes_px=2.0, scores=0.02, masks=0.99, least_score=0.3, share=0.95, alternates=0.1),
         # 8 significant bits: a coordinate of 640 px is a multiple of 4 px wherever it passes through a product. Where a
         # network is unsure of whole regions, as on scenes unlike its training's, two of a hundred pixels change class.
-        "bf16": Tolerance(boxes_px=6.0, scores=0.05, masks=0.97, least_score=0.3, share=0.95, swapped=0.2),
+        "bf16": Tolerance(boxes_px=6.0, scores=0.05, masks=0.97, least_score=0.3, share=0.95, alternates=0.2),
         # 256 levels a tensor, chosen from calibration images: accuracy has to be measured again on the data set;
         # what these bounds rule out is a calibration that went wrong.
-        "int8": Tolerance(boxes_px=8.0, scores=0.1, masks=0.95, least_score=0.3, share=0.9, swapped=0.3),
+        "int8": Tolerance(boxes_px=8.0, scores=0.1, masks=0.95, least_score=0.3, share=0.9, alternates=0.3),
     }
 )
 """Precision of an engine ("fp32", "fp16", "bf16", "int8") -> what it must keep to."""
@@ -72,7 +72,7 @@ class Agreement:
         masks: smallest share of equal pixels in the label maps of one batch, in [0, 1].
         confidence: largest difference of ``semantic_confidence``, in steps of 1 / 255; told, not judged.
         boxes: how many boxes were judged, counted in both outputs.
-        swapped: how many of them are further from their counterpart than the tolerance's ``boxes_px`` but share at
+        alternates: how many of them are further from their counterpart than the tolerance's ``boxes_px`` but share at
             least half of their union with one, where the tolerance allows for that at all.
     """
 
@@ -81,7 +81,7 @@ class Agreement:
     masks: float
     confidence: int
     boxes: int
-    swapped: int = 0
+    alternates: int = 0
 
     def within(self, tolerance: Tolerance) -> bool:
         """Whether it keeps to a tolerance; a value that is no number does not."""
@@ -89,14 +89,14 @@ class Agreement:
             self.boxes_px <= tolerance.boxes_px
             and self.scores <= tolerance.scores
             and self.masks >= tolerance.masks
-            and self.swapped <= tolerance.swapped * self.boxes
+            and self.alternates <= tolerance.alternates * self.boxes
         )
 
     def to_text(self) -> str:
         """One line for people."""
-        swapped = f" ({self.swapped} are another box of the same object)" if self.swapped else ""
+        alternates = f" ({self.alternates} are another box of the same object)" if self.alternates else ""
         return (
-            f"{self.boxes} boxes within {self.boxes_px:.3g} px{swapped}, scores within {self.scores:.2g}, "
+            f"{self.boxes} boxes within {self.boxes_px:.3g} px{alternates}, scores within {self.scores:.2g}, "
             f"{100 * self.masks:.3f} % of mask pixels equal, confidence within {self.confidence}/255"
         )
 
@@ -141,14 +141,14 @@ def agree(
                 distances.append(_distances(*sides, tolerance))
                 distances.append(_distances(*sides[::-1], tolerance))
     corners = np.concatenate(distances) if distances else np.zeros(0)
-    swapped = corners == _SWAPPED
+    alternates = corners == _ALTERNATE
     return Agreement(
-        boxes_px=_bound(corners[~swapped], tolerance.share),
+        boxes_px=_bound(corners[~alternates], tolerance.share),
         scores=_bound(np.concatenate(differences) if differences else np.zeros(0), tolerance.share),
         masks=masks,
         confidence=confidence,
         boxes=len(corners),
-        swapped=int(swapped.sum()),
+        alternates=int(alternates.sum()),
     )
 
 
@@ -172,7 +172,7 @@ def _boxes_of(outputs: RawOutputs, image: int) -> _Boxes:
 def _distances(these: _Boxes, those: _Boxes, tolerance: Tolerance) -> Float32:
     """Largest corner distance from each judged box of ``these`` to its nearest candidate of ``those``, float32 [J].
 
-    Of a swapped box it is ``_SWAPPED``.
+    Of a swapped box it is ``_ALTERNATE``.
     """
     boxes, scores, labels = these
     other_boxes, other_scores, other_labels = those
@@ -184,9 +184,9 @@ def _distances(these: _Boxes, those: _Boxes, tolerance: Tolerance) -> Float32:
     candidates = (labels[:, None] == other_labels) & (np.abs(scores[:, None] - other_scores) <= reach)  # (J, K)
     apart = np.abs(boxes[:, None] - other_boxes).max(axis=2)  # (J, K)
     nearest = np.where(candidates, apart, np.inf).min(axis=1)  # (J,)
-    if tolerance.swapped > 0:
+    if tolerance.alternates > 0:
         same_object = (candidates & (_overlaps(boxes, other_boxes) >= _SAME_OBJECT)).any(axis=1)
-        nearest[same_object & (nearest > tolerance.boxes_px)] = _SWAPPED
+        nearest[same_object & (nearest > tolerance.boxes_px)] = _ALTERNATE
     return np.asarray(nearest, np.float32)
 
 

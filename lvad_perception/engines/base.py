@@ -92,23 +92,23 @@ class Finished(Generic[T]):
         return self._result
 
 
-class Turns:
-    """Which of the ``SLOTS`` sets of buffers is used next: in turn, each when its last user is through with it.
+class SlotRing:
+    """Hands out the ``SLOTS`` sets of buffers in turn, each again only after its user released it.
 
-    One thread at a time calls ``slot`` and ``take``; any thread, ``over``.
+    One thread at a time calls ``free_slot`` and ``acquire``; any thread may call ``release``.
     """
 
     def __init__(self) -> None:
         self._users: list[int | None] = [None] * SLOTS
-        self._taken = 0
+        self._acquired = 0
 
-    def slot(self) -> int:
-        """The slot whose turn it is, until it is taken.
+    def free_slot(self) -> int:
+        """The index of the slot that ``acquire`` gives out next.
 
         Raises:
-            EngineError: its last user is not through with it.
+            EngineError: its last user has not released it.
         """
-        slot = self._taken % SLOTS
+        slot = self._acquired % SLOTS
         if self._users[slot] is not None:
             raise EngineError(
                 f"{SLOTS} inferences are under way, and no more can be; fetch the result of the older one before "
@@ -116,14 +116,14 @@ class Turns:
             )
         return slot
 
-    def take(self) -> int:
-        """Take the slot whose turn it is; returns the user's number, for ``over``."""
-        user = self._taken
+    def acquire(self) -> int:
+        """Acquire the free slot; returns the user's number, which ``release`` takes."""
+        user = self._acquired
         self._users[user % SLOTS] = user
-        self._taken += 1
+        self._acquired += 1
         return user
 
-    def over(self, user: int) -> None:
-        """The user is through with its slot; saying so again does nothing."""
+    def release(self, user: int) -> None:
+        """Release the user's slot; a second call does nothing."""
         if self._users[user % SLOTS] == user:
             self._users[user % SLOTS] = None

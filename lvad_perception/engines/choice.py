@@ -39,7 +39,7 @@ def fastest(
     *,
     threads: int | None,
     precision: str | None,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
     clock: Callable[[], float] = time.perf_counter,
     cache_dir: Path | None = None,
 ) -> Engine:
@@ -53,7 +53,7 @@ def fastest(
         threads: CPU threads for one inference; None uses one per core.
         precision: what to compute in; None is the file's own. One that ONNX Runtime does not compute in leaves
             OpenVINO, if it keeps to that precision's tolerance.
-        say: takes the sentence that states the choice and its reason.
+        log: takes the sentence that states the choice and its reason.
         clock: seconds.
         cache_dir: where trials are kept; the user's cache directory when None, see ``machine.cache_places``. Where
             none can be written, every start measures.
@@ -72,9 +72,9 @@ def fastest(
         except LvadError:  # it ran when it was tried; the trial below says what is wrong
             pass
         else:
-            say(f"runtime: {reason}; measured at an earlier start and kept in {file}")
+            log(f"runtime: {reason}; measured at an earlier start and kept in {file}")
             return engine
-    return _try_both(path, files, threads=threads, precision=precision, say=say, clock=clock)
+    return _try_both(path, files, threads=threads, precision=precision, log=log, clock=clock)
 
 
 def _without_choice(path: Path, *, threads: int | None, precision: str | None) -> Engine:
@@ -97,7 +97,7 @@ def _try_both(
     *,
     threads: int | None,
     precision: str | None,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
     clock: Callable[[], float],
 ) -> Engine:
     reference = OnnxEngine(path, threads=threads)
@@ -117,7 +117,7 @@ def _try_both(
         _close(engines)
         raise
     _close([engine for engine in engines if engine is not winner])
-    say(f"runtime: {reason}")
+    log(f"runtime: {reason}")
     return winner
 
 

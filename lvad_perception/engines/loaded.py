@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lvad_perception.engines.base import Pending, Turns
+from lvad_perception.engines.base import Pending, SlotRing
 from lvad_perception.engines.graph import OUTPUT_TYPES
 from lvad_perception.errors import DeviceError, EngineError
 from lvad_perception.manifest import Manifest
@@ -29,7 +29,7 @@ class LoadedEngine(ABC):
         self._precision = precision
         self._device_memory_bytes = device_memory_bytes
         self._shape = (manifest.batch_size, *manifest.input_hw, 3)
-        self._turns = Turns()
+        self._slots = SlotRing()
         self._closed = False
         self._failure: DeviceError | None = None
 
@@ -71,8 +71,8 @@ class LoadedEngine(ABC):
                 f"{self._shape}; give as many images as the model's batch size, at its input size"
             )
         with self._keep_failure():
-            arrays = self._begin(self._turns.slot(), images)
-        return _Inference(arrays, self._manifest.output_names, self._turns, self._turns.take(), self._keep_failure)
+            arrays = self._begin(self._slots.free_slot(), images)
+        return _Inference(arrays, self._manifest.output_names, self._slots, self._slots.acquire(), self._keep_failure)
 
     def infer(self, images: UInt8) -> RawOutputs:
         """``begin`` and its result; see ``base.Engine``."""
@@ -117,11 +117,11 @@ class _Inference:
         self,
         arrays: Pending[Sequence[Any]],
         names: Sequence[str],
-        turns: Turns,
+        slots: SlotRing,
         number: int,
         keep_failure: Callable[[], AbstractContextManager[None]],
     ) -> None:
-        self._arrays, self._names, self._turns, self._number = arrays, names, turns, number
+        self._arrays, self._names, self._slots, self._number = arrays, names, slots, number
         self._keep_failure = keep_failure
 
     @property
@@ -135,5 +135,5 @@ class _Inference:
             with self._keep_failure():
                 arrays = self._arrays.result()
         finally:
-            self._turns.over(self._number)
+            self._slots.release(self._number)
         return RawOutputs(**dict.fromkeys(OUTPUT_TYPES) | dict(zip(self._names, arrays, strict=True)))

@@ -10,7 +10,7 @@
 A plan says nothing that can be read before TensorRT has accepted it, so the facts stand in front of it: one file cannot
 lose its manifest, and a wrong version or GPU is named before anything is loaded. Two more kinds are read:
 
-* ``.pth``: the state dict of a torch2trt ``TRTModule``, with the facts as JSON text under ``FACTS_KEY``;
+* ``.pth``: the state dict of a torch2trt ``TRTModule``, with the facts as JSON text under ``METADATA_KEY``;
 * a bare plan, or a ``.pth`` without facts, with the manifest as JSON beside it: ``model.plan`` and ``model.plan.json``.
 """
 
@@ -25,7 +25,7 @@ from lvad_perception.files import replacing
 from lvad_perception.manifest import Manifest
 
 MAGIC: Final = b"LVADTRT1"
-FACTS_KEY: Final = "lvad_facts"
+METADATA_KEY: Final = "lvad_facts"
 SUFFIXES: Final = (".engine", ".plan", ".pth")
 _LENGTH_BYTES: Final = 4
 _MOST_FACTS: Final = 16 << 20
@@ -74,9 +74,9 @@ class EngineFile:
     builder: str | None = None
     agreement: str | None = None
 
-    def facts(self) -> str:
+    def metadata(self) -> str:
         """Everything but the plan, as JSON text."""
-        facts = {
+        metadata = {
             "manifest": json.loads(self.manifest.to_json()),
             "precision": self.precision,
             "target": None if self.target is None else asdict(self.target),
@@ -84,7 +84,7 @@ class EngineFile:
             "builder": self.builder,
             "agreement": self.agreement,
         }
-        return json.dumps(facts, sort_keys=True)
+        return json.dumps(metadata, sort_keys=True)
 
 
 def read_engine_file(path: Path) -> EngineFile:
@@ -97,13 +97,13 @@ def read_engine_file(path: Path) -> EngineFile:
     """
     if path.suffix == ".pth":
         state = _read_state(path)
-        facts = state.get(FACTS_KEY)
+        metadata = state.get(METADATA_KEY)
         plan: bytes | bytearray | memoryview = state["engine"]
     else:
         data = _read(path)
-        facts, plan = _split(data, path) if data.startswith(MAGIC) else (None, data)
-    if facts is not None:
-        return _from_facts(facts, plan, str(path))
+        metadata, plan = _split(data, path) if data.startswith(MAGIC) else (None, data)
+    if metadata is not None:
+        return _from_metadata(metadata, plan, str(path))
     beside = path.with_name(path.name + ".json")
     if not beside.exists():
         raise ModelFileError(
@@ -119,8 +119,8 @@ def write_engine_file(path: Path, file: EngineFile) -> None:
     Raises:
         EngineError: it cannot be written.
     """
-    facts = file.facts().encode()
-    _write(path, (MAGIC, len(facts).to_bytes(_LENGTH_BYTES, "little"), facts, file.plan))
+    metadata = file.metadata().encode()
+    _write(path, (MAGIC, len(metadata).to_bytes(_LENGTH_BYTES, "little"), metadata, file.plan))
 
 
 def write_torch2trt_file(path: Path, file: EngineFile, state: Mapping[str, Any]) -> None:
@@ -136,7 +136,7 @@ def write_torch2trt_file(path: Path, file: EngineFile, state: Mapping[str, Any])
     import torch
 
     stream = io.BytesIO()
-    torch.save({**state, FACTS_KEY: file.facts()}, stream)
+    torch.save({**state, METADATA_KEY: file.metadata()}, stream)
     _write(path, (stream.getbuffer(),))
 
 
@@ -177,12 +177,12 @@ def _read_state(path: Path) -> Mapping[str, Any]:
     return state
 
 
-def _from_facts(text: str, plan: bytes | bytearray | memoryview, source: str) -> EngineFile:
+def _from_metadata(text: str, plan: bytes | bytearray | memoryview, source: str) -> EngineFile:
     try:
-        facts = json.loads(text)
-        manifest = json.dumps(facts["manifest"])
-        target = None if facts["target"] is None else Target(**facts["target"])
-        rest = {name: facts[name] for name in ("precision", "model_sha256", "builder", "agreement")}
+        metadata = json.loads(text)
+        manifest = json.dumps(metadata["manifest"])
+        target = None if metadata["target"] is None else Target(**metadata["target"])
+        rest = {name: metadata[name] for name in ("precision", "model_sha256", "builder", "agreement")}
     except (ValueError, TypeError, KeyError, RecursionError) as err:
         raise ModelFileError(
             f"{source}: what it says of itself cannot be read ({err}); copy it again or {REBUILD} FILE"

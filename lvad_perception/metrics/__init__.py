@@ -9,8 +9,8 @@ from lvad_perception.metrics.detection import DetectionMetrics, DetectionScores
 from lvad_perception.metrics.evaluator import Evaluator, Metrics
 from lvad_perception.metrics.findings import (
     Findings,
-    FrameFacts,
     FrameFindings,
+    FrameMetadata,
     SliceScores,
     worst_first,
 )
@@ -27,8 +27,8 @@ __all__ = [
     "DrivableMetrics",
     "Evaluator",
     "Findings",
-    "FrameFacts",
     "FrameFindings",
+    "FrameMetadata",
     "Metrics",
     "SegmentationMetrics",
     "SegmentationScores",

@@ -12,8 +12,8 @@ from lvad_perception.metrics.detection import BoxStore, DetectionMetrics, Detect
 from lvad_perception.metrics.findings import (
     SCORE_THRESHOLD,
     Findings,
-    FrameFacts,
     FrameFindings,
+    FrameMetadata,
     SliceScores,
     groups,
 )
@@ -46,13 +46,13 @@ class Metrics:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, facts: dict[str, Any]) -> "Metrics":
-        """Inverse of ``to_dict``. Raises DatasetError when ``facts`` is something else."""
+    def from_dict(cls, metadata: dict[str, Any]) -> "Metrics":
+        """Inverse of ``to_dict``. Raises DatasetError when ``metadata`` is something else."""
         try:
             return cls(
-                detection=_detection_from(facts["detection"]),
-                semantic=_semantic_from(facts["semantic"]),
-                drivable=_drivable_from(facts["drivable"]),
+                detection=_detection_from(metadata["detection"]),
+                semantic=_semantic_from(metadata["semantic"]),
+                drivable=_drivable_from(metadata["drivable"]),
             )
         except (KeyError, TypeError, AttributeError) as err:
             raise DatasetError(
@@ -165,7 +165,7 @@ class Evaluator:
         return self._metrics(self._boxes.compute() if self._boxes.truths else None)
 
     def findings(
-        self, frames: Mapping[str, FrameFacts] | None = None, *, score_threshold: float = SCORE_THRESHOLD
+        self, frames: Mapping[str, FrameMetadata] | None = None, *, score_threshold: float = SCORE_THRESHOLD
     ) -> Findings:
         """Metrics of all images and, of those that were added with a key, what each contributed to them.
 
@@ -178,13 +178,13 @@ class Evaluator:
         """
         boxes, precision = self._boxes.compute_with_curves() if self._boxes.truths else (None, {})
         metrics = self._metrics(boxes)
-        known = {key: (frames or {}).get(key, FrameFacts(key)) for key in self._frames}
+        known = {key: (frames or {}).get(key, FrameMetadata(key)) for key in self._frames}
         confusions = {task: self._confusions[task] for task, count in self._images.items() if count}
         classes, classes_of = len(self._boxes.names), {task: v.names for task, v in self._vocabularies.items()}
         if boxes is not None:
             confusions["detection"] = np.zeros((classes + 1, classes + 1), np.int64)
         found = []
-        for key, facts in known.items():
+        for key, metadata in known.items():
             frame, errors = self._frames[key], {}
             if frame.boxes is not None:
                 counts = confuse_boxes(
@@ -199,7 +199,7 @@ class Evaluator:
                 mean_iou = score(self._summed(task, [key]), self._vocabularies[task].names).mean_iou
                 if mean_iou is not None:
                     errors[task] = 100.0 - mean_iou
-            found.append(FrameFindings(facts.name, dict(facts.attributes), dict(facts.losses), errors))
+            found.append(FrameFindings(metadata.name, dict(metadata.attributes), dict(metadata.losses), errors))
         slices = {
             attribute: {value: self._slice(keys) for value, keys in values.items()}
             for attribute, values in groups(known).items()
@@ -247,21 +247,23 @@ def _size_error(what: str, found: Size | tuple[int, ...], wanted: Size | tuple[i
     )
 
 
-def _detection_from(facts: dict[str, Any] | None) -> DetectionMetrics | None:
-    if facts is None:
+def _detection_from(metadata: dict[str, Any] | None) -> DetectionMetrics | None:
+    if metadata is None:
         return None
-    per_class = {name: DetectionScores(**scores) for name, scores in facts["per_class"].items()}
-    return DetectionMetrics(facts["images"], DetectionScores(**facts["scores"]), per_class)
+    per_class = {name: DetectionScores(**scores) for name, scores in metadata["per_class"].items()}
+    return DetectionMetrics(metadata["images"], DetectionScores(**metadata["scores"]), per_class)
 
 
-def _semantic_from(facts: dict[str, Any] | None) -> SegmentationMetrics | None:
-    if facts is None:
+def _semantic_from(metadata: dict[str, Any] | None) -> SegmentationMetrics | None:
+    if metadata is None:
         return None
-    return SegmentationMetrics(facts["images"], SegmentationScores(**facts["scores"]), dict(facts["truth_share"]))
+    return SegmentationMetrics(
+        metadata["images"], SegmentationScores(**metadata["scores"]), dict(metadata["truth_share"])
+    )
 
 
-def _drivable_from(facts: dict[str, Any] | None) -> DrivableMetrics | None:
-    if facts is None:
+def _drivable_from(metadata: dict[str, Any] | None) -> DrivableMetrics | None:
+    if metadata is None:
         return None
-    official, three_class = SegmentationScores(**facts["official"]), SegmentationScores(**facts["three_class"])
-    return DrivableMetrics(facts["images"], official, three_class, dict(facts["truth_share"]))
+    official, three_class = SegmentationScores(**metadata["official"]), SegmentationScores(**metadata["three_class"])
+    return DrivableMetrics(metadata["images"], official, three_class, dict(metadata["truth_share"]))

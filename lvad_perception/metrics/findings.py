@@ -21,7 +21,7 @@ SCORE_THRESHOLD: Final = 0.3
 
 
 @dataclass(frozen=True, slots=True)
-class FrameFacts:
+class FrameMetadata:
     """What is known of a frame besides its predictions and truth.
 
     Attributes:
@@ -40,7 +40,7 @@ class FrameFindings:
     """One evaluated frame.
 
     Attributes:
-        name, attributes, losses: as in ``FrameFacts``.
+        name, attributes, losses: as in ``FrameMetadata``.
         errors: task -> 100 minus the score of this frame alone, for tasks with a prediction and a truth: F1 of the
             boxes at IoU 0.5, mean IoU over the classes of the frame's truth for masks (drivable: three classes).
     """
@@ -130,13 +130,13 @@ def worst_first(frames: Sequence[FrameFindings]) -> list[Excess]:
     return sorted(ranked, key=lambda excess: -excess.above)
 
 
-def groups(frames: Mapping[str, FrameFacts]) -> dict[str, dict[str, list[str]]]:
+def groups(frames: Mapping[str, FrameMetadata]) -> dict[str, dict[str, list[str]]]:
     """Attribute -> value -> keys of the frames with it; attributes that no frame states are left out."""
     found: dict[str, dict[str, list[str]]] = {}
     for attribute in ATTRIBUTES:
         values: dict[str, list[str]] = {}
-        for key, facts in frames.items():
-            values.setdefault(facts.attributes.get(attribute, NOT_STATED), []).append(key)
+        for key, metadata in frames.items():
+            values.setdefault(metadata.attributes.get(attribute, NOT_STATED), []).append(key)
         if set(values) - {NOT_STATED}:
             found[attribute] = dict(sorted(values.items(), key=lambda item: (item[0] == NOT_STATED, -len(item[1]))))
     return found

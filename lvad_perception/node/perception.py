@@ -138,7 +138,7 @@ class PerceptionNode(LifecycleNode):  # type: ignore[misc]
                 threads=parameters.threads,
                 runtime=parameters.runtime,
                 precision=parameters.precision,
-                say=self.get_logger().info,
+                log=self.get_logger().info,
             )
             self.get_logger().info(f"loading {parameters.model}")
             prepare_decoding()

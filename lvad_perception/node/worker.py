@@ -19,12 +19,12 @@ from lvad_perception.errors import ImageError, LvadError
 from lvad_perception.media.image_header import MOST_PIXELS
 from lvad_perception.messages import Message, stamp_ns
 from lvad_perception.node.decoding import decode
-from lvad_perception.node.handover import Handover
 from lvad_perception.node.health import CameraHealth
 from lvad_perception.node.inputs import CameraInput
 from lvad_perception.node.mailbox import Frame, Mailbox
 from lvad_perception.node.outputs import CameraOutputs
 from lvad_perception.node.pacing import Pace
+from lvad_perception.node.pipeline_stage import PipelineStage
 from lvad_perception.perceiver import PendingPredictions, Perceiver
 from lvad_perception.types import Predictions, UInt8
 
@@ -78,7 +78,7 @@ class Worker:
         self._batch_size = perceiver.manifest.batch_size
         # A batch's images are decoded at the same time: OpenCV lets other threads run meanwhile.
         self._decoders = ThreadPoolExecutor(self._batch_size, thread_name_prefix="perception decoder")
-        self._publishing = Handover("perception publisher")
+        self._publishing = PipelineStage("perception publisher")
         self._pace = Pace()
         self._thread = threading.Thread(target=self._work, name="perception worker")
         self._thread.start()

@@ -104,9 +104,9 @@ class Bench:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything that the tables show, ready for JSON."""
-        facts = self.stages.to_dict()
-        facts["frames_per_second_overlapping"] = self.overlapped_fps
-        facts["rivals"] = {
+        metadata = self.stages.to_dict()
+        metadata["frames_per_second_overlapping"] = self.overlapped_fps
+        metadata["rivals"] = {
             name: {
                 "median_ms": median(theirs),
                 "p99_ms": p99(theirs),
@@ -114,13 +114,13 @@ class Bench:
             }
             for name, theirs in self.stages.rivals_ms.items()
         }
-        facts["batches"] = [row.to_dict() for row in self.batches]
+        metadata["batches"] = [row.to_dict() for row in self.batches]
         known = isinstance(self.roofline, Roofline)
-        facts["roofline"] = self.roofline.to_dict() if isinstance(self.roofline, Roofline) else None
-        facts["roofline_unknown"] = None if known else self.roofline
+        metadata["roofline"] = self.roofline.to_dict() if isinstance(self.roofline, Roofline) else None
+        metadata["roofline_unknown"] = None if known else self.roofline
         if self.agreement is not None:
             agreement, tolerance = self.agreement
-            facts["agreement"] = {
+            metadata["agreement"] = {
                 "boxes": agreement.boxes,
                 "boxes_px": agreement.boxes_px if math.isfinite(agreement.boxes_px) else None,  # JSON has no infinity
                 "scores": agreement.scores,
@@ -128,7 +128,7 @@ class Bench:
                 "confidence": agreement.confidence,
                 "within": agreement.within(tolerance),
             }
-        return facts
+        return metadata
 
     def _ratios(self, name: str) -> Any:
         theirs = self.stages.rivals_ms[name]

@@ -6,8 +6,8 @@ from functools import partial
 from itertools import islice
 from typing import Final
 
-from lvad_perception.node.handover import Handover
 from lvad_perception.node.pacing import Pace
+from lvad_perception.node.pipeline_stage import PipelineStage
 from lvad_perception.perceiver import PendingPredictions, Perceiver
 from lvad_perception.profiling.frames import Decode
 from lvad_perception.profiling.messages import publish
@@ -29,7 +29,7 @@ def overlapped_fps(perceiver: Perceiver, frames: Iterator[Decode], *, count: int
     """
     batch_size = perceiver.manifest.batch_size
     batches = max(count // batch_size, _FEWEST_BATCHES)
-    publishing, pace, frames_run = Handover("bench publisher"), Pace(), 0
+    publishing, pace, frames_run = PipelineStage("bench publisher"), Pace(), 0
     began_s = time.monotonic()
     try:
         for _ in range(batches):

@@ -57,12 +57,12 @@ class Evaluation:
     Attributes:
         findings: metrics, curves, confusions, frames and slices.
         kept: frames with pictures.
-        facts: name -> value, such as the data set and the split.
+        metadata: name -> value, such as the data set and the split.
     """
 
     findings: Findings
     kept: tuple[KeptFrame, ...]
-    facts: dict[str, str]
+    metadata: dict[str, str]
 
 
 def keep_frame(name: str, image: UInt8, truth: Truth, predictions: Predictions) -> KeptFrame:
@@ -128,7 +128,7 @@ def encoded(picture: UInt8) -> bytes:
 def to_bytes(evaluation: Evaluation) -> bytes:
     """The file's content; ``read_evaluation`` reads it back."""
     found = evaluation.findings
-    facts = {
+    metadata = {
         "format": _FORMAT,
         "metrics": found.metrics.to_dict(),
         "classes": found.classes,
@@ -139,9 +139,9 @@ def to_bytes(evaluation: Evaluation) -> bytes:
         },
         "frames": [asdict(frame) for frame in found.frames],
         "kept": [frame.name for frame in evaluation.kept],
-        "facts": evaluation.facts,
+        "facts": evaluation.metadata,
     }
-    arrays: Arrays = {"facts": np.frombuffer(json.dumps(facts).encode(), np.uint8)}
+    arrays: Arrays = {"facts": np.frombuffer(json.dumps(metadata).encode(), np.uint8)}
     arrays |= {f"precision/{name}": curve for name, curve in found.precision.items()}
     arrays |= {f"confusion/{task}": counts for task, counts in found.confusions.items()}
     for place, frame in enumerate(evaluation.kept):
@@ -164,26 +164,26 @@ def read_evaluation(path: Path, *, remedy: str) -> Evaluation | None:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays: Arrays = {name: file[name] for name in file.files}
-        facts = json.loads(arrays["facts"].tobytes())
-        if facts["format"] != _FORMAT:
-            raise ValueError(f"format {facts['format']}, not {_FORMAT}")
+        metadata = json.loads(arrays["facts"].tobytes())
+        if metadata["format"] != _FORMAT:
+            raise ValueError(f"format {metadata['format']}, not {_FORMAT}")
         findings = Findings(
-            Metrics.from_dict(facts["metrics"]),
-            {task: tuple(names) for task, names in facts["classes"].items()},
+            Metrics.from_dict(metadata["metrics"]),
+            {task: tuple(names) for task, names in metadata["classes"].items()},
             {name: arrays[key] for key, name in _below("precision/", arrays)},
             {name: arrays[key] for key, name in _below("confusion/", arrays)},
-            float(facts["score_threshold"]),
+            float(metadata["score_threshold"]),
             {
                 attribute: {value: SliceScores(**scores) for value, scores in values.items()}
-                for attribute, values in facts["slices"].items()
+                for attribute, values in metadata["slices"].items()
             },
-            tuple(FrameFindings(**frame) for frame in facts["frames"]),
+            tuple(FrameFindings(**frame) for frame in metadata["frames"]),
         )
         kept = tuple(
             _frame_from(name, {part: arrays[key] for key, part in _below(f"kept/{place}/", arrays)})
-            for place, name in enumerate(facts["kept"])
+            for place, name in enumerate(metadata["kept"])
         )
-        return Evaluation(findings, kept, dict(facts["facts"]))
+        return Evaluation(findings, kept, dict(metadata["facts"]))
     except FileNotFoundError:
         return None
     except (OSError, EOFError, ValueError, KeyError, TypeError, ImageError, zipfile.BadZipFile) as err:

@@ -13,8 +13,8 @@ from lvad_perception.report.style import STYLE
 from lvad_perception.report.tables import (
     comparison_table,
     detection_table,
-    facts_table,
     headline_tiles,
+    metadata_table,
     segmentation_tables,
     settings_table,
     slice_tables,
@@ -28,7 +28,7 @@ def write_report(
     title: str,
     runs: Sequence[Run],
     summary: str = "",
-    facts: Mapping[str, object] | None = None,
+    metadata: Mapping[str, object] | None = None,
     commands: Sequence[str] = (),
     frames: int = 8,
     score_threshold: float = 0.3,
@@ -40,7 +40,7 @@ def write_report(
         title: heading of the page.
         runs: what to show, in this order; their names differ.
         summary: one or two sentences below the title.
-        facts: name -> value, such as versions, of the report as a whole.
+        metadata: name -> value, such as versions, of the report as a whole.
         commands: command lines that made the results, as one would type them.
         frames: so many of the worst frames are shown, of those that the runs kept.
         score_threshold: least score of the boxes drawn on frames.
@@ -60,7 +60,7 @@ def write_report(
         ("Conditions", _conditions(runs)),
         ("Worst frames", worst_section(runs, worst, score_threshold)),
         ("Other frames", other_section(runs, others, score_threshold)),
-        ("How it was made", _made(runs, facts or {}, commands)),
+        ("How it was made", _made(runs, metadata or {}, commands)),
     ]
     write_page(path, title=title, summary=summary, sections=sections)
 
@@ -130,14 +130,18 @@ def _conditions(runs: Sequence[Run]) -> str:
     return (run_keys(runs) if tables else "") + note + tables
 
 
-def _made(runs: Sequence[Run], facts: Mapping[str, object], commands: Sequence[str]) -> str:
+def _made(runs: Sequence[Run], metadata: Mapping[str, object], commands: Sequence[str]) -> str:
     own = "".join(
-        (f"<h3>{escape(run.name)}</h3>" if len(runs) > 1 else "") + facts_table(run.facts) for run in runs if run.facts
+        (f"<h3>{escape(run.name)}</h3>" if len(runs) > 1 else "") + metadata_table(run.metadata)
+        for run in runs
+        if run.metadata
     )
-    return settings_table({run.name: run.settings for run in runs if run.settings}) + own + provenance(facts, commands)
+    return (
+        settings_table({run.name: run.settings for run in runs if run.settings}) + own + provenance(metadata, commands)
+    )
 
 
-def provenance(facts: Mapping[str, object], commands: Sequence[str]) -> str:
+def provenance(metadata: Mapping[str, object], commands: Sequence[str]) -> str:
     """Names with their values, then command lines, as HTML."""
     listed = f"<pre>{escape(chr(10).join(commands))}</pre>" if commands else ""
-    return (facts_table(facts) if facts else "") + (f"<h3>Commands</h3>{listed}" if listed else "")
+    return (metadata_table(metadata) if metadata else "") + (f"<h3>Commands</h3>{listed}" if listed else "")

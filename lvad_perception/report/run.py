@@ -22,7 +22,7 @@ class Run:
         losses: name -> (step, value); the first is the total.
         course: the same of what else a step has, such as the learning rate.
         validation: the same of the metrics measured on the way.
-        facts: name -> value, such as versions and sizes.
+        metadata: name -> value, such as versions and sizes.
         settings: name -> value, of what may differ between runs.
         note: one sentence on what is missing and how to get it; empty when nothing is.
     """
@@ -33,7 +33,7 @@ class Run:
     losses: Curves = field(default_factory=dict)
     course: Curves = field(default_factory=dict)
     validation: Curves = field(default_factory=dict)
-    facts: Mapping[str, object] = field(default_factory=dict)
+    metadata: Mapping[str, object] = field(default_factory=dict)
     settings: Mapping[str, object] = field(default_factory=dict)
     note: str = ""
 

@@ -146,10 +146,10 @@ def slice_tables(slices: Sequence[Slices]) -> str:
     return "".join(tables)
 
 
-def facts_table(facts: Mapping[str, object]) -> str:
+def metadata_table(metadata: Mapping[str, object]) -> str:
     """Names and values in two columns; a value of several lines keeps them."""
     rows = []
-    for name, value in facts.items():
+    for name, value in metadata.items():
         text = escape(str(value))
         rows.append(_row(escape(name), [f"<td>{f'<pre>{text}</pre>' if chr(10) in text else text}</td>"]))
     return f'<div class="scroll"><table class="facts"><tbody>{"".join(rows)}</tbody></table></div>'

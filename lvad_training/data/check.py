@@ -68,7 +68,7 @@ def check_dataset(
     splits: list[Split] = []
     for name in find_splits(root):
         try:
-            split = open_split(root, name, cache_dir=cache_dir, tell=_reported)
+            split = open_split(root, name, cache_dir=cache_dir, report=_reported)
         except LabelError as err:
             problems.append(Problem("error", str(root), f"split '{name}' cannot be opened: {err}"))
             continue

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lvad_training.boxes import suppress
+from lvad_training.boxes import nms
 from lvad_training.decoding.camera import CameraFrame
 from lvad_training.samples import DetectionOutputs, MaskOutputs, Outputs, PixelOutputs, PointOutputs
 
@@ -80,7 +80,7 @@ def decode_points(
     The score is the geometric mean of class probability and centre-ness. Where fewer boxes are left, the rest have
     score 0, label 0 and no area.
     """
-    rule = outputs.suppression
+    rule = outputs.nms
     sure = outputs.logits.float().sigmoid() * outputs.centerness.float().sigmoid()[..., None]  # (B, N, C)
     points, classes = sure.shape[1:]
     best = sure.amax(dim=2).topk(min(rule.candidates, points), dim=1).indices  # the best M pairs are of M points
@@ -89,7 +89,7 @@ def decode_points(
     point = torch.div(index, classes, rounding_mode="floor")
     labels = (index - point * classes).int()
     boxes = _pick(_clip(_pick(outputs.boxes_xyxy.float(), best), size_hw), point)  # (B, M, 4)
-    kept = suppress(boxes, scores.sqrt(), labels, rule)
+    kept = nms(boxes, scores.sqrt(), labels, rule)
     if candidates < max_detections:
         kept = functional.pad(kept, (0, max_detections - candidates))
     scores, index = kept.topk(max_detections, dim=1)  # (B, K)

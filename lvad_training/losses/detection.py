@@ -63,7 +63,7 @@ class DetectionCriterion(nn.Module):
             wanted = torch.zeros_like(logits)
             wanted[image, query, padded_labels[image, truth]] = 1
             focal = sigmoid_focal_loss(logits, wanted, ALPHA, GAMMA, reduction="none")
-            focal = truths.excuse(focal, predicted.detach(), wanted).sum() / count
+            focal = truths.mask_ignored(focal, predicted.detach(), wanted).sum() / count
             matched, goal = predicted[image, query], padded_boxes[image, truth]
             terms["box_class"].append(self.class_weight * focal)
             terms["box_l1"].append(self.l1_weight * ((matched - goal) / unit).abs().sum() / count)

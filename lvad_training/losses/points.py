@@ -70,7 +70,7 @@ class PointCriterion(nn.Module):
         count, weight = per_process(
             [len(image), central.sum()], together=self.training, device=logits.device, least=(1.0, 1e-6)
         )
-        focal = truths.excuse(focal, predicted.detach(), wanted).sum() / count
+        focal = truths.mask_ignored(focal, predicted.detach(), wanted).sum() / count
         giou = generalized_box_iou_loss(predicted[image, point], goal, reduction="none")
         entropy = functional.binary_cross_entropy_with_logits(centerness[image, point], central, reduction="sum")
         return {

@@ -37,7 +37,7 @@ class AnnotatedBoxes:
     ignored_xyxy: Tensor | None
     ignored_labels: Tensor | None
 
-    def excuse(self, loss: Tensor, predicted: Tensor, wanted: Tensor) -> Tensor:
+    def mask_ignored(self, loss: Tensor, predicted: Tensor, wanted: Tensor) -> Tensor:
         """A classification loss without what says that there is nothing where there may be something.
 
         Args:

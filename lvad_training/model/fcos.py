@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from lvad_training.boxes import Suppression
+from lvad_training.boxes import NmsSettings
 from lvad_training.model.convolution import make_norm
 from lvad_training.samples import PointOutputs
 
@@ -61,7 +61,7 @@ class FcosHead(nn.Module):
         width: channels of the towers.
         convolutions: of each tower.
         norm: "group" or "batch".
-        suppression: handed on to decoding.
+        nms: handed on to decoding.
     """
 
     def __init__(
@@ -74,11 +74,11 @@ class FcosHead(nn.Module):
         width: int,
         convolutions: int,
         norm: str,
-        suppression: Suppression,
+        nms: NmsSettings,
     ) -> None:
         super().__init__()
         self.strides = tuple(strides)
-        self.suppression = suppression
+        self.nms = nms
         self.taken = [index for index, stride in enumerate(in_strides) if stride in self.strides]
         coarser = [stride for stride in self.strides if stride > in_strides[-1]]
         self.coarser = nn.ModuleList(nn.Conv2d(in_width, in_width, 3, stride=2, padding=1) for _ in coarser)
@@ -111,7 +111,7 @@ class FcosHead(nn.Module):
             parts.append((logits, centerness, boxes, points, torch.full_like(points[:, 0], stride)))
         logits, centerness, boxes = (torch.cat(part, dim=1) for part in list(zip(*parts, strict=True))[:3])
         points, strides = (torch.cat(part) for part in list(zip(*parts, strict=True))[3:])
-        return PointOutputs(logits, centerness, boxes, points, strides, self.suppression)
+        return PointOutputs(logits, centerness, boxes, points, strides, self.nms)
 
 
 def grid_points(height: int, width: int, stride: int, *, device: torch.device) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lvad_perception.errors import ConfigError
-from lvad_training.model.text_encoders import TextEncoder, TextFacts
+from lvad_training.model.text_encoders import TextEncoder, TextEncoderMetadata
 
 PHRASES = {
     "semantic": {"background": "background that is neither road nor traffic"},
@@ -64,7 +64,7 @@ class Prompts(nn.Module):
         classes: task -> its class names, in the order of the vocabulary.
         mode: "learned", "engineering" or "ensembling".
         context: M, learned vectors per task.
-        facts: of the encoder: the shapes.
+        metadata: of the encoder: the shapes.
         encoder: None outside training.
 
     Attributes:
@@ -79,7 +79,7 @@ class Prompts(nn.Module):
         classes: Mapping[str, Sequence[str]],
         mode: str,
         context: int,
-        facts: TextFacts,
+        metadata: TextEncoderMetadata,
         encoder: TextEncoder | None = None,
     ) -> None:
         super().__init__()
@@ -90,9 +90,9 @@ class Prompts(nn.Module):
         for task, texts in self.texts.items():
             self.slices[task] = slice(total, total + len(texts))
             total += len(texts)
-        learned = {task: nn.Parameter(torch.randn(context, facts.token_width) * 0.02) for task in classes}
+        learned = {task: nn.Parameter(torch.randn(context, metadata.token_width) * 0.02) for task in classes}
         self.contexts = nn.ParameterDict(learned if mode == "learned" else {})
-        self.register_buffer("embeddings", torch.zeros(total, facts.width))
+        self.register_buffer("embeddings", torch.zeros(total, metadata.width))
         self._encoder = (encoder,)  # in a tuple, where nn.Module does not register it
         self._hand_made: Tensor | None = None
         if encoder is not None:

@@ -25,7 +25,7 @@ RANDOM_SEED = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class TextFacts:
+class TextEncoderMetadata:
     """What a checkpoint says of the tower that its prompts were learned with; the tower itself is not in it.
 
     Attributes:
@@ -45,11 +45,11 @@ class TextFacts:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_dict(cls, content: dict[str, Any] | None) -> "TextFacts | None":
+    def from_dict(cls, content: dict[str, Any] | None) -> "TextEncoderMetadata | None":
         """The inverse of ``to_dict``; None, as in checkpoints of models without language, stays None."""
         return None if content is None else cls(**content)
 
-    def check_same(self, found: "TextFacts | None", *, source: str) -> None:
+    def check_same(self, found: "TextEncoderMetadata | None", *, source: str) -> None:
         """Raise CheckpointError unless ``found``, of the checkpoint ``source``, is this very tower."""
         if found is not None and found.sha256 != self.sha256:
             raise CheckpointError(
@@ -65,15 +65,15 @@ class TextEncoder(nn.Module):
     then sees the very embeddings that are folded for evaluation and export.
 
     Attributes:
-        facts: name, hash and widths.
+        metadata: name, hash and widths.
     """
 
-    facts: TextFacts
+    metadata: TextEncoderMetadata
 
     def freeze(self, name: str, width: int, token_width: int) -> None:
         """Fix the parameters as they are and take down the facts; to be called at the end of construction."""
         self.float().requires_grad_(False).eval()
-        self.facts = TextFacts(name, weights_sha256(dict(self.named_parameters())), width, token_width)
+        self.metadata = TextEncoderMetadata(name, weights_sha256(dict(self.named_parameters())), width, token_width)
 
     def train(self, mode: bool = True) -> "TextEncoder":
         """Stay in evaluation mode."""
@@ -104,7 +104,7 @@ class TextEncoder(nn.Module):
         if length > limit:
             raise ConfigError(
                 f"model.language: {contexts} contexts and the longest class name make {length} tokens, and the text "
-                f"encoder {self.facts.name} takes {limit}; lower model.language.context"
+                f"encoder {self.metadata.name} takes {limit}; lower model.language.context"
             )
 
 
@@ -182,7 +182,7 @@ class HuggingFaceTextEncoder(TextEncoder):
         self.freeze(name, token_width, token_width)
         with torch.no_grad():
             width = self.encode(None, ["road"]).shape[1]
-        self.facts = dataclasses.replace(self.facts, width=width)
+        self.metadata = dataclasses.replace(self.metadata, width=width)
 
     def _encode(self, contexts: Tensor | None, texts: Sequence[str]) -> Tensor:
         device = next(self.parameters()).device

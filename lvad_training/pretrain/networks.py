@@ -87,7 +87,7 @@ class SimClr(Pretrained):
         return Pairs({"contrast": (one, other)})
 
 
-class Followed(Pretrained):
+class EmaNetwork(Pretrained):
     """A network whose parts have copies that follow them slowly: the momentum encoder.
 
     Args:
@@ -123,7 +123,7 @@ class Followed(Pretrained):
         return batch_unshuffle(level, order, distributed=self.together)  # type: ignore[no-any-return]
 
 
-class MoCo(Followed):
+class MoCo(EmaNetwork):
     """MoCo v2: a view's projection against the momentum encoder's of another and a queue (arXiv 2003.04297)."""
 
     def forward(self, views: list[Tensor]) -> Pairs:
@@ -135,7 +135,7 @@ class MoCo(Followed):
         return Pairs({"contrast": (query, key)})
 
 
-class DenseCl(Followed):
+class DenseCl(EmaNetwork):
     """DenseCL: MoCo for the image and for each position with the most similar one (arXiv 2011.09157)."""
 
     def forward(self, views: list[Tensor]) -> Pairs:
@@ -152,7 +152,7 @@ class DenseCl(Followed):
         return Pairs({"contrast": (query, key), "dense": (dense_query.flatten(0, 1), dense_key.flatten(0, 1))})
 
 
-class Byol(Followed):
+class Byol(EmaNetwork):
     """BYOL: each view predicts the momentum encoder's projection of the other (arXiv 2006.07733)."""
 
     def __init__(

@@ -23,7 +23,7 @@ def write_pretraining_page(
     *,
     before: Nearest,
     after: Nearest,
-    facts: Mapping[str, object],
+    metadata: Mapping[str, object],
     command: str = "",
 ) -> Path:
     """Write ``neighbours.png`` and ``pretraining.html`` into a run's folder.
@@ -33,7 +33,7 @@ def write_pretraining_page(
         frames: all frames there are.
         before: nearest frames by the backbone that training started from.
         after: by the backbone that it ended with.
-        facts: name -> value, of the run.
+        metadata: name -> value, of the run.
         command: the command line.
 
     Returns:
@@ -71,7 +71,7 @@ def write_pretraining_page(
         sections=[
             ("Nearest frames", f'{explained}<figure class="frame">{panel}</figure>'),
             ("Training", curve_charts(curves)),
-            ("How it was made", provenance({**facts, "spread of features": spread}, [command] if command else [])),
+            ("How it was made", provenance({**metadata, "spread of features": spread}, [command] if command else [])),
         ],
     )
     return folder / PAGE

@@ -168,11 +168,13 @@ def _find_state(folder: Path, recipe: PretrainRecipe, *, resume: bool, overwrite
 
 def _essence(plain: dict[str, Any]) -> dict[str, Any]:
     """What of a recipe the losses depend on: not where files are, nor how often it saves, nor the picture."""
-    essence = {key: value for key, value in plain.items() if key not in ("output", "neighbours")}
-    essence["backbone"] = {key: value for key, value in plain["backbone"].items() if key != "weights"}
-    essence["data"] = {key: value for key, value in plain["data"].items() if key not in ("root", "frames", "workers")}
-    essence["train"] = {key: value for key, value in plain["train"].items() if key != "checkpoint_every"}
-    return essence
+    fingerprint = {key: value for key, value in plain.items() if key not in ("output", "neighbours")}
+    fingerprint["backbone"] = {key: value for key, value in plain["backbone"].items() if key != "weights"}
+    fingerprint["data"] = {
+        key: value for key, value in plain["data"].items() if key not in ("root", "frames", "workers")
+    }
+    fingerprint["train"] = {key: value for key, value in plain["train"].items() if key != "checkpoint_every"}
+    return fingerprint
 
 
 def _inputs(frames: list[Frame], recipe: PretrainRecipe, processes: int) -> Inputs:
@@ -237,7 +239,7 @@ def _write_page(
         _nearest(each, frames, places, recipe, progress=progress, title=title)
         for each, title in ((start, "features before"), (backbone, "features after"))
     )
-    facts = {
+    metadata = {
         "method": recipe.method,
         "backbone": f"{recipe.backbone.name}, started from {recipe.backbone.weights or 'random weights'}",
         "frames": f"{len(frames):,} of {recipe.data.root}; {len(places):,} of them were searched",
@@ -245,7 +247,7 @@ def _write_page(
         f"views of {recipe.views.size_px} px",
         "version": code_version(),
     }
-    write_pretraining_page(folder, frames, before=before, after=after, facts=facts, command=command)
+    write_pretraining_page(folder, frames, before=before, after=after, metadata=metadata, command=command)
 
 
 def _nearest(

@@ -191,8 +191,13 @@ def detection_entry(image: str, boxes: Detections, ignored: Detections) -> bytes
             if x2 > x1 and y2 > y1:
                 # det_20 names the last pixel inside the box.
                 corners = {"x1": x1, "y1": y1, "x2": round(x2 - 1, 2), "y2": round(y2 - 1, 2)}
-                facts = {"category": DETECTION.names[label], "score": round(score, 4), "box2d": corners, **attributes}
-                labels.append({"id": str(len(labels)), **facts})
+                metadata = {
+                    "category": DETECTION.names[label],
+                    "score": round(score, 4),
+                    "box2d": corners,
+                    **attributes,
+                }
+                labels.append({"id": str(len(labels)), **metadata})
     return msgspec.json.encode({"name": image, "labels": labels})
 
 

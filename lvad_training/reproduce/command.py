@@ -102,7 +102,7 @@ def _reproduce(options: argparse.Namespace) -> int:
         vocabulary=table.vocabulary,
     )
     if options.weights_dir is not None:
-        table = with_files(table, options.weights_dir, base.model.backbone, say=print)
+        table = with_files(table, options.weights_dir, base.model.backbone, log=print)
     try:
         page = reproduce(
             table,

@@ -63,7 +63,7 @@ def needs_files(table: Table) -> bool:
 
 
 def with_files(
-    table: Table, folder: Path, base: BackboneConfig, *, say: Callable[[str], None] = lambda _: None
+    table: Table, folder: Path, base: BackboneConfig, *, log: Callable[[str], None] = lambda _: None
 ) -> Table:
     """A table whose rows have their files; a row whose file is not in the folder is marked absent.
 
@@ -74,7 +74,7 @@ def with_files(
         folder: where the files are, see ``Pretraining.find``.
         base: the base recipe's backbone, whose architecture the rows take; CLIP's is ``resnet50_clip`` unless this is
             one of CLIP's already.
-        say: is told of each file what was loaded and what is missing.
+        log: is told of each file what was loaded and what is missing.
 
     Raises:
         ConfigError: there is no such folder, or it has none of the files.
@@ -88,10 +88,10 @@ def with_files(
         pretraining = PRETRAININGS[key]
         path = pretraining.find(folder)
         if path is None:
-            say(f"{pretraining.title}: absent, {_wanted(pretraining)} is not in {folder}")
+            log(f"{pretraining.title}: absent, {_wanted(pretraining)} is not in {folder}")
             continue
         config = _architecture(pretraining, base, path)
-        say(f"{pretraining.title}: {load_published(timm_backbone(config.name, config.options), path).to_text()}")
+        log(f"{pretraining.title}: {load_published(timm_backbone(config.name, config.options), path).to_text()}")
         found[key] = config
     if not found:
         wanted = "; ".join(f"{PRETRAININGS[key].title}: {_wanted(PRETRAININGS[key])}" for key in keys)

@@ -26,13 +26,13 @@ class Context:
 
     Attributes:
         seeds: how many were asked for.
-        facts: name -> value, of the conditions.
+        metadata: name -> value, of the conditions.
         pseudo: setting and seed -> the report of its pseudo labels, as text.
         smoke: say that the figures mean nothing.
     """
 
     seeds: int
-    facts: Mapping[str, object]
+    metadata: Mapping[str, object]
     pseudo: Mapping[str, str]
     smoke: bool = False
 
@@ -49,7 +49,7 @@ def to_markdown(table: Table, results: Sequence[RowResult], context: Context) ->
     if context.pseudo:
         parts.append("## Pseudo labels")
         parts += [f"{_markdown(name)}:\n\n{_listing(text)}" for name, text in context.pseudo.items()]
-    rows = [[name, str(value)] for name, value in context.facts.items()]
+    rows = [[name, str(value)] for name, value in context.metadata.items()]
     parts += ["## How it was made", _markdown_table(["", ""], rows)]
     return "\n\n".join(parts) + "\n"
 
@@ -64,7 +64,7 @@ def to_sections(table: Table, results: Sequence[RowResult], context: Context) ->
         '<p class="source">Total training loss over the steps of adapt and finetune. Rows learn from different labels '
         "and so have different totals: only the shapes compare.</p>"
     )
-    plain = {name: value for name, value in context.facts.items() if name != "commands"}
+    plain = {name: value for name, value in context.metadata.items() if name != "commands"}
     return [
         (
             "Results",
@@ -81,7 +81,7 @@ def to_sections(table: Table, results: Sequence[RowResult], context: Context) ->
                 for name, text in context.pseudo.items()
             ),
         ),
-        ("How it was made", provenance(plain, str(context.facts.get("commands", "")).splitlines())),
+        ("How it was made", provenance(plain, str(context.metadata.get("commands", "")).splitlines())),
     ]
 
 

@@ -188,7 +188,7 @@ def read_metrics(folder: Path) -> Metrics | None:
     return Metrics.from_dict(content)
 
 
-def results_to_dict(table: Table, results: Sequence[RowResult], facts: dict[str, object]) -> dict[str, Any]:
+def results_to_dict(table: Table, results: Sequence[RowResult], metadata: dict[str, object]) -> dict[str, Any]:
     """Everything of the page and all metrics of every seed, ready for JSON."""
     rows = {}
     for result in results:
@@ -207,7 +207,7 @@ def results_to_dict(table: Table, results: Sequence[RowResult], facts: dict[str,
             },
             "failures": {str(seed): reason for seed, reason in result.failures.items()},
         }
-    return {"table": table.name, "caption": table.caption, "facts": facts, "rows": rows}
+    return {"table": table.name, "caption": table.caption, "facts": metadata, "rows": rows}
 
 
 def _stages_of(training: Training, runner: StageRunner) -> list[Stage]:

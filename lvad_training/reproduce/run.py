@@ -12,7 +12,7 @@ from lvad_perception.errors import ConfigError, EvaluationError, LvadError, NonF
 from lvad_perception.files import withdrawn, write_whole
 from lvad_perception.report import write_page
 from lvad_training.recipe.schema import Recipe
-from lvad_training.reproduce.facts import pseudo_reports, table_facts
+from lvad_training.reproduce.metadata import pseudo_reports, table_metadata
 from lvad_training.reproduce.render import Context, heading, summary, to_markdown, to_sections
 from lvad_training.reproduce.results import StageRunner, collect, read_metrics, result_folder, results_to_dict
 from lvad_training.reproduce.tables import Table
@@ -40,7 +40,7 @@ def reproduce(
     first_seed: int = 0,
     smoke: bool = False,
     progress: bool = True,
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> Path:
     """Run what is missing of a table and write ``TABLE.md``, ``TABLE.html`` and ``TABLE.json`` into ``out``.
 
@@ -57,7 +57,7 @@ def reproduce(
         command: the command line, for the page.
         smoke: the page says that its figures mean nothing.
         progress: show progress bars.
-        say: is told in one line what each training is.
+        log: is told in one line what each training is.
 
     Returns:
         Path of the page.
@@ -83,14 +83,14 @@ def reproduce(
         for number, (row, seed, training) in enumerate(planned, start=1):
             if main:
                 part = f", {training.only}" if training.only is not None else ""
-                say(f"\n[{number}/{len(planned)}] {row.title}, seed {seed}{part}")
+                log(f"\n[{number}/{len(planned)}] {row.title}, seed {seed}{part}")
             before = _finished(job, training)
             try:
                 runner.run(training.recipe, resume=True, only=training.only, progress=progress)
             except (NonFiniteLossError, EvaluationError) as err:  # raised in all processes, which go on together
                 unmeasured += isinstance(err, EvaluationError)
                 if main:
-                    say(str(err) if isinstance(err, EvaluationError) else f"diverged: {err}")
+                    log(str(err) if isinstance(err, EvaluationError) else f"diverged: {err}")
                 failures[row.key, seed] = str(err)
             if main:
                 for folder in _finished(job, training) - before:
@@ -138,10 +138,10 @@ def _write(job: _Job, failures: dict[tuple[str, int], str]) -> None:
         for stage in runner.plan(training.recipe)
         if training.only in (None, stage.name)
     ]
-    facts = table_facts(table, job.base, out=out, seeds=job.seeds, stages=stages)
-    context = Context(job.seeds, facts, pseudo_reports(table, out=out, seeds=job.seeds), job.smoke)
+    metadata = table_metadata(table, job.base, out=out, seeds=job.seeds, stages=stages)
+    context = Context(job.seeds, metadata, pseudo_reports(table, out=out, seeds=job.seeds), job.smoke)
     _write_file(out / f"{table.name}.md", to_markdown(table, results, context))
-    _write_file(out / f"{table.name}.json", json.dumps(results_to_dict(table, results, facts), indent=1))
+    _write_file(out / f"{table.name}.json", json.dumps(results_to_dict(table, results, metadata), indent=1))
     write_page(
         out / f"{table.name}.html",
         title=heading(table),

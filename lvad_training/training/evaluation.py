@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from lvad_perception.datasets.split import Split
 from lvad_perception.media.images import read_image
-from lvad_perception.metrics import Evaluator, FrameFacts, Metrics
+from lvad_perception.metrics import Evaluator, FrameMetadata, Metrics
 from lvad_perception.report.evaluation import Evaluation, KeptFrame, chosen, keep_frame
 from lvad_perception.types import Predictions, Truth
 from lvad_training.build import build_criterion, network_of, task_vocabularies
@@ -78,8 +78,8 @@ def examine_checkpoint(
     name = split or recipe.data.val_split
     data = recipe_split(recipe, name)
     places = {data.name_of(place): place for place in range(len(data))}
-    facts = {frame: FrameFacts(frame, data.attributes(places[frame]), found) for frame, found in losses.items()}
-    findings = evaluator.findings(facts, score_threshold=recipe.model.score_threshold)
+    metadata = {frame: FrameMetadata(frame, data.attributes(places[frame]), found) for frame, found in losses.items()}
+    findings = evaluator.findings(metadata, score_threshold=recipe.model.score_threshold)
     kept = _kept(model, recipe, data, [places[frame] for frame in chosen(findings)], device)
     return Evaluation(findings, kept, {"data": str(recipe.data.root), "split": name, "step": str(checkpoint.step)})
 

@@ -29,7 +29,7 @@ _MEASURING = ("score_threshold", "max_detections")
 """Keys of ``model`` that matter to what is found with finished weights only."""
 
 
-def essence(recipe: Recipe) -> dict[str, Any]:
+def fingerprint(recipe: Recipe) -> dict[str, Any]:
     """What of a recipe the weights of a training depend on: no paths, nor when it saves, nor how it is measured."""
     plain = recipe_to_dict(recipe)
     for key in ("output", "stages", "preset"):
@@ -48,8 +48,8 @@ def essence(recipe: Recipe) -> dict[str, Any]:
 
 
 def training_inputs(recipe: Recipe) -> Inputs:
-    """Of a training: ``essence`` by section, and ``data_inputs`` and ``start_inputs``, with their errors."""
-    sections = {section: digest(value) for section, value in essence(recipe).items()}
+    """Of a training: ``fingerprint`` by section, and ``data_inputs`` and ``start_inputs``, with their errors."""
+    sections = {section: digest(value) for section, value in fingerprint(recipe).items()}
     return sections | data_inputs(recipe, recipe.model.tasks) | start_inputs(recipe)
 
 
@@ -62,7 +62,7 @@ def pseudo_inputs(recipe: Recipe, teachers: Mapping[str, Path]) -> Inputs:
     """
     plain = recipe_to_dict(recipe)
     seen = {key: plain["model"][key] for key in ("vocabulary", "network_hw", "max_detections")}
-    data = {key: value for key, value in essence(recipe)["data"].items() if key not in ("augment", "sampler")}
+    data = {key: value for key, value in fingerprint(recipe)["data"].items() if key not in ("augment", "sampler")}
     found = {"data": digest(data), "model": digest(seen), "pseudo": digest(plain["stages"]["pseudo"])}
     found |= data_inputs(recipe, tuple(TASKS))
     return found | {f"teacher of {task}": checkpoint_digest(path) for task, path in teachers.items()}

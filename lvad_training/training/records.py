@@ -39,8 +39,8 @@ def write_record(folder: Path, inputs: Inputs, state: str, seconds: float, *, me
     Raises:
         ConfigError: it cannot be written.
     """
-    facts = {"state": state, "seconds": round(seconds, 1), "version": code_version()}
-    content = {**facts, "inputs": inputs, "measured": measured}
+    metadata = {"state": state, "seconds": round(seconds, 1), "version": code_version()}
+    content = {**metadata, "inputs": inputs, "measured": measured}
     try:
         write_whole(folder / RECORD, json.dumps(content, indent=1))
     except OSError as err:

@@ -22,7 +22,7 @@ from lvad_perception.report.evaluation import FILE, Evaluation, to_bytes
 from lvad_training.checkpoints import Checkpoint, load_checkpoint
 from lvad_training.recipe.schema import Recipe, Section
 from lvad_training.training.loop import StepReport
-from lvad_training.training.provenance import essence
+from lvad_training.training.provenance import fingerprint
 
 CHECKPOINT, MODEL, CURVE, METRICS = "checkpoint.pt", "model.pt", "losses.jsonl", "metrics.json"
 EVALUATION, EVENTS, RECIPE = FILE, "tensorboard", "recipe.yaml"
@@ -32,7 +32,7 @@ def find_state(folder: Path, recipe: Recipe, *, resume: bool, overwrite: bool) -
     """The run to continue, or None to start; writes nothing."""
     if resume and (folder / CHECKPOINT).is_file():
         state = load_checkpoint(folder / CHECKPOINT)
-        check_same(essence(state.recipe), essence(recipe), folder)
+        check_same(fingerprint(state.recipe), fingerprint(recipe), folder)
         return state
     if not overwrite:
         check_empty(folder, checkpoint=CHECKPOINT, result=MODEL, resume=resume)

@@ -176,10 +176,10 @@ def _run_stage(
     ended = record is not None and record["state"] == "done"
     done = ended and (stage.folder / (REPORT if stage.teachers else MODEL)).is_file()
     processes.wait_for_everyone()  # all have read the record before one of them writes it
-    say = log if processes.is_main_process else lambda _: None
+    log = log if processes.is_main_process else lambda _: None
     if record is not None and same and done and not (again and overwrite):
         stale = record["measured"] not in (None, measured)
-        say(f"{title}: up to date in {stage.folder}" + (", and measured again" if stale else ""))
+        log(f"{title}: up to date in {stage.folder}" + (", and measured again" if stale else ""))
         if measured is None:
             return None
         return _measure(stage, {**record, "measured": measured}, stale=stale, progress=progress)
@@ -196,7 +196,7 @@ def _run_stage(
     before_start()
     lost = same and ended and not done and not overwrite  # its result was removed
     going_on = (same and not done and resume) or lost or (record is None and resume and not overwrite)
-    say(f"{title}: {'goes on' if going_on and record is not None else 'starts'} in {stage.folder}")
+    log(f"{title}: {'goes on' if going_on and record is not None else 'starts'} in {stage.folder}")
     started = time.time()
     problem = None
     before = record["seconds"] if going_on and record is not None else 0.0

@@ -30,7 +30,7 @@ from lvad_training.data.batches import training_batches, why_not_evaluated
 from lvad_training.model.backbone import Backbone
 from lvad_training.model.multitask import MultiTaskNet
 from lvad_training.model.published import MatchReport, load_published, load_timm
-from lvad_training.model.text_encoders import TextEncoder, TextFacts
+from lvad_training.model.text_encoders import TextEncoder, TextEncoderMetadata
 from lvad_training.recipe.schema import BackboneConfig, Recipe, TrainConfig
 from lvad_training.training import loop
 from lvad_training.training.environment import note_environment
@@ -223,7 +223,7 @@ def load_backbone(backbone: Backbone, config: BackboneConfig) -> MatchReport:
 
 def _check_encoder(encoder: TextEncoder | None, found: Checkpoint, source: str) -> None:
     if encoder is not None:
-        encoder.facts.check_same(TextFacts.from_dict(found.text_encoder), source=source)
+        encoder.metadata.check_same(TextEncoderMetadata.from_dict(found.text_encoder), source=source)
 
 
 def _is_measured(step: int, settings: TrainConfig) -> bool:
@@ -236,8 +236,8 @@ def _snapshot(net: MultiTaskNet, recipe: Recipe, step: int) -> Checkpoint:
     """The network as it is now, its prompts folded. The weights are the network's own tensors, not copies."""
     net.fold_prompts()
     encoder = net.prompts.encoder if net.prompts is not None else None
-    facts = encoder.facts.to_dict() if encoder is not None else None
-    return Checkpoint(recipe, step, net.state_dict(), text_encoder=facts)
+    metadata = encoder.metadata.to_dict() if encoder is not None else None
+    return Checkpoint(recipe, step, net.state_dict(), text_encoder=metadata)
 
 
 def _finish(folder: Path, final: Checkpoint, evaluation: Evaluation | None) -> None:

@@ -92,8 +92,8 @@ def make_environment(tmp_path):
         made.append(environment)
         if system.packages:
             environment.install(f"pip install --no-deps --target {apt} {shlex.join(system.packages)}")
-            for facts in apt.glob("opencv*.dist-info"):  # apt's OpenCV has none, and pip does not see it
-                shutil.rmtree(facts)
+            for metadata in apt.glob("opencv*.dist-info"):  # apt's OpenCV has none, and pip does not see it
+                shutil.rmtree(metadata)
             (site,) = folder.glob("lib/python3*/site-packages")
             (site / "apt.pth").write_text(f"{apt}\n")  # behind the environment's own, as --system-site-packages does
         return environment

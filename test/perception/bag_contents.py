@@ -25,15 +25,15 @@ def profiles_as_humble_reads_them(bag):
     Its ``MetadataIo`` takes the profiles of metadata.yaml as a string, from version 4 on; its player takes those of the
     storage, where there are any, as YAML whose policies are numbers.
     """
-    facts = yaml.safe_load((bag / "metadata.yaml").read_text())["rosbag2_bagfile_information"]
-    assert facts["version"] == 8
+    metadata = yaml.safe_load((bag / "metadata.yaml").read_text())["rosbag2_bagfile_information"]
+    assert metadata["version"] == 8
     texts = {
         t["topic_metadata"]["name"]: t["topic_metadata"]["offered_qos_profiles"]
-        for t in facts["topics_with_message_count"]
+        for t in metadata["topics_with_message_count"]
     }
     assert {type(text) for text in texts.values()} == {str}
-    (file,) = facts["relative_file_paths"]
-    if facts["storage_identifier"] == "sqlite3":
+    (file,) = metadata["relative_file_paths"]
+    if metadata["storage_identifier"] == "sqlite3":
         with sqlite3.connect(bag / file) as storage:
             assert dict(storage.execute("SELECT name, offered_qos_profiles FROM topics")) == texts
     else:  # the summary at the end of the file repeats every channel, uncompressed

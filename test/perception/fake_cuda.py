@@ -43,11 +43,11 @@ class FakeTorch:
         self.records, self.forget = records, frozenset(forget)
         self.streams, self.replays, self.broken = [], 0, ""
         self._current, self._capturing = Stream(self, "default"), None
-        facts = SimpleNamespace(name=name, multi_processor_count=2, major=8, minor=7)
+        metadata = SimpleNamespace(name=name, multi_processor_count=2, major=8, minor=7)
         names = iter(("upload", "compute", "download"))
         self.cuda = SimpleNamespace(
             is_available=lambda: True,
-            get_device_properties=lambda device: facts,
+            get_device_properties=lambda device: metadata,
             memory_reserved=lambda: 0,
             current_stream=lambda device=None: self._current,
             Stream=lambda device: Stream(self, next(names)),

@@ -28,8 +28,8 @@ def schema(key=1, name=IMAGE, language="ros2msg"):
 
 
 def channel(key=1, topic=TOPIC, *, of=1, encoding="cdr", qos=""):
-    facts = string("offered_qos_profiles") + string(qos)
-    return record(4, struct.pack("<HH", key, of) + string(topic) + string(encoding) + string(facts))
+    metadata = string("offered_qos_profiles") + string(qos)
+    return record(4, struct.pack("<HH", key, of) + string(topic) + string(encoding) + string(metadata))
 
 
 def message(place, *, key=1, data=None):

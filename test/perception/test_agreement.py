@@ -94,8 +94,8 @@ class TestSets:
     def test_tied_boxes_come_in_either_order(self, outputs):
         tied = replace(outputs, scores=np.float32([[0.9, 0.5, 0.5, 0.1]] * 2))
         order = [0, 2, 1, 3]
-        swapped = replace(tied, boxes=tied.boxes[:, order], labels=tied.labels[:, order])
-        assert agree([swapped], [tied]).boxes_px == 0
+        alternates = replace(tied, boxes=tied.boxes[:, order], labels=tied.labels[:, order])
+        assert agree([alternates], [tied]).boxes_px == 0
         apart = replace(outputs, boxes=outputs.boxes[:, order], labels=outputs.labels[:, order])
         assert agree([apart], [outputs]).boxes_px == np.inf
 
@@ -125,22 +125,22 @@ class TestLowPrecision:
         assert not agree([bad] * 10, [outputs] * 10, tolerance).within(tolerance)
 
     @pytest.mark.parametrize(("by", "swapped", "distance"), [(5, 0, 5), (25, 2, 0), (60, 0, np.inf)])
-    def test_another_box_of_the_same_object_may_have_survived_suppression(self, outputs, by, swapped, distance):
+    def test_another_box_of_the_same_object_may_have_survived_suppression(self, outputs, by, alternates, distance):
         """Of 100 px: 5 px are within the tolerance, 25 px leave 0.6 of the union in common, and 60 px a quarter."""
         one = replace(outputs, scores=np.float32([[0.9, 0.7, 0.1, 0.1]] * 2))
         one.boxes[0, 0] = (100, 100, 200, 200)
         other = moved(one, boxes=((0, 0), (100 + by, 100, 200 + by, 200)))
-        tolerance = Tolerance(boxes_px=6, scores=0.05, masks=0.9, least_score=0.3, swapped=0.25)
+        tolerance = Tolerance(boxes_px=6, scores=0.05, masks=0.9, least_score=0.3, alternates=0.25)
         found = agree([other], [one], tolerance)
-        assert (found.swapped, found.boxes) == (swapped, 8)
+        assert (found.alternates, found.boxes) == (alternates, 8)
         if by < 60:
             assert found.boxes_px == distance
         else:
             assert found.boxes_px > 6
         assert found.within(tolerance) is (by < 60)
-        assert not found.within(replace(tolerance, swapped=0.24)) or not swapped
-        assert ("(2 are another box of the same object)" in found.to_text()) is bool(swapped)
-        assert agree([other], [one], replace(tolerance, swapped=0.0)).boxes_px == pytest.approx(by)
+        assert not found.within(replace(tolerance, alternates=0.24)) or not alternates
+        assert ("(2 are another box of the same object)" in found.to_text()) is bool(alternates)
+        assert agree([other], [one], replace(tolerance, alternates=0.0)).boxes_px == pytest.approx(by)
 
     @pytest.mark.parametrize(("finer", "coarser"), [("fp32", "fp16"), ("fp16", "bf16"), ("bf16", "int8")])
     def test_each_precision_allows_more_than_the_one_before(self, finer, coarser):
@@ -148,7 +148,7 @@ class TestLowPrecision:
         assert finer.boxes_px < coarser.boxes_px
         assert finer.scores < coarser.scores
         assert finer.masks > coarser.masks
-        assert finer.swapped < coarser.swapped
+        assert finer.alternates < coarser.alternates
 
 
 class TestUnequalOutputs:

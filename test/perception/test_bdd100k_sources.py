@@ -33,7 +33,7 @@ def entries(category, *names):
 def opened(tree, split="val"):
     """The split, and what was told of it: file name and sentence."""
     told = []
-    found = open_split(tree.root, split, tell=told.append)
+    found = open_split(tree.root, split, report=told.append)
     return found, [line.rpartition("/")[2] for line in told]
 
 

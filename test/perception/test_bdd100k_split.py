@@ -234,7 +234,7 @@ def test_masks_of_capital_endings_are_read_and_others_told(tree):
     tree.mask("labels/drivable/masks/train/c.jpg", ids(0))
     tree.mask("drivable_maps/labels/train/b_drivable_id.PNG", ids(1))
     told = []
-    split = open_split(tree.root, "train", tell=told.append)
+    split = open_split(tree.root, "train", report=told.append)
     assert [split.semantic(i, SIZE_HW).max() for i in range(3)] == [1, 2, 3]
     assert split.drivable(1, SIZE_HW).max() == 0  # renumbered from the old ids
     folder = tree.root / "labels/drivable/masks/train"

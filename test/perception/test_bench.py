@@ -63,10 +63,14 @@ class TestRoofline:
         assert replace(ROOFLINE, precision="int8").intensity == 400
 
     def test_text_and_json_say_the_same(self):
-        text, facts = ROOFLINE.to_text(), ROOFLINE.to_dict()
+        text, metadata = ROOFLINE.to_text(), ROOFLINE.to_dict()
         assert "2.00 GFLOP (Conv 2.00), 1.00 M constants, 20 MB moved by products, 100 FLOP/byte" in text
         assert "100 of 200 GFLOP/s, 50 %; no run can be shorter than 10.00 ms" in text
-        assert (facts["gflop"], facts["moved_bytes"], facts["fraction"]) == (2.0, 20_000_000, pytest.approx(0.5))
+        assert (metadata["gflop"], metadata["moved_bytes"], metadata["fraction"]) == (
+            2.0,
+            20_000_000,
+            pytest.approx(0.5),
+        )
 
     def test_the_machine_is_measured_in_the_runtime(self, monkeypatch):
         pytest.importorskip("onnx", reason="onnx is not installed")
@@ -109,11 +113,11 @@ class TestRivals:
     def test_text_and_json_name_the_ratios(self, stages):
         bench = Bench(stages[0])
         line = next(line for line in bench.to_text().splitlines() if line.startswith("yolo.onnx"))
-        facts = bench.to_dict()["rivals"]["yolo.onnx"]
+        metadata = bench.to_dict()["rivals"]["yolo.onnx"]
         assert line.split()[1:3] == ["2.00", "2.00"]
-        assert f"{facts['engine']['ratio_of_medians']:.2f} [" in line
-        assert f"{facts['frame']['ratio_of_medians']:.2f} [" in line
-        assert facts["frame"]["ratio_of_medians"] > facts["engine"]["ratio_of_medians"]
+        assert f"{metadata['engine']['ratio_of_medians']:.2f} [" in line
+        assert f"{metadata['frame']['ratio_of_medians']:.2f} [" in line
+        assert metadata["frame"]["ratio_of_medians"] > metadata["engine"]["ratio_of_medians"]
 
 
 class SlowRival:

@@ -31,13 +31,13 @@ class TestTable:
         np.testing.assert_allclose(result.total_ms, result.overhead_ms + result.samples_ms["engine"])
 
     def test_text_and_json_say_the_same(self, result):
-        facts = result.to_dict()
+        metadata = result.to_dict()
         lines = result.to_text().splitlines()
         assert lines[0] == "9 frames of synthetic JPEG, 160x90 pixels"
         assert lines[1] == "fake; input 64x48, batch 2"
         rows = {line.split()[0]: line.split()[1:3] for line in lines[4:]}
         for stage in (*STAGES, "total"):
-            times = facts["stages_ms"][stage]
+            times = metadata["stages_ms"][stage]
             assert rows[stage] == [f"{times['median']:.2f}", f"{times['p99']:.2f}"]
             assert times["median"] <= times["p99"]
         assert sum(float(line.split()[3].rstrip("%")) for line in lines[4:9]) == pytest.approx(100, abs=0.5)

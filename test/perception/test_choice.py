@@ -72,7 +72,7 @@ def offer(monkeypatch, make_engine, tmp_path):
             engines.clear()
             opened.clear()
             engine = choice.fastest(
-                model, threads=threads, precision=precision, say=said.append, clock=clock, cache_dir=cache_dir
+                model, threads=threads, precision=precision, log=said.append, clock=clock, cache_dir=cache_dir
             )
             others = [other for other in engines.values() if other is not engine]
             assert not engine.closed
@@ -227,7 +227,7 @@ class TestRemembering:
 
     def test_a_file_that_is_not_there_is_told_by_the_runtime(self, tmp_path):
         with pytest.raises(ModelFileError, match=r"absent\.onnx cannot be loaded"):
-            choice.fastest(tmp_path / "absent.onnx", threads=1, precision=None, say=print, cache_dir=tmp_path)
+            choice.fastest(tmp_path / "absent.onnx", threads=1, precision=None, log=print, cache_dir=tmp_path)
 
 
 def test_trial_images_are_smooth_and_always_the_same(make_manifest):

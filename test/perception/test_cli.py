@@ -142,8 +142,8 @@ class TestWholeChain:
         assert [line.split()[0] for line in out.splitlines()[4:]] == [
             *("decode", "preprocess", "engine", "postprocess", "messages", "total", "beside", "stages")
         ]
-        facts = json.loads((tmp_path / "bench.json").read_text())
-        assert (facts["frames"], facts["size_hw"], facts["batch_size"]) == (6, [48, 64], 2)
+        metadata = json.loads((tmp_path / "bench.json").read_text())
+        assert (metadata["frames"], metadata["size_hw"], metadata["batch_size"]) == (6, [48, 64], 2)
 
     def test_bench_with_everything(self, run, tmp_path, make_tiny_model, make_manifest, tiny_model_file):
         single = make_tiny_model(tmp_path / "single.onnx", manifest=make_manifest(batch_size=1))
@@ -154,11 +154,11 @@ class TestWholeChain:
             *("--json", tmp_path / "bench.json"),
         )
         assert (status, err) == (0, "")
-        facts = json.loads((tmp_path / "bench.json").read_text())
-        assert list(facts["rivals"]) == ["single.onnx"]
-        assert [row["batch_size"] for row in facts["batches"]] == [2, 1]
+        metadata = json.loads((tmp_path / "bench.json").read_text())
+        assert list(metadata["rivals"]) == ["single.onnx"]
+        assert [row["batch_size"] for row in metadata["batches"]] == [2, 1]
         assert "roofline: not known, since the graph has no convolution and no matrix product" in out
-        assert facts["agreement"]["within"]
+        assert metadata["agreement"]["within"]
         assert "within its precision's tolerance" in out
         assert plot.read_text().startswith("<svg")
 

@@ -111,7 +111,7 @@ class TestFromBdd100k:
         broken.write_bytes(broken.read_bytes()[:200])
         cv2.imwrite(str(root / "labels/drivable/masks/val/frame-003.png"), np.zeros((10, 10), np.uint8))
         told = []
-        summary = from_bdd100k(root, "val", tmp_path / "bag", tell=told.append)
+        summary = from_bdd100k(root, "val", tmp_path / "bag", report=told.append)
         assert (summary.images, summary.problems) == (7, 2)
         assert summary.truth == {"detection": 5, "semantic": 4, "drivable": 2}
         assert len(told) == 2
@@ -155,7 +155,7 @@ class TestRefusals:
         for path in (root / "images/100k/val").iterdir():
             path.write_bytes(b"")
         with pytest.raises(BagError, match=r"no image of .* split val can be read; copy the images again"):
-            from_bdd100k(root, "val", tmp_path / "out" / "bag", tell=lambda line: None)
+            from_bdd100k(root, "val", tmp_path / "out" / "bag", report=lambda line: None)
         assert list((tmp_path / "out").iterdir()) == []
 
     @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ class TestPairing:
 
     def test_annotation_without_prediction_is_told(self, tmp_path):
         told = []
-        metrics = evaluate_bag(write_masks(tmp_path / "bag", range(5), [0, 1, 3]), tell=told.append)
+        metrics = evaluate_bag(write_masks(tmp_path / "bag", range(5), [0, 1, 3]), report=told.append)
         assert metrics.semantic.images == 3
         assert [line.split(":")[0] for line in told] == [
             "/camera/truth/segmentation message 2 at 1600000000.200000000",
@@ -111,7 +111,7 @@ class TestPairing:
     def test_predictions_without_annotation_are_passed_over(self, tmp_path):
         told = []
         bag = write_masks(tmp_path / "bag", [150], range(200))
-        assert evaluate_bag(bag, tell=told.append).semantic.images == 1
+        assert evaluate_bag(bag, report=told.append).semantic.images == 1
         assert told == []
 
     @pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
@@ -122,7 +122,7 @@ class TestPairing:
         delay = count * STEP * (-1 if order == "predictions first" else 1)
         predicted = reversed(range(count)) if order == "backwards" else range(count)
         bag = write_masks(tmp_path / "bag", range(count), predicted, delay_ns=delay, storage=storage, as_given=True)
-        metrics = evaluate_bag(bag, tell=told.append)
+        metrics = evaluate_bag(bag, report=told.append)
         assert (metrics.semantic.images, metrics.semantic.scores.pixel_accuracy) == (count, 100)
         assert told == []
 
@@ -130,7 +130,7 @@ class TestPairing:
         told = []
         count = 2 * PENDING
         bag = write_masks(tmp_path / "bag", [*range(count), 0], range(count), delay_ns=count * STEP, as_given=True)
-        assert evaluate_bag(bag, tell=told.append).semantic.images == count
+        assert evaluate_bag(bag, report=told.append).semantic.images == count
         assert [line.split(":")[0] for line in told] == [
             f"/camera/truth/segmentation message {count} at {stamp_text(count)}"
         ]
@@ -155,13 +155,13 @@ class TestPairing:
             if entry["topic_metadata"]["name"] == f"/camera/{name}":
                 entry["message_count"] = 7
         (bag / "metadata.yaml").write_text(yaml.safe_dump(metadata))
-        assert evaluate_bag(bag, tell=told.append).semantic.images == 5
+        assert evaluate_bag(bag, report=told.append).semantic.images == 5
         assert [line.split(":")[0] for line in told] == [f"/camera/{name} 2 of 7 messages"]
 
     def test_equal_stamps_are_told(self, tmp_path):
         told = []
         bag = write_masks(tmp_path / "bag", [0, 0, 1], [0, 1], delay_ns=1)
-        evaluate_bag(bag, tell=told.append)
+        evaluate_bag(bag, report=told.append)
         assert "its header stamp occurs twice" in told[0]
 
     def test_a_mask_of_another_size_costs_only_itself(self, tmp_path):
@@ -171,7 +171,7 @@ class TestPairing:
                 predicted = mask(0) if index else np.zeros((3, 4), np.uint8)
                 for topic, values in (("/camera/truth/segmentation", mask(0)), ("/camera/segmentation", predicted)):
                     bag.write(topic, mask_to_message(values, header(index), types=TYPES), START + index * STEP)
-        assert evaluate_bag(tmp_path / "bag", tell=told.append).semantic.images == 2
+        assert evaluate_bag(tmp_path / "bag", report=told.append).semantic.images == 2
         assert len(told) == 1
         assert "/camera/segmentation message 0" in told[0]
 
@@ -209,7 +209,7 @@ class TestRefusals:
     def test_no_stamp_in_common(self, tmp_path):
         bag = write_masks(tmp_path / "bag", [0, 1], [5, 6])
         with pytest.raises(BagError, match=r"no prediction in .* has the stamp of an annotated image"):
-            evaluate_bag(bag, tell=lambda line: None)
+            evaluate_bag(bag, report=lambda line: None)
 
     def test_a_bag_with_other_classes(self, tmp_path):
         with create_bag(tmp_path / "bag") as bag:
@@ -232,7 +232,7 @@ class TestRefusals:
         root = make_small_split(tmp_path / "bdd")
         (root / "images/100k/val/frame-001.png").write_bytes(b"")
         told = []
-        metrics = evaluate_dataset(perceiver_of(make_engine()), root, "val", tell=told.append)
+        metrics = evaluate_dataset(perceiver_of(make_engine()), root, "val", report=told.append)
         assert (metrics.semantic.images, len(told)) == (3, 1)
         assert "val images frame-001" in told[0]
 

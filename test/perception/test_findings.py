@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lvad_perception.errors import DatasetError
-from lvad_perception.metrics import Evaluator, FrameFacts, FrameFindings, worst_first
+from lvad_perception.metrics import Evaluator, FrameFindings, FrameMetadata, worst_first
 from lvad_perception.metrics.findings import NOT_STATED
 from lvad_perception.metrics.matching import BACKGROUND, confuse_boxes, f1
 from lvad_perception.types import Detections, Predictions, Truth, TruthBoxes
@@ -88,11 +88,11 @@ def frames():
     """Key -> (predictions, truth) and key -> facts, of two weathers; the rainy frames are predicted badly."""
     random = np.random.default_rng(3)
     pairs = {f"f{i}": random_frame(random, good=i % 2 == 0) for i in range(6)}
-    facts = {
-        key: FrameFacts(f"name of {key}", {"weather": "rainy" if index % 2 else "clear", "scene": "highway"})
+    metadata = {
+        key: FrameMetadata(f"name of {key}", {"weather": "rainy" if index % 2 else "clear", "scene": "highway"})
         for index, key in enumerate(pairs)
     }
-    return pairs, facts
+    return pairs, metadata
 
 
 def evaluated(pairs):
@@ -118,11 +118,13 @@ def test_the_metrics_and_the_curves_are_those_of_the_metrics_room(frames):
 
 
 def test_a_slice_scores_as_an_evaluation_of_its_frames_alone(frames):
-    pairs, facts = frames
-    findings = evaluated(pairs).findings(facts)
+    pairs, metadata = frames
+    findings = evaluated(pairs).findings(metadata)
     assert set(findings.slices) == {"weather", "scene"}  # nobody stated the time of day
     for weather in ("clear", "rainy"):
-        alone = evaluated({key: pairs[key] for key in pairs if facts[key].attributes["weather"] == weather}).compute()
+        alone = evaluated(
+            {key: pairs[key] for key in pairs if metadata[key].attributes["weather"] == weather}
+        ).compute()
         scores = findings.slices["weather"][weather]
         assert scores.images == 3
         assert scores.ap == pytest.approx(alone.detection.scores.ap)
@@ -134,9 +136,9 @@ def test_a_slice_scores_as_an_evaluation_of_its_frames_alone(frames):
 
 
 def test_frames_without_an_attribute_are_a_slice_of_their_own(frames):
-    pairs, facts = frames
-    facts["f0"] = FrameFacts("f0")
-    slices = evaluated(pairs).findings(facts).slices
+    pairs, metadata = frames
+    metadata["f0"] = FrameMetadata("f0")
+    slices = evaluated(pairs).findings(metadata).slices
     assert [(value, scores.images) for value, scores in slices["weather"].items()] == [
         ("rainy", 3),
         ("clear", 2),
@@ -146,7 +148,7 @@ def test_frames_without_an_attribute_are_a_slice_of_their_own(frames):
 
 
 def test_the_tasks_of_a_frame_may_come_one_at_a_time_and_from_another_process(frames):
-    pairs, facts = frames
+    pairs, metadata = frames
     apart, other = Evaluator(), Evaluator()
     for index, (key, (predictions, truth)) in enumerate(pairs.items()):
         into = apart if index < 3 else other
@@ -156,9 +158,9 @@ def test_the_tasks_of_a_frame_may_come_one_at_a_time_and_from_another_process(fr
             Predictions((0, 0), predictions.detections, None, None), Truth((0, 0), truth.boxes, None, None), frame=key
         )
     apart.merge(other)
-    together = evaluated(pairs).findings(facts)
-    assert apart.findings(facts).frames == together.frames
-    assert apart.findings(facts).slices == together.slices
+    together = evaluated(pairs).findings(metadata)
+    assert apart.findings(metadata).frames == together.frames
+    assert apart.findings(metadata).slices == together.slices
 
 
 def test_a_frame_that_is_right_has_no_error(frames):

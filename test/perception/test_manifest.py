@@ -7,8 +7,8 @@ from lvad_perception.manifest import Manifest
 from lvad_perception.vocabulary import DETECTION, NUIMAGES_DETECTION, SEMANTIC, TASKS
 
 
-def read(facts):
-    return Manifest.from_json(json.dumps(facts), source="model.onnx")
+def read(metadata):
+    return Manifest.from_json(json.dumps(metadata), source="model.onnx")
 
 
 def test_it_reads_what_it_writes(make_manifest):

@@ -61,10 +61,10 @@ def test_the_order_of_images_changes_nothing(seed: int, data: st.DataObject) -> 
     assert flat(first) == pytest.approx(flat(second), abs=1e-9, nan_ok=True)
 
 
-def flat(facts: Any, name: str = "") -> dict[str, float]:
-    if isinstance(facts, dict):
-        return {key: value for k, item in facts.items() for key, value in flat(item, f"{name}/{k}").items()}
-    return {name: float("nan") if facts is None else float(facts)}
+def flat(metadata: Any, name: str = "") -> dict[str, float]:
+    if isinstance(metadata, dict):
+        return {key: value for k, item in metadata.items() for key, value in flat(item, f"{name}/{k}").items()}
+    return {name: float("nan") if metadata is None else float(metadata)}
 
 
 def test_merged_evaluators_equal_one() -> None:

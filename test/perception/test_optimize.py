@@ -86,10 +86,10 @@ def test_8_gets_an_opset_that_it_documents(use_tensorrt, build, monkeypatch):
 class TestCache:
     def test_the_second_time_nothing_is_built_but_checked(self, trt, build):
         build()
-        networks, runs = len(trt.facts.networks), trt.facts.runs
+        networks, runs = len(trt.metadata.networks), trt.metadata.runs
         result, lines = build("again.engine")
-        assert len(trt.facts.networks) == networks
-        assert trt.facts.runs > runs
+        assert len(trt.metadata.networks) == networks
+        assert trt.metadata.runs > runs
         assert result.built_s is None
         assert "from the cache" in result.to_text()
         assert lines[1].startswith("found in the cache: ")
@@ -191,7 +191,7 @@ class TestRefusals:
         monkeypatch.setattr(module, "lower", lambda content, **_: spoilt(content))
         with pytest.raises(EngineError, match="since the rewritten model, in ONNX Runtime disagrees"):
             build()
-        assert not trt.facts.networks
+        assert not trt.metadata.networks
 
     @pytest.mark.parametrize("name", ["model.onnx", "model", "model.pt2"])
     def test_an_output_of_another_kind(self, trt, build, name):
@@ -255,7 +255,7 @@ class TestCommand:
         out, err = capsys.readouterr()
         assert out.startswith(f"{output}: TensorRT 10.3.0, Fake with 2 multiprocessors, FP16, CUDA graph; ")
         assert "building for TensorRT 10.3.0" in err
-        assert trt.facts.config.builder_optimization_level == 2
+        assert trt.metadata.config.builder_optimization_level == 2
         assert output.exists()
 
     def test_without_a_gpu_it_says_so(self, trt, tiny_model_file, tmp_path, capsys):

@@ -198,23 +198,23 @@ class TestWrongUse:
 
 def spoil_json(name, change):
     def spoil(contents):
-        facts = json.loads(contents[name])
-        change(facts)
-        contents[name] = json.dumps(facts).encode()
+        metadata = json.loads(contents[name])
+        change(metadata)
+        contents[name] = json.dumps(metadata).encode()
 
     return spoil
 
 
-def first_weight_is_a_pickle(facts):
-    next(iter(facts["config"].values()))["use_pickle"] = True
+def first_weight_is_a_pickle(metadata):
+    next(iter(metadata["config"].values()))["use_pickle"] = True
 
 
-def a_call_of_the_system(facts):
-    facts["graph_module"]["graph"]["nodes"][0]["target"] = "torch.os.system"
+def a_call_of_the_system(metadata):
+    metadata["graph_module"]["graph"]["nodes"][0]["target"] = "torch.os.system"
 
 
-def a_dynamic_size(facts):
-    facts["guards"] = [{"expr_str": "exit()"}]
+def a_dynamic_size(metadata):
+    metadata["guards"] = [{"expr_str": "exit()"}]
 
 
 class TestWrongFiles:
@@ -281,8 +281,8 @@ class TestWrongFiles:
             open_engine(path)
 
     def test_other_classes(self, program_file):
-        def fewer(facts):
-            facts["classes"]["drivable"] = ["direct", "alternative"]
+        def fewer(metadata):
+            metadata["classes"]["drivable"] = ["direct", "alternative"]
 
         path = rewrite(program_file, spoil_json(f"extra/{MANIFEST_KEY}", fewer))
         with pytest.raises(VocabularyMismatchError, match=r"drivable classes are \[direct, alternative\]"):

@@ -249,7 +249,7 @@ class TestCameras:
 class TestBadInput:
     def test_malformed_images_are_told_counted_and_skipped(self, tmp_path, perceiver, told):
         source = write_images(tmp_path / "in", ["/front/image_raw"], count=6, spoil=(1, 4))
-        summary = replay(source, perceiver, tmp_path / "out", tell=told.append)
+        summary = replay(source, perceiver, tmp_path / "out", report=told.append)
         assert summary.cameras == {"/front/image_raw": 4}
         assert summary.skipped == {"/front/image_raw": 2}
         assert [line.split(":")[0] for line in told] == [
@@ -263,7 +263,7 @@ class TestBadInput:
 
     def test_a_flood_of_problems_is_counted_not_printed(self, tmp_path, perceiver, told):
         source = write_images(tmp_path / "in", ["/front/image_raw"], count=50, spoil=range(1, 50))
-        summary = replay(source, perceiver, tmp_path / "out", tell=told.append)
+        summary = replay(source, perceiver, tmp_path / "out", report=told.append)
         assert summary.skipped == {"/front/image_raw": 49}
         assert len(told) == 21
         assert told[-1] == "/front/image_raw: further problems are only counted"
@@ -271,7 +271,7 @@ class TestBadInput:
     def test_nothing_but_malformed_images(self, tmp_path, perceiver, told):
         source = write_images(tmp_path / "in", ["/front/image_raw"], count=2, spoil=(0, 1))
         with pytest.raises(BagError, match=r"none of the 2 images in .* can be decoded; record rgb8"):
-            replay(source, perceiver, tmp_path / "out", tell=told.append)
+            replay(source, perceiver, tmp_path / "out", report=told.append)
         assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
     @pytest.mark.parametrize("damage", ["zeros", "garbage", "hole", "early end"])
@@ -288,7 +288,7 @@ class TestBadInput:
             "early end": jpeg[:half] + b"\xff\xd9" + jpeg[half + 2 :],
         }[damage]
         write_compressed(tmp_path / "in", [jpeg, spoilt, jpeg])
-        summary = replay(tmp_path / "in", perceiver, tmp_path / "out", tell=told.append)
+        summary = replay(tmp_path / "in", perceiver, tmp_path / "out", report=told.append)
         assert (summary.images, summary.skipped) == (2, {"/front/image_raw/compressed": 1})
         (line,) = told
         assert line.startswith(
@@ -303,7 +303,7 @@ class TestBadInput:
         source = write_images(tmp_path / "in", ["/front/image_raw"], count=6, spoil=(1,))
         metadata = source / "metadata.yaml"
         metadata.write_text(metadata.read_text().replace("message_count: 6", "message_count: 9"))
-        summary = replay(source, perceiver, tmp_path / "out", tell=told.append)
+        summary = replay(source, perceiver, tmp_path / "out", report=told.append)
         assert (summary.cameras, summary.skipped) == ({"/front/image_raw": 5}, {"/front/image_raw": 4})
         assert told[1].startswith("/front/image_raw 3 of 9 messages: ")
 
@@ -315,7 +315,7 @@ class TestBadInput:
         with sqlite3.connect(source / "in.db3") as database:
             database.execute("UPDATE messages SET data = x'0001000000' WHERE id = 1")
         database.close()
-        assert replay(source, perceiver, tmp_path / "out", tell=told.append).images == 1
+        assert replay(source, perceiver, tmp_path / "out", report=told.append).images == 1
         assert "message 0 at 1600000000.000000000: its 5 bytes are no sensor_msgs/msg/Image" in told[0]
 
     def test_the_output_cannot_be_the_input(self, tmp_path, perceiver):
@@ -409,7 +409,7 @@ class TestVideos:
         with pytest.raises(
             BagError, match=r"none of the 2 images in .* can be decoded; decode the video to images, as"
         ):
-            replay(tmp_path / "in", perceiver, tmp_path / "out", tell=told.append)
+            replay(tmp_path / "in", perceiver, tmp_path / "out", report=told.append)
         assert "is a packet of a video, an image only together with those before it; decode the video" in told[0]
 
     @pytest.mark.parametrize(("topic", "lost"), [("/rear/video", 3), ("/camera/image_raw/ffmpeg", 0)])
@@ -418,12 +418,12 @@ class TestVideos:
             *(tmp_path / "x.mcap", schema(), schema(2, "ffmpeg_image_transport_msgs/msg/FFMPEGPacket")),
             *(channel(), channel(2, topic, of=2), message(0), *(message(place, key=2) for place in range(3))),
         )
-        assert replay(path, perceiver, tmp_path / "out", tell=told.append).images == 1
+        assert replay(path, perceiver, tmp_path / "out", report=told.append).images == 1
         assert [line.split(";")[0] for line in told] == (
             [f"{topic} all 3 messages: they are packets of a video, no images, and are left out"] if lost else []
         )
         told.clear()
-        replay(path, perceiver, tmp_path / "named", topics=["/camera/image_raw"], tell=told.append)
+        replay(path, perceiver, tmp_path / "named", topics=["/camera/image_raw"], report=told.append)
         assert told == []
 
 
@@ -472,7 +472,7 @@ class TestBagsOfTools:
     )
     def test_all_images_are_read(self, shared_data, tmp_path, perceiver, told, name, images):
         bag = shared_data.parent / "cases" / "bags" / name
-        assert replay(bag, perceiver, tmp_path / "out", tell=told.append).cameras == images
+        assert replay(bag, perceiver, tmp_path / "out", report=told.append).cameras == images
         assert told == []
 
     @pytest.mark.parametrize(
@@ -498,7 +498,7 @@ class TestRealBags:
     )
     def test_all_images_malformed(self, shared_data, tmp_path, perceiver, told, name):
         with pytest.raises(BagError, match="none of the 4 images"):
-            replay(shared_data / "bags" / name, perceiver, tmp_path / "out", tell=told.append)
+            replay(shared_data / "bags" / name, perceiver, tmp_path / "out", report=told.append)
         assert len(told) == 4
         assert all(line.startswith("/test/sensor_msgs/") for line in told)
 
@@ -525,7 +525,7 @@ class TestOverlayVideo:
         video = pytest.importorskip("lvad_perception.media.video")
         pytest.importorskip("lvad_perception.media.overlay")
         source = write_images(tmp_path / "in", ["/front/image_raw", "/rear/image_raw"], count=5, spoil=(2,))
-        summary = replay(source, perceiver, tmp_path / "out", overlay_video=tmp_path / "overlay.mp4", tell=print)
+        summary = replay(source, perceiver, tmp_path / "out", overlay_video=tmp_path / "overlay.mp4", report=print)
         assert summary.cameras == {"/front/image_raw": 4, "/rear/image_raw": 4}
         stamps = [stamp for stamp, _ in video.read_video(tmp_path / "overlay.mp4")]
         assert len(stamps) == 4
@@ -578,6 +578,8 @@ class TestOverlayVideo:
         pytest.importorskip("lvad_perception.media.overlay")
         source = write_images(tmp_path / "in", ["/front/image_raw"], count=2, spoil=(0, 1))
         with pytest.raises(BagError):
-            replay(source, perceiver, tmp_path / "out", overlay_video=tmp_path / "overlay.mp4", tell=lambda line: None)
+            replay(
+                source, perceiver, tmp_path / "out", overlay_video=tmp_path / "overlay.mp4", report=lambda line: None
+            )
         shutil.rmtree(source)
         assert list(tmp_path.iterdir()) == []

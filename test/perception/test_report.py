@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lvad_perception.errors import ImageError
-from lvad_perception.metrics import Evaluator, FrameFacts
+from lvad_perception.metrics import Evaluator, FrameMetadata
 from lvad_perception.report import Run, curve_charts, write_page, write_report
 from lvad_perception.report.charts import Series, line_chart, log_ticks, nice_ticks, recall_chart, smoothed
 from lvad_perception.report.evaluation import Evaluation, keep_frame
@@ -69,14 +69,14 @@ def some_frame(shift=4):
 
 def some_evaluation(*, losses=True, attributes=WEATHER, names=("first", "second")):
     """An evaluation of two frames, of which the second is worse."""
-    evaluator, facts, kept = Evaluator(), {}, []
+    evaluator, metadata, kept = Evaluator(), {}, []
     for place, name in enumerate(names):
         predictions, truth = some_frame(shift=4 * place)
         evaluator.add(predictions, truth, frame=name)
         terms = {"box_l1": 1.0, "semantic_dice": 2.0 + place} if losses else {}
-        facts[name] = FrameFacts(name, attributes, terms)
+        metadata[name] = FrameMetadata(name, attributes, terms)
         kept.append(keep_frame(name, picture_of(), truth, predictions))
-    return Evaluation(evaluator.findings(facts), tuple(kept), {"split": "val"})
+    return Evaluation(evaluator.findings(metadata), tuple(kept), {"split": "val"})
 
 
 def some_metrics():
@@ -101,14 +101,14 @@ def test_everything_of_two_runs_is_on_the_page_and_nothing_comes_from_outside(tm
         evaluation=some_evaluation(losses=False),
         losses={"total": [(0, 5.0), (20, 2.0)]},
         settings={"train.seed": 2, "train.steps": 20},
-        facts={"folder": "runs/other"},
+        metadata={"folder": "runs/other"},
     )
     page = page_of(
         tmp_path / "new" / "report.html",
         trained,
         other,
         summary="Trained for a while.",
-        facts={"torch": "2.9", "log": "line 1\nline 2"},
+        metadata={"torch": "2.9", "log": "line 1\nline 2"},
         commands=["lvad-train run tiny.yaml"],
     )
     text = " ".join(page.text)
@@ -169,7 +169,7 @@ def test_sections_without_content_are_left_out(tmp_path):
     page = page_of(tmp_path / "report.html")
     assert "section" not in page.counts
     assert page.counts["h1"] == 1
-    page = page_of(tmp_path / "report.html", facts={"a": 1})
+    page = page_of(tmp_path / "report.html", metadata={"a": 1})
     assert page.counts["section"] == 1
 
 
@@ -191,7 +191,7 @@ def test_names_and_values_are_escaped(tmp_path):
         tmp_path / "report.html",
         Run("<m>", evaluation=some_evaluation(names=(name, "y")), losses={"<total>": [(0, 1.0), (1, 2.0)]}),
         Run("<n>", note="<note>"),
-        facts={"<b>bold</b>": "a & b <i>"},
+        metadata={"<b>bold</b>": "a & b <i>"},
         commands=["echo '<script>alert(1)</script>'"],
     )
     text = "".join(page.text)
@@ -227,7 +227,7 @@ def test_nothing_of_others_becomes_html(tmp_path):
     evaluation = replace(
         evaluation,
         findings=replace(found, metrics=measured, classes={**found.classes, **named}, precision=precision),
-        facts=dict.fromkeys(bad, bad[0]),
+        metadata=dict.fromkeys(bad, bad[0]),
     )
     curves = {name: [(0, 1.0), (1, 2.0)] for name in bad}
     runs = [
@@ -237,14 +237,14 @@ def test_nothing_of_others_becomes_html(tmp_path):
             losses=curves,
             course=curves,
             validation=curves,
-            facts={bad[2]: bad[3]},
+            metadata={bad[2]: bad[3]},
             note=bad[0],
         )
         for name in bad[:2]
     ]
     runs = [replace(run, settings={bad[0]: place, bad[1]: f"{bad[2]}{place}"}) for place, run in enumerate(runs)]
     write_report(
-        tmp_path / "r.html", title=bad[0], summary=bad[1], runs=runs, facts={bad[0]: "\n".join(bad)}, commands=bad
+        tmp_path / "r.html", title=bad[0], summary=bad[1], runs=runs, metadata={bad[0]: "\n".join(bad)}, commands=bad
     )
     source = (tmp_path / "r.html").read_text(encoding="utf-8")
     page = Page(source)

@@ -41,7 +41,7 @@ def page(tmp_path_factory):
             course={"learning rate": curve},
             validation={"Boxes AP50": curve},
             settings={"train.seed": place, "data.root": "/a/long/path/without/any/space" * 4 + str(place)},
-            facts={"folder": "/another/long/path" * 8},
+            metadata={"folder": "/another/long/path" * 8},
             note="something is missing" if place else "",
         )
         for place, name in enumerate(("short", "a-very-long-name-of-a-run-without-any-space-in-it"))

@@ -74,9 +74,9 @@ def edit(bag, **changes):
     """Change facts of metadata.yaml; a function gets what it was."""
     path = bag / "metadata.yaml"
     content = yaml.safe_load(path.read_text())
-    facts = content["rosbag2_bagfile_information"]
+    metadata = content["rosbag2_bagfile_information"]
     for name, value in changes.items():
-        facts[name] = value(facts[name]) if callable(value) else value
+        metadata[name] = value(metadata[name]) if callable(value) else value
     path.write_text(yaml.safe_dump(content))
     return bag
 

@@ -54,9 +54,9 @@ def test_it_prints_one_table_last(trt, tiny_model_file, small_split, tmp_path, c
     assert {row[head.index("outcome")] for row in rows} == {"right"}
     assert all(float(row[head.index("p50 ms")]) > 0 for row in rows)
     assert rows[1][head.index("masks")] == "100.00 %"
-    facts = json.loads((tmp_path / "target.json").read_text())
-    assert facts["gpu"] == FakeCuda().name
-    assert len(facts["rows"]) == 4
+    metadata = json.loads((tmp_path / "target.json").read_text())
+    assert metadata["gpu"] == FakeCuda().name
+    assert len(metadata["rows"]) == 4
 
 
 def test_what_is_missing_costs_only_its_own_rows(trt, tiny_model_file, capsys):
@@ -70,7 +70,7 @@ def test_what_is_missing_costs_only_its_own_rows(trt, tiny_model_file, capsys):
 
 
 def test_a_build_that_fails_is_a_row(trt, tiny_model_file, capsys):
-    trt.facts.fail = True
+    trt.metadata.fail = True
     assert target.main([str(tiny_model_file), "--precisions", "fp32", "--seconds", "0"]) == 1
     assert "TensorRT 10.3.0 builds nothing" in rows_of(capsys.readouterr().out)[-1][-1]
 

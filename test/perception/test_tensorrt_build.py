@@ -14,7 +14,7 @@ from lvad_perception.errors import EngineError, MissingDependencyError
 from .fake_tensorrt import INTERFACE, MAGIC, VERSIONS
 
 ROOT = Path(__file__).resolve().parents[2]
-ROOM = sorted((ROOT / "lvad_perception/engines").glob("tensorrt*.py"))
+ROOM = sorted((ROOT / "lvad_perception").glob("*/tensorrt*.py"))
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed")
 
@@ -34,29 +34,29 @@ class TestVersions:
     def test_every_version_builds_every_precision(self, use_tensorrt, model, version, precision):
         trt = use_tensorrt(version)
         assert build(model, precision).startswith(MAGIC)
-        assert "TF32" not in trt.facts.flags  # its products would not be FP32
+        assert "TF32" not in trt.metadata.flags  # its products would not be FP32
 
     def test_8_gets_flags_since_it_knows_no_strong_types(self, use_tensorrt, model):
         trt = use_tensorrt("8.6.1")
         build(model, "fp16")
-        assert trt.facts.networks[-1].made_with == {"EXPLICIT_BATCH"}
-        assert trt.facts.flags == {"FP16", "PREFER_PRECISION_CONSTRAINTS"}
+        assert trt.metadata.networks[-1].made_with == {"EXPLICIT_BATCH"}
+        assert trt.metadata.flags == {"FP16", "PREFER_PRECISION_CONSTRAINTS"}
         build(model, "int8")
-        assert trt.facts.flags == {"FP16", "INT8", "PREFER_PRECISION_CONSTRAINTS"}
+        assert trt.metadata.flags == {"FP16", "INT8", "PREFER_PRECISION_CONSTRAINTS"}
         build(model, "fp32")
-        assert trt.facts.flags == set()
+        assert trt.metadata.flags == set()
 
     @pytest.mark.parametrize(("version", "made_with"), [("10.3.0", {"STRONGLY_TYPED"}), ("11.1", set())])
     def test_newer_ones_take_the_types_of_the_file(self, use_tensorrt, model, version, made_with):
         trt = use_tensorrt(version)
         build(model, "int8")
-        assert trt.facts.networks[-1].made_with == made_with
-        assert trt.facts.flags == set()
+        assert trt.metadata.networks[-1].made_with == made_with
+        assert trt.metadata.flags == set()
 
     def test_8_keeps_fp32_layers_and_leaves_quantised_ones_free(self, use_tensorrt):
         trt = use_tensorrt("8.6.1")
         build(quantised_model(), "int8")
-        layers = {layer.get_output(0).name: layer for layer in trt.facts.networks[-1]._layers}
+        layers = {layer.get_output(0).name: layer for layer in trt.metadata.networks[-1]._layers}
         pinned = {name for name, layer in layers.items() if layer.precision is not None}
         assert pinned == {"sum"}
         assert layers["sum"].output_types == {0: trt.DataType.FLOAT}
@@ -94,9 +94,9 @@ class TestTimingCache:
         trt = use_tensorrt("10.3.0")
         path = tmp_path / "deep" / "timing.cache"
         build(model, timing_cache=path)
-        assert trt.facts.config.given_cache == b""
+        assert trt.metadata.config.given_cache == b""
         build(model, timing_cache=path)
-        assert trt.facts.config.given_cache == path.read_bytes() == b"timings of 10.3.0"
+        assert trt.metadata.config.given_cache == path.read_bytes() == b"timings of 10.3.0"
         assert [each.name for each in path.parent.iterdir()] == ["timing.cache"]
 
     def test_timings_of_another_version_are_thrown_away(self, use_tensorrt, model, tmp_path):
@@ -104,7 +104,7 @@ class TestTimingCache:
         path.write_bytes(b"timings of 8.6.1")
         trt = use_tensorrt("10.3.0")
         build(model, timing_cache=path)
-        assert trt.facts.config.given_cache == b""
+        assert trt.metadata.config.given_cache == b""
         assert path.read_bytes() == b"timings of 10.3.0"
 
 
@@ -137,31 +137,31 @@ class TestOptions:
     def test_they_reach_tensorrt(self, use_tensorrt, model):
         trt = use_tensorrt("10.3.0")
         build(model, level=5, workspace_bytes=1 << 28)
-        assert trt.facts.config.builder_optimization_level == 5
-        assert trt.facts.limits == {"WORKSPACE": 1 << 28}
+        assert trt.metadata.config.builder_optimization_level == 5
+        assert trt.metadata.limits == {"WORKSPACE": 1 << 28}
 
     def test_by_default_nothing_is_limited(self, use_tensorrt, model):
         trt = use_tensorrt("10.3.0")
         build(model)
-        assert trt.facts.config.builder_optimization_level == 3
-        assert trt.facts.limits == {}
+        assert trt.metadata.config.builder_optimization_level == 3
+        assert trt.metadata.limits == {}
 
 
 class TestRefusals:
     def test_without_a_gpu(self, use_tensorrt, model):
-        use_tensorrt("8.6.1").facts.gpu = False
+        use_tensorrt("8.6.1").metadata.gpu = False
         with pytest.raises(EngineError, match=r"cannot start its builder \(CUDA initialization failure.*nvidia-smi"):
             build(model)
 
     def test_a_model_that_the_parser_does_not_read(self, use_tensorrt, model):
-        use_tensorrt("10.3.0").facts.refuse = "no importer for operator Grid"
+        use_tensorrt("10.3.0").metadata.refuse = "no importer for operator Grid"
         with pytest.raises(
             EngineError, match=r"TensorRT 10\.3\.0 cannot read the model \(no importer for operator Grid"
         ):
             build(model)
 
     def test_a_build_that_fails(self, use_tensorrt, model):
-        use_tensorrt("10.3.0").facts.fail = True
+        use_tensorrt("10.3.0").metadata.fail = True
         with pytest.raises(EngineError, match=r"builds nothing \(it gave no reason\); free memory"):
             build(model)
 
@@ -222,7 +222,7 @@ class TestTorch2trt:
         assert torch.onnx.export is export
 
     def test_the_parsers_errors_are_not_lost(self, use_tensorrt, torch2trt, model, make_manifest):
-        use_tensorrt("8.6.1").facts.refuse = "unsupported"
+        use_tensorrt("8.6.1").metadata.refuse = "unsupported"
         with pytest.raises(EngineError, match=r"cannot read the model \(unsupported\)"):
             build_with_torch2trt(model, make_manifest(), "fp16", device="cpu")
         assert not torch2trt.calls

@@ -50,7 +50,7 @@ def test_an_engine_is_built_timed_and_compared(measure):
 
 
 def test_a_build_that_fails_is_a_line_of_the_table(measure):
-    sys.modules["tensorrt"].facts.fail = True
+    sys.modules["tensorrt"].metadata.fail = True
     _, line = measure()
     assert line["row"]["outcome"].startswith("failed: EngineError: TensorRT 10.3.0 builds nothing")
 

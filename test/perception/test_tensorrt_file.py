@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from lvad_perception.engines.tensorrt_file import (
-    FACTS_KEY,
     MAGIC,
+    METADATA_KEY,
     EngineFile,
     Target,
     read_engine_file,
@@ -27,7 +27,10 @@ def file(make_manifest):
 
 
 def same(one, other):
-    return bytes(one.plan) == bytes(other.plan) and replace(one, plan=b"").facts() == replace(other, plan=b"").facts()
+    return (
+        bytes(one.plan) == bytes(other.plan)
+        and replace(one, plan=b"").metadata() == replace(other, plan=b"").metadata()
+    )
 
 
 @pytest.mark.parametrize("name", ["model.engine", "model.plan"])
@@ -63,8 +66,8 @@ def test_a_truncated_file_is_refused(file, tmp_path, kept):
 
 def test_facts_that_make_no_sense_are_refused(file, tmp_path):
     path = tmp_path / "model.engine"
-    facts = b'{"manifest": 1}'
-    path.write_bytes(MAGIC + len(facts).to_bytes(4, "little") + facts + PLAN)
+    metadata = b'{"manifest": 1}'
+    path.write_bytes(MAGIC + len(metadata).to_bytes(4, "little") + metadata + PLAN)
     with pytest.raises(ModelFileError, match="what it says of itself cannot be read"):
         read_engine_file(path)
 
@@ -118,7 +121,7 @@ class TestTorch2trt:
         write_torch2trt_file(path, file, state)
         loaded = torch.load(path, weights_only=True)
         assert {key: loaded[key] for key in state} == dict(state)
-        assert FACTS_KEY in loaded
+        assert METADATA_KEY in loaded
 
     def test_a_file_of_torch2trt_alone_takes_the_manifest_beside_it(self, state, tmp_path, torch, make_manifest):
         path = tmp_path / "model.pth"

@@ -35,9 +35,9 @@ def test_every_way_to_run_a_model_is_a_row(tiny_model_file, tmp_path, capsys):
     assert float(first[2]) <= float(first[3])
     assert first[5:] == ["1", "yes: " + first[6].removeprefix("yes: ")]
     assert [row[5] for row in rows].count("1") == 2  # one first row for each number of threads
-    facts = json.loads(out.read_text())
-    assert [row["name"] for row in facts] == [row[0] for row in rows]
-    assert {len(row["wall_ms"]) for row in facts if not row["reason"]} == {3}
+    metadata = json.loads(out.read_text())
+    assert [row["name"] for row in metadata] == [row[0] for row in rows]
+    assert {len(row["wall_ms"]) for row in metadata if not row["reason"]} == {3}
 
 
 def test_what_is_not_there_is_a_row_with_the_reason(tiny_model_file, tmp_path, monkeypatch, capsys):

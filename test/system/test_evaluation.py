@@ -67,8 +67,8 @@ def annotated(small_split, tmp_path):
 def without_ros(annotated, tmp_path, tiny_model_file):
     """Metrics of the same bag and model by ``replay`` and ``evaluate``, as a dict."""
     perceiver = Perceiver(open_engine(tiny_model_file), score_threshold=0.0)
-    replay(annotated, perceiver, tmp_path / "replayed", tell=lambda _: None)
-    return evaluate_bag(tmp_path / "replayed", tell=lambda _: None).to_dict()
+    replay(annotated, perceiver, tmp_path / "replayed", report=lambda _: None)
+    return evaluate_bag(tmp_path / "replayed", report=lambda _: None).to_dict()
 
 
 def ros2_launch(environment, file, *arguments):
@@ -99,7 +99,7 @@ def test_replay_launch_records_what_replay_writes(
     result = ros2_launch(package, "replay", *arguments)
     assert result.returncode == 0, result.stdout
     assert "Traceback" not in result.stdout
-    assert_same_metrics(evaluate_bag(tmp_path / "recorded", tell=lambda _: None).to_dict(), without_ros)
+    assert_same_metrics(evaluate_bag(tmp_path / "recorded", report=lambda _: None).to_dict(), without_ros)
     counts = []
     for name in ("recorded", "replayed"):
         with open_bag(tmp_path / name) as reader:

@@ -88,7 +88,7 @@ def run_table(name, base, out, runner, *, seeds=1):
     said = []
     command = "lvad-train reproduce"
     page = reproduce(
-        TABLES[name], base, out=out, seeds=seeds, runner=runner, command=command, progress=False, say=said.append
+        TABLES[name], base, out=out, seeds=seeds, runner=runner, command=command, progress=False, log=said.append
     )
     return page, said
 

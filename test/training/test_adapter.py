@@ -162,7 +162,7 @@ def test_a_saved_network_needs_no_encoder(batch):
     with torch.no_grad():
         net.prompts.contexts["semantic"].add_(0.5)
     net.fold_prompts()
-    again = build_model(language_recipe(gamma=0.1).model, facts=encoder.facts).eval()
+    again = build_model(language_recipe(gamma=0.1).model, metadata=encoder.metadata).eval()
     again.load_state_dict(net.state_dict())
     again.fold_prompts()  # nothing to do
     for found, wanted in zip(leaves(again(batch.images)), leaves(net(batch.images)), strict=True):

@@ -79,10 +79,10 @@ def test_a_slim_checkpoint_names_no_folder_of_the_machine(make_recipe, net):
 def test_a_checkpoint_names_its_text_encoder_but_not_where_it_lay(tmp_path, net, make_recipe):
     text_encoder = {"kind": "huggingface", "name": "/home/someone/minilm", "weights": None}
     recipe = make_recipe(model={"language": {"text_encoder": text_encoder}, "network_hw": [64, 96]})
-    facts = {"name": "huggingface minilm", "sha256": "0" * 64, "width": 12, "token_width": 6}
-    save_checkpoint(tmp_path / "slim.pt", slim(Checkpoint(recipe, 1, net.state_dict(), text_encoder=facts)))
+    metadata = {"name": "huggingface minilm", "sha256": "0" * 64, "width": 12, "token_width": 6}
+    save_checkpoint(tmp_path / "slim.pt", slim(Checkpoint(recipe, 1, net.state_dict(), text_encoder=metadata)))
     found = load_checkpoint(tmp_path / "slim.pt")
-    assert found.text_encoder == facts
+    assert found.text_encoder == metadata
     assert found.recipe.model.language.text_encoder.name == "minilm"
 
 

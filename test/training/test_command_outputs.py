@@ -63,21 +63,21 @@ CONDITIONS = {
 
 def main(inputs, condition, results):
     """Run all commands, each in a fork of this process, and write what it did: status, standard error, files left."""
-    facts = json.loads((inputs / "facts.json").read_text())
+    metadata = json.loads((inputs / "facts.json").read_text())
     found = {}
     for program, command in EVERY:
         did = results.with_suffix(".one")
         child = os.fork()  # what a library does to memory after an error stays in there
         if child == 0:
-            did.write_text(json.dumps(_run(program, command, condition, facts)))
+            did.write_text(json.dumps(_run(program, command, condition, metadata)))
             os._exit(0)
         _, ended = os.waitpid(child, 0)
         found[f"{program} {command}"] = json.loads(did.read_text()) if ended == 0 else {"status": f"ended by {ended}"}
     results.write_text(json.dumps(found))
 
 
-def _run(program, command, condition, facts):
-    out = Path(facts["out"])
+def _run(program, command, condition, metadata):
+    out = Path(metadata["out"])
     programs = {"lvad-perception": perception_cli.main, "lvad-train": training_cli.main}
     said = io.StringIO()
     with contextlib.ExitStack() as changed:
@@ -86,7 +86,7 @@ def _run(program, command, condition, facts):
         changed.enter_context(contextlib.redirect_stderr(said))
         printed = _gone() if condition == "no reader" else io.StringIO()
         changed.enter_context(contextlib.redirect_stdout(printed))
-        words = shlex.split(COMMANDS[program][command].format(**facts))
+        words = shlex.split(COMMANDS[program][command].format(**metadata))
         try:
             status = programs[program](words)
         except BaseException:
@@ -143,9 +143,9 @@ def inputs(tmp_path_factory, small_split, blobs, tiny_model_file):
         (perception_cli.main, f"replay {root}/bag --model {tiny_model_file} -o {root}/predicted"),
     ]
     assert [program(line.split()) for program, line in steps] == [0, 0, 0]
-    facts = {"inputs": root, "out": root / "out", "data": small_split, "blobs": blobs, "model": tiny_model_file}
-    facts["images"] = blobs / "images/100k/val"
-    (root / "facts.json").write_text(json.dumps({key: str(value) for key, value in facts.items()}))
+    metadata = {"inputs": root, "out": root / "out", "data": small_split, "blobs": blobs, "model": tiny_model_file}
+    metadata["images"] = blobs / "images/100k/val"
+    (root / "facts.json").write_text(json.dumps({key: str(value) for key, value in metadata.items()}))
     return root
 
 

@@ -9,7 +9,7 @@ from lvad_perception.engines import open_engine
 from lvad_perception.engines.agreement import TOLERANCES, agree
 from lvad_perception.postprocess import to_predictions
 from lvad_perception.types import Letterbox
-from lvad_training.boxes import Suppression
+from lvad_training.boxes import NmsSettings
 from lvad_training.build import build_criterion, build_model
 from lvad_training.checkpoints import Checkpoint
 from lvad_training.decoding.decode import decode, decode_masks, decode_points
@@ -56,7 +56,7 @@ def test_a_fresh_box_is_one_stride_around_its_point_and_nearly_background(conv_n
 
 
 def test_boxes_follow_regression_scale_and_stride():
-    rule = Suppression(candidates=10, overlap=0.6, least_score=0.05)
+    rule = NmsSettings(candidates=10, overlap=0.6, least_score=0.05)
     head = FcosHead(
         classes=2,
         in_width=4,
@@ -65,7 +65,7 @@ def test_boxes_follow_regression_scale_and_stride():
         width=4,
         convolutions=1,
         norm="group",
-        suppression=rule,
+        nms=rule,
     )
     torch.nn.init.zeros_(head.regress.weight)
     with torch.no_grad():
@@ -139,7 +139,7 @@ def points(boxes, scores, *, candidates=100):
     """A head's outputs for one image: class logits and a centre-ness whose geometric means are the scores [N, C]."""
     scores, boxes = torch.tensor(scores), torch.tensor([boxes], dtype=torch.float32)
     logits = scores.square().logit()[None]
-    rule = Suppression(candidates=candidates, overlap=0.6, least_score=0.05)
+    rule = NmsSettings(candidates=candidates, overlap=0.6, least_score=0.05)
     zeros = torch.zeros(boxes.shape[1])
     return PointOutputs(logits, torch.full(boxes.shape[:2], 40.0), boxes, zeros[:, None].expand(-1, 2), zeros, rule)
 

@@ -90,7 +90,7 @@ def test_heads_of_queries_agree_too(rendered, tmp_path):
 def test_auto_takes_one_that_agrees_and_says_why(model_file, scenes):
     pytest.importorskip("openvino", reason="OpenVINO is not installed")
     said = []
-    engine = open_engine(model_file, threads=1, runtime="auto", say=said.append)
+    engine = open_engine(model_file, threads=1, runtime="auto", log=said.append)
     assert difference(engine, scenes, "fp32").within(TOLERANCES["fp32"])
     assert said[0].startswith(f"runtime: {engine.description}; medians of 7: ONNX Runtime ")
 

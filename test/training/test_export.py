@@ -17,7 +17,7 @@ from lvad_training.decoding.camera import CameraFrame
 from lvad_training.export import model_file as export_module
 from lvad_training.export.graph import ModelFileGraph
 from lvad_training.export.model_file import compare, export, write_onnx
-from lvad_training.model.text_encoders import TextFacts
+from lvad_training.model.text_encoders import TextEncoderMetadata
 from lvad_training.sample_set.write import render_sample_set
 
 from .conftest import SIZE_HW, SMALL_HEAD, SMALL_MASKS, StubEncoder, small_recipe
@@ -177,7 +177,7 @@ def language_checkpoint():
         for contexts in net.prompts.contexts.values():
             contexts.add_(0.3)
     net.fold_prompts()
-    return Checkpoint(recipe, 7, net.state_dict(), text_encoder=encoder.facts.to_dict())
+    return Checkpoint(recipe, 7, net.state_dict(), text_encoder=encoder.metadata.to_dict())
 
 
 @pytest.fixture(scope="module")
@@ -210,7 +210,9 @@ def test_language_is_folded_into_the_model_file(language_file, language_checkpoi
 @pytest.mark.slow
 def test_the_text_in_the_model_file_matters(language_file, language_checkpoint, images):
     """Parity would also hold if neither torch nor the file looked at the text."""
-    net = build_model(language_checkpoint.recipe.model, facts=TextFacts.from_dict(language_checkpoint.text_encoder))
+    net = build_model(
+        language_checkpoint.recipe.model, metadata=TextEncoderMetadata.from_dict(language_checkpoint.text_encoder)
+    )
     weights = language_checkpoint.weights
     net.load_state_dict({**weights, "prompts.embeddings": weights["prompts.embeddings"].roll(1, dims=0)})
     agreement = compare(

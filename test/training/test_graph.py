@@ -55,7 +55,7 @@ def language_recipe():
 
 def deployed(recipe, *, encoder=None, camera_hw=None):
     camera = CameraFrame(camera_hw, SIZE_HW) if camera_hw else None
-    net = build_model(recipe.model, facts=encoder.facts if encoder else None)
+    net = build_model(recipe.model, metadata=encoder.metadata if encoder else None)
     return ModelFileGraph(net, 100, camera=camera).eval()
 
 

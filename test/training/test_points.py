@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from lvad_training.boxes import Suppression
+from lvad_training.boxes import NmsSettings
 from lvad_training.losses.points import PointCriterion, assign, center_ness
 from lvad_training.model.fcos import grid_points
 from lvad_training.samples import PointOutputs, Targets
@@ -97,7 +97,7 @@ def outputs(boxes=BOXES, labels=LABELS, *, images=1, confidence=12.0):
     logits[positive, labels[truth[positive]]] = confidence
     said = torch.where(positive[:, None], boxes[truth.clamp(min=0)], torch.tensor([0.0, 0, 1, 1]))
     central = center_ness(points, BOXES[truth.clamp(min=0)]).clamp(1e-6, 1 - 1e-6).logit()
-    rule = Suppression(candidates=100, overlap=0.6, least_score=0.05)
+    rule = NmsSettings(candidates=100, overlap=0.6, least_score=0.05)
     parts = (part.expand(images, *part.shape) for part in (logits, central, said))
     return PointOutputs(*parts, points, strides, rule)
 
@@ -159,7 +159,7 @@ def test_half_precision_outputs_have_finite_losses_and_gradients():
     logits = (found.logits * 1000).clamp(-6e4, 6e4).half().requires_grad_()
     centerness = torch.full_like(found.centerness, 6e4).half().requires_grad_()
     boxes = torch.zeros_like(found.boxes_xyxy).half().requires_grad_()
-    extreme = PointOutputs(logits, centerness, boxes, found.points_xy, found.strides, found.suppression)
+    extreme = PointOutputs(logits, centerness, boxes, found.points_xy, found.strides, found.nms)
     terms = criterion()(extreme, [target()], SIZE_HW)
     assert all(math.isfinite(value.item()) for value in terms.values())
     sum(terms.values()).backward()

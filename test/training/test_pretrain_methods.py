@@ -15,7 +15,7 @@ from lvad_training.pretrain.criteria import queues, set_queues
 from lvad_training.pretrain.frames import Frame
 from lvad_training.pretrain.methods import build_method, build_optimizer, build_scheduler
 from lvad_training.pretrain.neighbours import find_nearest, spread_of
-from lvad_training.pretrain.networks import Followed
+from lvad_training.pretrain.networks import EmaNetwork
 from lvad_training.pretrain.recipe import DEFAULTS, NeighboursConfig, parse_pretrain_recipe
 from lvad_training.pretrain.views import ViewSet, collate_views, make_transform
 
@@ -60,7 +60,7 @@ def test_everything_that_learns_has_a_gradient_in_every_step(method):
 def test_the_momentum_encoder_follows_and_has_no_gradient(method):
     built = make_method(make_recipe(method, head={"momentum": [0.75, 0.75]}))
     network = built.network
-    assert isinstance(network, Followed)
+    assert isinstance(network, EmaNetwork)
     fast, slow = network.backbone.features.conv1.weight, network.slow_backbone.features.conv1.weight
     assert torch.equal(fast, slow)
     with torch.no_grad():

@@ -76,7 +76,7 @@ def test_files_are_found_by_the_short_name_before_the_published_one(tmp_path):
 
 def test_rows_take_their_file_and_teachers_keep_the_base_backbone(base, tmp_path):
     said = []
-    table = with_files(TABLE, write_files(tmp_path / "w"), base.model.backbone, say=said.append)
+    table = with_files(TABLE, write_files(tmp_path / "w"), base.model.backbone, log=said.append)
     present = [row for row in table.rows if row.absent is None]
     assert [row.key for row in table.rows if row.absent] == ["clip-pf", "clip-paf"]
     assert table.rows[-1].absent == f"clip.pth or RN50.pt is not in {tmp_path / 'w'}"

@@ -5,7 +5,7 @@ from torch import nn
 from lvad_perception.errors import ConfigError
 from lvad_perception.vocabulary import VOCABULARIES
 from lvad_training.model.prompts import ENGINEERING, ENSEMBLE, PHRASES, Prompts, phrase
-from lvad_training.model.text_encoders import TextFacts
+from lvad_training.model.text_encoders import TextEncoderMetadata
 
 from .conftest import StubEncoder
 
@@ -14,8 +14,8 @@ CLASSES = {"detection": ("car", "traffic light"), "drivable": ("direct", "altern
 
 def make_prompts(mode="learned", encoder=None, **changes):
     torch.manual_seed(1)
-    facts = TextFacts("stub", "0" * 64, 12, 6)
-    return Prompts(**{"classes": CLASSES, "mode": mode, "context": 4, "facts": facts, "encoder": encoder, **changes})
+    metadata = TextEncoderMetadata("stub", "0" * 64, 12, 6)
+    return Prompts(**{"classes": CLASSES, "mode": mode, "context": 4, "facts": metadata, "encoder": encoder, **changes})
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from lvad_training.training.provenance import (
     check_resumed,
     checkpoint_digest,
     data_inputs,
-    essence,
+    fingerprint,
     measuring_inputs,
     pseudo_inputs,
     start_inputs,
@@ -197,11 +197,11 @@ BOUND = [
 class TestRecipe:
     @pytest.mark.parametrize("changes", FREE, ids=json.dumps)
     def test_what_does_not_change_the_weights_may_differ(self, make_recipe, changes):
-        assert essence(make_recipe(**_with_root(changes))) == essence(make_recipe())
+        assert fingerprint(make_recipe(**_with_root(changes))) == fingerprint(make_recipe())
 
     @pytest.mark.parametrize("changes", BOUND, ids=json.dumps)
     def test_what_does_may_not(self, make_recipe, changes):
-        assert essence(make_recipe(**_with_root(changes))) != essence(make_recipe())
+        assert fingerprint(make_recipe(**_with_root(changes))) != fingerprint(make_recipe())
 
     @pytest.mark.parametrize(
         ("changes", "names"),

@@ -172,8 +172,8 @@ def test_an_evaluation_of_another_format_is_refused(copied):
     path = copied / "evaluation.npz"
     with np.load(path) as file:
         arrays = dict(file)
-    facts = json.loads(arrays["facts"].tobytes())
-    arrays["facts"] = np.frombuffer(json.dumps({**facts, "format": 99}).encode(), np.uint8)
+    metadata = json.loads(arrays["facts"].tobytes())
+    arrays["facts"] = np.frombuffer(json.dumps({**metadata, "format": 99}).encode(), np.uint8)
     np.savez(path, **arrays)
     with pytest.raises(DatasetError, match=r"format 99, not 1\); measure again"):
         read_evaluation(path, remedy="measure again")

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from torchvision.ops import batched_nms
 
-from lvad_training.boxes import ROUNDS, Suppression, suppress
+from lvad_training.boxes import ROUNDS, NmsSettings, nms
 
-RULE = Suppression(candidates=40, overlap=0.5, least_score=0.1)
+RULE = NmsSettings(candidates=40, overlap=0.5, least_score=0.1)
 
 
 def crowded(seed, images=2, classes=3, count=40):
@@ -37,7 +37,7 @@ def by_torchvision(boxes, scores, labels):
 @pytest.mark.parametrize("seed", range(5))
 def test_it_keeps_what_torchvision_keeps(seed, count, classes):
     crowd = crowded(seed, count=count, classes=classes)
-    found = suppress(*crowd, RULE)
+    found = nms(*crowd, RULE)
     assert torch.equal(found, by_torchvision(*crowd))
     assert 0 < (found > 0).sum() < (crowd[1] > RULE.least_score).sum()
 
@@ -45,8 +45,8 @@ def test_it_keeps_what_torchvision_keeps(seed, count, classes):
 def test_classes_do_not_suppress_each_other_and_boxes_without_area_suppress_none():
     same, scores = torch.tensor([[[0.0, 0, 10, 10]]]).expand(1, 4, 4), torch.tensor([[0.9, 0.8, 0.7, 0.6]])
     labels = torch.tensor([[0, 0, 1, 1]])
-    assert torch.equal(suppress(same, scores, labels, RULE), scores * torch.tensor([[1, 0, 1, 0]]))
-    assert torch.equal(suppress(torch.zeros((1, 4, 4)), scores, labels, RULE), scores)
+    assert torch.equal(nms(same, scores, labels, RULE), scores * torch.tensor([[1, 0, 1, 0]]))
+    assert torch.equal(nms(torch.zeros((1, 4, 4)), scores, labels, RULE), scores)
 
 
 def chain(links):
@@ -57,15 +57,15 @@ def chain(links):
 
 
 def test_a_chain_is_settled_as_far_as_there_are_rounds_and_nothing_beyond_is_lost():
-    settled = suppress(*chain(ROUNDS), RULE) > 0
+    settled = nms(*chain(ROUNDS), RULE) > 0
     assert settled[0].tolist() == [place % 2 == 0 for place in range(ROUNDS + 1)]
-    longer = suppress(*chain(ROUNDS + 3), RULE) > 0
+    longer = nms(*chain(ROUNDS + 3), RULE) > 0
     assert longer[0].tolist() == [place % 2 == 0 for place in range(ROUNDS + 1)] + [True] * 3
 
 
 class Suppress(nn.Module):
     def forward(self, boxes, scores, labels):
-        return suppress(boxes, scores, labels, RULE)
+        return nms(boxes, scores, labels, RULE)
 
 
 def test_the_model_file_keeps_the_same_with_static_shapes_whatever_is_left_of_the_image():
@@ -81,4 +81,4 @@ def test_the_model_file_keeps_the_same_with_static_shapes_whatever_is_left_of_th
         for shown in (scores, scores * 0, torch.cat([scores[:1], scores[1:] * 0])):  # none, and none in one image
             given = dict(zip(names, (boxes.numpy(), shown.numpy(), labels.numpy()), strict=True))
             (found,) = session.run(None, given)
-            np.testing.assert_array_equal(found, suppress(boxes, shown, labels, RULE).numpy())
+            np.testing.assert_array_equal(found, nms(boxes, shown, labels, RULE).numpy())

@@ -7,7 +7,7 @@ import torch
 
 from lvad_perception.errors import CheckpointError, ConfigError, MissingDependencyError
 from lvad_training.build import build_text_encoder
-from lvad_training.model.text_encoders import TextFacts, huggingface_encoder, open_clip_encoder
+from lvad_training.model.text_encoders import TextEncoderMetadata, huggingface_encoder, open_clip_encoder
 
 WORDS = ["road", "car", "traffic light", "directly drivable area."]
 TINY_TEXT = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2}
@@ -55,7 +55,7 @@ def test_shortened_text_gives_what_open_clip_gives_for_all_77_tokens(open_clip, 
     with torch.no_grad():
         wanted = model.encode_text(open_clip.get_tokenizer(name)(WORDS))
     found = encoder.encode(None, WORDS)
-    assert found.shape == (4, encoder.facts.width)
+    assert found.shape == (4, encoder.metadata.width)
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
 
 
@@ -95,14 +95,14 @@ def test_the_archive_that_openai_published_is_recognised_and_gets_its_own_gelu(o
     with torch.no_grad():
         wanted = model.encode_text(open_clip.get_tokenizer("tiny-ViT")(WORDS))
     torch.testing.assert_close(encoder.encode(None, WORDS), wanted, atol=1e-5, rtol=0)
-    assert encoder.facts.name == "open_clip tiny-ViT (ViT.pt)"
+    assert encoder.metadata.name == "open_clip tiny-ViT (ViT.pt)"
 
 
 def test_a_tower_is_frozen_and_only_contexts_get_gradients(open_clip, tiny_text_encoder):
     for encoder in (open_clip_encoder("tiny-RN", None), huggingface_encoder(str(tiny_text_encoder))):
         assert not encoder.train().training
         assert not any(module.training for module in encoder.modules())
-        contexts = torch.randn(3, encoder.facts.token_width, requires_grad=True)
+        contexts = torch.randn(3, encoder.metadata.token_width, requires_grad=True)
         encoder.encode(contexts, ["car", "road"]).square().sum().backward()
         assert contexts.grad.abs().sum() > 0
         assert all(parameter.grad is None and not parameter.requires_grad for parameter in encoder.parameters())
@@ -115,9 +115,9 @@ def test_random_weights_are_always_the_same_and_do_not_disturb_chance(open_clip)
     first = open_clip_encoder("tiny-RN", None)
     assert torch.equal(torch.rand(1), wanted)
     second = open_clip_encoder("tiny-RN", None)
-    assert first.facts == second.facts
-    assert first.facts.sha256 != open_clip_encoder("tiny-ViT", None).facts.sha256
-    assert (first.facts.width, first.facts.token_width) == (24, 16)
+    assert first.metadata == second.metadata
+    assert first.metadata.sha256 != open_clip_encoder("tiny-ViT", None).metadata.sha256
+    assert (first.metadata.width, first.metadata.token_width) == (24, 16)
 
 
 def test_autocast_does_not_change_the_embeddings(open_clip):
@@ -138,8 +138,8 @@ def test_a_hugging_face_encoder_averages_over_its_own_tokens_whatever_else_is_in
         with torch.no_grad():
             hidden = model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0]
         torch.testing.assert_close(row, hidden.mean(0), atol=1e-5, rtol=0)
-    assert encoder.facts == huggingface_encoder(str(tiny_text_encoder)).facts
-    assert (encoder.facts.width, encoder.facts.token_width) == (16, 16)
+    assert encoder.metadata == huggingface_encoder(str(tiny_text_encoder)).metadata
+    assert (encoder.metadata.width, encoder.metadata.token_width) == (16, 16)
 
 
 def test_hugging_face_contexts_act_as_the_words_that_they_are_but_do_not_count_in_the_mean(tiny_text_encoder):
@@ -178,12 +178,12 @@ def test_a_clip_text_model_of_hugging_face_gives_its_own_projection(tmp_path):
     torch.testing.assert_close(encoder.encode(None, ["a red car"]), wanted, atol=1e-5, rtol=0)
     contexts = encoder.model.get_input_embeddings()(torch.tensor(simple.encode("a red")))
     torch.testing.assert_close(encoder.encode(contexts, ["car"]), wanted, atol=1e-5, rtol=0)
-    assert encoder.facts.width == 8
+    assert encoder.metadata.width == 8
 
 
 def test_too_long_a_prompt_is_refused(open_clip, tiny_text_encoder):
     for encoder, limit in ((open_clip_encoder("tiny-RN", None), 77), (huggingface_encoder(str(tiny_text_encoder)), 32)):
-        contexts = torch.zeros(limit - 2, encoder.facts.token_width)
+        contexts = torch.zeros(limit - 2, encoder.metadata.token_width)
         message = f"{limit - 2} contexts and the longest class name make {limit + 1} tokens, .* takes {limit}"
         with pytest.raises(ConfigError, match=message):
             encoder.encode(contexts, ["car"])
@@ -264,17 +264,19 @@ def test_a_recipe_names_its_text_encoder(open_clip, tiny_text_encoder, make_reci
         return build_text_encoder(make_recipe(model=model).model)
 
     assert opened() is None
-    assert opened(kind="open_clip", name="tiny-RN", weights=None).facts == open_clip_encoder("tiny-RN", None).facts
+    assert (
+        opened(kind="open_clip", name="tiny-RN", weights=None).metadata == open_clip_encoder("tiny-RN", None).metadata
+    )
     found = opened(kind="huggingface", name=str(tiny_text_encoder))
-    assert found.facts == huggingface_encoder(str(tiny_text_encoder)).facts
-    assert found.facts.name.endswith(f"/{tiny_text_encoder.name}")
+    assert found.metadata == huggingface_encoder(str(tiny_text_encoder)).metadata
+    assert found.metadata.name.endswith(f"/{tiny_text_encoder.name}")
 
 
 def test_facts_are_plain_values_and_tell_towers_apart():
-    facts = TextFacts("open_clip RN50 (openai)", "a" * 64, 1024, 512)
-    assert TextFacts.from_dict(json.loads(json.dumps(facts.to_dict()))) == facts
-    assert TextFacts.from_dict(None) is None
-    facts.check_same(None, source="model.pt")
-    facts.check_same(TextFacts("elsewhere", "a" * 64, 1024, 512), source="model.pt")
+    metadata = TextEncoderMetadata("open_clip RN50 (openai)", "a" * 64, 1024, 512)
+    assert TextEncoderMetadata.from_dict(json.loads(json.dumps(metadata.to_dict()))) == metadata
+    assert TextEncoderMetadata.from_dict(None) is None
+    metadata.check_same(None, source="model.pt")
+    metadata.check_same(TextEncoderMetadata("elsewhere", "a" * 64, 1024, 512), source="model.pt")
     with pytest.raises(CheckpointError, match=r"model.pt: its prompts were learned with the text encoder other, not"):
-        facts.check_same(TextFacts("other", "b" * 64, 1024, 512), source="model.pt")
+        metadata.check_same(TextEncoderMetadata("other", "b" * 64, 1024, 512), source="model.pt")

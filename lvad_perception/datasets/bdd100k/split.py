@@ -219,7 +219,7 @@ def inside_image(boxes: Float32, labels: Int32, crowd: Bool, size_hw: Size) -> T
 
 
 def open_split(
-    root: Path, split: str, *, cache_dir: Path | None = None, tell: Callable[[str], None] | None = None
+    root: Path, split: str, *, cache_dir: Path | None = None, report: Callable[[str], None] | None = None
 ) -> Split:
     """Open a split of a folder in BDD100K's layout, of any release, with any of the three tasks.
 
@@ -230,7 +230,7 @@ def open_split(
         root: the folder that holds images/ and labels/.
         split: a name that the image folders have; see ``find_splits``.
         cache_dir: where parsed labels are kept; a folder in the user's cache directory when None.
-        tell: is handed one line for everything that is passed over; a warning of the log, once a process, when None.
+        report: is handed one line for everything that is passed over; a warning of the log, once a process, when None.
 
     Raises:
         DatasetError: no such folder or split, or nowhere to keep the cache.
@@ -268,7 +268,7 @@ def open_split(
         for folder, names in odd_masks(root, split).items()
     ]
     for note in (*notes, *odd):  # a check lists all files of other endings
-        (tell or _warn_once)(f"{note.file}: {note.message}")
+        (report or _warn_once)(f"{note.file}: {note.message}")
     return Split(
         root,
         split,

@@ -1,4 +1,4 @@
-"""One split of nuImages: its key frames and what they are annotated for, as ``lvad_perception.datasets.split`` asks for it.
+"""A split of nuImages: its key frames and their annotation, behind ``datasets.split.Split``.
 
 Every key frame of a camera is annotated for detection and for semantic segmentation, perhaps with nothing. What each
 image says of a pixel follows the devkit's drawing order: nothing, then surfaces, then objects by token, later ones on

@@ -15,7 +15,7 @@ from lvad_training.training.records import read_record
 from lvad_training.training.stages import LISTS, Stage
 
 
-def table_facts(table: Table, base: Recipe, *, out: Path, seeds: int, stages: Sequence[Stage]) -> dict[str, object]:
+def table_metadata(table: Table, base: Recipe, *, out: Path, seeds: int, stages: Sequence[Stage]) -> dict[str, object]:
     """Names and values for the page, in its order.
 
     Args:
@@ -27,7 +27,7 @@ def table_facts(table: Table, base: Recipe, *, out: Path, seeds: int, stages: Se
     """
     folders = dict.fromkeys(stage.folder for stage in stages)
     starts = [each for folder in folders for each in read_environments(folder)]
-    facts: dict[str, object] = {
+    metadata: dict[str, object] = {
         "data set": _data_set(base),
         **_lists(table, out, seeds),
         "seeds": ", ".join(map(str, range(seeds))),
@@ -42,9 +42,9 @@ def table_facts(table: Table, base: Recipe, *, out: Path, seeds: int, stages: Se
     seconds = sum(record["seconds"] for record in records)
     if seconds:
         length = f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{seconds / 60:.1f} minutes"
-        facts["time"] = f"{length} for these rows, teachers and pseudo labels included"
-    facts["commands"] = distinct((each.command for each in starts if each.command), between="\n")
-    return {name: value for name, value in facts.items() if value}
+        metadata["time"] = f"{length} for these rows, teachers and pseudo labels included"
+    metadata["commands"] = distinct((each.command for each in starts if each.command), between="\n")
+    return {name: value for name, value in metadata.items() if value}
 
 
 def pseudo_reports(table: Table, *, out: Path, seeds: int) -> dict[str, str]:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 
-class Handover:
+class PipelineStage:
     """Does work in a thread of its own, in order, while the caller goes on with the next.
 
     At most one piece of work is under way: who hands over a second waits until the first is done, so that results
