@@ -191,7 +191,8 @@ def _detection_head(config: ModelConfig, backbone: Backbone) -> SparseRcnnHead |
         dynamic_width=head.dynamic_width,
         pool_size=head.pool_size,
         pool_samples=head.pool_samples,
-        canonical_px=224 * min(config.network_hw) / 800,  # FPN's 224 belongs to images with a short side of 800
+        # FPN's 224 belongs to images with a short side of 800.
+        canonical_px=head.canonical_px or 224 * min(config.network_hw) / 800,
     )
 
 

@@ -33,7 +33,7 @@ LAYERS = {
         {"samples", "checkpoints"},
         {"decoding", "data", "model", "losses", "pseudo"},
         {"build"},
-        {"export", "training"},
+        {"export", "training", "zoo"},
         {"pretrain", "report", "sample_set"},
         {"reproduce"},
         {"demo"},

@@ -1,4 +1,4 @@
-"""Commands on a checkpoint: evaluate, export and slim."""
+"""Commands on a checkpoint: evaluate, export, slim and import."""
 
 import argparse
 import json
@@ -16,6 +16,7 @@ def add_checkpoint_commands(commands: Commands) -> None:
     _add_evaluate(commands)
     _add_export(commands)
     _add_slim(commands)
+    _add_import(commands)
 
 
 def _add_evaluate(commands: Commands) -> None:
@@ -142,4 +143,36 @@ def _slim(options: argparse.Namespace) -> int:
 
     save_checkpoint(options.output, slim(load_checkpoint(options.checkpoint)))
     print(f"{options.output}: {options.output.stat().st_size / 1e6:.1f} MB")
+    return 0
+
+
+def _add_import(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "import",
+        help="turn a published checkpoint of another project into one of this package",
+        description="Turn a published checkpoint into one of this package: Sparse R-CNN of mmdetection or of "
+        "PeizeSun/SparseR-CNN, Semantic FPN of mmsegmentation, as the BDD100K model zoo has them.",
+        epilog="example: lvad-train import sparse_rcnn_r50_fpn_3x_det_bdd100k.pth --output detection.pt",
+    )
+    parser.add_argument("file", type=Path, help="the published .pth")
+    parser.add_argument("--output", type=Path, required=True, help="checkpoint to write (.pt)")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="overrides",
+        metavar="KEY=VALUE",
+        help="change a key of the checkpoint's recipe, such as model.network_hw=[384,640]",
+    )
+    parser.set_defaults(run=_import)
+
+
+def _import(options: argparse.Namespace) -> int:
+    from lvad_training.checkpoints import save_checkpoint
+    from lvad_training.zoo.importing import import_checkpoint
+
+    checkpoint, report = import_checkpoint(options.file, options.overrides)
+    save_checkpoint(options.output, checkpoint)
+    print(report.to_text())
+    print(f"{options.output}: measure it with lvad-train evaluate {options.output} --data BDD100K")
     return 0

@@ -4,11 +4,9 @@ from torch import nn
 
 
 def normalised_conv(channels: int, width: int, kernel: int, norm: str) -> nn.Sequential:
-    """A convolution that keeps the size and has no bias, and the norm behind it; see ``make_norm``."""
-    return nn.Sequential(
-        nn.Conv2d(channels, width, kernel, padding=kernel // 2, bias=False),
-        make_norm(norm, width),
-    )
+    """A convolution that keeps the size, followed by a norm; see ``make_norm``. With "none" it has a bias instead."""
+    convolution = nn.Conv2d(channels, width, kernel, padding=kernel // 2, bias=norm == "none")
+    return nn.Sequential(convolution) if norm == "none" else nn.Sequential(convolution, make_norm(norm, width))
 
 
 def make_norm(norm: str, width: int) -> nn.Module:

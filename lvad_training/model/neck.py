@@ -15,7 +15,7 @@ class FeaturePyramid(nn.Module):
         in_channels: channels of the backbone's levels, finest first.
         strides: their strides.
         width: channels of every output level.
-        norm: "group" or "batch".
+        norm: "group", "batch", or "none" for convolutions with a bias.
     """
 
     def __init__(self, *, in_channels: Sequence[int], strides: Sequence[int], width: int, norm: str) -> None:

@@ -122,7 +122,7 @@ def load_published(backbone: Backbone, path: Path) -> MatchReport:
     Raises:
         CheckpointError: missing, unreadable, of another architecture, or with under 90 % of the backbone's tensors.
     """
-    found = recognise(_read(path), expected=list(backbone.features.state_dict()))
+    found = recognise(read_weights(path), expected=list(backbone.features.state_dict()))
     return _load(backbone, found, source=str(path))
 
 
@@ -161,8 +161,8 @@ def timm_weights(name: str, tag: str | None = None) -> tuple[dict[str, Tensor], 
     return dict(model.state_dict()), (tuple(config["mean"]), tuple(config["std"]))
 
 
-def _read(path: Path) -> Mapping[str, Any]:
-    """What a weights file holds, on the CPU."""
+def read_weights(path: Path) -> Mapping[str, Any]:
+    """The content of a weights file, on the CPU. Raises CheckpointError."""
     if ".ckpt-" in path.name or path.suffix in {".index", ".meta", ".h5", ".npz", ".npy"}:
         raise CheckpointError(
             f"{path}: TensorFlow and numpy checkpoints are not read; convert SimCLR's with "

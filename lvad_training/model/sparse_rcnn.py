@@ -101,7 +101,8 @@ def apply_deltas(boxes_xyxy: Tensor, deltas: Tensor) -> Tensor:
     width, height = (x2 - x1).clamp(min=MIN_SIDE), (y2 - y1).clamp(min=MIN_SIDE)
     center_x = (x1 + x2) / 2 + dx / CENTER_SCALE * width
     center_y = (y1 + y2) / 2 + dy / CENTER_SCALE * height
-    width, height = width * dw.clamp(max=MAX_LOG_SCALE).exp(), height * dh.clamp(max=MAX_LOG_SCALE).exp()
+    dw, dh = (each.clamp(min=-MAX_LOG_SCALE, max=MAX_LOG_SCALE) for each in (dw, dh))
+    width, height = width * dw.exp(), height * dh.exp()
     half_w, half_h = width / 2, height / 2
     return torch.stack([center_x - half_w, center_y - half_h, center_x + half_w, center_y + half_h], dim=-1)
 

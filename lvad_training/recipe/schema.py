@@ -33,7 +33,8 @@ class SparseRcnnConfig(Section, frozen=True, tag_field="head", tag="sparse_rcnn"
     ``proposal_boxes``: "image" starts every proposal as the whole image, as the paper does; "grid" spreads them over
     positions and sizes, which learns faster from random weights. ``matches_per_truth``: how many proposals each truth
     box is matched to in every refinement but the last, which is always one to one; 1 is the paper.
-    ``pool_samples``: points per side of a bin at which RoIAlign samples.
+    ``pool_samples``: points per side of a bin at which RoIAlign samples. ``canonical_px``: side of the boxes that are
+    pooled from the level of stride 16; null is FPN's 224 for a short side of 800, in proportion to ``network_hw``.
     """
 
     proposals: int = 100
@@ -46,6 +47,7 @@ class SparseRcnnConfig(Section, frozen=True, tag_field="head", tag="sparse_rcnn"
     pool_samples: int = 2
     proposal_boxes: Literal["image", "grid"] = "image"
     matches_per_truth: int = 1
+    canonical_px: float | None = None
 
 
 class FcosConfig(Section, frozen=True, tag_field="head", tag="fcos"):
@@ -154,15 +156,15 @@ class ModelConfig(Section, frozen=True):
     ``vocabulary``: whose classes it learns, "bdd100k" or "nuimages" (which has no drivable areas: ``drivable: null``).
     ``detection``: a section with ``head: sparse_rcnn`` or ``head: fcos``; ``semantic`` and ``drivable``: with
     ``head: maskformer`` or ``head: semantic_fpn``. The other keys of the section are those of its head.
-    ``neck_norm``: "group" as MaskFormer, or "batch", which costs nothing once folded into the convolutions of the model
-    file.
+    ``neck_norm``: "group" as MaskFormer, "batch", which costs nothing once folded into the convolutions of the model
+    file, or "none" as the original FPN.
     """
 
     vocabulary: Literal["bdd100k", "nuimages"] = "bdd100k"
     network_hw: tuple[int, int] = (720, 1280)
     backbone: BackboneConfig = BackboneConfig()
     neck_width: int = 256
-    neck_norm: Literal["group", "batch"] = "group"
+    neck_norm: Literal["group", "batch", "none"] = "group"
     detection: DetectionConfig | None = SparseRcnnConfig()
     semantic: MaskConfig | None = MaskFormerConfig()
     drivable: MaskConfig | None = MaskFormerConfig()

@@ -1,0 +1,1 @@
+"""Published checkpoints of other projects, turned into checkpoints of this package."""

@@ -1,0 +1,212 @@
+"""Recognise a published checkpoint, rename its tensors, and build the checkpoint that rebuilds its network exactly."""
+
+import ast
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from lvad_perception.errors import CheckpointError
+from lvad_perception.vocabulary import DETECTION, DRIVABLE, SEMANTIC, Vocabulary
+from lvad_training.build import build_model
+from lvad_training.checkpoints import Checkpoint, load_weights
+from lvad_training.model.published import read_weights
+from lvad_training.recipe.config import parse_recipe
+from lvad_training.zoo.layouts import LAYOUTS, Layout, is_counter, split_stacked
+
+PUBLISHED_HW: Final = (720, 1280)
+"""Size of BDD100K's images, whose fractions the learned proposals are."""
+_COCO: Final = {  # ours -> the row of COCO's 80 classes that is nearest
+    "pedestrian": 0,
+    "rider": 0,
+    "car": 2,
+    "truck": 7,
+    "bus": 5,
+    "train": 6,
+    "motorcycle": 3,
+    "bicycle": 1,
+    "traffic light": 9,
+    "traffic sign": 11,
+}
+_COCO_CLASSES: Final = 80
+_REFUSED: Final = (
+    (r"\.conv2_offset\.|\.conv_offset\.", "deformable convolutions (dconv)"),
+    (r"^auxiliary_head\.", "an auxiliary head"),
+    (r"^roi_head\.mask_head\.", "a head for instance masks"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ImportReport:
+    """What became of a published file.
+
+    Attributes:
+        source: the file.
+        layout: whose file it is.
+        task: "detection", "semantic" or "drivable".
+        tensors: how many of the network's tensors came from the file, BatchNorm's counters aside; always all.
+        notes: what its user should know, a sentence each.
+    """
+
+    source: str
+    layout: str
+    task: str
+    tensors: int
+    notes: tuple[str, ...] = ()
+
+    def to_text(self) -> str:
+        """One line, and one for each note."""
+        lines = [f"{self.source}: {self.layout}, task {self.task}; all {self.tensors} tensors have their place"]
+        return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
+
+
+def import_checkpoint(path: Path, overrides: Sequence[str] = ()) -> tuple[Checkpoint, ImportReport]:
+    """Read a published detection or segmentation checkpoint.
+
+    Args:
+        path: a file of mmdetection's or mmsegmentation's, with or without its ``meta``, or of PeizeSun/SparseR-CNN.
+        overrides: texts such as "model.network_hw=[384,640]" over the recipe that the file implies.
+
+    Returns:
+        A checkpoint of this package whose recipe rebuilds the network, and the report.
+
+    Raises:
+        CheckpointError: unreadable, of no known layout, with layers or classes that this package does not have, or a
+            tensor has no place or another shape.
+        ConfigError: an override is impossible.
+    """
+    content = read_weights(path)
+    tensors = {name: value for name, value in _state_dict(content).items() if isinstance(value, Tensor)}
+    layout = next((each for each in LAYOUTS if each.marker in tensors), None)
+    if layout is None:
+        known = ", ".join(each.name for each in LAYOUTS)
+        first = f"its tensors begin with {', '.join(list(tensors)[:3])}" if tensors else "it holds no named tensors"
+        raise CheckpointError(
+            f"{path}: not a checkpoint that can be imported ({known}); {first}; give the weights of a backbone alone "
+            "to a recipe as model.backbone.weights"
+        )
+    _refuse(tensors, layout, path)
+    config = _config_text(content)
+    if re.search(r"style\s*=\s*['\"]caffe['\"]", config):
+        raise CheckpointError(
+            f"{path}: its ResNet is Caffe's (stride in the first convolution of a block, BGR images without deviation), "
+            "which this package's backbones are not; import a file of style 'pytorch'"
+        )
+    rows = len(tensors[layout.classes])
+    task, vocabulary = _task(layout, rows, path)
+    try:
+        section = {("TASK" if key == "TASK" else key): value for key, value in layout.model(tensors).items()}
+    except (CheckpointError, KeyError, IndexError, ValueError) as err:
+        reason = str(err) if isinstance(err, CheckpointError) else f"{type(err).__name__}: {err}"
+        raise CheckpointError(f"{path}: {layout.name} with other layers than published ones ({reason})") from err
+    if "TASK" in section:
+        head = section.pop("TASK")
+        section |= {"semantic": None, "drivable": None, task: head}
+    recipe = parse_recipe(
+        {"preset": "r50", "data": {"root": "bdd100k"}, "model": section, "output": f"runs/{path.stem}"},
+        list(overrides),
+        source=str(path),
+    )
+    weights = {layout.rename(name).replace("TASK.", f"{task}."): value for name, value in tensors.items()}
+    weights = split_stacked(weights)
+    order, notes = _class_rows(vocabulary, rows, _published_classes(content, config), path)
+    for name in weights:
+        if ".classify." in name:
+            weights[name] = weights[name][order]
+    if "detection.boxes" in weights:
+        weights["detection.boxes"] = _into_letterbox(weights["detection.boxes"], recipe.model.network_hw)
+    network = build_model(recipe.model)
+    own = network.state_dict()
+    counted = sum(not is_counter(name) for name in own)
+    counters = {name: torch.zeros_like(value) for name, value in own.items() if is_counter(name)}
+    load_weights(network, counters | weights, source=str(path))
+    checkpoint = Checkpoint(recipe=recipe, step=0, weights=dict(network.state_dict()))
+    return checkpoint, ImportReport(str(path), layout.name, task, counted, notes)
+
+
+def _state_dict(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The state dict of a file; a prefix that a wrapper added to all names is removed."""
+    for key in ("state_dict", "model"):
+        if isinstance(content.get(key), Mapping):
+            content = content[key]
+    names = list(content)
+    prefix = next((each for each in ("module.", "_orig_mod.") if names and all(n.startswith(each) for n in names)), "")
+    return {name.removeprefix(prefix): content[name] for name in names}
+
+
+def _refuse(tensors: Mapping[str, Tensor], layout: Layout, path: Path) -> None:
+    for pattern, what in _REFUSED:
+        found = next((name for name in tensors if re.search(pattern, name)), None)
+        if found is not None:
+            raise CheckpointError(
+                f"{path}: {layout.name} with {what} ({found}), which this package's network does not have; "
+                "import a file without"
+            )
+
+
+def _config_text(content: Mapping[str, Any]) -> str:
+    """The text of mmdetection's or mmsegmentation's configuration, which published files carry."""
+    meta = content.get("meta")
+    config = meta.get("config", meta.get("cfg", "")) if isinstance(meta, Mapping) else ""
+    return config if isinstance(config, str) else ""
+
+
+def _published_classes(content: Mapping[str, Any], config: str) -> tuple[str, ...] | None:
+    """The class names that a file states, None where it states none."""
+    meta = content.get("meta")
+    meta = meta if isinstance(meta, Mapping) else {}
+    dataset = meta.get("dataset_meta")
+    dataset = dataset if isinstance(dataset, Mapping) else {}
+    stated = meta.get("CLASSES") or dataset.get("classes") or dataset.get("CLASSES")
+    if stated is None and (found := re.search(r"^classes\s*=\s*(\(.*?\)|\[.*?\])", config, re.MULTILINE | re.DOTALL)):
+        try:
+            stated = ast.literal_eval(found[1])
+        except (ValueError, SyntaxError):
+            return None
+    return tuple(map(str, stated)) if isinstance(stated, (list, tuple)) else None
+
+
+def _task(layout: Layout, rows: int, path: Path) -> tuple[str, Vocabulary]:
+    if layout.classes != "decode_head.conv_seg.weight":
+        if rows in (len(DETECTION.names), _COCO_CLASSES):
+            return "detection", DETECTION
+        wanted = f"BDD100K's {len(DETECTION.names)} or COCO's {_COCO_CLASSES}"
+    else:
+        for vocabulary in (SEMANTIC, DRIVABLE):
+            if rows == len(vocabulary.names):
+                return vocabulary.task, vocabulary
+        wanted = f"{len(SEMANTIC.names)} for semantic segmentation or {len(DRIVABLE.names)} for drivable area"
+    raise CheckpointError(f"{path}: {layout.name} for {rows} classes, not {wanted}; import a file trained on BDD100K")
+
+
+def _class_rows(
+    vocabulary: Vocabulary, rows: int, stated: tuple[str, ...] | None, path: Path
+) -> tuple[list[int], tuple[str, ...]]:
+    """Which published row each of our classes takes, and what is to be said of that."""
+    if vocabulary is DETECTION and rows == _COCO_CLASSES:
+        note = "COCO has neither riders nor general traffic signs: they begin as persons and stop signs; finetune it"
+        return [_COCO[name] for name in vocabulary.names], (note,)
+    same = {"person": "pedestrian"} if vocabulary is DETECTION else {}
+    if stated is None:
+        return list(range(rows)), ()
+    names = [same.get(name, name) for name in stated]
+    if sorted(names) != sorted(vocabulary.names):
+        other = sorted(set(names) - set(vocabulary.names)) or sorted(set(vocabulary.names) - set(names))
+        raise CheckpointError(
+            f"{path}: its classes are not BDD100K's ({', '.join(other[:3])}); import a file trained on BDD100K"
+        )
+    return [names.index(name) for name in vocabulary.names], ()
+
+
+def _into_letterbox(boxes: Tensor, network_hw: tuple[int, int]) -> Tensor:
+    """Proposals, cxcywh in fractions of an image of 1280 x 720, as fractions of the network's padded image."""
+    height, width = PUBLISHED_HW
+    scale = min(network_hw[0] / height, network_hw[1] / width)
+    extent = torch.tensor([width * scale / network_hw[1], height * scale / network_hw[0]])
+    offset = (1 - extent) / 2
+    boxes = boxes.float()
+    return torch.cat([boxes[:, :2] * extent + offset, boxes[:, 2:] * extent], dim=1)
