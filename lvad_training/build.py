@@ -17,7 +17,7 @@ from lvad_training.model.adapter import (
     TransDecoder,
     VisionToLanguage,
 )
-from lvad_training.model.backbone import Backbone, timm_backbone
+from lvad_training.model.backbone import timm_backbone
 from lvad_training.model.fcos import FcosHead
 from lvad_training.model.maskformer import MaskFormerHead
 from lvad_training.model.multitask import MultiTaskNet
@@ -52,13 +52,17 @@ def build_model(
     Raises:
         ConfigError: the model has language, and neither encoder nor facts are given.
     """
-    backbone = timm_backbone(config.backbone.name, config.backbone.options)
+    backbone = timm_backbone(config.backbone.name, config.backbone.options, stride_in=config.backbone.stride_in)
+    first = backbone.strides.index(config.neck_from)
     neck = FeaturePyramid(
-        in_channels=backbone.channels, strides=backbone.strides, width=config.neck_width, norm=config.neck_norm
+        in_channels=backbone.channels[first:],
+        strides=backbone.strides[first:],
+        width=config.neck_width,
+        norm=config.neck_norm,
     )
-    detection = _detection_head(config, backbone)
-    semantic = _mask_head(config, "semantic", backbone)
-    drivable = _mask_head(config, "drivable", backbone)
+    detection = _detection_head(config, neck)
+    semantic = _mask_head(config, "semantic", neck)
+    drivable = _mask_head(config, "drivable", neck)
     prompts = _prompts(config, encoder, metadata)
     return MultiTaskNet(
         backbone=backbone,
@@ -162,7 +166,7 @@ def _adapter(config: ModelConfig, prompts: Prompts | None) -> LanguageVisionAdap
     return LanguageVisionAdapter(v2l=v2l, l2v=l2v, score_map=score_map)
 
 
-def _detection_head(config: ModelConfig, backbone: Backbone) -> SparseRcnnHead | FcosHead | None:
+def _detection_head(config: ModelConfig, neck: FeaturePyramid) -> SparseRcnnHead | FcosHead | None:
     head = config.detection
     if head is None:
         return None
@@ -171,18 +175,20 @@ def _detection_head(config: ModelConfig, backbone: Backbone) -> SparseRcnnHead |
         return FcosHead(
             classes=classes,
             in_width=config.neck_width,
-            in_strides=backbone.strides,
+            in_strides=neck.strides,
             strides=head.strides,
             width=head.width,
             convolutions=head.convolutions,
             norm=head.norm,
             nms=NmsSettings(head.candidates, head.overlap, head.least_score),
+            distance=head.distance,
+            centerness=head.centerness,
         )
     whole_image = torch.tensor([[0.5, 0.5, 1.0, 1.0]]).repeat(head.proposals, 1)
     return SparseRcnnHead(
         classes=classes,
         in_width=config.neck_width,
-        strides=backbone.strides,
+        strides=neck.strides,
         initial_boxes=grid_boxes(head.proposals) if head.proposal_boxes == "grid" else whole_image,
         refinements=head.refinements,
         width=head.width,
@@ -196,7 +202,7 @@ def _detection_head(config: ModelConfig, backbone: Backbone) -> SparseRcnnHead |
     )
 
 
-def _mask_head(config: ModelConfig, task: str, backbone: Backbone) -> MaskFormerHead | SemanticFpnHead | None:
+def _mask_head(config: ModelConfig, task: str, neck: FeaturePyramid) -> MaskFormerHead | SemanticFpnHead | None:
     head, in_width = _mask_section(config, task), config.neck_width
     if head is None:
         return None
@@ -205,7 +211,7 @@ def _mask_head(config: ModelConfig, task: str, backbone: Backbone) -> MaskFormer
         return SemanticFpnHead(
             classes=classes,
             in_width=in_width,
-            levels=len(backbone.strides),
+            levels=len(neck.strides),
             width=head.width,
             norm=head.norm,
             label_stride=head.label_stride,
@@ -213,7 +219,7 @@ def _mask_head(config: ModelConfig, task: str, backbone: Backbone) -> MaskFormer
     return MaskFormerHead(
         classes=classes,
         in_width=in_width,
-        memory_level=backbone.strides.index(head.memory_stride),
+        memory_level=neck.strides.index(head.memory_stride),
         queries=head.queries,
         layers=head.layers,
         width=head.width,

@@ -47,15 +47,16 @@ class Backbone(nn.Module):
         return super().train(mode and not self.frozen)
 
 
-def timm_backbone(name: str, options: dict[str, Any]) -> Backbone:
+def timm_backbone(name: str, options: dict[str, Any], *, stride_in: str = "3x3") -> Backbone:
     """A timm backbone with random weights, levels of strides 4, 8, 16 and 32.
 
     Args:
         name: a timm model name, such as "resnet50".
         options: further keyword arguments of that model's constructor.
+        stride_in: "3x3", or "1x1" to move the stride of a ResNet's bottlenecks into their first convolution.
 
     Raises:
-        ConfigError: timm has no such model, it takes no such options, or it has not these strides.
+        ConfigError: timm has no such model, it takes no such options, it has not these strides, or no bottlenecks.
     """
     try:
         every = timm.create_model(name, features_only=True, pretrained=False, **options)
@@ -72,4 +73,20 @@ def timm_backbone(name: str, options: dict[str, Any]) -> Backbone:
         raise ConfigError(
             f"model.backbone: {name!r} has strides {backbone.strides}, not (4, 8, 16, 32); choose another backbone"
         )
+    if stride_in == "1x1":
+        _move_strides(backbone, name)
     return backbone
+
+
+def _move_strides(backbone: Backbone, name: str) -> None:
+    moved = 0
+    for block in backbone.modules():
+        first, second = getattr(block, "conv1", None), getattr(block, "conv2", None)
+        bottleneck = hasattr(block, "conv3") and isinstance(first, nn.Conv2d) and isinstance(second, nn.Conv2d)
+        if bottleneck and second.stride != (1, 1):
+            first.stride, second.stride = second.stride, first.stride
+            moved += 1
+    if not moved:
+        raise ConfigError(
+            f"model.backbone.stride_in: {name!r} has no bottlenecks whose stride could move; leave the key out"
+        )

@@ -62,6 +62,8 @@ class FcosHead(nn.Module):
         convolutions: of each tower.
         norm: "group" or "batch".
         nms: handed on to decoding.
+        distance: "stride" or "pixel", the unit of the exponentials of the regression.
+        centerness: "box" or "class", the tower that predicts the centre-ness.
     """
 
     def __init__(
@@ -75,10 +77,14 @@ class FcosHead(nn.Module):
         convolutions: int,
         norm: str,
         nms: NmsSettings,
+        distance: str = "stride",
+        centerness: str = "box",
     ) -> None:
         super().__init__()
         self.strides = tuple(strides)
         self.nms = nms
+        self.in_pixels = distance == "pixel"
+        self.center_of_class = centerness == "class"
         self.taken = [index for index, stride in enumerate(in_strides) if stride in self.strides]
         coarser = [stride for stride in self.strides if stride > in_strides[-1]]
         self.coarser = nn.ModuleList(nn.Conv2d(in_width, in_width, 3, stride=2, padding=1) for _ in coarser)
@@ -102,9 +108,13 @@ class FcosHead(nn.Module):
         parts: list[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]] = []
         for number, (level, stride) in enumerate(zip(levels, self.strides, strict=True)):
             box_features = self.box_tower(level, number)
-            logits = _per_point(self.classify(self.class_tower(level, number)))  # (B, n, C)
-            centerness = _per_point(self.center(box_features))[..., 0]  # (B, n)
+            class_features = self.class_tower(level, number)
+            logits = _per_point(self.classify(class_features))  # (B, n, C)
+            center_features = class_features if self.center_of_class else box_features
+            centerness = _per_point(self.center(center_features))[..., 0]  # (B, n)
             raw = _per_point(self.regress(box_features)).float() * self.scales[number]  # (B, n, 4)
+            if self.in_pixels:
+                raw = raw - math.log(stride)
             sides = raw.clamp(max=MAX_LOG_DISTANCE).exp() * stride
             points = grid_points(level.shape[2], level.shape[3], stride, device=level.device)
             boxes = torch.cat([points - sides[..., :2], points + sides[..., 2:]], dim=-1)

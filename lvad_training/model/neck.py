@@ -12,7 +12,7 @@ class FeaturePyramid(nn.Module):
     """1x1 laterals, top-down additions, 3x3 outputs, each normalised.
 
     Args:
-        in_channels: channels of the backbone's levels, finest first.
+        in_channels: channels of the backbone's levels that the neck takes, the coarsest ones, finest first.
         strides: their strides.
         width: channels of every output level.
         norm: "group", "batch", or "none" for convolutions with a bias.
@@ -27,7 +27,7 @@ class FeaturePyramid(nn.Module):
 
     def laterals(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Backbone levels -> levels of one width, finest first, before the top-down path. The last one is z5."""
-        return [conv(level) for conv, level in zip(self.lateral, features, strict=True)]
+        return [conv(level) for conv, level in zip(self.lateral, features[-len(self.lateral) :], strict=True)]
 
     def merge(self, laterals: Sequence[Tensor]) -> list[Tensor]:
         """Top-down path: laterals -> pyramid levels [B, width, H / s, W / s], finest first."""

@@ -254,7 +254,7 @@ def _load(backbone: Backbone, found: Recognised, source: str) -> MatchReport:
             f"{source}: {found.layout}, {matched} of the backbone's {len(wanted)} tensors are in it "
             f"({'; '.join(mismatches[:3])}); {remedy}"
         )
-    tensors, folded = _fold(found.tensors, found.normalisation)
+    tensors, folded = fold_normalisation(found.tensors, found.normalisation)
     loaded = {own_names[name]: value for name, value in tensors.items() if name in own_names}
     backbone.features.load_state_dict(loaded, strict=False)
     return MatchReport(
@@ -272,7 +272,7 @@ def _groups(names: Iterable[str]) -> dict[str, int]:
     return dict(Counter(name.partition(".")[0] for name in names))
 
 
-def _fold(tensors: Mapping[str, Tensor], normalisation: Normalisation) -> tuple[dict[str, Tensor], bool]:
+def fold_normalisation(tensors: Mapping[str, Tensor], normalisation: Normalisation) -> tuple[dict[str, Tensor], bool]:
     """Make a first layer that expects another normalisation do the same on ImageNet's; False where it is unknown.
 
     With x the image as this package gives it and y as the weights expect it, y = a x + b for each colour; the kernel

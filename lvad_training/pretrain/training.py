@@ -90,7 +90,7 @@ def pretrain(
         check_resumed(folder, state.get("inputs"), inputs, ended=first_step >= settings.steps)
 
     torch.manual_seed(settings.seed)
-    backbone = timm_backbone(recipe.backbone.name, recipe.backbone.options)
+    backbone = timm_backbone(recipe.backbone.name, recipe.backbone.options, stride_in=recipe.backbone.stride_in)
     if recipe.backbone.weights is not None:
         matched = load_backbone(backbone, recipe.backbone)
         if main:

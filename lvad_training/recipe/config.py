@@ -143,6 +143,14 @@ def _check(recipe: Recipe, source: str) -> None:
     wrong = [
         (any(side < 32 or side % 32 for side in model.network_hw), "model.network_hw needs multiples of 32"),
         (not any((model.detection, model.semantic, model.drivable)), f"model needs one of {', '.join(TASKS)}"),
+        (
+            model.neck_from > 4 and any((model.semantic, model.drivable)),
+            "model.neck_from=8 leaves masks no fine level; set model.semantic and model.drivable to null",
+        ),
+        (
+            model.neck_from > 4 and not (isinstance(model.detection, FcosConfig) and min(model.detection.strides) >= 8),
+            "model.neck_from=8 needs detection with head fcos and strides from 8 on",
+        ),
         (not 0 <= model.score_threshold <= 1, "model.score_threshold must be between 0 and 1"),
         (model.max_detections < 1, "model.max_detections must be at least 1"),
         (train.steps < 1, "train.steps must be at least 1"),

@@ -17,6 +17,9 @@ class Section(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=T
 class BackboneConfig(Section, frozen=True):
     """A timm backbone: name, constructor options, and where its weights come from.
 
+    ``stride_in``: which convolution of a ResNet's bottleneck has the stride: "3x3" as torchvision and timm, or "1x1" as
+    the original ResNet, whose weights Caffe and Detectron publish.
+
     ``weights``: None for random ones; a local file in any layout that ``model/published.py`` knows; "timm" or
     "timm:TAG" for the weights that timm publishes under the name; "shipped/NAME" for the backbone of a checkpoint that
     comes with the package.
@@ -25,6 +28,7 @@ class BackboneConfig(Section, frozen=True):
     name: str = "resnet50"
     options: dict[str, Any] = {}
     weights: str | None = None
+    stride_in: Literal["3x3", "1x1"] = "3x3"
 
 
 class SparseRcnnConfig(Section, frozen=True, tag_field="head", tag="sparse_rcnn"):
@@ -58,6 +62,8 @@ class FcosConfig(Section, frozen=True, tag_field="head", tag="fcos"):
     before; those beyond the backbone's 32 are made from its coarsest level. ``center_radius``: how near its centre
     points learn a box, in strides. ``candidates``: points of an image, best first, that take part in the suppression of
     boxes of the same object; ``overlap``: intersection over union from which two are; ``least_score``: of a box.
+    ``distance``: what exp(s x), s learned for each level, is counted in: "stride" as the improved paper, or "pixel" as
+    its first version and mmdetection's default. ``centerness``: the tower that predicts it, "box" or "class".
     """
 
     width: int = 256
@@ -68,6 +74,8 @@ class FcosConfig(Section, frozen=True, tag_field="head", tag="fcos"):
     candidates: int = 1000
     overlap: float = 0.6
     least_score: float = 0.05
+    distance: Literal["stride", "pixel"] = "stride"
+    centerness: Literal["box", "class"] = "box"
 
 
 class MaskFormerConfig(Section, frozen=True, tag_field="head", tag="maskformer"):
@@ -157,7 +165,8 @@ class ModelConfig(Section, frozen=True):
     ``detection``: a section with ``head: sparse_rcnn`` or ``head: fcos``; ``semantic`` and ``drivable``: with
     ``head: maskformer`` or ``head: semantic_fpn``. The other keys of the section are those of its head.
     ``neck_norm``: "group" as MaskFormer, "batch", which costs nothing once folded into the convolutions of the model
-    file, or "none" as the original FPN.
+    file, or "none" as the original FPN. ``neck_from``: stride of the finest level of the backbone that the neck takes;
+    8 saves time where the only head is FCOS without the stride 4.
     """
 
     vocabulary: Literal["bdd100k", "nuimages"] = "bdd100k"
@@ -165,6 +174,7 @@ class ModelConfig(Section, frozen=True):
     backbone: BackboneConfig = BackboneConfig()
     neck_width: int = 256
     neck_norm: Literal["group", "batch", "none"] = "group"
+    neck_from: Literal[4, 8] = 4
     detection: DetectionConfig | None = SparseRcnnConfig()
     semantic: MaskConfig | None = MaskFormerConfig()
     drivable: MaskConfig | None = MaskFormerConfig()

@@ -91,7 +91,8 @@ def with_files(
             log(f"{pretraining.title}: absent, {_wanted(pretraining)} is not in {folder}")
             continue
         config = _architecture(pretraining, base, path)
-        log(f"{pretraining.title}: {load_published(timm_backbone(config.name, config.options), path).to_text()}")
+        backbone = timm_backbone(config.name, config.options, stride_in=config.stride_in)
+        log(f"{pretraining.title}: {load_published(backbone, path).to_text()}")
         found[key] = config
     if not found:
         wanted = "; ".join(f"{PRETRAININGS[key].title}: {_wanted(PRETRAININGS[key])}" for key in keys)

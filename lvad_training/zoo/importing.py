@@ -14,12 +14,14 @@ from lvad_perception.errors import CheckpointError
 from lvad_perception.vocabulary import DETECTION, DRIVABLE, SEMANTIC, Vocabulary
 from lvad_training.build import build_model
 from lvad_training.checkpoints import Checkpoint, load_weights
-from lvad_training.model.published import read_weights
+from lvad_training.model.layouts import Normalisation
+from lvad_training.model.published import fold_normalisation, read_weights
 from lvad_training.recipe.config import parse_recipe
-from lvad_training.zoo.layouts import LAYOUTS, Layout, is_counter, split_stacked
+from lvad_training.zoo.layouts import LAYOUTS, Layout, is_counter, restructure
 
 PUBLISHED_HW: Final = (720, 1280)
 """Size of BDD100K's images, whose fractions the learned proposals are."""
+_CAFFE: Final[Normalisation] = ((122.7717 / 255, 115.9465 / 255, 102.9801 / 255), (1 / 255, 1 / 255, 1 / 255))
 _COCO: Final = {  # ours -> the row of COCO's 80 classes that is nearest
     "pedestrian": 0,
     "rider": 0,
@@ -67,6 +69,9 @@ class ImportReport:
 def import_checkpoint(path: Path, overrides: Sequence[str] = ()) -> tuple[Checkpoint, ImportReport]:
     """Read a published detection or segmentation checkpoint.
 
+    BDD100K's model zoo trained FCOS on Caffe's ResNet; its first convolution is changed to take the images of this
+    package. The features are the same everywhere but at the border, where padding is another mean colour.
+
     Args:
         path: a file of mmdetection's or mmsegmentation's, with or without its ``meta``, or of PeizeSun/SparseR-CNN.
         overrides: texts such as "model.network_hw=[384,640]" over the recipe that the file implies.
@@ -91,11 +96,7 @@ def import_checkpoint(path: Path, overrides: Sequence[str] = ()) -> tuple[Checkp
         )
     _refuse(tensors, layout, path)
     config = _config_text(content)
-    if re.search(r"style\s*=\s*['\"]caffe['\"]", config):
-        raise CheckpointError(
-            f"{path}: its ResNet is Caffe's (stride in the first convolution of a block, BGR images without deviation), "
-            "which this package's backbones are not; import a file of style 'pytorch'"
-        )
+    caffe = _is_caffe(config, layout, path)
     rows = len(tensors[layout.classes])
     task, vocabulary = _task(layout, rows, path)
     try:
@@ -106,13 +107,16 @@ def import_checkpoint(path: Path, overrides: Sequence[str] = ()) -> tuple[Checkp
     if "TASK" in section:
         head = section.pop("TASK")
         section |= {"semantic": None, "drivable": None, task: head}
+    if caffe:
+        section["backbone"] |= {"stride_in": "1x1"}
+        tensors = _from_caffe(tensors)
     recipe = parse_recipe(
         {"preset": "r50", "data": {"root": "bdd100k"}, "model": section, "output": f"runs/{path.stem}"},
         list(overrides),
         source=str(path),
     )
     weights = {layout.rename(name).replace("TASK.", f"{task}."): value for name, value in tensors.items()}
-    weights = split_stacked(weights)
+    weights = restructure(weights)
     order, notes = _class_rows(vocabulary, rows, _published_classes(content, config), path)
     for name in weights:
         if ".classify." in name:
@@ -146,6 +150,27 @@ def _refuse(tensors: Mapping[str, Tensor], layout: Layout, path: Path) -> None:
                 f"{path}: {layout.name} with {what} ({found}), which this package's network does not have; "
                 "import a file without"
             )
+
+
+def _is_caffe(config: str, layout: Layout, path: Path) -> bool:
+    """Whether the backbone is Caffe's ResNet: its stride is in the first convolution, its images are BGR."""
+    style = re.search(r"style\s*=\s*['\"](\w+)['\"]", config)
+    caffe = layout.caffe if style is None else style[1] == "caffe"
+    if caffe and not layout.caffe:
+        raise CheckpointError(
+            f"{path}: {layout.name} on Caffe's ResNet was never published for BDD100K and is not known here; import a "
+            "file of style 'pytorch'"
+        )
+    return caffe
+
+
+def _from_caffe(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The first convolution for RGB images with ImageNet's mean and deviation instead of BGR ones with Caffe's mean."""
+    prefix = "backbone."
+    backbone = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    backbone["conv1.weight"] = backbone["conv1.weight"].flip(1)
+    backbone, _ = fold_normalisation(backbone, _CAFFE)
+    return {**tensors, **{prefix + name: value for name, value in backbone.items()}}
 
 
 def _config_text(content: Mapping[str, Any]) -> str:

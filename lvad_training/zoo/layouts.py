@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+import torch
 from torch import Tensor
 
 from lvad_perception.errors import CheckpointError
@@ -86,6 +87,17 @@ _FPN_HEAD: Final[Rules] = (
     (r"^(TASK\.branches\.\d\.\d)\.(?:bn|gn)\.", r"\1.1."),
     (r"^decode_head\.conv_seg\.", "TASK.classify."),
 )
+_FCOS: Final[Rules] = (
+    *((rf"^neck\.fpn_convs\.{level + 3}\.conv\.", f"detection.coarser.{level}.") for level in range(2)),
+    (r"^bbox_head\.cls_convs\.(\d)\.conv\.", r"detection.class_tower.convolutions.\1."),
+    (r"^bbox_head\.cls_convs\.(\d)\.gn\.", r"detection.class_tower.norms.\1.0."),
+    (r"^bbox_head\.reg_convs\.(\d)\.conv\.", r"detection.box_tower.convolutions.\1."),
+    (r"^bbox_head\.reg_convs\.(\d)\.gn\.", r"detection.box_tower.norms.\1.0."),
+    (r"^bbox_head\.conv_cls\.", "detection.classify."),
+    (r"^bbox_head\.conv_reg\.", "detection.regress."),
+    (r"^bbox_head\.conv_centerness\.", "detection.center."),
+    (r"^bbox_head\.scales\.(\d)\.scale$", r"detection.scales.\1"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +110,7 @@ class Layout:
         rules: pattern and replacement, applied one after the other to each published name.
         classes: the name of the tensor with one row a class.
         model: the recipe's ``model`` section from the published tensors.
+        caffe: whether files that do not state it have a ResNet of Caffe's, with BGR images.
     """
 
     name: str
@@ -105,6 +118,7 @@ class Layout:
     rules: Rules
     classes: str
     model: Callable[[Tensors], dict[str, Any]]
+    caffe: bool = False
 
     def rename(self, name: str) -> str:
         """The network's own name of a published tensor."""
@@ -183,6 +197,22 @@ def _peize_sun_model(tensors: Tensors) -> dict[str, Any]:
     return _detector(_resnet(tensors, r"backbone\.bottom_up\.res4\.(\d+)\."), head, width)
 
 
+def _fcos_model(tensors: Tensors) -> dict[str, Any]:
+    if "bbox_head.cls_convs.0.conv.bias" in tensors:
+        raise CheckpointError('its towers\' convolutions have a bias beside GroupNorm, as FCOS "with tricks"')
+    head = {
+        "head": "fcos",
+        "width": tensors["bbox_head.conv_cls.weight"].shape[1],
+        "convolutions": _count(tensors, r"bbox_head\.cls_convs\.(\d)\."),
+        "strides": [8, 16, 32, 64, 128],
+        "distance": "pixel",
+        "centerness": "class",
+        "overlap": 0.5,
+    }
+    width = tensors["neck.fpn_convs.0.conv.weight"].shape[0]
+    return {**_detector(_resnet(tensors, r"backbone\.layer3\.(\d+)\."), head, width), "neck_from": 8}
+
+
 def _fpn_head_model(tensors: Tensors) -> dict[str, Any]:
     norm = "group" if "decode_head.scale_heads.0.0.gn.weight" in tensors else "batch"
     stem = "c" if "backbone.stem.0.weight" in tensors else ""
@@ -216,6 +246,14 @@ LAYOUTS: Final = (
         _peize_sun_model,
     ),
     Layout(
+        "FCOS of mmdetection",
+        "bbox_head.conv_centerness.weight",
+        (*_RESNET, *_FCOS, *_FPN),
+        "bbox_head.conv_cls.weight",
+        _fcos_model,
+        caffe=True,
+    ),
+    Layout(
         "Semantic FPN of mmsegmentation",
         "decode_head.scale_heads.0.0.conv.weight",
         (*_RESNET_V1C, *_RESNET, *_FPN, *_FPN_HEAD),
@@ -225,9 +263,12 @@ LAYOUTS: Final = (
 )
 
 
-def split_stacked(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Query, key and value of ``nn.MultiheadAttention``, which keeps them in one tensor."""
+def restructure(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Separate query, key and value of ``nn.MultiheadAttention``, and one vector of FCOS's scales of all levels."""
     separate: dict[str, Tensor] = {}
+    scales = sorted(name for name in weights if name.startswith("detection.scales."))
+    if scales:
+        separate["detection.scales"] = torch.stack([weights.pop(name) for name in scales])
     for name, value in weights.items():
         before, stacked, kind = name.partition(".attention.stacked_")
         if stacked:

@@ -11,14 +11,17 @@ from lvad_perception.vocabulary import DETECTION
 from lvad_training.build import network_of
 from lvad_training.checkpoints import load_checkpoint, save_checkpoint
 from lvad_training.cli import main
+from lvad_training.samples import PointOutputs
 from lvad_training.zoo.importing import import_checkpoint
 
 from .zoo_files import (
     CLASSES,
+    FCOS_HW,
     RECORDED,
     SIZE_HW,
     detectron2_sparse_rcnn,
     image,
+    mmdet_fcos,
     mmdet_sparse_rcnn,
     mmseg_semantic_fpn,
     official,
@@ -27,10 +30,11 @@ from .zoo_files import (
 SMALL = f"model.network_hw=[{SIZE_HW[0]},{SIZE_HW[1]}]"
 FILES = {
     "sparse_rcnn": mmdet_sparse_rcnn,
+    "fcos": mmdet_fcos,
     "semantic": mmseg_semantic_fpn,
     "drivable": lambda: mmseg_semantic_fpn(3, norm_name="bn"),
 }
-LIBRARY = {"sparse_rcnn": "mmdet", "semantic": "mmseg", "drivable": "mmseg"}
+LIBRARY = {"sparse_rcnn": "mmdet", "fcos": "mmdet", "semantic": "mmseg", "drivable": "mmseg"}
 
 
 @pytest.fixture
@@ -39,7 +43,8 @@ def imported(tmp_path):
 
     def convert(state, **beside):
         torch.save({"state_dict": state, **beside}, tmp_path / "published.pth")
-        return import_checkpoint(tmp_path / "published.pth", [SMALL])
+        height, width = FCOS_HW if "bbox_head.conv_centerness.weight" in state else SIZE_HW
+        return import_checkpoint(tmp_path / "published.pth", [f"model.network_hw=[{height},{width}]"])
 
     return convert
 
@@ -48,9 +53,13 @@ def computed(checkpoint, task):
     """What the imported network gives for the image, as ``zoo_files.official`` names it."""
     network = network_of(checkpoint, source="test").eval()
     with torch.no_grad():
-        pyramid = network.neck.merge(network.neck.laterals(network.backbone(image())))
+        normalised = image(checkpoint.recipe.model.network_hw)
+        pyramid = network.neck.merge(network.neck.laterals(network.backbone(normalised)))
         if task == "detection":
             found = network.detection(pyramid)
+            if isinstance(found, PointOutputs):
+                scores, centerness = found.logits[0].sigmoid().numpy(), found.centerness[0].sigmoid().numpy()
+                return {"scores": scores, "centerness": centerness, "boxes": found.boxes_xyxy[0].numpy()}
             return {"scores": found.logits[-1][0].sigmoid().numpy(), "boxes": found.boxes_xyxy[-1][0].numpy()}
         return {"logits": getattr(network, task)(pyramid)[0].logits[0].numpy()}
 
@@ -71,7 +80,7 @@ def test_it_computes_what_the_original_library_does(name, source, imported):
         expected = dict(np.load(RECORDED / f"{name}.npz"))
     state = FILES[name]()
     checkpoint, report = imported(state)
-    assert report.task == ("detection" if name == "sparse_rcnn" else name)
+    assert report.task == ("detection" if LIBRARY[name] == "mmdet" else name)
     assert report.tensors == sum(not each.endswith("num_batches_tracked") for each in checkpoint.weights)
     if name == "sparse_rcnn":
         without_letterbox(checkpoint, state)
@@ -155,7 +164,11 @@ REFUSED = {
     ),
     "Caffe": (
         lambda: (mmdet_sparse_rcnn(), {"meta": {"config": "model = dict(backbone=dict(style='caffe'))"}}),
-        "its ResNet is Caffe's",
+        "Sparse R-CNN of mmdetection on Caffe's ResNet was never published for BDD100K",
+    ),
+    "FCOS with tricks": (
+        lambda: ({**mmdet_fcos(), "bbox_head.cls_convs.0.conv.bias": torch.zeros(64)}, {}),
+        r"FCOS of mmdetection with other layers than published ones \(its towers' convolutions have a bias",
     ),
     "another detector": (
         lambda: ({"rpn_head.rpn_conv.weight": torch.zeros(1), "roi_head.x": torch.zeros(1)}, {}),

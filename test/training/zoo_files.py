@@ -12,17 +12,22 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 CLASSES = 10
 PROPOSALS, STAGES, WIDTH, HIDDEN, DYNAMIC, POOL = 12, 2, 64, 96, 16, 7
 SIZE_HW = (64, 128)
+FCOS_HW = (128, 256)
+"""FCOS's coarsest level needs more than one cell."""
+MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+CAFFE_RGB_MEAN = (122.7717, 115.9465, 102.9801)
 RECORDED = Path(__file__).parent.parent / "data" / "zoo"
 
 
-def image():
+def image(size_hw=SIZE_HW):
     """A normalised image, float32 [1, 3, H, W]."""
     random = np.random.RandomState(0)
-    return torch.from_numpy(random.standard_normal((1, 3, *SIZE_HW)).astype(np.float32))
+    return torch.from_numpy(random.standard_normal((1, 3, *size_hw)).astype(np.float32))
 
 
 @functools.cache
@@ -36,6 +41,8 @@ def weight(name, shape):
         return torch.tensor(1)
     if "init_proposal_b" in name:
         return torch.from_numpy(0.5 + 0.1 * np.clip(values, -2, 2))
+    if name.endswith(".scale"):
+        return torch.tensor(1.2)
     if len(shape) > 1:
         return torch.from_numpy(values / max(1, np.prod(shape[1:])) ** 0.5)
     return torch.from_numpy(0.1 * values + (1 if name.endswith("weight") else 0))
@@ -183,6 +190,73 @@ def mmseg_semantic_fpn(classes=19, *, norm_name="gn", stem="deep"):
     return filled(shapes)
 
 
+def mmdet_fcos(classes=CLASSES):
+    """The state dict that mmdetection saves of FCOS on levels of strides 8 to 128."""
+    shapes = resnet50()
+    for level, channels in enumerate((512, 1024, 2048)):
+        shapes[f"neck.lateral_convs.{level}.conv.weight"] = (WIDTH, channels, 1, 1)
+        shapes[f"neck.lateral_convs.{level}.conv.bias"] = (WIDTH,)
+    for level in range(5):
+        shapes[f"neck.fpn_convs.{level}.conv.weight"] = (WIDTH, WIDTH, 3, 3)
+        shapes[f"neck.fpn_convs.{level}.conv.bias"] = (WIDTH,)
+        shapes[f"bbox_head.scales.{level}.scale"] = ()
+    for tower in ("cls_convs", "reg_convs"):
+        for layer in range(2):
+            shapes[f"bbox_head.{tower}.{layer}.conv.weight"] = (WIDTH, WIDTH, 3, 3)
+            shapes |= norm(f"bbox_head.{tower}.{layer}.gn")
+    for name, out in (("conv_cls", classes), ("conv_reg", 4), ("conv_centerness", 1)):
+        shapes |= {f"bbox_head.{name}.weight": (out, WIDTH, 3, 3), f"bbox_head.{name}.bias": (out,)}
+    return filled(shapes)
+
+
+def run_fcos(state):
+    """Class scores [P, K], centre-ness [P] and boxes [P, 4], xyxy in pixels, of all points of mmdetection's FCOS."""
+    from mmdet.registry import MODELS
+    from mmdet.utils import register_all_modules
+    from mmengine.config import ConfigDict
+
+    register_all_modules()
+    neck = {"type": "FPN", "in_channels": [256, 512, 1024, 2048], "out_channels": WIDTH, "num_outs": 5}
+    extra = {"start_level": 1, "add_extra_convs": "on_output", "relu_before_extra_convs": True}
+    head = {"type": "FCOSHead", "num_classes": CLASSES, "in_channels": WIDTH, "feat_channels": WIDTH}
+    model = MODELS.build(
+        ConfigDict(
+            {
+                "type": "FCOS",
+                "data_preprocessor": {"type": "DetDataPreprocessor"},
+                "backbone": {"type": "ResNet", "depth": 50, "norm_eval": True, "style": "caffe"},
+                "neck": {**neck, **extra},
+                "bbox_head": {**head, "stacked_convs": 2, "strides": [8, 16, 32, 64, 128]},
+                "test_cfg": {},
+            }
+        )
+    ).eval()
+    model.load_state_dict(state, strict=True)
+    model.backbone.conv1.padding = (0, 0)
+
+    def per_point(levels):
+        return torch.cat([level[0].flatten(1).T for level in levels])
+
+    with torch.no_grad():
+        scores, boxes, center = model.bbox_head(model.extract_feat(caffe_image()))
+        points = torch.cat(
+            model.bbox_head.prior_generator.grid_priors([level.shape[-2:] for level in boxes], device="cpu")
+        )
+        boxes = model.bbox_head.bbox_coder.decode(points, per_point(boxes))
+    found = {"scores": per_point(scores).sigmoid(), "centerness": per_point(center)[:, 0].sigmoid(), "boxes": boxes}
+    return {key: value.numpy() for key, value in found.items()}
+
+
+def caffe_image():
+    """``image(FCOS_HW)`` as Caffe's networks get it: BGR, mean subtracted, not divided by the deviation.
+
+    It is padded for the first convolution as this package pads, with ImageNet's mean colour instead of Caffe's.
+    """
+    mean, std = (torch.tensor(each).view(1, 3, 1, 1) for each in (MEAN, STD))
+    pixels = functional.pad(image(FCOS_HW), (3, 3, 3, 3)) * std + mean
+    return (pixels - torch.tensor(CAFFE_RGB_MEAN).view(1, 3, 1, 1)).flip(1)
+
+
 def run_mmdet(state):
     """Class scores [Q, K] and boxes [Q, 4], xyxy in pixels, of mmdetection's last refinement."""
     from mmdet.registry import MODELS
@@ -291,12 +365,14 @@ def official(name):
     """What the original library computes with a layout's weights."""
     if name == "sparse_rcnn":
         return run_mmdet(mmdet_sparse_rcnn())
+    if name == "fcos":
+        return run_fcos(mmdet_fcos())
     classes, norm_name = {"semantic": (19, "gn"), "drivable": (3, "bn")}[name]
     return run_mmseg(mmseg_semantic_fpn(classes, norm_name=norm_name), classes, norm_name)
 
 
 if __name__ == "__main__":
-    for each in ("sparse_rcnn", "semantic", "drivable"):
+    for each in ("sparse_rcnn", "fcos", "semantic", "drivable"):
         np.savez_compressed(
             Path(sys.argv[1]) / f"{each}.npz", **{k: v.astype(np.float32) for k, v in official(each).items()}
         )
