@@ -30,7 +30,7 @@ import numpy as np
 from benchmarks.node_start import RUNTIMES, TABLE_HEAD, measure_starts, table_row
 from benchmarks.robot import OUTPUTS, Robot, image_message, image_topic, message_types
 from lvad_perception.command_line import size_wh
-from lvad_perception.engines.base import Finished
+from lvad_perception.engines.base import Engine, Pending
 from lvad_perception.machine import cpu_name
 from lvad_perception.manifest import Manifest
 from lvad_perception.types import Detections, RawOutputs
@@ -43,15 +43,11 @@ ON_A_VEHICLE = ("detections", "segmentation", "segmentation/confidence", "drivab
 Row = tuple[str, ...]
 
 
-class InstantEngine:
+class InstantEngine(Engine):
     """Takes no time and finds 100 boxes and masks of all classes."""
 
-    description = "no engine"
-    precision = "fp32"
-    device_memory_bytes = None
-
     def __init__(self, network_hw: tuple[int, int] = (384, 640)) -> None:
-        self.manifest = Manifest(
+        manifest = Manifest(
             network_hw=network_hw,
             batch_size=1,
             max_detections=BOXES,
@@ -61,6 +57,7 @@ class InstantEngine:
             weights_sha256="0" * 64,
             created_by="benchmark",
         )
+        super().__init__(manifest=manifest, description="no engine", precision="fp32")
         random = np.random.default_rng(2)
         height, width = network_hw
         corners = random.uniform(0, 1, (1, BOXES, 2, 2)) * (width, height)
@@ -78,11 +75,10 @@ class InstantEngine:
         """The same outputs for every image."""
         return self._outputs
 
-    def begin(self, images: np.ndarray) -> Finished[RawOutputs]:
-        """Likewise."""
-        return Finished(self.infer(images))
+    def _submit(self, slot: int, images: np.ndarray) -> Pending[list[np.ndarray]]:
+        return Pending.finished([getattr(self._outputs, name) for name in self.manifest.output_names])
 
-    def close(self) -> None:
+    def _close(self) -> None:
         """Nothing to free."""
 
 
@@ -276,7 +272,7 @@ def bare_engine(model: Path, *, size_hw: tuple[int, int], count: int, threads: i
     with Perceiver(open_engine(model, threads=threads or None), score_threshold=None) as perceiver:
         times = []
         for _ in range(count + max(count // 10, 3)):
-            pending = perceiver.begin([image])
+            pending = perceiver.submit([image])
             pending.result()
             times.append(pending.timings.engine_ns / 1e6)
         return perceiver.description, times[-count:]

@@ -9,7 +9,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from lvad_perception.engines.base import SLOTS, Finished
+from lvad_perception.engines.base import SLOTS, Engine, Pending
 from lvad_perception.manifest import MANIFEST_KEY, Manifest
 from lvad_perception.types import RawOutputs
 from lvad_perception.vocabulary import TASKS
@@ -137,15 +137,11 @@ def write_tiny_model(path, *, manifest=None, manifest_text=None, dynamic=False, 
     return path
 
 
-class FakeEngine:
-    """The tiny model without ONNX Runtime; it runs in line, and wipes outputs in the second call after their own."""
-
-    description = "fake"
-    precision = "fp32"
-    device_memory_bytes = None
+class FakeEngine(Engine):
+    """The tiny model without ONNX Runtime; synchronous, and it wipes outputs in the second call after their own."""
 
     def __init__(self, manifest=None):
-        self.manifest = manifest or tiny_manifest()
+        super().__init__(manifest=manifest or tiny_manifest(), description="fake", precision="fp32")
         self.batches = []
         self.closed = False
         self._outputs = deque()
@@ -162,10 +158,13 @@ class FakeEngine:
         self._outputs.append(tiny_reference(images, self.manifest))
         return self._outputs[-1]
 
-    def begin(self, images):
-        return Finished(self.infer(images))
+    def arrays(self, outputs):
+        return [getattr(outputs, name) for name in self.manifest.output_names]
 
-    def close(self):
+    def _submit(self, slot, images):
+        return Pending.finished(self.arrays(self.infer(images)))
+
+    def _close(self):
         self.closed = True
 
 

@@ -227,7 +227,7 @@ def _perceive(
 ) -> Iterator[tuple[Frame, Predictions]]:
     """Run the engine on as many frames at a time as it takes, and write what it says."""
     while batch := list(islice(frames, perceiver.manifest.batch_size)):
-        pending = perceiver.begin([frame.image for frame in batch])
+        pending = perceiver.submit([frame.image for frame in batch])
         predictions = pending.result()
         results.engine_ns += pending.timings.engine_ns
         for frame, prediction in zip(batch, predictions, strict=True):

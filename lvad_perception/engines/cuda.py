@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from lvad_perception.engines.base import SLOTS
+from lvad_perception.engines.base import SLOTS, Pending
 from lvad_perception.engines.failures import engine_failure
 from lvad_perception.errors import EngineError, MissingDependencyError
 from lvad_perception.types import UInt8
@@ -186,7 +186,7 @@ class Pipeline:
         """Device memory of all slots."""
         return sum(buffer.host.nbytes for slot in self._slots for buffer in (slot.source, *slot.results))
 
-    def begin(self, slot: int, images: UInt8) -> "Download":
+    def submit(self, slot: int, images: UInt8) -> Pending[list[npt.NDArray[Any]]]:
         """Queue an inference on images of ``source``'s shape, which may change when this returns.
 
         Args:
@@ -218,7 +218,7 @@ class Pipeline:
             with suppress(RuntimeError):  # a consequence of what is raised
                 self._synchronize()
             raise
-        return Download(mine.downloaded, [result.host for result in mine.results])
+        return _download(mine.downloaded, [result.host for result in mine.results])
 
     def close(self) -> None:
         """Wait for what is under way and let go of the network; fetched and unfetched results stay."""
@@ -244,32 +244,17 @@ class _Slot:
     downloaded: Any
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Download:
-    """The copies to the host that end an inference; meets ``base.Pending``, of arrays in the order of the outputs."""
+def _download(downloaded: Any, arrays: list[npt.NDArray[Any]]) -> Pending[list[npt.NDArray[Any]]]:
+    """The arrays on the host, pending until the event after their copies."""
 
-    ended: Any
-    arrays: list[npt.NDArray[Any]]
-
-    @property
-    def done(self) -> bool:
-        """Whether they are through, or have failed."""
+    def fetch() -> list[npt.NDArray[Any]]:
         try:
-            return bool(self.ended.query())
-        except RuntimeError:  # of the device, as ``result`` will say
-            return True
-
-    def result(self) -> list[npt.NDArray[Any]]:
-        """Wait until they are through.
-
-        Raises:
-            EngineError: something that was queued has failed on the device.
-        """
-        try:
-            self.ended.synchronize()
+            downloaded.synchronize()
         except RuntimeError as err:
             raise engine_failure("CUDA", err, remedy="restart the process") from err
-        return self.arrays
+        return arrays
+
+    return Pending(fetch, done=downloaded.query)
 
 
 def _import() -> Any:

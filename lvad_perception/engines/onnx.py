@@ -5,10 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from lvad_perception.engines.base import Finished
+from lvad_perception.engines.base import Engine, Pending
 from lvad_perception.engines.failures import device_failure, engine_failure
 from lvad_perception.engines.graph import REMEDY, Tensors, check_graph, first_line
-from lvad_perception.engines.loaded import LoadedEngine
 from lvad_perception.engines.onnx_parts import refuse_external_data
 from lvad_perception.errors import EngineError, MissingDependencyError, ModelFileError, one_line
 from lvad_perception.machine import usable_cores
@@ -33,8 +32,8 @@ _UNKNOWN_OPERATOR: Final = re.compile(r"(\S+)\(-?\d+\) is not a registered funct
 _ERROR_LEVEL: Final = 3  # of ONNX Runtime's own log: what matters comes as an exception
 
 
-class OnnxEngine(LoadedEngine):
-    """A model file in an ONNX Runtime session; meets ``base.Engine``.
+class OnnxEngine(Engine):
+    """A model file in an ONNX Runtime session.
 
     It computes in line: ``begin`` returns when it has run. Its precision is the file's own, or "fp16" where TensorRT
     was asked for it. It does not say what memory it holds.
@@ -85,15 +84,15 @@ class OnnxEngine(LoadedEngine):
             precision=used,
         )
 
-    def _begin(self, slot: int, images: UInt8) -> Finished[list[Any]]:
+    def _submit(self, slot: int, images: UInt8) -> Pending[list[Any]]:
         try:
             arrays: list[Any] = self._session.run(list(self.manifest.output_names), {INPUT_NAME: images})
         except Exception as err:
             remedy = "check the free memory and that the model file fits this version"
             raise engine_failure("ONNX Runtime", err, remedy=remedy) from err
-        return Finished(arrays)
+        return Pending.finished(arrays)
 
-    def _release(self) -> None:
+    def _close(self) -> None:
         self._session = None
 
 

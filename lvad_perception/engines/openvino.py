@@ -2,15 +2,14 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-from lvad_perception.engines.base import SLOTS
+from lvad_perception.engines.base import SLOTS, Engine, Pending
 from lvad_perception.engines.graph import REMEDY, Tensors, check_graph
-from lvad_perception.engines.loaded import LoadedEngine
 from lvad_perception.engines.onnx_parts import refuse_external_data
 from lvad_perception.errors import EngineError, MissingDependencyError, ModelFileError
 from lvad_perception.machine import usable_cores
@@ -24,8 +23,8 @@ _CONVOLUTIONS: Final = ("Convolution", "GroupConvolution", "Deconvolution")
 _PRODUCTS: Final = ("MatMul", "FullyConnected")
 
 
-class OpenVinoEngine(LoadedEngine):
-    """A model file compiled by OpenVINO for the CPU; meets ``base.Engine``.
+class OpenVinoEngine(Engine):
+    """A model file compiled by OpenVINO for the CPU.
 
     Its precision is what most of the work of its convolutions is really done in. Images are read where they lie and
     outputs are views of OpenVINO's own memory: nothing is copied. Two requests take turns; of two that are under way
@@ -72,41 +71,28 @@ class OpenVinoEngine(LoadedEngine):
         self._requests: list[Any] = [compiled.create_infer_request() for _ in range(SLOTS)]
         super().__init__(manifest=manifest, description=description, precision=used)
 
-    def _begin(self, slot: int, images: UInt8) -> "_Request":
+    def _submit(self, slot: int, images: UInt8) -> Pending[list[Any]]:
         request = self._requests[slot]
         try:
             request.set_input_tensor(_import().Tensor(images, shared_memory=True))
             request.start_async()
         except RuntimeError as err:
             raise _failure(err) from err
-        return _Request(request, images, self.manifest.output_names)
 
-    def _release(self) -> None:
+        def fetch(_images: UInt8 = images) -> list[Any]:  # OpenVINO reads the images, and only this keeps them alive
+            try:
+                request.wait()
+            except RuntimeError as err:
+                raise _failure(err) from err
+            return [request.get_tensor(name).data for name in self.manifest.output_names]
+
+        return Pending(fetch, done=lambda: request.wait_for(0))
+
+    def _close(self) -> None:
         for request in self._requests:
             with suppress(RuntimeError):  # that is for whoever fetches its result
                 request.wait()
         self._requests = []
-
-
-class _Request:
-    """An ``openvino.InferRequest`` that OpenVINO's own threads compute, and the images that they read meanwhile."""
-
-    def __init__(self, request: Any, images: UInt8, names: Sequence[str]) -> None:
-        self._request, self._images, self._names = request, images, names
-
-    @property
-    def done(self) -> bool:
-        try:
-            return bool(self._request.wait_for(0))
-        except RuntimeError:  # it has failed, as ``result`` will say
-            return True
-
-    def result(self) -> list[Any]:
-        try:
-            self._request.wait()
-        except RuntimeError as err:
-            raise _failure(err) from err
-        return [self._request.get_tensor(name).data for name in self._names]
 
 
 def _said(err: RuntimeError) -> str:

@@ -9,11 +9,10 @@ from typing import Any, Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from lvad_perception.engines.base import Finished, Pending
+from lvad_perception.engines.base import Engine, Pending
 from lvad_perception.engines.cuda import Cuda, Pipeline
 from lvad_perception.engines.failures import device_failure, engine_failure
 from lvad_perception.engines.graph import OUTPUT_TYPES, first_line
-from lvad_perception.engines.loaded import LoadedEngine
 from lvad_perception.engines.pt2_file import load_program
 from lvad_perception.errors import ConfigError, EngineError
 from lvad_perception.manifest import Manifest
@@ -29,13 +28,13 @@ _Network = Callable[[Any], Sequence[Any]]
 class _Runner(Protocol):
     """Where the network runs; ``cuda.Pipeline`` is one."""
 
-    def begin(self, slot: int, images: UInt8) -> Pending[Sequence[npt.NDArray[Any]]]: ...
+    def submit(self, slot: int, images: UInt8) -> Pending[Sequence[npt.NDArray[Any]]]: ...
 
     def close(self) -> None: ...
 
 
-class PyTorchEngine(LoadedEngine):
-    """An exported program; meets ``base.Engine``.
+class PyTorchEngine(Engine):
+    """A program that ``torch.export`` wrote.
 
     On a CUDA device the program is compiled, its convolutions and matrix products in half precision and channels last,
     and recorded as one CUDA graph between buffers that are allocated once, on the host page-locked; copies of one
@@ -94,7 +93,7 @@ class PyTorchEngine(LoadedEngine):
             graph = ""
             if cuda:
                 self._runner, graph = _on_cuda(network, cuda, manifest)
-            self._runner.begin(0, black).result()
+            self._runner.submit(0, black).result()
         except RuntimeError as err:
             if (failure := device_failure(err)) is not None:
                 raise failure from err
@@ -110,13 +109,13 @@ class PyTorchEngine(LoadedEngine):
             device_memory_bytes=torch.cuda.memory_reserved() - reserved if cuda else None,
         )
 
-    def _begin(self, slot: int, images: UInt8) -> Pending[Sequence[npt.NDArray[Any]]]:
+    def _submit(self, slot: int, images: UInt8) -> Pending[Sequence[npt.NDArray[Any]]]:
         try:
-            return self._runner.begin(slot, images)
+            return self._runner.submit(slot, images)
         except RuntimeError as err:
             raise engine_failure("torch", err, remedy="restart the process") from err
 
-    def _release(self) -> None:
+    def _close(self) -> None:
         self._runner.close()
 
 
@@ -180,11 +179,11 @@ class _OnCpu:
     def __init__(self, network: _Network) -> None:
         self._network: _Network | None = network
 
-    def begin(self, slot: int, images: UInt8) -> Finished[list[npt.NDArray[Any]]]:
+    def submit(self, slot: int, images: UInt8) -> Pending[list[npt.NDArray[Any]]]:
         import torch
 
         assert self._network is not None
-        return Finished([tensor.numpy() for tensor in self._network(torch.from_numpy(images))])
+        return Pending.finished([tensor.numpy() for tensor in self._network(torch.from_numpy(images))])
 
     def close(self) -> None:
         self._network = None

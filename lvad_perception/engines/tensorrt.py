@@ -10,11 +10,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from lvad_perception.engines.base import SLOTS
-from lvad_perception.engines.cuda import Cuda, Download, Pipeline
+from lvad_perception.engines.base import SLOTS, Engine, Pending
+from lvad_perception.engines.cuda import Cuda, Pipeline
 from lvad_perception.engines.failures import device_failure, engine_failure
 from lvad_perception.engines.graph import check_graph, first_line
-from lvad_perception.engines.loaded import LoadedEngine
 from lvad_perception.engines.tensorrt_file import REBUILD, EngineFile, Target, read_engine_file
 from lvad_perception.errors import EngineError, MissingDependencyError
 from lvad_perception.manifest import INPUT_NAME
@@ -25,8 +24,8 @@ _TYPES: Final = {"UINT8": "uint8", "FLOAT": "float32", "INT32": "int32"}
 _Tensors = dict[str, tuple[str, tuple[int, ...]]]
 
 
-class TensorRtEngine(LoadedEngine):
-    """An engine file on the CUDA device; meets ``base.Engine``.
+class TensorRtEngine(Engine):
+    """A TensorRT engine file on the CUDA device.
 
     Input and outputs live in buffers that are allocated once, on the host page-locked; the network is one CUDA graph,
     and copies of one inference overlap the network of another (``cuda.Pipeline``). Its precision is that of the build,
@@ -70,7 +69,7 @@ class TensorRtEngine(LoadedEngine):
             self._log.clear()  # of why it was not recorded
             self._pipeline = Pipeline(self._cuda, source, network, outputs)
             black = np.zeros(tensors[0][INPUT_NAME][1], np.uint8)
-            self._pipeline.begin(0, black).result()
+            self._pipeline.submit(0, black).result()
         except RuntimeError as err:  # of torch, or of _enqueue
             if (failure := device_failure(err)) is not None:
                 raise failure from err
@@ -88,13 +87,13 @@ class TensorRtEngine(LoadedEngine):
             device_memory_bytes=memory,
         )
 
-    def _begin(self, slot: int, images: UInt8) -> Download:
+    def _submit(self, slot: int, images: UInt8) -> Pending[list[Any]]:
         try:
-            return self._pipeline.begin(slot, images)
+            return self._pipeline.submit(slot, images)
         except RuntimeError as err:  # of torch, or of _enqueue
             raise engine_failure("TensorRT", err, remedy="restart the process") from err
 
-    def _release(self) -> None:
+    def _close(self) -> None:
         # The recording uses the context, the context the engine, the engine the runtime: in this order.
         self._pipeline.close()
         self._context = self._engine = self._runtime = None

@@ -134,7 +134,7 @@ class Worker:
             self._publishing.put(partial(self._publish_all, batch, nothing, {}, began_s))
             return
         try:
-            pending = self._perceiver.begin([item.image for item in batch], tasks=asked)
+            pending = self._perceiver.submit([item.image for item in batch], tasks=asked)
         except Exception as err:
             self._skip_all(batch, err)
             return

@@ -35,7 +35,7 @@ def overlapped_fps(perceiver: Perceiver, frames: Iterator[Decode], *, count: int
         for _ in range(batches):
             taken_s = time.monotonic()
             images = [decode() for decode in islice(frames, batch_size)]
-            pending = perceiver.begin(images)
+            pending = perceiver.submit(images)
             pace.began(taken_s=taken_s)
             publishing.put(partial(_finish, pending, pace))
             frames_run += len(images)

@@ -136,7 +136,7 @@ def run_benchmark(
             began = time.perf_counter_ns()
             images = [decode() for decode in batch]
             decoded = time.perf_counter_ns()
-            pending = perceiver.begin(images)
+            pending = perceiver.submit(images)
             predictions = pending.result()
             timings = pending.timings
             perceived = time.perf_counter_ns()

@@ -46,8 +46,8 @@ SLOWLY = """
 import signal, sys, time
 from lvad_perception.engines.onnx import OnnxEngine
 signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in a shell's background ignore it, their programs too
-begin = OnnxEngine.begin
-OnnxEngine.begin = lambda engine, images: time.sleep(0.2) or begin(engine, images)
+submit = OnnxEngine.submit
+OnnxEngine.submit = lambda engine, images: time.sleep(0.2) or submit(engine, images)
 from lvad_perception.cli import main
 sys.exit(main())
 """

@@ -34,7 +34,7 @@ def test_two_inferences_are_under_way(doubled):
     pipeline, how = doubled()
     assert how == "CUDA graph"
     for value in range(0, 100, 2):
-        pending = [pipeline.begin(slot, np.full(64, value + slot, np.uint8)) for slot in range(2)]
+        pending = [pipeline.submit(slot, np.full(64, value + slot, np.uint8)) for slot in range(2)]
         for slot, each in enumerate(pending):
             np.testing.assert_array_equal(each.result()[0], np.full(64, 2 * (value + slot), np.uint8))
             assert each.done
@@ -45,7 +45,7 @@ def test_two_inferences_are_under_way(doubled):
 def test_what_cannot_be_recorded_runs_without_graph(doubled):
     pipeline, how = doubled(lambda tensor: tensor + int(tensor[0].item()))  # which waits for the device
     assert how == "no CUDA graph"
-    (found,) = pipeline.begin(0, np.full(64, 3, np.uint8)).result()
+    (found,) = pipeline.submit(0, np.full(64, 3, np.uint8)).result()
     np.testing.assert_array_equal(found, np.full(64, 6, np.uint8))
 
 

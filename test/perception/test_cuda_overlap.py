@@ -53,7 +53,7 @@ def open_on(request, monkeypatch, tmp_path, tiny_model_file, make_manifest, refe
 def mixed_up(reference):
     """A function that runs many images through an engine, two at a time, and says of how many the result was another's.
 
-    A result is looked at when it is fetched and again before the second ``begin`` after its own, while it is valid.
+    A result is looked at when it is fetched and again before the second ``submit`` after its own, while it is valid.
     """
 
     def same(found, images):
@@ -75,7 +75,7 @@ def mixed_up(reference):
                 source[:] = chance.randrange(256)  # which from now on is the caller's again
             while len(fetched) + len(under_way) == 2:
                 wrong += not same(*fetched.popleft())
-            under_way.append((engine.begin(images), images))
+            under_way.append((engine.submit(images), images))
         wrong += sum(not same(pending.result(), source) for pending, source in under_way)
         engine.close()
         return wrong
@@ -108,7 +108,7 @@ def test_a_copy_to_the_device_overlaps_the_network_of_another_image(open_on, ima
     def overlapped(seed):
         engine = open_on(seed)
         pipeline = engine._pipeline if hasattr(engine, "_pipeline") else engine._runner
-        first, second = (engine.begin(images_like(engine.manifest, number)) for number in range(2))
+        first, second = (engine.submit(images_like(engine.manifest, number)) for number in range(2))
         uploaded, computed = pipeline._slots[1].uploaded, pipeline._slots[0].computed
         early = uploaded.query() and not computed.query()
         first.result(), second.result()
@@ -117,16 +117,16 @@ def test_a_copy_to_the_device_overlaps_the_network_of_another_image(open_on, ima
     assert any(overlapped(seed) for seed in range(50))
 
 
-class TestTurns:
+class TestSlots:
     def test_a_third_does_not_begin_until_the_first_was_fetched(self, open_on, images_like, reference):
         engine = open_on(0)
         images = [images_like(engine.manifest, seed) for seed in range(3)]
-        first, second = engine.begin(images[0]), engine.begin(images[1])
+        first, second = engine.submit(images[0]), engine.submit(images[1])
         for _ in range(2):
-            with pytest.raises(EngineError, match="2 inferences are under way, and no more can be; fetch"):
-                engine.begin(images[2])
+            with pytest.raises(EngineError, match="2 inferences are in flight, the most that an engine takes; fetch"):
+                engine.submit(images[2])
         np.testing.assert_array_equal(first.result().semantic, reference(images[0]).semantic)
-        third = engine.begin(images[2])
+        third = engine.submit(images[2])
         for pending, image in ((second, images[1]), (third, images[2])):
             np.testing.assert_array_equal(pending.result().semantic, reference(image).semantic)
             assert pending.done
@@ -134,18 +134,18 @@ class TestTurns:
     def test_what_was_fetched_twice_gives_no_second_turn(self, open_on, images_like):
         engine = open_on(0)
         images = images_like(engine.manifest)
-        first = engine.begin(images)
+        first = engine.submit(images)
         first.result()
         engine.infer(images)
-        engine.begin(images), engine.begin(images)
+        engine.submit(images), engine.submit(images)
         first.result()  # whose slot has another user by now
-        with pytest.raises(EngineError, match="2 inferences are under way"):
-            engine.begin(images)
+        with pytest.raises(EngineError, match="2 inferences are in flight"):
+            engine.submit(images)
 
     def test_closing_waits_for_what_is_under_way(self, open_on, images_like, reference):
         engine = open_on(3)
         images = images_like(engine.manifest)
-        pending = engine.begin(images)
+        pending = engine.submit(images)
         engine.close()
         assert pending.done
         np.testing.assert_array_equal(pending.result().semantic, reference(images).semantic)

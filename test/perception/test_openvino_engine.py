@@ -131,7 +131,7 @@ class TestUnderWay:
         for batch in images:
             if len(under_way) == 2:
                 found.append(copied(under_way.popleft().result()))
-            under_way.append(engine.begin(batch))
+            under_way.append(engine.submit(batch))
         found += [copied(pending.result()) for pending in under_way]
         for batch, outputs in zip(images, found, strict=True):
             wanted = reference(batch)
@@ -149,27 +149,27 @@ class TestUnderWay:
                 batch = images_like(engine.manifest, seed)
                 if len(fetched) == 2:
                     fetched.popleft().result()
-                fetched.append(other.submit(check, engine.begin(batch), reference(batch).semantic))
+                fetched.append(other.submit(check, engine.submit(batch), reference(batch).semantic))
             for each in fetched:
                 each.result()
 
     def test_images_that_nobody_else_holds_stay(self, engine, images_like, reference):
-        pending = engine.begin(images_like(engine.manifest, 3))
+        pending = engine.submit(images_like(engine.manifest, 3))
         filler = [np.zeros((2, 48, 64, 3), np.uint8) for _ in range(50)]  # would take their place
         np.testing.assert_array_equal(pending.result().semantic, reference(images_like(engine.manifest, 3)).semantic)
         del filler
 
     def test_a_third_is_refused(self, engine, images_like):
         images = images_like(engine.manifest)
-        first, _ = engine.begin(images), engine.begin(images)
-        with pytest.raises(EngineError, match="2 inferences are under way"):
-            engine.begin(images)
+        first, _ = engine.submit(images), engine.submit(images)
+        with pytest.raises(EngineError, match="2 inferences are in flight"):
+            engine.submit(images)
         first.result()
-        engine.begin(images)
+        engine.submit(images)
 
     def test_closing_waits_and_the_result_stays(self, engine, images_like, reference):
         images = images_like(engine.manifest)
-        pending = engine.begin(images)
+        pending = engine.submit(images)
         engine.close()
         assert pending.done
         np.testing.assert_array_equal(pending.result().semantic, reference(images).semantic)
@@ -193,7 +193,7 @@ class TestUnderWay:
         engine._requests[0] = Failing()
         images = images_like(engine.manifest)
         for _ in range(3):
-            pending, other = engine.begin(images), engine.begin(images)
+            pending, other = engine.submit(images), engine.submit(images)
             assert pending.done
             with pytest.raises(EngineError, match=r"^OpenVINO failed \(no memory\); check the free"):
                 pending.result()

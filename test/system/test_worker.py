@@ -44,7 +44,7 @@ def make_async(make_engine):
             self._engine.under_way -= 1
             if stamp_in(self._images) in self._engine.fails_at:
                 raise EngineError("out of memory; close something")
-            return self._outputs
+            return self._engine.arrays(self._outputs)
 
     class Asynchronous(make_engine):
         takes_s, fails_at = 0.0, ()
@@ -57,7 +57,7 @@ def make_async(make_engine):
             self._device = threading.Thread(target=self._work)
             self._device.start()
 
-        def begin(self, images):
+        def _submit(self, slot, images):
             inference = Inference(self, images)
             self.under_way += 1
             self.most = max(self.most, self.under_way)
@@ -252,7 +252,7 @@ def test_an_inference_that_fails_costs_its_frame_alone(start, wait_until):
 
 
 def test_a_device_that_failed_is_told_as_that_with_each_frame(start, wait_until, monkeypatch):
-    """Also where even the look at what has begun fails: no place stays taken, of which later frames would tell."""
+    """Also where even the look at what has begun fails: no slot stays occupied, which later frames would report."""
     found = start(lossless=True)
     said = "CUDA error: device-side assert triggered\nCUDA kernel errors might be reported at another call"
 
@@ -264,7 +264,7 @@ def test_a_device_that_failed_is_told_as_that_with_each_frame(start, wait_until,
         def result(self):
             raise RuntimeError(said)
 
-    monkeypatch.setattr(found.engine, "begin", lambda images: Failed())
+    monkeypatch.setattr(found.engine, "_submit", lambda slot, images: Failed())
     monkeypatch.setattr(found.health, "_clock", itertools.count(0.0, 10.0).__next__)  # each is due to be logged
     for number in range(1, 6):
         found.put(number)
