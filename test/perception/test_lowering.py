@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from lvad_perception.conversion.lowering import lower
-from lvad_perception.conversion.lowering_half import deciding_products, in_half
+from lvad_perception.conversion.lowering_half import in_half, output_products
 from lvad_perception.conversion.lowering_int8 import best_range, in_int8, measure_ranges
 from lvad_perception.conversion.lowering_norms import with_norms_folded
 from lvad_perception.conversion.lowering_opset import in_opset_17
@@ -110,7 +110,7 @@ class TestHalf:
 
     def test_the_last_product_before_each_output_stays(self, model):
         nodes = model.graph.node
-        assert {nodes[index].output[0] for index in deciding_products(model.graph)} == {"logits", "deltas"}
+        assert {nodes[index].output[0] for index in output_products(model.graph)} == {"logits", "deltas"}
 
     def test_outputs_stay_close_and_keep_their_type(self, model, batches):
         lowered = in_half(model)

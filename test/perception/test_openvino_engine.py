@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lvad_perception.engines.agreement import copied
-from lvad_perception.engines.openvino import OpenVinoEngine, choose_at_once, read_network
+from lvad_perception.engines.openvino import OpenVinoEngine, fuse_argmax, read_network
 from lvad_perception.errors import EngineError, ModelFileError
 
 pytest.importorskip("openvino", reason="OpenVINO is not installed")
@@ -73,7 +73,7 @@ def scores_model():
 
 def test_class_and_score_are_found_by_one_operator(scores_model):
     core, model = scores_model
-    choose_at_once(model)
+    fuse_argmax(model)
     assert [node.get_type_name() for node in model.get_ops()].count("ReduceMax") == 2
     scores = np.random.default_rng(0).normal(size=(1, 5, 6, 7)).astype(np.float32)
     found = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(scores)

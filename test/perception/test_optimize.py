@@ -100,7 +100,7 @@ class TestCache:
         (kept,) = (tmp_path / "cache/tensorrt").glob("*.engine")
         kept.write_bytes(kept.read_bytes()[:50])
         result, lines = build()
-        assert any("the cached engine is of no use: " in line and "is truncated" in line for line in lines)
+        assert any("the cached engine cannot be used: " in line and "is truncated" in line for line in lines)
         assert result.built_s is not None
         assert read_engine_file(kept).precision == "fp32"
 
@@ -239,7 +239,7 @@ def test_scales_and_comparison_have_different_images(trt, build, small_split, mo
     right = module.lower
     monkeypatch.setattr(module, "lower", lambda *a, **k: given.extend(k["batches"]) or right(*a, **k))
     checked = []
-    monkeypatch.setattr(module._Judge, "model", lambda self, _: checked.extend(self.batches) or NO_DISTANCE)
+    monkeypatch.setattr(module._Check, "model", lambda self, _: checked.extend(self.comparison.batches) or NO_DISTANCE)
     build(precision="int8", images=small_split / "images", calibration_images=6, check_images=2)
     seen = {image.tobytes() for batch in given for image in batch}
     assert len(given) == 3

@@ -251,7 +251,7 @@ class TestWrongFiles:
         monkeypatch.setattr(torch.export, "load", lambda _: pytest.fail("torch was asked to read it"))
         monkeypatch.setattr(zipfile.ZipFile, "read", lambda *_: pytest.fail("it was unpacked"))
         with pytest.raises(
-            ModelFileError, match=r"packed\.pt2 holds \S+ compressed, as torch writes nothing, and unpacked"
+            ModelFileError, match=r"packed\.pt2 holds \S+ compressed, which torch never does, and unpacked"
         ):
             open_engine(path)
 

@@ -28,8 +28,7 @@ def file(make_manifest):
 
 def same(one, other):
     return (
-        bytes(one.plan) == bytes(other.plan)
-        and replace(one, plan=b"").to_json() == replace(other, plan=b"").to_json()
+        bytes(one.plan) == bytes(other.plan) and replace(one, plan=b"").to_json() == replace(other, plan=b"").to_json()
     )
 
 
@@ -68,7 +67,7 @@ def test_facts_that_make_no_sense_are_refused(file, tmp_path):
     path = tmp_path / "model.engine"
     metadata = b'{"manifest": 1}'
     path.write_bytes(MAGIC + len(metadata).to_bytes(4, "little") + metadata + PLAN)
-    with pytest.raises(ModelFileError, match="what it says of itself cannot be read"):
+    with pytest.raises(ModelFileError, match="its metadata cannot be read"):
         read_engine_file(path)
 
 
