@@ -160,8 +160,8 @@ class Manifest:
 
     def _check(self, source: str) -> None:
         sizes = (*self.network_hw, *self.input_hw, self.batch_size, self.max_detections)
-        most = self.batch_size * max(math.prod(self.network_hw), math.prod(self.input_hw), self.max_detections)
-        if min(sizes) < 1 or most > MOST_PIXELS or not 0 <= self.score_threshold <= 1:
+        elements = self.batch_size * max(math.prod(self.network_hw), math.prod(self.input_hw), self.max_detections)
+        if min(sizes) < 1 or elements > MOST_PIXELS or not 0 <= self.score_threshold <= 1:
             raise ModelFileError(f"{source}: its manifest has impossible sizes; export the model again")
         if not self.classes:
             raise ModelFileError(f"{source}: its manifest names no task; export the model again")

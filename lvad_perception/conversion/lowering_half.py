@@ -136,7 +136,7 @@ def output_products(graph: Any) -> set[int]:
     producers = {name: index for index, node in enumerate(graph.node) for name in node.output}
     waiting = [value.name for value in graph.output]
     seen: set[str] = set()
-    found: set[int] = set()
+    products: set[int] = set()
     while waiting:
         name = waiting.pop()
         if name in seen or name not in producers:
@@ -144,10 +144,10 @@ def output_products(graph: Any) -> set[int]:
         seen.add(name)
         node = graph.node[producers[name]]
         if node.op_type in _PRODUCTS:
-            found.add(producers[name])
+            products.add(producers[name])
         else:
             waiting.extend(node.input)
-    return found
+    return products
 
 
 def _half_constant(tensor: Any) -> Any:

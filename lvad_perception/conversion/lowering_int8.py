@@ -90,33 +90,33 @@ def measure_ranges(model: Any, names: Sequence[str], batches: Sequence[UInt8], p
     known = {value.name for value in watched.graph.output}
     watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in known)
     session = create_session(watched.SerializeToString(), threads=usable_cores())
-    most = dict.fromkeys(names, 0.0)
+    maxima = dict.fromkeys(names, 0.0)
     counts = {name: np.zeros(_BINS) for name in names}
     for index, batch in enumerate([*batches, *batches] if names else ()):
         for name, array in zip(names, session.run(list(names), {INPUT_NAME: batch}), strict=True):
             if index < len(batches):
-                most[name] = max(most[name], float(np.abs(array).max()))
+                maxima[name] = max(maxima[name], float(np.abs(array).max()))
             else:
-                counts[name] += np.histogram(np.abs(array), _BINS, (0, max(most[name], _LEAST_RANGE)))[0]
+                counts[name] += np.histogram(np.abs(array), _BINS, (0, max(maxima[name], _LEAST_RANGE)))[0]
         progress((index + 1) / (2 * len(batches)), "calibration")
-    return {name: best_range(counts[name], max(most[name], _LEAST_RANGE)) for name in names}
+    return {name: best_range(counts[name], max(maxima[name], _LEAST_RANGE)) for name in names}
 
 
-def best_range(counts: npt.NDArray[np.float64], most: float) -> float:
-    """The range, in (0, most], with the least mean squared error of values rounded to 127 steps of either sign.
+def best_range(counts: npt.NDArray[np.float64], maximum: float) -> float:
+    """The range, in (0, maximum], with the least mean squared error of values rounded to 127 steps of either sign.
 
     Args:
-        counts: histogram of magnitudes over equal bins of [0, most], float64 [bins].
-        most: the largest magnitude.
+        counts: histogram of magnitudes over equal bins of [0, maximum], float64 [bins].
+        maximum: the largest magnitude.
     """
     counts = counts.copy()
     counts[0] = 0  # zeros, half of the values after a ReLU, are exact in any range
-    centres = (np.arange(len(counts)) + 0.5) / len(counts) * most
-    ranges = np.linspace(_LEAST_SHARE, 1, _CANDIDATES) * most
+    centres = (np.arange(len(counts)) + 0.5) / len(counts) * maximum
+    ranges = np.linspace(_LEAST_SHARE, 1, _CANDIDATES) * maximum
     rounding = (ranges / _LEVELS) ** 2 / 12  # variance within a step
     clipped = np.maximum(centres[:, None] - ranges, 0) ** 2  # (bins, candidates)
     errors = counts @ np.where(centres[:, None] <= ranges, rounding, clipped)
-    return float(ranges[errors.argmin()]) if counts.any() else most
+    return float(ranges[errors.argmin()]) if counts.any() else maximum
 
 
 def _input_channels(node: Any, weight: Any) -> int:

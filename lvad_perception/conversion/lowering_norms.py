@@ -47,8 +47,8 @@ def with_norms_folded(model: Any) -> Any:
         graph.node.remove(norm)
     del graph.value_info[:]  # some describe tensors that no longer exist
     used = {name for node in graph.node for name in node.input}
-    kept = [tensor for tensor in graph.initializer if tensor.name in used]
-    copies = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in kept]
+    remaining = [tensor for tensor in graph.initializer if tensor.name in used]
+    copies = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in remaining]
     del graph.initializer[:]
     graph.initializer.extend(copies)
     return result

@@ -118,7 +118,7 @@ def optimize(
         check = _Check(compare_on(original, checked, source), precision, output)
     options = options or BuildOptions()
     content = model.read_bytes()
-    metadata = EngineFile(
+    file = EngineFile(
         b"",
         manifest,
         precision=precision,
@@ -131,7 +131,7 @@ def optimize(
     opset_17 = version_of(import_tensorrt("optimize")) < (10, 0)
     batches = to_batches(calibration, manifest.batch_size)
     lowered = lower(content, precision=precision, opset_17=opset_17, batches=batches, progress=progress)
-    cached = folder / f"{_key(metadata, options, lowered)}{'.pth' if output.suffix == '.pth' else '.engine'}"
+    cached = folder / f"{_key(file, options, lowered)}{'.pth' if output.suffix == '.pth' else '.engine'}"
     if cached.exists() and not rebuild:
         report(f"found in the cache: {cached}")
         try:
@@ -143,24 +143,24 @@ def optimize(
     report(f"the rewritten model in ONNX Runtime: {check.model(lowered).to_text()}")
     report(f"building for {target.to_text()}; this takes minutes")
     began = time.perf_counter()
-    metadata, state = _build(lowered, metadata, replace(options, timing_cache=_timing_cache(folder, target)), progress)
+    file, state = _build(lowered, file, replace(options, timing_cache=_timing_cache(folder, target)), progress)
     built_s = time.perf_counter() - began
     with draft(cached) as built:
-        _write(built, metadata, state)
+        _write(built, file, state)
         agreement, description = check.engine(built, device)
-        _write(built, replace(metadata, agreement=agreement.to_text()), state)
+        _write(built, replace(file, agreement=agreement.to_text()), state)
     return _copy(cached, output, Optimized(output, description, manifest, agreement, source, built_s, 0))
 
 
 def _build(
-    lowered: bytes, metadata: EngineFile, options: BuildOptions, progress: Progress
+    lowered: bytes, file: EngineFile, options: BuildOptions, progress: Progress
 ) -> tuple[EngineFile, dict[str, Any] | None]:
     """The engine, and the state dict of torch2trt's module if that built it."""
-    assert metadata.precision is not None
-    if metadata.builder == "torch2trt":
-        plan, state = build_with_torch2trt(lowered, metadata.manifest, metadata.precision)
-        return replace(metadata, plan=plan), state
-    return replace(metadata, plan=build_plan(lowered, metadata.precision, options, progress=progress)), None
+    assert file.precision is not None
+    if file.builder == "torch2trt":
+        plan, state = build_with_torch2trt(lowered, file.manifest, file.precision)
+        return replace(file, plan=plan), state
+    return replace(file, plan=build_plan(lowered, file.precision, options, progress=progress)), None
 
 
 def _write(path: Path, file: EngineFile, state: dict[str, Any] | None) -> None:
@@ -231,8 +231,8 @@ def _images(folder: Path | None, size_hw: Size, calibration: int, check: int) ->
 
 
 def _cache_folder(cache_dir: Path | None) -> Path:
-    for place in cache_places(cache_dir):
-        folder = place / "tensorrt"
+    for cache in cache_places(cache_dir):
+        folder = cache / "tensorrt"
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder):
@@ -242,12 +242,12 @@ def _cache_folder(cache_dir: Path | None) -> Path:
     raise EngineError("no cache folder can be written; name one with space with --cache-dir")
 
 
-def _key(metadata: EngineFile, options: BuildOptions, lowered: bytes) -> str:
-    """Cache key of a build: the file's metadata, the options and the rewritten graph.
+def _key(file: EngineFile, options: BuildOptions, lowered: bytes) -> str:
+    """Cache key of a build: the metadata of the file, the options and the rewritten graph.
 
     The rewritten graph, since another version of this package may rewrite the same model differently.
     """
-    return digest([_FORMAT, metadata.to_json(), options.level, options.workspace_bytes, digest(lowered)])
+    return digest([_FORMAT, file.to_json(), options.level, options.workspace_bytes, digest(lowered)])
 
 
 def _copy(cached: Path, output: Path, result: Optimized) -> Optimized:

@@ -137,7 +137,7 @@ def _files_of_trial(path: Path, *, threads: int | None, precision: str | None, c
         precision,
     )
     name = hashlib.sha256(repr(key).encode()).hexdigest()[:32]
-    return [place / "runtimes" / f"{name}.json" for place in cache_places(cache_dir)]
+    return [cache / "runtimes" / f"{name}.json" for cache in cache_places(cache_dir)]
 
 
 def _installation(package: str) -> list[str]:

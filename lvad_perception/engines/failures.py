@@ -33,8 +33,8 @@ def device_failure(err: Exception) -> EngineError | None:
         that of the process, is exhausted.
     """
     text = str(err)
-    found = _REASON.search(text)
-    reason = found[0].strip() if found else first_line(err)
+    match = _REASON.search(text)
+    reason = match[0].strip() if match else first_line(err)
     if _TAKEN.search(text):
         return DeviceError(
             f"the CUDA device cannot be used ({reason}); end the process that holds it, which nvidia-smi shows, or "
