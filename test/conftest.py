@@ -307,7 +307,7 @@ def assert_same_metrics():
 
 
 @pytest.fixture
-def manifest_facts():
+def manifest_values():
     """A valid manifest as a dictionary, to be spoilt."""
     return json.loads(tiny_manifest().to_json())
 

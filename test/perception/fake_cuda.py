@@ -1,11 +1,11 @@
-"""A stand-in for torch's CUDA where there is no GPU: it queues everything and does it later, in any order that may be.
+"""A fake of torch's CUDA for machines without GPU: it queues all work and runs it later, in any permitted order.
 
-What holds the work of a stream back is what holds it back on a GPU, and nothing else: the work queued before it in the
-same stream, events that it was told to wait for, and the host that waits for an event or a stream. Each piece of work
-is done in two steps, between which other streams may do some of theirs, so that one that reads what another is just
-writing finds half of it. Which stream is next is drawn by chance: a seed is one history that could happen on a device.
+The order of work is restricted as on a GPU and not further: by the work queued before in the same stream, by events
+that the stream waits for, and by the host when it waits for an event or a stream. Each piece of work has two steps,
+between which other streams may run some of theirs, so that a read during a write sees half of it. The next stream is
+chosen at random: a seed is one order of execution that could happen on a device.
 
-``forget`` leaves a kind of waiting out, to see that the tests notice.
+``forget`` disables a kind of waiting, to check that the tests notice.
 """
 
 import random
@@ -23,7 +23,7 @@ STREAMS = WeakValueDictionary()
 
 
 class FakeTorch:
-    """What ``engines.cuda`` and the engines use of torch, with one device.
+    """The part of torch that ``engines.cuda`` and the engines use, with one device.
 
     Args:
         seed: of the order in which the device works.
@@ -76,12 +76,12 @@ class FakeTorch:
         yield
 
     def check(self):
-        """On a device that has failed nothing can be done any more, not even asked."""
+        """Every call fails on a device that has failed, even a query."""
         if self.broken:
             raise RuntimeError(self.broken)
 
     def queue(self, *steps):
-        """Have the current stream do these steps, unless they are being recorded."""
+        """Queue these steps in the current stream, unless they are being recorded."""
         self.check()
         if self._capturing is not None:
             self._capturing.steps += steps
@@ -90,12 +90,12 @@ class FakeTorch:
             self.dawdle()
 
     def dawdle(self):
-        """The device gets as far as it happens to get while the host queues the next thing."""
+        """Run a random number of steps while the host queues its next call."""
         for _ in range(self.chance.randrange(self._speed)):
             self.step()
 
     def step(self):
-        """One step of one stream that can go on; False where none can."""
+        """Run one step of a stream that is ready; False if none is."""
         ready = [stream for stream in self.streams if stream.work and stream.work[0].ready()]
         if ready:
             self.chance.choice(ready).work.popleft()()
@@ -144,7 +144,7 @@ class FakeCuda(Cuda):
 
 
 class Step:
-    """Something that a stream does in one go, when what it waits for is there."""
+    """An indivisible piece of a stream's work, run once its dependencies are done."""
 
     def __init__(self, do, ready=lambda: True):
         self.ready, self._do = ready, do
@@ -161,7 +161,7 @@ class Stream:
         STREAMS[self.cuda_stream] = self
 
     def queue(self, *steps):
-        """What a library does that is given the stream's handle."""
+        """Work of a library that was given the stream's handle."""
         assert self is self._torch._current, "work in another stream is no part of a recording"
         self._torch.queue(*steps)
 
@@ -203,7 +203,7 @@ class Graph:
 
 
 class Tensor:
-    """Memory of the host or the device, which both only reach through the queue and through ``numpy()``."""
+    """Memory of the host or the device, accessible only by queued steps and ``numpy()``."""
 
     def __init__(self, torch, array):
         self.array, self._torch = array, torch
@@ -228,7 +228,7 @@ class Tensor:
 
 
 class FakeNetwork:
-    """A network on the fake device that keeps what it reads in scratch memory, of which there is one.
+    """A network on the fake device that copies its input to scratch memory, which exists once.
 
     Args:
         torch: the device.

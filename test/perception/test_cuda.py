@@ -30,7 +30,7 @@ def doubled():
 
 
 @needs_gpu
-def test_two_inferences_are_under_way(doubled):
+def test_two_inferences_in_flight(doubled):
     pipeline, how = doubled()
     assert how == "CUDA graph"
     for value in range(0, 100, 2):
@@ -42,7 +42,7 @@ def test_two_inferences_are_under_way(doubled):
 
 
 @needs_gpu
-def test_what_cannot_be_recorded_runs_without_graph(doubled):
+def test_a_network_that_cannot_be_recorded_runs_without_graph(doubled):
     pipeline, how = doubled(lambda tensor: tensor + int(tensor[0].item()))  # which waits for the device
     assert how == "no CUDA graph"
     (found,) = pipeline.submit(0, np.full(64, 3, np.uint8)).result()
@@ -50,7 +50,7 @@ def test_what_cannot_be_recorded_runs_without_graph(doubled):
 
 
 @needs_gpu
-def test_buffers_are_page_locked():
+def test_buffers_are_pinned():
     buffer = Cuda().buffer((3, 5), np.uint8)
     assert buffer.pinned.is_pinned()
     assert buffer.host.shape == tuple(buffer.device.shape) == (3, 5)

@@ -1,4 +1,4 @@
-"""INT8 for CPUs: what is written, what is refused, and that the runtimes say what they compute in."""
+"""INT8 for CPUs: written files, refusals, and the precision that the runtimes report."""
 
 import cv2
 import numpy as np
@@ -56,7 +56,7 @@ def images(tmp_path):
     return folder
 
 
-def test_a_quantised_file_is_a_model_file_that_says_so(model, images, tmp_path):
+def test_a_quantised_file_is_a_model_file_in_int8(model, images, tmp_path):
     output = tmp_path / "deep" / "model.int8.onnx"
     done = quantize(model, output, images, calibration_images=6, check_images=4)
     assert (done.path, done.calibration_images, done.check_images) == (output, 6, 4)
@@ -77,7 +77,7 @@ def test_openvino_runs_it_in_int8(model, images, tmp_path):
     assert open_engine(output, runtime="openvino").manifest.preset == "test"
 
 
-def test_other_images_are_compared_than_those_of_the_scales(model, images, tmp_path, monkeypatch):
+def test_calibration_and_comparison_use_different_images(model, images, tmp_path, monkeypatch):
     seen = {}
     real = module._quantised
     monkeypatch.setattr(

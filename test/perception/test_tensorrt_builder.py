@@ -1,4 +1,4 @@
-"""The GPU benchmark's TensorRT part, with a stand-in for TensorRT: what its table says, and when it is left out."""
+"""The GPU benchmark's TensorRT part, with a fake TensorRT: its table, and when it is skipped."""
 
 import json
 import sys
@@ -50,7 +50,7 @@ def test_an_engine_is_built_timed_and_compared(measure):
 
 
 def test_a_build_that_fails_is_a_line_of_the_table(measure):
-    sys.modules["tensorrt"].metadata.fail = True
+    sys.modules["tensorrt"].state.fail = True
     _, line = measure()
     assert line["row"]["outcome"].startswith("failed: EngineError: TensorRT 10.3.0 builds nothing")
 
@@ -58,7 +58,7 @@ def test_a_build_that_fails_is_a_line_of_the_table(measure):
 @pytest.mark.parametrize(
     ("device", "reason"), [("cpu", "TensorRT needs CUDA"), ("cuda", "TensorRT cannot be imported")]
 )
-def test_without_gpu_or_tensorrt_the_part_is_left_out(job, monkeypatch, device, reason):
+def test_without_gpu_or_tensorrt_the_part_is_skipped(job, monkeypatch, device, reason):
     monkeypatch.setitem(sys.modules, "tensorrt", None)  # importing it raises ImportError
     with pytest.raises(Unavailable, match=reason):
         tensorrt_builder.run(Recorder(replace(job, device=device), time.monotonic()))
