@@ -211,7 +211,7 @@ def _check(model: Path, output: Path, precision: str, images: Path | None, count
     if precision == "int8" and images is None:
         raise ConfigError("INT8 needs images to measure its scales on; name a folder with --calibration")
     if min(counts) < 1:
-        raise ConfigError(f"{min(counts)} images show nothing; give at least 1")
+        raise ConfigError(f"{min(counts)} images are too few; give at least 1")
 
 
 def _images(folder: Path | None, size_hw: Size, calibration: int, check: int) -> tuple[list[UInt8], list[UInt8], str]:

@@ -119,6 +119,11 @@ class SlotRing:
             self._tickets[ticket % SLOTS] = None
 
 
+def on_cpu(threads: int) -> str:
+    """The device in an engine's description: "CPU, 1 thread", "CPU, 2 threads"."""
+    return f"CPU, {threads} thread{'s'[: threads != 1]}"
+
+
 class Engine(ABC):
     """A loaded model.
 

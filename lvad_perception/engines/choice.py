@@ -65,14 +65,14 @@ def fastest(
     if find_spec(_OPENVINO) is None:
         return _without_choice(path, threads=threads, precision=precision)
     files = _files_of_trial(path, threads=threads, precision=precision, cache_dir=cache_dir)
-    if (cached := _recall(files)) is not None:
+    if (cached := _read_cache(files)) is not None:
         runtime, reason, file = cached
         try:
             engine = _open(runtime, path, threads=threads, precision=precision)
         except LvadError:  # it ran at the trial; a new trial below reports the cause
             pass
         else:
-            log(f"runtime: {reason}; measured at an earlier start and kept in {file}")
+            log(f"runtime: {reason}; measured at an earlier start and cached in {file}")
             return engine
     return _try_both(path, files, threads=threads, precision=precision, log=log, clock=clock)
 
@@ -82,7 +82,7 @@ def _without_choice(path: Path, *, threads: int | None, precision: str | None) -
     if precision in (None, engine.precision):
         return engine
     engine.close()
-    raise EngineError(f"no runtime here computes {path} in {precision}; pip install openvino, or ask for no other")
+    raise EngineError(f"no runtime here computes {path} in {precision}; pip install openvino, or give no precision")
 
 
 def _open(runtime: str, path: Path, *, threads: int | None, precision: str | None) -> Engine:
@@ -107,7 +107,7 @@ def _try_both(
         rival = OpenVinoEngine(path, threads=threads, precision=precision)
         engines.append(rival)
         winner, reason = _compare(reference, rival, able=able, clock=clock)
-        _keep(files, _OPENVINO if winner is rival else _ONNX_RUNTIME, reason)
+        _write_cache(files, _OPENVINO if winner is rival else _ONNX_RUNTIME, reason)
     except LvadError as err:
         if not able:
             _close(engines)
@@ -158,7 +158,7 @@ def _installation(package: str) -> list[str]:
         return []
 
 
-def _recall(files: Sequence[Path]) -> tuple[str, str, Path] | None:
+def _read_cache(files: Sequence[Path]) -> tuple[str, str, Path] | None:
     """Runtime, reason and file of a cached result; None if there is none or it is damaged."""
     for file in files:
         with suppress(OSError, ValueError, KeyError, TypeError):
@@ -169,7 +169,7 @@ def _recall(files: Sequence[Path]) -> tuple[str, str, Path] | None:
     return None
 
 
-def _keep(files: Sequence[Path], runtime: str, reason: str) -> None:
+def _write_cache(files: Sequence[Path], runtime: str, reason: str) -> None:
     """Cache a result in the first file that can be written; if none can, the next start measures again."""
     text = json.dumps({"runtime": runtime, "reason": reason})
     for file in files:

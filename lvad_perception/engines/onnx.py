@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from lvad_perception.engines.base import Engine, Pending
+from lvad_perception.engines.base import Engine, Pending, on_cpu
 from lvad_perception.engines.failures import device_failure, engine_failure
 from lvad_perception.engines.graph import REMEDY, Tensors, first_line, read_manifest
 from lvad_perception.engines.onnx_parts import refuse_external_data
@@ -73,7 +73,7 @@ class OnnxEngine(Engine):
                 f"ONNX Runtime computes {path} in {used}, as it was written, not in {precision}; "
                 "leave the precision to the file, or ask another runtime"
             )
-        where = f"CPU, {threads} thread{'s'[: threads != 1]}" if provider == "cpu" else _PROVIDERS[provider]
+        where = on_cpu(threads) if provider == "cpu" else _PROVIDERS[provider]
         self._session: Any = session
         super().__init__(
             manifest=manifest,

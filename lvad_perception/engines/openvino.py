@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-from lvad_perception.engines.base import SLOTS, Engine, Pending
+from lvad_perception.engines.base import SLOTS, Engine, Pending, on_cpu
 from lvad_perception.engines.graph import REMEDY, Tensors, read_manifest
 from lvad_perception.engines.onnx_parts import refuse_external_data
 from lvad_perception.errors import EngineError, MissingDependencyError, ModelFileError
@@ -62,7 +62,7 @@ class OpenVinoEngine(Engine):
             )
             raise EngineError(f"OpenVINO computes {path} in {used}, not in {precision}; {remedy}")
         rest = _name(compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name())
-        description = f"OpenVINO {_version()}, CPU, {threads} thread{'s'[: threads != 1]}, {used.upper()}"
+        description = f"OpenVINO {_version()}, {on_cpu(threads)}, {used.upper()}"
         if rest != used:
             description += f" over {rest.upper()}"
         self._requests: list[Any] = [compiled.create_infer_request() for _ in range(SLOTS)]

@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from lvad_perception.engines.base import Engine, Pending
+from lvad_perception.engines.base import Engine, Pending, on_cpu
 from lvad_perception.engines.cuda import Cuda, Pipeline
 from lvad_perception.engines.failures import device_failure, engine_failure
 from lvad_perception.engines.graph import OUTPUT_TYPES, first_line
@@ -101,7 +101,7 @@ class PyTorchEngine(Engine):
                 f"{path}: torch {torch.__version__} failed on the first image ({first_line(err)}); check the free "
                 "memory, or use the .onnx model file"
             ) from err
-        device_text = f"{cuda.name}, {graph}" if cuda else f"CPU, {_threads(torch.get_num_threads())}"
+        device_text = f"{cuda.name}, {graph}" if cuda else on_cpu(torch.get_num_threads())
         super().__init__(
             manifest=manifest,
             description=f"PyTorch {torch.__version__}, {device_text}, {used.upper()}, {how}",
@@ -205,7 +205,3 @@ def _dtype(precision: str) -> Any:
     import torch
 
     return {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
-
-
-def _threads(count: int) -> str:
-    return f"{count} thread{'s'[: count != 1]}"

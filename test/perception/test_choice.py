@@ -154,7 +154,7 @@ class TestCache:
         assert choose.opened == [name]
         assert choose.engines[name].batches == []
         (kept,) = (tmp_path / "cache" / "runtimes").iterdir()
-        assert said[1] == f"{said[0]}; measured at an earlier start and kept in {kept}"
+        assert said[1] == f"{said[0]}; measured at an earlier start and cached in {kept}"
 
     @pytest.mark.parametrize(
         "change",
@@ -221,8 +221,8 @@ class TestCache:
     def test_starts_at_the_same_time_leave_one_whole_file(self, tmp_path):
         file = tmp_path / "runtimes" / "m.json"
         with ThreadPoolExecutor(8) as pool:
-            list(pool.map(lambda number: choice._keep([file], "openvino", f"{number} " * 5000), range(64)))
-        assert choice._recall([file])[0] == "openvino"
+            list(pool.map(lambda number: choice._write_cache([file], "openvino", f"{number} " * 5000), range(64)))
+        assert choice._read_cache([file])[0] == "openvino"
         assert list(file.parent.iterdir()) == [file]
 
     def test_the_runtime_reports_a_missing_file(self, tmp_path):

@@ -203,7 +203,7 @@ class TestRefusals:
             build(precision="int8")
 
     def test_no_images_to_check_on(self, trt, build):
-        with pytest.raises(ConfigError, match="0 images show nothing"):
+        with pytest.raises(ConfigError, match="0 images are too few"):
             build(check_images=0)
 
     def test_a_folder_without_images(self, trt, build, tmp_path):
