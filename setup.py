@@ -97,6 +97,8 @@ setup(
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml"]),
+        # Executables for ros2 run and ros2 launch. As console scripts pip would put these common names on PATH.
+        (f"lib/{NAME}", _files("scripts/*")),
         (f"share/{NAME}/launch", _files("launch/*.launch.py")),
         (
             f"share/{NAME}/config",
@@ -117,8 +119,8 @@ setup(
         "console_scripts": [
             "lvad-perception = lvad_perception.cli:main",
             "lvad-train = lvad_training.cli:main",
-            "perception = lvad_perception.node.main:main",
-            "evaluation = lvad_perception.node.evaluation:main",
+            "lvad-perception-node = lvad_perception.node.main:main",
+            "lvad-evaluation-node = lvad_perception.node.evaluation:main",
         ]
     },
 )

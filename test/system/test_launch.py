@@ -54,6 +54,18 @@ def launch(package, tmp_path):
         one.process.wait()
 
 
+def test_ros2_run_finds_the_executables_by_their_short_names(package):
+    listed = subprocess.run(
+        ["ros2", "pkg", "executables", "lvad_perception"], env=package, capture_output=True, text=True, check=True
+    )
+    assert {"lvad_perception perception", "lvad_perception evaluation"} <= set(listed.stdout.splitlines())
+    for name in ("perception", "evaluation"):
+        command = ["ros2", "run", "lvad_perception", name, "--ros-args", "--params-file", "/nowhere.yaml"]
+        result = subprocess.run(command, env=package, capture_output=True, text=True, timeout=60, check=False)
+        assert result.returncode == 2, result.stderr
+        assert f"{name}: ROS refuses to start" in result.stderr
+
+
 def test_end_to_end(package, tiny_model_file):
     command = [sys.executable, "-m", "launch_testing.launch_test", str(END_TO_END), f"model:={tiny_model_file}"]
     result = subprocess.run(command, env=package, capture_output=True, text=True, timeout=120, check=False)
