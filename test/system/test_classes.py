@@ -129,7 +129,7 @@ def test_thresholds_take_effect_while_frames_flow(model_of, make_active_node, ro
     assert classes_of(seen(painted(), results)["detections"]) == ["forklift", "Fußgänger", "vehicle.car"]
 
 
-def test_a_threshold_of_a_class_that_the_model_lacks_is_said(model_of, make_node, change, capfd):
+def test_a_threshold_of_a_class_that_the_model_lacks_is_reported(model_of, make_node, change, capfd):
     unknown = f"{THRESHOLD}.rider"
     node = make_node(model=model_of("own.onnx", OWN), **{unknown: 0.5, f"{THRESHOLD}.forklift": 0.5})
     assert unknown not in capfd.readouterr().err  # which classes there are is not known yet

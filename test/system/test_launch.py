@@ -1,4 +1,4 @@
-"""The launch files from outside, as a person starts and stops them."""
+"""The launch files, started and stopped as processes."""
 
 import os
 import signal
@@ -95,6 +95,10 @@ def test_one_sigint_ends_the_launch_with_status_0_and_leaves_nothing(launch, tin
             ["model:=/x.onnx", "cameras:=front-left"],
             "parameter cameras has 'front-left'; use letters, digits and _ only",
         ),
+        (["model:=5"], "cannot configure: 5 does not exist; "),  # a text, whatever it looks like
+        (["cameras:=2"], "parameter cameras has '2'; use letters, digits and _ only"),
+        (["parameters:={model: '5', camera: {transport: '1.0'}}"], "parameter camera.transport is '1.0'; set it to"),
+        (["parameters:={cameras: []}"], "a parameter has no value, as an empty list has none for ROS"),
         (["cameras:=front=/f rear=/r", "image:=/x"], "image is for one camera; write cameras:='front=/front/image_raw"),
         (["parameters:=half"], "parameters is 'half'; write it as YAML, like '{score_threshold: 0.5}'"),
         (["remappings:=/a=/b"], "remappings has '/a=/b'; write each as from:=to, separated by spaces"),
@@ -126,7 +130,7 @@ def test_many_cameras_remappings_and_further_parameters(launch, tiny_model_file)
     running = launch(
         f"model:={tiny_model_file}",
         "cameras:=front=/f/image_raw/compressed rear",
-        "parameters:={rear: {image_topic: /r/image_raw}, score_threshold: 0}",
+        "parameters:={rear: {image_topic: /r/image_raw}, score_threshold: 0, rear.reliability: reliable}",
         "remappings:=front/detections:=/objects rear/drivable_area:=/free",
     )
     running.wait_for("/f/image_raw/compressed -> /objects, /front/segmentation")

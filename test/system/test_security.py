@@ -1,4 +1,4 @@
-"""The policy for SROS 2 allows what the node does, and nothing else."""
+"""The policy for SROS 2 allows exactly the topics and services of the node."""
 
 from pathlib import Path
 from xml.etree import ElementTree
