@@ -86,12 +86,17 @@ def further(text: str) -> dict[str, Any]:
         values = None
     if not isinstance(values, dict):
         raise RuntimeError(f"parameters is {text!r}; write it as YAML, like '{{score_threshold: 0.5}}'")
-    return with_text_keys(values)
+    return flat(values)
 
 
-def with_text_keys(values: dict) -> dict[str, Any]:
-    """YAML reads the name of a class called 0 as a number, on which launch fails."""
-    return {str(name): with_text_keys(value) if isinstance(value, dict) else value for name, value in values.items()}
+def flat(values: dict, prefix: str = "") -> dict[str, Any]:
+    """Full names, also of a class called 0, which YAML reads as a number; launch accepts texts only."""
+    named = {}
+    for name, value in values.items():
+        if value is None or value == []:
+            raise RuntimeError(f"parameter {prefix}{name} has no value; give it one or leave it out")
+        named |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return named
 
 
 def remapping(text: str) -> tuple[str, str]:

@@ -98,7 +98,8 @@ def test_one_sigint_ends_the_launch_with_status_0_and_leaves_nothing(launch, tin
         (["model:=5"], "cannot configure: 5 does not exist; "),  # a text, whatever it looks like
         (["cameras:=2"], "parameter cameras has '2'; use letters, digits and _ only"),
         (["parameters:={model: '5', camera: {transport: '1.0'}}"], "parameter camera.transport is '1.0'; set it to"),
-        (["parameters:={cameras: []}"], "a parameter has no value, as an empty list has none for ROS"),
+        (["parameters:={cameras: []}"], "parameter cameras has no value; give it one or leave it out"),
+        (["parameters:={rear: {transport: }}"], "parameter rear.transport has no value; give it one or leave it out"),
         (["cameras:=front=/f rear=/r", "image:=/x"], "image is for one camera; write cameras:='front=/front/image_raw"),
         (["parameters:=half"], "parameters is 'half'; write it as YAML, like '{score_threshold: 0.5}'"),
         (["remappings:=/a=/b"], "remappings has '/a=/b'; write each as from:=to, separated by spaces"),
