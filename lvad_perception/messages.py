@@ -297,7 +297,7 @@ class DetectionMessages:
         return self._types.Detection2DArray(header=header, detections=[part[0] for part in parts])
 
     def _make_part(self, header: Message) -> tuple[Message, Message, Message, Message]:
-        """Rosbags' constructors want every field."""
+        """A detection with its box, centre and hypothesis; rosbags' constructors require every field."""
         types = self._types
         hypothesis = types.ObjectHypothesis(class_id="", score=0.0)
         center = types.Point2D(x=0.0, y=0.0)

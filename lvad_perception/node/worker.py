@@ -1,8 +1,8 @@
 """The pipeline from the mailbox to the published results: decode, inference and publishing overlap.
 
 While the engine computes one batch, the previous one is published and the next is decoded and copied to the device. No
-frame gets older by that: ``Pace`` delays taking a frame from the mailbox until the engine becomes free just as the
-frame is decoded; an engine that computes synchronously is free by then anyway.
+frame gets older by that: it is taken from the mailbox just in time (``Pace``), so that the engine becomes free when the
+frame is decoded. With an engine that computes synchronously it is taken after the computation.
 
 Threads:
 
@@ -63,7 +63,7 @@ class Worker:
 
     Args:
         mailbox: source of the frames.
-        perceiver: the model; used by this worker alone until ``stop`` returns.
+        perceiver: the model; nothing else runs it until ``stop`` returns.
         cameras: camera name -> its parts.
         now_ns: the node's clock, for the age of frames by their stamps.
         logger: the node's.
