@@ -81,7 +81,7 @@ MODEL = (
 NODE = (
     *MODEL,
     Command("lvad-perception replay nowhere --model {model} --output {work}/none", 2, "error: "),
-    Command("perception", 2, "perception: rclpy cannot be imported by"),
+    Command("lvad-perception-node", 2, "perception: rclpy cannot be imported by"),
 )
 BAGS = (
     Command("lvad-perception bag from-bdd100k {data} --split val --output {work}/val_bag"),
