@@ -17,7 +17,7 @@ from lvad_training.pseudo import Teacher
 from lvad_training.recipe.schema import PseudoConfig
 from lvad_training.samples import ConfidentPredictions
 
-from .painted_teachers import ALL, FRAMES, Stop, content, make_teachers, say, write
+from .painted_teachers import ALL, FRAMES, Stop, content, make_teachers, predict, write
 
 
 class TestTheFolder:
@@ -32,30 +32,30 @@ class TestTheFolder:
         split = open_split(whole_labels[0], "train")
         kept = ignored = 0
         for i in range(FRAMES):
-            said, truth = say(painted_split, i), split.truth(i, (72, 96))
-            smallest = np.where(said.detections.labels == DETECTION.index("truck"), 0.8, 0.4)
-            sure = said.detections.scores >= smallest
+            predicted, truth = predict(painted_split, i), split.truth(i, (72, 96))
+            smallest = np.where(predicted.detections.labels == DETECTION.index("truck"), 0.8, 0.4)
+            sure = predicted.detections.scores >= smallest
             label = ~truth.boxes.crowd
-            np.testing.assert_array_equal(truth.boxes.boxes_xyxy[label], said.detections.boxes_xyxy[sure])
-            np.testing.assert_array_equal(truth.boxes.labels[label], said.detections.labels[sure])
-            unsure = ~sure & (said.detections.scores >= 0.2)
-            np.testing.assert_array_equal(truth.boxes.boxes_xyxy[~label], said.detections.boxes_xyxy[unsure])
-            np.testing.assert_array_equal(truth.boxes.labels[~label], said.detections.labels[unsure])
+            np.testing.assert_array_equal(truth.boxes.boxes_xyxy[label], predicted.detections.boxes_xyxy[sure])
+            np.testing.assert_array_equal(truth.boxes.labels[label], predicted.detections.labels[sure])
+            unsure = ~sure & (predicted.detections.scores >= 0.2)
+            np.testing.assert_array_equal(truth.boxes.boxes_xyxy[~label], predicted.detections.boxes_xyxy[unsure])
+            np.testing.assert_array_equal(truth.boxes.labels[~label], predicted.detections.labels[unsure])
             ignored += int(unsure.sum())
-            sure = said.semantic_confidence >= 102
-            np.testing.assert_array_equal(truth.semantic, np.where(sure, said.semantic, UNLABELED))
-            sure = said.drivable_confidence >= np.where(said.drivable == 0, 179, 102)
-            np.testing.assert_array_equal(truth.drivable, np.where(sure, said.drivable, UNLABELED))
+            sure = predicted.semantic_confidence >= 102
+            np.testing.assert_array_equal(truth.semantic, np.where(sure, predicted.semantic, UNLABELED))
+            sure = predicted.drivable_confidence >= np.where(predicted.drivable == 0, 179, 102)
+            np.testing.assert_array_equal(truth.drivable, np.where(sure, predicted.drivable, UNLABELED))
             kept += int(label.sum())
         assert 0 < kept < kept + ignored < 4 * FRAMES
 
     def test_det_20_has_categories_and_scores(self, painted_split, whole_labels):
         entries = json.loads((whole_labels[0] / "labels/det_20/det_train.json").read_text())
         assert [entry["name"] for entry in entries] == [painted_split.image_path(i).name for i in range(FRAMES)]
-        said = say(painted_split, 0).detections
+        predicted = predict(painted_split, 0).detections
         label = entries[0]["labels"][0]
-        assert label["category"] == DETECTION.names[said.labels[0]]
-        assert label["score"] == round(float(said.scores[0]), 4)
+        assert label["category"] == DETECTION.names[predicted.labels[0]]
+        assert label["score"] == round(float(predicted.scores[0]), 4)
         assert set(label["box2d"]) == {"x1", "y1", "x2", "y2"}
 
     def test_data_check_finds_no_error_in_it(self, whole_labels):
@@ -94,7 +94,7 @@ class TestThresholds:
         chosen = {name: one.threshold for name, one in whole_labels[3].tasks["detection"].classes.items()}
         assert {name for name, threshold in chosen.items() if threshold is not None} <= set(DETECTION.names[:4])
         assert any(threshold is not None for threshold in chosen.values())
-        scores = np.concatenate([say(painted_split, i).detections.scores for i in range(FRAMES)])
+        scores = np.concatenate([predict(painted_split, i).detections.scores for i in range(FRAMES)])
         assert all(
             np.isclose(scores, threshold).any() for threshold in chosen.values() if threshold not in (None, 0.95)
         )
@@ -130,7 +130,7 @@ class TestBadInput:
 
     def test_teachers(self, painted_split, tmp_path):
         twice = make_teachers(painted_split, tasks=["semantic", "semantic"])
-        with pytest.raises(ConfigError, match="teachers of semantic, semantic: give one for each"):
+        with pytest.raises(ConfigError, match="teachers of semantic, semantic: give one teacher per task"):
             write(painted_split, tmp_path, teachers=twice)
         with pytest.raises(ConfigError, match="teachers of no task"):
             write(painted_split, tmp_path, teachers=[])
@@ -138,7 +138,7 @@ class TestBadInput:
         with pytest.raises(ConfigError, match="box_score is auto but the teacher of detection has no training images"):
             write(painted_split, tmp_path, teachers=[teacher], config=PseudoConfig())
         teacher = Teacher(
-            task="detection", identity="x", predict=lambda _: [say(painted_split, 3)], frames=[0], trained_on=[3]
+            task="detection", identity="x", predict=lambda _: [predict(painted_split, 3)], frames=[0], trained_on=[3]
         )
         with pytest.raises(ConfigError, match="frame-003 is not annotated for detection"):
             write(painted_split, tmp_path, teachers=[teacher], config=PseudoConfig())
@@ -147,17 +147,17 @@ class TestBadInput:
 
     @pytest.mark.parametrize("task", list(TASKS))
     def test_a_teacher_without_the_head(self, painted_split, tmp_path, task):
-        def predict(indices):
-            return (say(painted_split, index, tasks=()) for index in indices)
+        def predict_without_heads(indices):
+            return (predict(painted_split, index, tasks=()) for index in indices)
 
-        teacher = Teacher(task=task, identity="x", predict=predict, frames=[0])
+        teacher = Teacher(task=task, identity="x", predict=predict_without_heads, frames=[0])
         with pytest.raises(CheckpointError, match=f"the teacher of {task} has no head for it"):
             write(painted_split, tmp_path / "p", teachers=[teacher])
 
     @pytest.mark.parametrize("answer", [[], [1], [0, 1]])
     def test_a_teacher_that_answers_something_else(self, painted_split, tmp_path, answer):
         teacher = Teacher(
-            task="semantic", identity="x", predict=lambda _: [say(painted_split, i) for i in answer], frames=[0]
+            task="semantic", identity="x", predict=lambda _: [predict(painted_split, i) for i in answer], frames=[0]
         )
         with pytest.raises(ValueError, match=r"zip|asked for frame-000, the teacher predicted frame-001"):
             write(painted_split, tmp_path / "p", teachers=[teacher])
