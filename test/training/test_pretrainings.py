@@ -11,8 +11,8 @@ from lvad_training.model.backbone import timm_backbone
 from lvad_training.recipe.config import with_convolutional_heads
 from lvad_training.recipe.schema import BackboneConfig
 from lvad_training.reproduce.base import base_recipe
-from lvad_training.reproduce.pretrainings import PRETRAININGS, needs_files, with_files
-from lvad_training.reproduce.tables import TABLES
+from lvad_training.reproduce.pretrainings import PRETRAININGS
+from lvad_training.reproduce.tables import TABLES, with_files
 from lvad_training.reproduce.trainings import trainings
 from lvad_training.training import stages
 
@@ -59,7 +59,7 @@ def base(blobs):
 
 
 def test_two_tables_need_files_and_every_file_has_a_row():
-    assert [name for name, table in TABLES.items() if needs_files(table)] == ["table2", "table8"]
+    assert [name for name, table in TABLES.items() if table.pretrainings] == ["table2", "table8"]
     assert [row.methods[0].pretraining for row in TABLE.rows[::2]] == list(PRETRAININGS)
 
 
@@ -75,13 +75,13 @@ def test_files_are_found_by_the_short_name_before_the_published_one(tmp_path):
 
 
 def test_rows_take_their_file_and_teachers_keep_the_base_backbone(base, tmp_path):
-    said = []
-    table = with_files(TABLE, write_files(tmp_path / "w"), base.model.backbone, log=said.append)
+    logged = []
+    table = with_files(TABLE, write_files(tmp_path / "w"), base.model.backbone, log=logged.append)
     present = [row for row in table.rows if row.absent is None]
     assert [row.key for row in table.rows if row.absent] == ["clip-pf", "clip-paf"]
     assert table.rows[-1].absent == f"clip.pth or RN50.pt is not in {tmp_path / 'w'}"
-    assert [line.partition(":")[0] for line in said] == [pretraining.title for pretraining in PRETRAININGS.values()]
-    assert sum(re.search(r" (\d+) of the backbone's \1 tensors loaded", line) is not None for line in said) == 7
+    assert [line.partition(":")[0] for line in logged] == [pretraining.title for pretraining in PRETRAININGS.values()]
+    assert sum(re.search(r" (\d+) of the backbone's \1 tensors loaded", line) is not None for line in logged) == 7
     teachers = set()
     for row in present:
         (training,) = trainings(base, row, seed=0, out=tmp_path)

@@ -10,6 +10,7 @@ from lvad_training.reproduce.render import NONE, Context, to_markdown, to_sectio
 from lvad_training.reproduce.results import Cell, RowResult, collect
 from lvad_training.reproduce.run import ReproduceError, reproduce
 from lvad_training.reproduce.tables import TABLES
+from lvad_training.reproduce.trainings import TableRun
 from lvad_training.training.environment import read_environments
 from lvad_training.training.records import write_record
 
@@ -135,7 +136,7 @@ def test_a_row_of_several_networks_counts_once_all_are_there(make_base, tmp_path
     base, runner = make_base(), FakeRunner(stop_after=2)
     with pytest.raises(KeyboardInterrupt):
         run_table("table10", base, tmp_path, runner)
-    results = collect(TABLES["table10"], base, out=tmp_path, seeds=1, runner=runner)
+    results = collect(TableRun(TABLES["table10"], base, tmp_path, seeds=1), runner)
     assert not results[0].metrics
     assert set(results[0].curves) == {"seed 0, detection", "seed 0, semantic"}
 
@@ -164,7 +165,7 @@ def test_a_row_that_cannot_be_measured_does_not_stop_the_others(make_base, tmp_p
 def test_curves_join_adapt_and_finetune(make_base, tmp_path):
     base, runner = make_base("train.steps=36"), FakeRunner()
     run_table("table6", base, tmp_path, runner)
-    points = collect(TABLES["table6"], base, out=tmp_path, seeds=1, runner=runner)[2].curves["seed 0"]
+    points = collect(TableRun(TABLES["table6"], base, tmp_path, seeds=1), runner)[2].curves["seed 0"]
     assert [step for step, _ in points] == list(range(1, 37))
 
 
@@ -179,7 +180,7 @@ def test_metrics_that_cannot_be_read_say_what_to_delete(make_base, tmp_path):
     run_table("table6", base, tmp_path, runner)
     (runner.trained[-1] / "metrics.json").write_text("{")
     with pytest.raises(DatasetError, match=r"metrics.json: cannot be read .* delete .* and run again"):
-        collect(TABLES["table6"], base, out=tmp_path, seeds=1, runner=runner)
+        collect(TableRun(TABLES["table6"], base, tmp_path, seeds=1), runner)
 
 
 def test_what_a_kill_left_behind_is_not_a_result(make_base, tmp_path):
@@ -187,7 +188,7 @@ def test_what_a_kill_left_behind_is_not_a_result(make_base, tmp_path):
     run_table("table6", base, tmp_path, runner)
     write_record(runner.trained[-1], {}, "running", 3.0)
     (runner.trained[-1] / "metrics.json").write_text("{")
-    results = collect(TABLES["table6"], base, out=tmp_path, seeds=1, runner=runner)
+    results = collect(TableRun(TABLES["table6"], base, tmp_path, seeds=1), runner)
     assert [len(result.metrics) for result in results] == [1, 1, 0]
 
 
