@@ -1,14 +1,14 @@
-"""Paints vehicles: faces turned to the camera, their details, wheels, lamps and shadows."""
+"""Paints vehicles: the visible faces, their details, wheels and lamps; and the outlines of their shadows."""
 
 import numpy as np
 
 from lvad_training.sample_set.camera import Points, Road, cross
-from lvad_training.sample_set.canvas import Canvas
+from lvad_training.sample_set.canvas import Canvas, regular_polygon
 from lvad_training.sample_set.vehicles import Vehicle
 
 _FACES = {
     # Corners of a box: bottom 0..3, top 4..7, each rear-left, rear-right, front-right, front-left.
-    # A face lists its corners as bottom-left, bottom-right, top-right, top-left for who looks at it from outside.
+    # A face lists its corners as bottom-left, bottom-right, top-right, top-left, seen from outside.
     "rear": (0, 1, 5, 4),
     "right": (1, 2, 6, 5),
     "front": (2, 3, 7, 6),
@@ -45,8 +45,8 @@ def paint_vehicle(
     )
     for index in order:
         box, corners = vehicle.boxes[index], corner_sets[index]
-        for name, places in _FACES.items():
-            face = corners[list(places)]
+        for name, indices in _FACES.items():
+            face = corners[list(indices)]
             normal = cross(face[3] - face[0], face[1] - face[0])
             if (eye - face[0]) @ normal <= 0:
                 continue
@@ -67,7 +67,7 @@ def paint_vehicle(
 
 
 def _on_face(face: Points, area: tuple[float, float, float, float]) -> Points:
-    """A rectangle in shares of a quadrilateral face -> world points [4, 3]."""
+    """A rectangle in relative coordinates of a quadrilateral face -> world points [4, 3]."""
     left, bottom, right, top = area
     low_left, low_right = face[0] + left * (face[1] - face[0]), face[0] + right * (face[1] - face[0])
     high_left, high_right = face[3] + left * (face[2] - face[3]), face[3] + right * (face[2] - face[3])
@@ -83,7 +83,7 @@ def _on_face(face: Points, area: tuple[float, float, float, float]) -> Points:
 
 
 def _paint_tyres(canvas: Canvas, vehicle: Vehicle, road: Road, s: float, z: float, yaw: float, ident: int) -> None:
-    """What is seen of the wheels below the body from ahead or behind, and the dark underside."""
+    """Paint the part of the tyres that shows below the body from the front or the back."""
     radius, half = vehicle.wheel_radius, vehicle.half_width
     if radius == 0 or canvas.scale_at(z) < 4:
         return
@@ -96,15 +96,10 @@ def _paint_tyres(canvas: Canvas, vehicle: Vehicle, road: Road, s: float, z: floa
             canvas.polygon(_placed(local, road, s, z, yaw), (20, 20, 22), ident, shade=0)
 
 
-_CIRCLE = np.stack(
-    [np.cos(np.linspace(0, 2 * np.pi, 16, endpoint=False)), np.sin(np.linspace(0, 2 * np.pi, 16, endpoint=False))], 1
-)
-
-
 def _paint_wheels(
     canvas: Canvas, vehicle: Vehicle, road: Road, s: float, z: float, yaw: float, eye: Points, ident: int
 ) -> None:
-    """Wheels on the side that faces the camera. They are painted after the body, as discs."""
+    """Paint the wheels on the side that faces the camera, as discs over the body."""
     radius = vehicle.wheel_radius
     if radius == 0 or canvas.scale_at(z) < 5:
         return
@@ -119,7 +114,7 @@ def _paint_wheels(
                 (1.0, (30, 30, 32), -1.0),
                 (0.6, (140, 142, 146), -1.0),
             ):
-                outline = _CIRCLE * radius * share
+                outline = regular_polygon(16) * radius * share
                 outline = np.maximum(outline, (-np.inf, low if share > 1 else -np.inf))
                 local = np.column_stack([np.full(len(outline), x), outline[:, 1] + radius, outline[:, 0] + axle])
                 canvas.polygon(_placed(local, road, s, z, yaw), color, None if share > 1 else ident, shade=0.2)

@@ -1,4 +1,4 @@
-"""Who is on the street, chosen at random: vehicles in lanes, parked and crossing, two-wheelers and pedestrians."""
+"""Random traffic: vehicles in lanes, parked and crossing, two-wheelers and pedestrians."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from lvad_perception.vocabulary import DETECTION, SEMANTIC
 from lvad_training.sample_set import figures, solids, vehicles
 from lvad_training.sample_set.atmosphere import Atmosphere
 from lvad_training.sample_set.camera import Points, Road
-from lvad_training.sample_set.canvas import Canvas
+from lvad_training.sample_set.canvas import Canvas, regular_polygon
 from lvad_training.sample_set.ground import CROSSWALK_DEPTH_M
 from lvad_training.sample_set.plan import Street
 from lvad_training.sample_set.roadside import Thing
@@ -119,10 +119,10 @@ def _add_two_wheeler(
     person = figures.rider(rng, from_side=from_side, on_motorcycle=motor) if ridden else None
     side = float(rng.choice([-1, 1]))
     outlines = [(parts, name)] + ([] if person is None else [(person, "rider")])
-    for place, (outline, label) in enumerate(outlines):
+    for index, (outline, label) in enumerate(outlines):
         turned = [(points * (side, 1), color) for points, color in outline]
-        things.append(Thing(2, z - 0.01 * place, _paint_figure, (turned, label, label, road, s, z)))
-    shadows.append(_blob(road, s, z, 0.9 if from_side else 0.3, 0.25 if from_side else 0.7))
+        things.append(Thing(2, z - 0.01 * index, _paint_figure, (turned, label, label, road, s, z)))
+    shadows.append(_shadow(road, s, z, 0.9 if from_side else 0.3, 0.25 if from_side else 0.7))
 
 
 def add_people(things: list[Thing], shadows: list[Points], plan: Street, road: Road, rng: np.random.Generator) -> None:
@@ -143,7 +143,7 @@ def add_people(things: list[Thing], shadows: list[Points], plan: Street, road: R
     for s, z in places:
         parts = figures.pedestrian(rng)
         things.append(Thing(2, z, _paint_figure, (parts, "person", "pedestrian", road, s, z)))
-        shadows.append(_blob(road, s, z, 0.28, 0.2))
+        shadows.append(_shadow(road, s, z, 0.28, 0.2))
     for left, right in plan.walks:
         if rng.uniform() < 0.18:
             z = float(rng.uniform(5, 25))
@@ -155,7 +155,6 @@ def add_people(things: list[Thing], shadows: list[Points], plan: Street, road: R
                 )
 
 
-def _blob(road: Road, s: float, z: float, half_width: float, half_depth: float) -> Points:
-    angles = np.linspace(0, 2 * np.pi, 12, endpoint=False)
-    spread = np.column_stack([half_width * np.cos(angles), np.zeros(12), half_depth * np.sin(angles)])
-    return np.asarray(road.to_world(s, z) + spread)
+def _shadow(road: Road, s: float, z: float, half_width: float, half_depth: float) -> Points:
+    outline = np.insert(regular_polygon(12) * (half_width, half_depth), 1, 0, axis=1)
+    return np.asarray(road.to_world(s, z) + outline)
