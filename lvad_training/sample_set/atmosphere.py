@@ -67,13 +67,8 @@ class Atmosphere:
 
     def seen(self, color: Rgb, shade: float, z: float, x: float, *, glows: bool = False) -> Rgb:
         """Apparent colour of a surface at distance z: lit, then faded into the haze."""
-        clear = float(np.exp(-self.haze_per_m * max(z, 0)))
-        lamp = float(self.headlight(z, x)) if self.headlamps else 0.0
-        result = []
-        for value, ambient, sun, haze in zip(color, self.ambient, self.sun, self.haze_color, strict=True):
-            lit = value if glows else min(255.0, value * (ambient + sun * shade + lamp))
-            result.append(clear * lit + (1 - clear) * haze)
-        return (result[0], result[1], result[2])
+        red, green, blue = self.seen_all([color], shade, z, x, glows=np.array([glows]))[0].tolist()
+        return (red, green, blue)
 
     def seen_all(
         self, colors: npt.ArrayLike, shade: float, z: float, x: float, *, glows: npt.NDArray[np.bool_] | None = None
