@@ -8,26 +8,19 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-MODULES = sorted(
-    path.relative_to(ROOT).as_posix()
-    for package in ("lvad_perception", "lvad_training")
-    for path in (ROOT / package).rglob("*.py")
-)
-CAPTIONED = [
-    *MODULES,
-    *(
-        path.relative_to(ROOT).as_posix()
-        for folder in ("benchmarks", "docs/examples")
-        for path in sorted((ROOT / folder).rglob("*.py"))
-    ),
-]
+PACKAGES = ("lvad_perception", "lvad_training")
 LONGEST = 120
 _SECTION = re.compile(r"^Args:\n((?:(?: +.*)?\n)*)", re.MULTILINE)
 _ENTRY = re.compile(r"^    (\*{0,2}\w+(?:, \*{0,2}\w+)*):", re.MULTILINE)
 
 
+def modules(*folders: str) -> list[str]:
+    """Paths of all Python files of folders, relative to the repository."""
+    return sorted(path.relative_to(ROOT).as_posix() for folder in folders for path in (ROOT / folder).rglob("*.py"))
+
+
 def documented(docstring: str) -> list[str]:
-    """Names under "Args:"; "a, b: likewise" names two."""
+    """Names under "Args:"; an entry such as "a, b: likewise" has two."""
     section = _SECTION.search(docstring + "\n")
     entries = _ENTRY.findall(section[1]) if section else []
     return [name.lstrip("*") for entry in entries for name in entry.split(", ")]
@@ -61,7 +54,7 @@ def parameters(function: ast.FunctionDef) -> set[str]:
     return {argument.arg for argument in every if argument is not None}
 
 
-@pytest.mark.parametrize("module", MODULES)
+@pytest.mark.parametrize("module", modules(*PACKAGES))
 def test_documented_parameters_exist(module: str) -> None:
     found = list(unknown_parameters(ast.parse((ROOT / module).read_text(encoding="utf-8"))))
     assert not found, f"{module}, {'; '.join(found)}"
@@ -99,7 +92,7 @@ def caption_fault(docstring: str | None) -> str | None:
     return None
 
 
-@pytest.mark.parametrize("module", CAPTIONED)
+@pytest.mark.parametrize("module", modules(*PACKAGES, "benchmarks", "docs/examples"))
 def test_every_module_has_a_caption(module: str) -> None:
     fault = caption_fault(ast.get_docstring(ast.parse((ROOT / module).read_text(encoding="utf-8"))))
     assert fault is None, (

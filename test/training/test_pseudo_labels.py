@@ -21,15 +21,15 @@ from .painted_teachers import ALL, FRAMES, Stop, content, make_teachers, predict
 
 
 class TestTheFolder:
-    def test_it_is_a_data_set_of_the_same_images(self, painted_split, whole_labels):
-        split = open_split(whole_labels[0], "train")
+    def test_it_is_a_data_set_of_the_same_images(self, painted_split, finished_labels):
+        split = open_split(finished_labels[0], "train")
         assert [split.name_of(i) for i in range(len(split))] == [painted_split.name_of(i) for i in range(FRAMES)]
         for i in range(FRAMES):
             assert split.annotated(i) == set(TASKS)
             np.testing.assert_array_equal(read_image(split.image_path(i)), read_image(painted_split.image_path(i)))
 
-    def test_its_labels_are_what_the_teacher_is_sure_of(self, painted_split, whole_labels):
-        split = open_split(whole_labels[0], "train")
+    def test_its_labels_are_what_the_teacher_is_sure_of(self, painted_split, finished_labels):
+        split = open_split(finished_labels[0], "train")
         kept = ignored = 0
         for i in range(FRAMES):
             predicted, truth = predict(painted_split, i), split.truth(i, (72, 96))
@@ -49,8 +49,8 @@ class TestTheFolder:
             kept += int(label.sum())
         assert 0 < kept < kept + ignored < 4 * FRAMES
 
-    def test_det_20_has_categories_and_scores(self, painted_split, whole_labels):
-        entries = json.loads((whole_labels[0] / "labels/det_20/det_train.json").read_text())
+    def test_det_20_has_categories_and_scores(self, painted_split, finished_labels):
+        entries = json.loads((finished_labels[0] / "labels/det_20/det_train.json").read_text())
         assert [entry["name"] for entry in entries] == [painted_split.image_path(i).name for i in range(FRAMES)]
         predicted = predict(painted_split, 0).detections
         label = entries[0]["labels"][0]
@@ -58,13 +58,13 @@ class TestTheFolder:
         assert label["score"] == round(float(predicted.scores[0]), 4)
         assert set(label["box2d"]) == {"x1", "y1", "x2", "y2"}
 
-    def test_data_check_finds_no_error_in_it(self, whole_labels):
-        report = check_dataset(whole_labels[0], workers=1, progress=False)
+    def test_data_check_finds_no_error_in_it(self, finished_labels):
+        report = check_dataset(finished_labels[0], workers=1, progress=False)
         assert report.errors == []
         assert report.splits["train"].annotated == dict.fromkeys(TASKS, FRAMES)
 
-    def test_images_are_links_and_nothing_unfinished_stays(self, painted_split, whole_labels):
-        folder = whole_labels[0]
+    def test_images_are_links_and_nothing_unfinished_stays(self, painted_split, finished_labels):
+        folder = finished_labels[0]
         link = folder / "images/100k/train"
         assert link.is_symlink()
         assert link.resolve() == (painted_split.root / "images/100k/train").resolve()
@@ -90,8 +90,8 @@ class TestTheFolder:
 
 
 class TestThresholds:
-    def test_auto_looks_at_the_images_that_the_teacher_learned(self, whole_labels, painted_split):
-        chosen = {name: one.threshold for name, one in whole_labels[3].tasks["detection"].classes.items()}
+    def test_auto_looks_at_the_images_that_the_teacher_learned(self, finished_labels, painted_split):
+        chosen = {name: one.threshold for name, one in finished_labels[3].tasks["detection"].classes.items()}
         assert {name for name, threshold in chosen.items() if threshold is not None} <= set(DETECTION.names[:4])
         assert any(threshold is not None for threshold in chosen.values())
         scores = np.concatenate([predict(painted_split, i).detections.scores for i in range(FRAMES)])
@@ -113,9 +113,9 @@ class TestThresholds:
 
 
 class TestBadInput:
-    def test_labels_of_another_teacher_are_not_continued(self, painted_split, whole_labels, tmp_path):
+    def test_labels_of_another_teacher_are_not_continued(self, painted_split, finished_labels, tmp_path):
         folder = tmp_path / "p"
-        shutil.copytree(whole_labels[0], folder, symlinks=True)
+        shutil.copytree(finished_labels[0], folder, symlinks=True)
         with pytest.raises(ConfigError, match=r"made with other settings \(in thresholds\); start them anew"):
             write(painted_split, folder, config=PseudoConfig(box_score=0.5), resume=True)
         with pytest.raises(ConfigError, match=r"made with other settings \(in teachers\)"):
@@ -178,13 +178,13 @@ class TestBadInput:
         write(painted_split, tmp_path / "p", resume=True)
 
     @pytest.mark.parametrize("data", [b"{", b"[]", b'{"report": 3}', b'{"report": "\xff"}'])
-    def test_a_damaged_report(self, painted_split, whole_labels, tmp_path, data):
+    def test_a_damaged_report(self, painted_split, finished_labels, tmp_path, data):
         folder = tmp_path / "p"
-        shutil.copytree(whole_labels[0], folder, symlinks=True)
+        shutil.copytree(finished_labels[0], folder, symlinks=True)
         (folder / "pseudo.json").write_bytes(data)
         with pytest.raises(DatasetError, match=r"pseudo.json cannot be read .*; start the pseudo labels anew"):
             write(painted_split, folder, resume=True)
-        assert write(painted_split, folder) == whole_labels[1]
+        assert write(painted_split, folder) == finished_labels[1]
 
     def test_a_folder_that_cannot_be_made(self, painted_split, tmp_path):
         (tmp_path / "file").write_text("x")

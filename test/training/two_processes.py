@@ -1,4 +1,4 @@
-"""Two processes that train together on the CPU, and what tests let them do; one start serves all tests of a module."""
+"""Two processes that train together on the CPU, and the functions that tests run in them."""
 
 import multiprocessing
 import os
@@ -35,7 +35,7 @@ HEADS = {
 
 
 class TwoProcesses:
-    """Two processes in one group, which run the functions of this module."""
+    """A process group of two that runs functions of this module; starting it takes seconds, so a module shares one."""
 
     def __init__(self):
         context = multiprocessing.get_context(batches.START_METHOD)
@@ -53,7 +53,7 @@ class TwoProcesses:
             self.processes.append(process)
 
     def run(self, function, *arguments, timeout_s=300):
-        """What the function gives in each of the two, or the exception that it raises there."""
+        """The function's results in both processes, or the exceptions that it raised."""
         for pipe in self.pipes:
             pipe.send((function, arguments))
         results = []
@@ -94,7 +94,7 @@ def _serve(rank, port, pipe):
 
 
 def limit():
-    """How long a process waits for the other, as the group itself says."""
+    """Timeout of the group's collective operations."""
     this_process()
     return distributed.group.WORLD._get_backend(torch.device("cpu")).options._timeout
 
@@ -121,10 +121,14 @@ def some_batch(names):
 
 
 def optimized(heads, steps, spoilt=()):
-    """Loss terms and gradients of steps from the same weights, on the images that each step names.
+    """Loss terms and gradients of steps from the same weights.
 
-    Images in ``spoilt`` have a dice loss that is not a number. BatchNorm, whose statistics are those of one process, is
-    replaced.
+    Args:
+        heads: key of ``HEADS``.
+        steps: per step, names of its images in ``IMAGES``.
+        spoilt: names of images whose losses are NaN.
+
+    GroupNorm replaces BatchNorm, whose statistics differ between processes.
     """
     recipe = small_recipe(model=HEADS[heads])
     torch.manual_seed(0)
@@ -158,7 +162,7 @@ def optimized(heads, steps, spoilt=()):
 
 
 def optimized_parts(heads, parts, spoilt=()):
-    """``optimized`` with this process's part of the steps."""
+    """``optimized`` on this process's item of ``parts``."""
     return optimized(heads, parts[this_process().process_index], spoilt)
 
 
@@ -170,7 +174,7 @@ def _replace_batch_norms(module):
 
 
 class Runner(FakeRunner):
-    """Pretends in one process to train; a row called uniform diverges in the other."""
+    """A ``FakeRunner`` in the main process; the row "uniform" diverges in the other process."""
 
     def run(self, recipe, **options):
         if "uniform" in recipe.output:
@@ -181,7 +185,7 @@ class Runner(FakeRunner):
 
 
 def reproduced(base, out):
-    """The error that reproducing table 1 ends with, and what was trained."""
+    """The error of reproducing table 1, and the trained rows."""
     runner = Runner()
     try:
         run_table("table1", base, out, runner)
@@ -190,7 +194,7 @@ def reproduced(base, out):
 
 
 def uneven(pieces, failing=None):
-    """Share work of so many pieces of a twentieth second; what was done here, and how often the processes met."""
+    """Share uneven work: ``pieces`` per process, of 0.05 s each; returns this process's pieces and the meetings."""
     rank, done, met = this_process().process_index, [], []
 
     def work():
@@ -212,7 +216,7 @@ def uneven(pieces, failing=None):
 
 
 def examined(path, split=None):
-    """Metrics and frames of a checkpoint's evaluation."""
+    """Metrics, frames and kept frames of a checkpoint's evaluation."""
     evaluation = examine_checkpoint(load_checkpoint(path), split=split)
     frames = [(frame.name, frame.losses, frame.errors) for frame in evaluation.findings.frames]
     return evaluation.findings.metrics, frames, [frame.name for frame in evaluation.kept]
@@ -229,7 +233,7 @@ def measured(folder):
 
 
 def frames(root, keep):
-    """Names of the frames of a folder, and how many frames of videos this process decoded."""
+    """Names of the frames of a folder, and the number of video frames that this process decoded."""
     decoded = []
 
     def share(work):
