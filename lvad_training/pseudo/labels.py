@@ -93,7 +93,7 @@ def write_pseudo_labels(
             a folder that holds something else.
         CheckpointError: a teacher has no head for its task.
         DatasetError: the folder cannot be written, or holds damaged files.
-        ImageError, LabelError: as their names say.
+        ImageError, LabelError: an image, or annotation of the split, is invalid.
     """
     _check(split, teachers, config)
     labels = LabelFolder(folder, split, _settings(split, teachers, config))

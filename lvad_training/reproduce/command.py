@@ -116,7 +116,7 @@ def _reproduce(options: argparse.Namespace) -> int:
             progress=not options.quiet and sys.stderr.isatty(),
         )
     except KeyboardInterrupt:
-        print("lvad-train: interrupted; the same command goes on", file=sys.stderr)
+        print("lvad-train: interrupted; the same command continues", file=sys.stderr)
         return STATUS_INTERRUPTED
     finally:
         stages.close()

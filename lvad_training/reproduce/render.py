@@ -173,10 +173,10 @@ def notes(table: Table, results: Sequence[RowResult]) -> list[str]:
     if table.pretrainings:
         found.append(
             "The rows share budget, seeds and teachers, which have the base recipe's backbone: all learn from the same "
-            "pseudo labels. docs/method.md says how each is read."
+            "pseudo labels. docs/method.md explains our reading of each."
         )
     else:
-        found.append("The rows share budget, seeds and backbone weights; docs/method.md says how each is read.")
+        found.append("The rows share budget, seeds and backbone weights; docs/method.md explains our reading of each.")
     reasons = dict.fromkeys(result.row.absent for result in results if result.row.absent is not None)
     for reason in reasons:
         titles = "; ".join(result.row.title for result in results if result.row.absent == reason)

@@ -64,7 +64,7 @@ def reproduce(
     Raises:
         ConfigError: ``out`` holds rows of another base recipe, or cannot be written to.
         ReproduceError: some rows diverged or could not be measured; the page is written.
-        CheckpointError, DatasetError, LabelError, ImageError: as their names say.
+        CheckpointError, DatasetError, LabelError, ImageError: a checkpoint, label or image is invalid.
     """
     planned = [
         (row, seed, training)
@@ -103,7 +103,7 @@ def reproduce(
     if failures:
         raise ReproduceError(
             f"{len(failures)} of {len(planned)} trainings diverged; {out / table.name}.html says where; lower "
-            "train.learning_rate for all rows with another --out, or run again to go on from their last checkpoints"
+            "train.learning_rate for all rows with another --out, or run again to continue from their last checkpoints"
         )
     return out / f"{table.name}.html"
 

@@ -1,4 +1,4 @@
-"""Rows that start from published backbones: which files a folder has, what each row becomes, and table 2 for real."""
+"""Rows that start from published backbones: finding files, deriving rows, and table 2 with real trainings."""
 
 import json
 import re
@@ -111,7 +111,7 @@ class NoReport:
         return ""
 
 
-def test_files_that_do_not_fit_are_told_before_anything_is_trained(tmp_path):
+def test_files_that_do_not_fit_are_reported_before_any_training(tmp_path):
     torch.save({"layer9.weight": torch.zeros(3)}, tmp_path / "detco_200ep.pth")
     with pytest.raises(CheckpointError, match=r"detco_200ep\.pth: .*give weights of the configured backbone"):
         with_files(TABLE, tmp_path, NARROW)
@@ -124,7 +124,7 @@ def test_a_folder_without_any_file_names_all_that_are_looked_for(tmp_path):
         with_files(TABLE, tmp_path / "nowhere", NARROW)
 
 
-def test_a_row_whose_file_was_not_looked_for_is_refused(base, tmp_path):
+def test_a_row_without_its_backbone_is_refused(base, tmp_path):
     with pytest.raises(ConfigError, match="starts from a published file; give --weights-dir"):
         list(trainings(base, TABLE.rows[0], seed=0, out=tmp_path))
 
@@ -180,7 +180,7 @@ def test_smoke_of_clip(blobs, tmp_path):
 
 
 def test_smoke_of_convolutional_heads(blobs, tmp_path):
-    """Students and teachers alike, in a folder apart from those of queries."""
+    """Both students and teachers have them, in a folder separate from query-based heads."""
     weights = write_files(tmp_path / "w", ["simclr.pth.tar"])
     rows = smoke(blobs, weights, tmp_path / "out", NARROW, table="table8")
     assert [rows[f"SimCLR, {paradigm}"][0] for paradigm in ("PF", "PAF")] == ["1 of 1", "1 of 1"]

@@ -1,4 +1,4 @@
-"""Pseudo labels by several processes, stopped, killed and gone on with: always the same bytes."""
+"""Pseudo labels by several processes, interrupted, killed and resumed: always the same bytes."""
 
 import json
 import os
@@ -23,7 +23,7 @@ class TestInterruption:
         assert content(tmp_path / "p") == content(finished_labels[2])
 
     @pytest.mark.parametrize("after", [0, 3, 20, 44])
-    def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(self, painted_split, finished_labels, tmp_path, after):
+    def test_an_interrupted_run_resumes_to_the_same_bytes(self, painted_split, finished_labels, tmp_path, after):
         def stop():
             raise Stop
 
@@ -46,7 +46,7 @@ class TestInterruption:
         assert report == finished_labels[3]
         assert content(folder) == content(finished_labels[2])
 
-    def test_other_processes_go_on_with_what_was_stopped(self, painted_split, finished_labels, tmp_path):
+    def test_several_processes_resume_the_run_of_one(self, painted_split, finished_labels, tmp_path):
         def stop():
             raise Stop
 
@@ -78,8 +78,8 @@ class TestInterruption:
         assert content(tmp_path / "p") == content(finished_labels[0])
 
     @pytest.mark.parametrize("every_s", [0, 60])
-    def test_what_has_a_line_would_survive_a_power_cut(self, painted_split, tmp_path, monkeypatch, every_s):
-        """Whenever lines reach the disk, their masks and the names of these are there already."""
+    def test_recorded_frames_survive_a_power_cut(self, painted_split, tmp_path, monkeypatch, every_s):
+        """Whenever lines are synced to disk, their masks and directory entries have been synced before."""
         monkeypatch.setattr(journal, "WRITE_EVERY_S", every_s)
         on_disk, names, lines = set(), set(), []
         fsync = os.fsync
@@ -103,7 +103,7 @@ class TestInterruption:
         last = [*(tmp_path / "p/labels").rglob("*.png"), tmp_path / "p/labels/det_20/det_train.json"]
         assert all(path.stat().st_ino in on_disk and path in names for path in [*last, tmp_path / "p/pseudo.json"])
 
-    def test_what_is_finished_is_not_done_again(self, painted_split, finished_labels, tmp_path):
+    def test_finished_labels_are_not_made_again(self, painted_split, finished_labels, tmp_path):
         folder = tmp_path / "p"
         shutil.copytree(finished_labels[0], folder, symlinks=True)
         (folder / "unfinished").mkdir()  # killed while this was removed
@@ -117,7 +117,7 @@ class TestInterruption:
         assert content(folder) == before
         assert not (folder / "unfinished").exists()
 
-    def test_without_resume_nothing_old_stays(self, painted_split, finished_labels, tmp_path):
+    def test_without_resume_old_labels_are_removed(self, painted_split, finished_labels, tmp_path):
         folder = tmp_path / "p"
         shutil.copytree(finished_labels[0], folder, symlinks=True)
         (folder / "stage.json").write_text("{}")
@@ -128,7 +128,7 @@ class TestInterruption:
         assert (folder / "stage.json").read_text() == "{}"
         assert len(list(painted_split.root.glob("images/100k/train/*.png"))) == FRAMES
 
-    def test_a_removal_that_was_interrupted_is_done_again(self, painted_split, finished_labels, tmp_path):
+    def test_an_interrupted_removal_is_completed(self, painted_split, finished_labels, tmp_path):
         folder = tmp_path / "p"
         shutil.copytree(finished_labels[0], folder, symlinks=True)
         (folder / "unfinished").mkdir()

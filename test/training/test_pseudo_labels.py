@@ -1,4 +1,4 @@
-"""Pseudo labels as a folder: what is in it, and what is refused."""
+"""The folder of pseudo labels: its content, and refused input."""
 
 import json
 import shutil
@@ -28,7 +28,7 @@ class TestTheFolder:
             assert split.annotated(i) == set(TASKS)
             np.testing.assert_array_equal(read_image(split.image_path(i)), read_image(painted_split.image_path(i)))
 
-    def test_its_labels_are_what_the_teacher_is_sure_of(self, painted_split, finished_labels):
+    def test_its_labels_are_the_confident_predictions(self, painted_split, finished_labels):
         split = open_split(finished_labels[0], "train")
         kept = ignored = 0
         for i in range(FRAMES):
@@ -63,7 +63,7 @@ class TestTheFolder:
         assert report.errors == []
         assert report.splits["train"].annotated == dict.fromkeys(TASKS, FRAMES)
 
-    def test_images_are_links_and_nothing_unfinished_stays(self, painted_split, finished_labels):
+    def test_images_are_links_and_no_unfinished_files_remain(self, painted_split, finished_labels):
         folder = finished_labels[0]
         link = folder / "images/100k/train"
         assert link.is_symlink()
@@ -90,7 +90,7 @@ class TestTheFolder:
 
 
 class TestThresholds:
-    def test_auto_looks_at_the_images_that_the_teacher_learned(self, finished_labels, painted_split):
+    def test_auto_thresholds_are_chosen_on_the_teachers_training_images(self, finished_labels, painted_split):
         chosen = {name: one.threshold for name, one in finished_labels[3].tasks["detection"].classes.items()}
         assert {name for name, threshold in chosen.items() if threshold is not None} <= set(DETECTION.names[:4])
         assert any(threshold is not None for threshold in chosen.values())
@@ -99,7 +99,7 @@ class TestThresholds:
             np.isclose(scores, threshold).any() for threshold in chosen.values() if threshold not in (None, 0.95)
         )
 
-    def test_a_teacher_that_knows_no_class_labels_no_frame(self, painted_split, tmp_path):
+    def test_a_teacher_without_detections_labels_no_frame(self, painted_split, tmp_path):
         def blind(indices):
             nothing = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int32))
             for index in indices:
@@ -113,7 +113,7 @@ class TestThresholds:
 
 
 class TestBadInput:
-    def test_labels_of_another_teacher_are_not_continued(self, painted_split, finished_labels, tmp_path):
+    def test_labels_of_another_teacher_are_not_resumed(self, painted_split, finished_labels, tmp_path):
         folder = tmp_path / "p"
         shutil.copytree(finished_labels[0], folder, symlinks=True)
         with pytest.raises(ConfigError, match=r"made with other settings \(in thresholds\); start them anew"):
@@ -155,7 +155,7 @@ class TestBadInput:
             write(painted_split, tmp_path / "p", teachers=[teacher])
 
     @pytest.mark.parametrize("answer", [[], [1], [0, 1]])
-    def test_a_teacher_that_answers_something_else(self, painted_split, tmp_path, answer):
+    def test_a_teacher_that_predicts_other_frames(self, painted_split, tmp_path, answer):
         teacher = Teacher(
             task="semantic", identity="x", predict=lambda _: [predict(painted_split, i) for i in answer], frames=[0]
         )

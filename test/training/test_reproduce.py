@@ -1,4 +1,4 @@
-"""The page of a table: what it shows of runs that only pretend, and what an interruption leaves."""
+"""The page of a table: its content for fake trainings, and after interruptions."""
 
 import json
 import re
@@ -38,7 +38,7 @@ def test_the_page_sets_ours_beside_the_papers(make_base, tmp_path):
     assert content["rows"]["zeroing"]["seeds"]["1"]["metrics"]["semantic"]["scores"]["pixel_accuracy"] == 95.0
 
 
-def test_nothing_of_others_ends_a_cell_or_becomes_html():
+def test_foreign_text_is_escaped_in_cells_and_html():
     bad = "a | b\nc <script>alert(1)</script> [x](javascript:alert(2)) `d` \\ & e"
     context = Context(1, {bad: bad, "commands": bad}, {bad: f"```\n{bad}\n````"})
     table = TABLES["table1"]
@@ -122,7 +122,7 @@ def test_an_interrupted_table_goes_on(make_base, tmp_path, stop_after):
     assert "not run" not in page.with_suffix(".md").read_text()
 
 
-def test_what_has_not_run_is_said_and_not_invented(make_base, tmp_path):
+def test_missing_results_are_marked(make_base, tmp_path):
     base = make_base()
     with pytest.raises(KeyboardInterrupt):
         run_table("table1", base, tmp_path, FakeRunner(stop_after=2))
@@ -183,7 +183,7 @@ def test_metrics_that_cannot_be_read_say_what_to_delete(make_base, tmp_path):
         collect(TableRun(TABLES["table6"], base, tmp_path, seeds=1), runner)
 
 
-def test_what_a_kill_left_behind_is_not_a_result(make_base, tmp_path):
+def test_files_of_a_killed_training_are_not_a_result(make_base, tmp_path):
     base, runner = make_base(), FakeRunner()
     run_table("table6", base, tmp_path, runner)
     write_record(runner.trained[-1], {}, "running", 3.0)

@@ -93,7 +93,7 @@ def _serve(rank, port, pipe):
             pipe.send(err)
 
 
-def limit():
+def group_timeout():
     """Timeout of the group's collective operations."""
     this_process()
     return distributed.group.WORLD._get_backend(torch.device("cpu")).options._timeout
@@ -120,7 +120,7 @@ def some_batch(names):
     return Batch(list(names), torch.stack(images), targets)
 
 
-def optimized(heads, steps, spoilt=()):
+def run_steps(heads, steps, spoilt=()):
     """Loss terms and gradients of steps from the same weights.
 
     Args:
@@ -161,9 +161,9 @@ def optimized(heads, steps, spoilt=()):
     return [report.terms for report in reports], gradients
 
 
-def optimized_parts(heads, parts, spoilt=()):
-    """``optimized`` on this process's item of ``parts``."""
-    return optimized(heads, parts[this_process().process_index], spoilt)
+def run_own_steps(heads, parts, spoilt=()):
+    """``run_steps`` on this process's item of ``parts``."""
+    return run_steps(heads, parts[this_process().process_index], spoilt)
 
 
 def _replace_batch_norms(module):
@@ -178,13 +178,13 @@ class Runner(FakeRunner):
 
     def run(self, recipe, **options):
         if "uniform" in recipe.output:
-            optimized_parts("convolutions", [[["boxes"]], [["masks"]]], spoilt=["masks"])
+            run_own_steps("convolutions", [[["boxes"]], [["masks"]]], spoilt=["masks"])
         if this_process().is_main_process:
             super().run(recipe, **options)
         this_process().wait_for_everyone()
 
 
-def reproduced(base, out):
+def reproduce_table1(base, out):
     """The error of reproducing table 1, and the trained rows."""
     runner = Runner()
     try:
@@ -193,7 +193,7 @@ def reproduced(base, out):
         return err, [folder.parent.name for folder in runner.trained if folder.name == "finetune"]
 
 
-def uneven(pieces, failing=None):
+def share_uneven_work(pieces, failing=None):
     """Share uneven work: ``pieces`` per process, of 0.05 s each; returns this process's pieces and the meetings."""
     rank, done, met = this_process().process_index, [], []
 
@@ -215,24 +215,24 @@ def uneven(pieces, failing=None):
     return done, len(met)
 
 
-def examined(path, split=None):
+def examine(path, split=None):
     """Metrics, frames and kept frames of a checkpoint's evaluation."""
     evaluation = examine_checkpoint(load_checkpoint(path), split=split)
     frames = [(frame.name, frame.losses, frame.errors) for frame in evaluation.findings.frames]
     return evaluation.findings.metrics, frames, [frame.name for frame in evaluation.kept]
 
 
-def trained(content):
+def train_recipe(content):
     """Train a recipe, given as plain values."""
     return train(parse_recipe(content, [], source="test"), progress=False)
 
 
-def measured(folder):
+def evaluate_run(folder):
     """Metrics of a finished run, measured again."""
     return evaluate_folder(Path(folder))
 
 
-def frames(root, keep):
+def list_frames(root, keep):
     """Names of the frames of a folder, and the number of video frames that this process decoded."""
     decoded = []
 
