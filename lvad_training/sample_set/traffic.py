@@ -1,5 +1,7 @@
 """Random traffic: vehicles in lanes, parked and crossing, two-wheelers and pedestrians."""
 
+from functools import partial
+
 import numpy as np
 
 from lvad_perception.vocabulary import DETECTION, SEMANTIC
@@ -22,13 +24,16 @@ def add_traffic(
 ) -> None:
     """Vehicles in the lanes, parked and crossing, and two-wheelers."""
     busy = rng.uniform(0.25, 1.0)
-    junction = plan.layout.junction
+    junction, on = plan.layout.junction, atmosphere.lamps_on
+    two_wheeler = partial(_add_two_wheeler, things, shadows, road, rng=rng, ridden=True)
+
+    def add(kind: str, vehicle: vehicles.Vehicle, s: float, z: float, yaw: float, lamps_on: bool) -> None:
+        shadows.append(solids.footprint(vehicle, road, s, z, yaw))
+        things.append(Thing(2, z, _paint_vehicle, (kind, vehicle, road, s, z, yaw, lamps_on)))
 
     def place(kind: str, s: float, z: float, yaw: float, *, lamps_on: bool) -> float:
         vehicle = vehicles.MAKERS[kind](rng, lamps_on=lamps_on)
-        middle = z + vehicle.length / 2
-        shadows.append(solids.footprint(vehicle, road, s, middle, yaw))
-        things.append(Thing(2, middle, _paint_vehicle, (kind, vehicle, road, s, middle, yaw, lamps_on)))
+        add(kind, vehicle, s, z + vehicle.length / 2, yaw, lamps_on)
         return vehicle.length
 
     def kind_of_vehicle() -> str:
@@ -42,10 +47,10 @@ def add_traffic(
                 sway, turn = float(rng.normal(0, 0.15)), float(rng.normal(0, 0.02))
                 kind = "motorcycle" if rng.uniform() < 0.035 else kind_of_vehicle()
                 if kind == "motorcycle":
-                    _add_two_wheeler(things, shadows, road, s + sway, z, rng, motor=True, ridden=True, from_side=False)
+                    two_wheeler(s + sway, z, motor=True, from_side=False)
                     z += 2
                 else:
-                    z += place(kind, s + sway, z, yaw + turn, lamps_on=atmosphere.lamps_on)
+                    z += place(kind, s + sway, z, yaw + turn, lamps_on=on)
                 z += float(rng.uniform(2.5, 8) + rng.exponential(16 / busy))
     for s, yaw in plan.parking:
         z = float(rng.uniform(1.5, 8))
@@ -63,25 +68,18 @@ def add_traffic(
         kind = str(rng.choice(["car", "truck", "bus", "bike"], p=[0.68, 0.12, 0.08, 0.12]))
         s, z = float(rng.uniform(left, right)), float(rng.uniform(junction[0] + 2, junction[1] - 2))
         if kind == "bike":
-            _add_two_wheeler(
-                things, shadows, road, s, z, rng, motor=bool(rng.uniform() < 0.4), ridden=True, from_side=True
-            )
+            two_wheeler(s, z, motor=bool(rng.uniform() < 0.4), from_side=True)
         else:
-            vehicle = vehicles.MAKERS[kind](rng, lamps_on=atmosphere.lamps_on)
-            yaw = float(rng.choice([-1, 1])) * np.pi / 2
-            shadows.append(solids.footprint(vehicle, road, s, z, yaw))
-            on = atmosphere.lamps_on
-            things.append(Thing(2, z, _paint_vehicle, (kind, vehicle, road, s, z, yaw, on)))
+            vehicle = vehicles.MAKERS[kind](rng, lamps_on=on)
+            add(kind, vehicle, s, z, float(rng.choice([-1, 1])) * np.pi / 2, on)
     if plan.place == "city street" and plan.oncoming and rng.uniform() < 0.12:
         # A tram on its own track beyond the carriageway.
-        place("train", plan.layout.road_s[0] - 2.2, float(rng.uniform(10, 45)), 0.0, lamps_on=atmosphere.lamps_on)
+        place("train", plan.layout.road_s[0] - 2.2, float(rng.uniform(10, 45)), 0.0, lamps_on=on)
     right = plan.layout.road_s[1]
     for _ in range(int(rng.poisson(0.45 if plan.place != "highway" else 0.05))):
         motor = bool(rng.uniform() < 0.35)
         s = right - float(rng.uniform(0.5, 0.9))
-        _add_two_wheeler(
-            things, shadows, road, s, float(rng.uniform(6, 45)), rng, motor=motor, ridden=True, from_side=False
-        )
+        two_wheeler(s, float(rng.uniform(6, 45)), motor=motor, from_side=False)
 
 
 def _paint_vehicle(
@@ -108,8 +106,8 @@ def _add_two_wheeler(
     road: Road,
     s: float,
     z: float,
-    rng: np.random.Generator,
     *,
+    rng: np.random.Generator,
     motor: bool,
     ridden: bool,
     from_side: bool,
@@ -151,7 +149,7 @@ def add_people(things: list[Thing], shadows: list[Points], plan: Street, road: R
             for index in range(int(rng.integers(1, 4))):
                 s = left + 0.7 if left < 0 and right < 0 else right - 0.7
                 _add_two_wheeler(
-                    things, shadows, road, s, z + 1.1 * index, rng, motor=motor, ridden=False, from_side=True
+                    things, shadows, road, s, z + 1.1 * index, rng=rng, motor=motor, ridden=False, from_side=True
                 )
 
 
