@@ -95,9 +95,7 @@ def make_environment(tmp_path):
             for metadata in apt.glob("opencv*.dist-info"):  # pip does not see apt's OpenCV, which has no metadata
                 shutil.rmtree(metadata)
             (site,) = folder.glob("lib/python3*/site-packages")
-            (site / "apt.pth").write_text(
-                f"{apt}\n"
-            )  # searched last, as with --system-site-packages
+            (site / "apt.pth").write_text(f"{apt}\n")  # searched last, as with --system-site-packages
         return environment
 
     yield make
