@@ -27,7 +27,7 @@ def compressed_message(image, *, stamp_s=12, cut=None):
 
 
 def trigger(node, transition):
-    """Run a transition where ROS runs it, in the executor's thread, and return the name of its result."""
+    """Run a transition in the executor's thread, as ROS does; returns the name of its result."""
     done = threading.Event()
     future = node.executor.create_task(getattr(node, f"trigger_{transition}"))
     future.add_done_callback(lambda _: done.set())
@@ -57,7 +57,7 @@ def mask_of(message):
 
 
 def bomb_png(width=65_500, height=65_500):
-    """A PNG of some kilobytes that says it has 4.3 gigapixels."""
+    """A PNG of some kilobytes that declares 4.3 gigapixels."""
 
     def chunk(kind, body):
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
@@ -68,7 +68,7 @@ def bomb_png(width=65_500, height=65_500):
 
 
 def bomb_jpeg(width=65_500, height=65_500):
-    """A small JPEG that says it has 4.3 gigapixels."""
+    """A small JPEG that declares 4.3 gigapixels."""
     jpeg = cv2.imencode(".jpg", np.zeros((16, 16, 3), np.uint8))[1].tobytes()
     at = jpeg.index(b"\xff\xc0")
     return jpeg[: at + 5] + struct.pack(">HH", height, width) + jpeg[at + 9 :]
