@@ -122,6 +122,7 @@ def message_costs(size_hw: tuple[int, int], count: int) -> list[Row]:
 
     from lvad_perception.media.overlay import draw_predictions
     from lvad_perception.messages import (
+        DetectionMessages,
         image_to_message,
         jpeg_to_message,
         make_header,
@@ -129,7 +130,6 @@ def message_costs(size_hw: tuple[int, int], count: int) -> list[Row]:
         ros_types,
     )
     from lvad_perception.node.decoding import decode
-    from lvad_perception.node.detection_messages import DetectionMessages
     from lvad_perception.node.outputs import RESULTS_QOS
     from lvad_perception.types import Predictions
 

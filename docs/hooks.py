@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 """File of the repository -> page of the site; what is in docs/ keeps its place."""
-TREE_PAGE = "tree.md"
-_TREE = re.compile(r"^## (What is where)$.*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"`[^`]*`|\]\((?P<target>[^()\s]+)\)")  # of two, code in the line comes first
 _FENCE = re.compile(r"^\s*(`{3,}|~{3,})")
 _LANGUAGES = {".py": "python", ".yaml": "yaml", ".yml": "yaml", ".xml": "xml", ".json": "json", ".sh": "bash"}
@@ -31,10 +29,7 @@ def on_files(files: "Files", config: "MkDocsConfig") -> "Files":
 
     texts = {source: (ROOT / source).read_text(encoding="utf-8") for source in PAGES}
     for source, page in PAGES.items():
-        files.append(File.generated(config, page, content=_TREE.sub("", texts[source])))
-    tree = _TREE.search(texts["README.md"])
-    if tree is not None:
-        files.append(File.generated(config, TREE_PAGE, content=tree.group().replace("## ", "# ", 1)))
+        files.append(File.generated(config, page, content=texts[source]))
     for path in (ROOT / "docs").rglob("*.md"):
         texts[path.relative_to(ROOT).as_posix()] = path.read_text(encoding="utf-8")
     linked = {target for source, text in texts.items() for target, _ in repository_links(text, source)}
@@ -48,7 +43,7 @@ def on_files(files: "Files", config: "MkDocsConfig") -> "Files":
 def on_page_markdown(markdown: str, page: "Page", config: "MkDocsConfig", files: "Files") -> str:
     """Turn a page's links to files of the repository into links to pages of the site."""
     uri = page.file.src_uri
-    source = {**{page: source for source, page in PAGES.items()}, TREE_PAGE: "README.md"}.get(uri, f"docs/{uri}")
+    source = {page: source for source, page in PAGES.items()}.get(uri, f"docs/{uri}")
 
     def to_page(target: str, anchor: str) -> str:
         return posixpath.relpath(page_of(target), posixpath.dirname(uri) or ".") + anchor

@@ -30,8 +30,8 @@ class Checkpoint:
         metrics: last measured metrics as plain values, or None.
         resume: optimiser, scheduler and random states by process, or None in a final file.
         version: of the package that wrote it.
-        text_encoder: what is known of the text encoder of the prompts (``TextEncoderMetadata`` as plain values; the encoder
-            itself is not in the file), or None for a model without language.
+        text_encoder: what is known of the text encoder of the prompts (``TextEncoderMetadata`` as plain values;
+            the encoder itself is not in the file), or None for a model without language.
         inputs: of one to resume, digests of what its training depends on (``provenance``); None otherwise.
     """
 

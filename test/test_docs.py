@@ -78,6 +78,13 @@ def test_links_lead_somewhere(page):
             assert anchor[1:] in anchors, f"{page} links to {target}{anchor}, which has no such heading"
 
 
+def test_diagrams_have_no_semicolon():
+    """Mermaid ends a statement at one, also inside a label."""
+    diagrams = re.findall(r"^```mermaid$.*?^```$", text_of("docs/architecture.md"), flags=re.MULTILINE | re.DOTALL)
+    assert diagrams
+    assert not any(";" in diagram for diagram in diagrams)
+
+
 def test_links_that_lead_nowhere_would_be_found():
     text = "[a](there.md#x) `[no](link.md)`\n```\n[b](in/code.md)\n```\n[c](../d.py) [e](https://e.org/f) [g](#here)"
     found = list(hooks().repository_links(text, "docs/page.md"))

@@ -20,7 +20,7 @@ from lvad_perception.provenance import ABSENT, Inputs, changed
 from lvad_training.build import build_text_encoder
 from lvad_training.data.batches import recipe_split, selected_images
 from lvad_training.data.settings import make_lists, read_lists, write_lists
-from lvad_training.pseudo.folder import REPORT, claim
+from lvad_training.pseudo.folder import REPORT, mark_incomplete
 from lvad_training.recipe.schema import Recipe, StageConfig, StagesConfig, TrainConfig
 from lvad_training.training.labelling import label
 from lvad_training.training.processes import this_process
@@ -205,7 +205,7 @@ def _run_stage(
         if processes.is_main_process:
             write_record(stage.folder, inputs, "running", before)
             if lost and stage.teachers:
-                claim(stage.folder)
+                mark_incomplete(stage.folder)
         if stage.teachers:
             label(stage.recipe, dict(stage.teachers), stage.folder, resume=going_on, progress=progress)
         else:

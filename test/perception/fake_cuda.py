@@ -1,11 +1,11 @@
-"""A fake of torch's CUDA for machines without GPU: it queues all work and runs it later, in any permitted order.
+"""A fake of torch's CUDA for machines without a GPU: it queues work and runs it later, in a random valid order.
 
-The order of work is restricted as on a GPU and not further: by the work queued before in the same stream, by events
-that the stream waits for, and by the host when it waits for an event or a stream. Each piece of work has two steps,
-between which other streams may run some of theirs, so that a read during a write sees half of it. The next stream is
-chosen at random: a seed is one order of execution that could happen on a device.
+Only what orders work on a GPU orders it here: earlier work in the same stream, events that the stream waits for, and
+the host's waiting for an event or a stream. Each copy or computation runs in two steps, between which other streams can
+run, so that a data race reads half-written memory. A random generator picks the next stream: each seed is one possible
+history of a device.
 
-``forget`` disables a kind of waiting, to check that the tests notice.
+``forget`` disables a kind of synchronisation, to check that the tests detect it.
 """
 
 import random
@@ -26,11 +26,11 @@ class FakeTorch:
     """The part of torch that ``engines.cuda`` and the engines use, with one device.
 
     Args:
-        seed: of the order in which the device works.
-        name: of the device.
-        records: whether networks can be recorded as graphs.
-        forget: kinds of waiting that do nothing: "upload", "compute" or "download" for a stream's waiting for an event,
-            "host" for that of the host.
+        seed: random seed of the execution order.
+        name: name of the device.
+        records: whether networks can be recorded as CUDA graphs.
+        forget: kinds of synchronisation to disable: "upload", "compute" or "download" for that stream's waiting for
+            events, "host" for the host's.
     """
 
     __version__ = "2.9"
@@ -76,39 +76,39 @@ class FakeTorch:
         yield
 
     def check(self):
-        """Every call fails on a device that has failed, even a query."""
+        """Raise if the device has failed; on a GPU every later call fails then, even a query."""
         if self.broken:
             raise RuntimeError(self.broken)
 
     def queue(self, *steps):
-        """Queue these steps in the current stream, unless they are being recorded."""
+        """Queue steps in the current stream, or record them in the graph that is being captured."""
         self.check()
         if self._capturing is not None:
             self._capturing.steps += steps
         else:
             self._current.work.extend(steps)
-            self.dawdle()
+            self.advance()
 
-    def dawdle(self):
-        """Run a random number of steps while the host queues its next call."""
+    def advance(self):
+        """Run a random number of steps, as a device does while the host queues the next work."""
         for _ in range(self.chance.randrange(self._speed)):
             self.step()
 
     def step(self):
-        """Run one step of a stream that is ready; False if none is."""
+        """Run one step of a random stream that is ready; False if none is."""
         ready = [stream for stream in self.streams if stream.work and stream.work[0].ready()]
         if ready:
             self.chance.choice(ready).work.popleft()()
         return bool(ready)
 
     def run_until(self, condition):
-        """The host waits."""
+        """Block the host until the condition holds."""
         if self._capturing is not None:
             raise RuntimeError("operation not permitted when stream is capturing")
         self.check()
         while "host" not in self.forget and not condition():
-            assert self.step(), "the device waits for itself"
-        self.dawdle()
+            assert self.step(), "deadlock: no stream is ready"
+        self.advance()
 
     def drain(self):
         self.run_until(lambda: not any(stream.work for stream in self.streams))
@@ -136,7 +136,7 @@ class FakeTorch:
 
 
 class FakeCuda(Cuda):
-    """The first device of a ``FakeTorch``, with its arguments, as ``fake``."""
+    """``Cuda`` on the device of a ``FakeTorch``, its attribute ``fake``; takes the same arguments."""
 
     def __init__(self, seed=0, **options):
         self.fake = FakeTorch(seed, **options)
@@ -144,7 +144,7 @@ class FakeCuda(Cuda):
 
 
 class Step:
-    """An indivisible piece of a stream's work, run once its dependencies are done."""
+    """One atomic step of a stream, runnable once ``ready()`` holds."""
 
     def __init__(self, do, ready=lambda: True):
         self.ready, self._do = ready, do
@@ -161,8 +161,8 @@ class Stream:
         STREAMS[self.cuda_stream] = self
 
     def queue(self, *steps):
-        """Work of a library that was given the stream's handle."""
-        assert self is self._torch._current, "work in another stream is no part of a recording"
+        """Queue steps as a library does that got the stream's handle."""
+        assert self is self._torch._current, "work in another stream is not part of a recording"
         self._torch.queue(*steps)
 
     def wait_event(self, event):
@@ -176,13 +176,16 @@ class Stream:
 
 class Event:
     def __init__(self, torch):
-        self.mark, self._torch = SimpleNamespace(passed=True), torch  # nobody waits for what was never recorded
+        self.mark, self._torch = (
+            SimpleNamespace(passed=True),
+            torch,
+        )  # waiting for an event that was never recorded returns at once
 
     def record(self, stream):
         assert self._torch._capturing is None
         mark = self.mark = SimpleNamespace(passed=False)
         stream.work.append(Step(lambda: setattr(mark, "passed", True)))
-        self._torch.dawdle()
+        self._torch.advance()
 
     def query(self):
         self._torch.check()
@@ -203,7 +206,7 @@ class Graph:
 
 
 class Tensor:
-    """Memory of the host or the device, accessible only by queued steps and ``numpy()``."""
+    """Host or device memory; accessible only through queued work and ``numpy()``."""
 
     def __init__(self, torch, array):
         self.array, self._torch = array, torch
@@ -228,11 +231,11 @@ class Tensor:
 
 
 class FakeNetwork:
-    """A network on the fake device that copies its input to scratch memory, which exists once.
+    """A network on the fake device with a single scratch buffer, as a workspace is on a GPU.
 
     Args:
         torch: the device.
-        compute: arrays [N, H, W, 3] -> the outputs in their order.
+        compute: arrays [N, H, W, 3] -> list of outputs.
     """
 
     def __init__(self, torch, compute):

@@ -1,8 +1,8 @@
-"""A fake TensorRT for machines without GPU: it builds a "plan" out of the ONNX file and runs it in ONNX Runtime.
+"""A fake TensorRT for machines without a GPU: its "plan" is the ONNX file, which ONNX Runtime executes.
 
-It proves nothing about TensorRT itself, only about our own logic: the calls, their order and their addresses. It has
-exactly the names that a version's Python bindings define (``test/data/tensorrt_interface.json``, read from their
-sources): using any other raises AttributeError, as in TensorRT.
+It tests our own logic, not TensorRT: which calls we make, in which order, with which addresses. It has exactly the
+names that a version's Python bindings define (``test/data/tensorrt_interface.json``, read from their sources); any
+other name is an AttributeError, as in the real module.
 """
 
 import ctypes
@@ -24,7 +24,7 @@ _ENUMS = ("BuilderFlag", "DataType", "LayerType", "MemoryPoolType", "NetworkDefi
 
 
 def make_tensorrt(version):
-    """The module of one version; ``module.state`` records calls and holds switches (``refuse``, ``fail``)."""
+    """The module of one version; ``module.state`` records calls, and can make them fail (``refuse``, ``fail``)."""
     classes = INTERFACE[version]["classes"]
     trt = types.ModuleType("tensorrt")
     trt.__version__ = version
@@ -43,7 +43,7 @@ def make_tensorrt(version):
 
 
 def guarded(thing, classes):
-    """The object, restricted to the attributes that the bindings of its class define."""
+    """A proxy that gives access only to the attributes that the bindings of the object's class define."""
     names = set(classes[thing.NAME])
 
     class Guard:
@@ -238,7 +238,7 @@ class TimingCache:
 
 
 class Memory(bytes):
-    """``IHostMemory``, whose bytes are read through the buffer interface."""
+    """``IHostMemory``, readable through the buffer protocol."""
 
 
 class Runtime:
@@ -316,7 +316,7 @@ class Context:
         return True
 
     def _at(self, name):
-        """The memory at an address, as an array of the engine's shape and type."""
+        """The memory at a tensor's address, as an array of its shape and dtype."""
         dtype = {"FLOAT": np.float32, "INT32": np.int32, "UINT8": np.uint8}[self._engine.get_tensor_dtype(name).name]
         shape = self._engine.get_tensor_shape(name)
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize

@@ -171,7 +171,7 @@ def test_a_played_bag_gives_the_numbers_of_the_bag(ros_environment, started, rep
     assert wanted.to_text() in output
 
 
-def test_nothing_heard_is_one_sentence_and_status_1(ros_environment, started):
+def test_nothing_received_is_one_sentence_and_status_1(ros_environment, started):
     evaluation = started(EVALUATION, ros_environment)
     assert "waiting for results and annotation" in evaluation.stdout.readline()
     evaluation.send_signal(signal.SIGINT)
@@ -272,7 +272,7 @@ class TestNode:
         with pytest.raises(VocabularyMismatchError, match=r"label_info stamped 1[.]000000000: label info: its"):
             node.finish()
 
-    def test_a_model_without_the_task_is_said(self, node, send, wait_until):
+    def test_a_model_without_the_task_is_reported(self, node, send, wait_until):
         from lvad_perception.errors import DatasetError
 
         send("/front/truth/segmentation")

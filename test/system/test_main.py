@@ -1,4 +1,4 @@
-"""The perception executable where it cannot run."""
+"""The perception executable: failed starts, signals, activation."""
 
 import os
 import random

@@ -1,4 +1,4 @@
-"""The rendered set in nuImages' layout: the same scenes as in BDD100K's, said in its tables."""
+"""The sample set in nuImages' layout: the same scenes as in BDD100K's layout."""
 
 import base64
 import json

@@ -15,7 +15,8 @@ CLASSES = {"detection": ("car", "traffic light"), "drivable": ("direct", "altern
 def make_prompts(mode="learned", encoder=None, **changes):
     torch.manual_seed(1)
     metadata = TextEncoderMetadata("stub", "0" * 64, 12, 6)
-    return Prompts(**{"classes": CLASSES, "mode": mode, "context": 4, "metadata": metadata, "encoder": encoder, **changes})
+    usual = {"classes": CLASSES, "mode": mode, "context": 4, "metadata": metadata, "encoder": encoder}
+    return Prompts(**{**usual, **changes})
 
 
 @pytest.fixture
