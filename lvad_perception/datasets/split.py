@@ -7,6 +7,8 @@
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+
 from lvad_perception.types import Bool, Float32, Int32, Size, Truth, TruthBoxes, UInt8
 
 
@@ -59,3 +61,18 @@ class Split(Protocol):
 
     def truth(self, i: int, size_hw: Size) -> Truth:
         """All annotation. Raises LabelError."""
+
+
+def clip_boxes(boxes: Float32, labels: Int32, crowd: Bool, size_hw: Size) -> TruthBoxes:
+    """Clip annotated boxes to their image, in place, and drop those that lie outside.
+
+    Args:
+        boxes: float32 [N, 4] xyxy, as ``Split.raw_boxes`` returns them; modified.
+        labels: int32 [N].
+        crowd: bool [N].
+        size_hw: of the image.
+    """
+    height, width = size_hw
+    np.clip(boxes, 0, np.array([width, height, width, height], np.float32), out=boxes)
+    keep = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+    return TruthBoxes(boxes[keep], labels[keep], crowd[keep])

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from lvad_perception.datasets.bdd100k.flatten import Problems, read_source
+from lvad_perception.datasets.bdd100k.flatten import LabelProblems, read_source
 from lvad_perception.datasets.bdd100k.labels import Frame, decode_frame, files_of
 from lvad_perception.datasets.cache import FileStat, load_arrays, open_cached, read_parts, stat_files
 from lvad_perception.errors import LabelError
@@ -51,7 +51,7 @@ class LabelTable:
         self._files: list[FileStat] = [tuple(item) for item in meta["files"]]
         self._attributes: list[dict[str, str]] = meta["attributes"]
         self.has_drivable: bool = meta["has_drivable"]
-        self.problems = Problems(**meta["problems"])
+        self.problems = LabelProblems(**meta["problems"])
 
     def __reduce__(self) -> tuple[type["LabelTable"], tuple[Path, Path]]:
         return LabelTable, (self.source, self._folder)

@@ -12,7 +12,8 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from lvad_perception.datasets.bdd100k.categories import drivable_class, normalise, semantic_class
 from lvad_perception.datasets.bdd100k.labels import Label
 from lvad_perception.datasets.bdd100k.palettes import Reading, colors_to_ids, palette_to_ids, read_either_way
-from lvad_perception.datasets.shapes import decode_poly2d, decode_rle, fill, outline, rle_to_mask
+from lvad_perception.datasets.bdd100k.polygons import decode_poly2d, fill, outline
+from lvad_perception.datasets.run_lengths import decode_rle, rle_to_mask
 from lvad_perception.errors import LabelError
 from lvad_perception.media.image_header import MOST_PIXELS, encoded_size
 from lvad_perception.types import Bool, Size, UInt8

@@ -22,6 +22,7 @@ from lvad_perception.datasets.bdd100k.masks import (
 from lvad_perception.datasets.bdd100k.palettes import Reading
 from lvad_perception.datasets.bdd100k.sources import Note, choose_tables
 from lvad_perception.datasets.bdd100k.tree import ImageFolder, find_sources, odd_masks
+from lvad_perception.datasets.split import clip_boxes
 from lvad_perception.errors import LabelError
 from lvad_perception.types import Bool, Float32, Int32, Size, Truth, TruthBoxes, UInt8
 from lvad_perception.vocabulary import TASKS
@@ -150,7 +151,7 @@ class Bdd100kSplit:
         raw = self.raw_boxes(i)
         if raw is None:
             return None
-        return inside_image(*raw, size_hw)
+        return clip_boxes(*raw, size_hw)
 
     def raw_boxes(self, i: int) -> tuple[Float32, Int32, Bool] | None:
         """Boxes as annotated, which may reach outside the image; as ``LabelTable.boxes``, None as ``boxes``."""
@@ -208,14 +209,6 @@ class Bdd100kSplit:
             if isinstance(source, LabelTable):
                 return source, int(index.row[i])
         return None, -1
-
-
-def inside_image(boxes: Float32, labels: Int32, crowd: Bool, size_hw: Size) -> TruthBoxes:
-    """Annotated boxes clipped to their image, in place; those of which nothing is inside are left out."""
-    height, width = size_hw
-    np.clip(boxes, 0, np.array([width, height, width, height], np.float32), out=boxes)
-    keep = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-    return TruthBoxes(boxes[keep], labels[keep], crowd[keep])
 
 
 def open_split(

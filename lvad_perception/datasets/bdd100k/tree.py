@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from lvad_perception.errors import DatasetError
-
-IMAGE_SUFFIXES: Final = (".jpg", ".jpeg", ".png")
+from lvad_perception.media.images import IMAGE_SUFFIXES, is_image_name
 
 # Where annotations of a task live, best first: a frame takes the first source that has it.
 _MASK_FOLDERS: Final = {
@@ -246,12 +245,11 @@ def _files_in(folder: Path) -> list[str]:
 
 
 def _images_in(folder: Path) -> Iterator[tuple[str, str]]:
-    """(frame name, file name) of each image; hidden files (such as macOS's ``._x.jpg``) are no images."""
+    """(frame name, file name) of each image."""
     with os.scandir(folder) as entries:
         for entry in entries:
-            name, dot, suffix = entry.name.rpartition(".")
-            if dot + suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
-                yield name, entry.name
+            if is_image_name(entry.name):
+                yield entry.name.rpartition(".")[0], entry.name
 
 
 def _mask_folders(root: Path, split: str, task: str) -> Iterator[MaskFolder]:

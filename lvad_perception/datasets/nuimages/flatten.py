@@ -1,16 +1,13 @@
 """The tables of a version -> flat arrays: key frames sorted by name, their objects and surfaces in drawing order."""
 
 from array import array
-from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from lvad_perception.datasets.bdd100k.tree import IMAGE_SUFFIXES
 from lvad_perception.datasets.cache import Arrays, FileStat, Meta
 from lvad_perception.datasets.nuimages.categories import class_id
 from lvad_perception.datasets.nuimages.records import (
@@ -25,6 +22,7 @@ from lvad_perception.datasets.nuimages.records import (
     Table,
 )
 from lvad_perception.errors import LabelError
+from lvad_perception.media.images import is_image_name
 from lvad_perception.vocabulary import UNLABELED
 
 ANNOTATION_ARRAYS: Final = ("start", "label", "token", "offset", "length")
@@ -36,7 +34,7 @@ _UNKNOWN: Final = ""
 
 
 @dataclass(slots=True)
-class Problems:
+class TableProblems:
     """What was tolerated while the tables were read, for ``data check``.
 
     Attributes:
@@ -75,7 +73,7 @@ def read_version(folder: Path, files: list[FileStat]) -> tuple[Arrays, Meta]:
     Raises:
         LabelError: a table is missing or is not of the schema.
     """
-    problems = Problems()
+    problems = TableProblems()
     frames = _Frames(folder, problems)
     order = np.argsort(frames.name_array(), kind="stable")
     place_of = np.empty(len(order), np.int64)
@@ -93,13 +91,7 @@ def read_version(folder: Path, files: list[FileStat]) -> tuple[Arrays, Meta]:
         "files": files,
         "cameras": frames.cameras,
         "locations": frames.locations,
-        "problems": {
-            "dangling": problems.dangling,
-            "unknown_categories": problems.unknown_categories,
-            "duplicates": problems.duplicates,
-            "degenerate_boxes": problems.degenerate_boxes,
-            "maskless": problems.maskless,
-        },
+        "problems": asdict(problems),
     }
     return arrays, meta
 
@@ -107,7 +99,7 @@ def read_version(folder: Path, files: list[FileStat]) -> tuple[Arrays, Meta]:
 class _Frames:
     """The key frames of cameras: annotated images, in the order of ``sample_data``."""
 
-    def __init__(self, folder: Path, problems: Problems) -> None:
+    def __init__(self, folder: Path, problems: TableProblems) -> None:
         sensors = {row.token: row for row in Table(folder, "sensor", Sensor)}
         calibrated = {row.token: row.sensor_token for row in Table(folder, "calibrated_sensor", CalibratedSensor)}
         locations = {row.token: row.location for row in Table(folder, "log", Log)}
@@ -119,8 +111,8 @@ class _Frames:
         self._files: list[bytes] = []
         self._sizes, self._camera, self._location = array("i"), array("i"), array("i")
         for row in Table(folder, "sample_data", SampleData):
-            stem, dot, suffix = row.filename.rpartition("/")[2].rpartition(".")
-            if not row.is_key_frame or dot + suffix.lower() not in IMAGE_SUFFIXES:
+            file_name = row.filename.rpartition("/")[2]
+            if not row.is_key_frame or not is_image_name(file_name):
                 continue
             if (why := _leaves(row.filename)) is not None:
                 raise LabelError(
@@ -137,6 +129,7 @@ class _Frames:
                 problems.add_dangling("sample_data.sample_token", row.token)
             elif log not in locations:
                 problems.add_dangling("sample.log_token", row.sample_token)
+            stem = file_name.rpartition(".")[0]
             if stem in self.names:
                 problems.duplicates.append(stem)
                 self.index_of[row.token] = self.names[stem]
@@ -149,13 +142,13 @@ class _Frames:
 
     def name_array(self) -> npt.NDArray[np.bytes_]:
         """Names of the images, files without folder and suffix, UTF-8."""
-        return _texts([name.encode(errors="replace") for name in self.names])
+        return np.array([name.encode(errors="replace") for name in self.names], np.bytes_)
 
     def arrays(self, order: npt.NDArray[np.int64]) -> Arrays:
         """``FRAME_ARRAYS`` in an order."""
         return {
             "names": self.name_array()[order],
-            "files": _texts(self._files)[order],
+            "files": np.array(self._files, np.bytes_)[order],
             "size_hw": np.array(self._sizes, np.int32).reshape(-1, 2)[order],
             "camera": np.array(self._camera, np.int16)[order],
             "location": np.array(self._location, np.int16)[order],
@@ -175,7 +168,7 @@ class _Annotations:
     tokens: list[bytes] = field(default_factory=list)
 
     def token_array(self) -> npt.NDArray[np.bytes_]:
-        return _texts(self.tokens)
+        return np.array(self.tokens, np.bytes_)
 
     def arrays(self, order: npt.NDArray[np.int64]) -> Arrays:
         found: Arrays = {
@@ -190,11 +183,10 @@ class _Annotations:
 
 
 def _read_annotations(
-    table: Table[Any], index_of: dict[str, int], categories: dict[str, str], problems: Problems
+    table: Table[Any], index_of: dict[str, int], categories: dict[str, str], problems: TableProblems
 ) -> _Annotations:
     name = table.file.stem
     found = _Annotations(with_boxes=name == "object_ann")
-    unknown: Counter[str] = Counter(problems.unknown_categories)
     for row in table:
         frame = index_of.get(row.sample_data_token)
         if frame is None:
@@ -205,7 +197,7 @@ def _read_annotations(
         if category is None:
             problems.add_dangling(f"{name}.category_token", row.token)
         elif label is None:
-            unknown[category] += 1
+            problems.unknown_categories[category] = problems.unknown_categories.get(category, 0) + 1
         place = table.place_of(row.mask)
         found.frame.append(frame)
         found.label.append(UNLABELED if label is None else label)
@@ -218,7 +210,6 @@ def _read_annotations(
             found.boxes.extend((x1, y1, x2, y2))
             if not (x2 > x1 and y2 > y1):
                 problems.add_degenerate(row.token)
-    problems.unknown_categories = dict(unknown)
     return found
 
 
@@ -242,8 +233,3 @@ def _place_in(known: list[str], name: str) -> int:
     if name not in known:
         known.append(name)
     return known.index(name)
-
-
-def _texts(texts: Iterable[bytes]) -> npt.NDArray[np.bytes_]:
-    listed = list(texts)
-    return np.array(listed, np.bytes_) if listed else np.zeros(0, "S1")

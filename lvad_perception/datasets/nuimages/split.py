@@ -11,9 +11,9 @@ from typing import Final
 
 import numpy as np
 
-from lvad_perception.datasets.bdd100k.split import inside_image
 from lvad_perception.datasets.nuimages.table import VersionTable, open_version
-from lvad_perception.datasets.shapes import paint_rle
+from lvad_perception.datasets.run_lengths import paint_rle
+from lvad_perception.datasets.split import clip_boxes
 from lvad_perception.errors import DatasetError, LabelError
 from lvad_perception.types import Bool, Float32, Int32, Size, Truth, TruthBoxes, UInt8
 from lvad_perception.vocabulary import BACKGROUND, NUIMAGES_SEMANTIC
@@ -88,7 +88,7 @@ class NuImagesSplit:
         if raw is None:
             return None
         self._check_size(i, size_hw)
-        return inside_image(*raw, size_hw)
+        return clip_boxes(*raw, size_hw)
 
     def semantic(self, i: int, size_hw: Size) -> UInt8 | None:
         """The classes of all pixels, uint8 [H, W]; None when the frame is not annotated.

@@ -11,9 +11,9 @@ import numpy as np
 
 from lvad_perception.datasets.cache import FileStat, load_arrays, open_cached, read_parts, stat_files
 from lvad_perception.datasets.formats import JSON_ERRORS
-from lvad_perception.datasets.nuimages.flatten import ANNOTATION_ARRAYS, FRAME_ARRAYS, Problems, read_version
+from lvad_perception.datasets.nuimages.flatten import ANNOTATION_ARRAYS, FRAME_ARRAYS, TableProblems, read_version
 from lvad_perception.datasets.nuimages.records import TABLES, table_file
-from lvad_perception.datasets.shapes import Rle
+from lvad_perception.datasets.run_lengths import Rle
 from lvad_perception.errors import LabelError
 from lvad_perception.types import Bool, Float32, Int32, Size
 from lvad_perception.vocabulary import NUIMAGES_DETECTION
@@ -48,7 +48,7 @@ class VersionTable:
         self._files: dict[str, FileStat] = {Path(item[0]).stem: tuple(item) for item in meta["files"]}
         self.cameras: list[str] = meta["cameras"]
         self._locations: list[str] = meta["locations"]
-        self.problems = Problems(**meta["problems"])
+        self.problems = TableProblems(**meta["problems"])
 
     def __reduce__(self) -> tuple[type["VersionTable"], tuple[Path, Path]]:
         return VersionTable, (self.folder, self._cached)
