@@ -1,4 +1,4 @@
-"""COCO's run-length masks, compressed or not -> pixels, and back."""
+"""Run-length masks in COCO's format, compressed or not -> pixels, and back."""
 
 from typing import Any, Final
 
@@ -12,7 +12,8 @@ from lvad_perception.types import Bool
 
 
 class Rle(msgspec.Struct):
-    """COCO run lengths, column by column, first run outside; text when compressed; ``size`` is (height, width)."""
+    """COCO run lengths, column by column, beginning with a run outside the mask; ``counts`` is text when compressed;
+    ``size`` is (height, width)."""
 
     counts: str | list[int]
     size: tuple[int, int]
@@ -22,7 +23,7 @@ _decode_rle: Final = msgspec.json.Decoder(Rle | None)
 
 
 def decode_rle(data: bytes) -> Rle | None:
-    """Run lengths from their JSON; None for null. Raises LabelError when the JSON is something else."""
+    """Run lengths from their JSON; None for null. Raises LabelError for any other JSON."""
     try:
         rle: Rle | None = _decode_rle.decode(data)
         return rle
@@ -43,12 +44,12 @@ def rle_to_mask(rle: Rle) -> Bool:
 
 
 def paint_rle(columns: npt.NDArray[Any], rle: Rle, value: Any) -> None:
-    """Write a value wherever a mask is, in place; only the columns that the mask reaches are looked at.
+    """Write a value to the pixels of a mask, in place; only the span from its first to its last pixel is visited.
 
     Args:
-        columns: [W * H], an image column by column, of the mask's size.
+        columns: [W * H], an image of the mask's size, column by column.
         rle: the mask.
-        value: what to write.
+        value: to write.
 
     Raises:
         LabelError: the runs do not fill the size exactly.
@@ -58,15 +59,15 @@ def paint_rle(columns: npt.NDArray[Any], rle: Rle, value: Any) -> None:
         runs = _uncompress(rle.counts) if isinstance(rle.counts, str) else np.array(rle.counts, np.int64)
     except OverflowError as err:
         raise LabelError("'rle' counts are beyond any image") from err
-    # Each is checked by itself: a sum of huge ones wraps around.
+    # Each run is checked too, since a sum of huge runs wraps around.
     if (runs < 0).any() or (runs > height * width).any() or runs.sum() != height * width:
         raise LabelError(f"'rle' covers {runs.sum()} pixels where its size {height}x{width} has {height * width}")
     if len(runs) < 2:
         return
-    shown = runs[1 : len(runs) - len(runs) % 2]  # from the first run inside to the last
-    inside = np.arange(len(shown)) % 2 == 0
+    span = runs[1 : len(runs) - len(runs) % 2]  # from the first run inside the mask to the last
+    inside = np.arange(len(span)) % 2 == 0
     start = int(runs[0])
-    columns[start : start + int(shown.sum())][np.repeat(inside, shown)] = value
+    columns[start : start + int(span.sum())][np.repeat(inside, span)] = value
 
 
 def mask_to_rle(mask: Bool) -> Rle:
@@ -75,8 +76,8 @@ def mask_to_rle(mask: Bool) -> Rle:
     changes = np.flatnonzero(columns[1:] != columns[:-1]) + 1
     runs = np.diff(np.concatenate([[0], changes, [len(columns)]])).tolist()
     if len(columns) and columns[0]:
-        runs = [0, *runs]  # the first run is outside
-    text = [_compress(run - (runs[place - 2] if place > 2 else 0)) for place, run in enumerate(runs)]
+        runs = [0, *runs]  # the first run is outside the mask
+    text = [_compress(run - (runs[index - 2] if index > 2 else 0)) for index, run in enumerate(runs)]
     return Rle("".join(text), (mask.shape[0], mask.shape[1]))
 
 
@@ -100,13 +101,13 @@ def _uncompress(text: str) -> npt.NDArray[np.int64]:
         raise LabelError("'rle' counts are not COCO's compressed run lengths")
     last = (codes & 0x20) == 0
     starts = np.concatenate([[0], np.flatnonzero(last)[:-1] + 1])
-    place = np.arange(len(codes)) - np.repeat(starts, np.diff(np.append(starts, len(codes))))
-    if place.max() > 11:
+    digit = np.arange(len(codes)) - np.repeat(starts, np.diff(np.append(starts, len(codes))))
+    if digit.max() > 11:
         raise LabelError("'rle' counts are not COCO's compressed run lengths")
-    values = np.add.reduceat((codes & 0x1F) << (5 * place), starts)
+    values = np.add.reduceat((codes & 0x1F) << (5 * digit), starts)
     ends = np.flatnonzero(last)
     negative = (codes[ends] & 0x10) != 0
-    values -= np.where(negative, np.int64(1) << (5 * (place[ends] + 1)), 0)
+    values -= np.where(negative, np.int64(1) << (5 * (digit[ends] + 1)), 0)
     values[1::2] = np.cumsum(values[1::2])
     values[2::2] = np.cumsum(values[2::2])
     return values

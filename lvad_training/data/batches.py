@@ -141,7 +141,7 @@ def recipe_split(recipe: Recipe, name: str) -> Split:
         LabelError: annotation cannot be read.
     """
     root, wanted = Path(recipe.data.root), recipe.model.vocabulary
-    found = vocabulary_name(root, wanted=wanted)
+    found = vocabulary_name(root, expected=wanted)
     if found != wanted:
         theirs, ours = VOCABULARIES[found]["detection"].names, VOCABULARIES[wanted]["detection"].names
         raise VocabularyMismatchError(

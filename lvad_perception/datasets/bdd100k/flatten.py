@@ -1,4 +1,4 @@
-"""A label source -> flat arrays: what a table of the index is made of."""
+"""Parses a label source into the flat arrays that ``index.LabelTable`` stores."""
 
 from array import array
 from collections.abc import Iterator
@@ -20,8 +20,8 @@ class LabelProblems:
 
     Attributes:
         unknown_categories: category -> number of labels skipped; categories of other tasks are not counted.
-        shapeless: traffic objects with neither rectangle nor polygon nor run lengths, skipped.
-        degenerate_boxes: (frame, how many) with no area, skipped.
+        shapeless: traffic objects without rectangle, polygon and run lengths; skipped.
+        degenerate_boxes: (frame, number of boxes without area); the boxes are skipped.
         duplicates: frames that the source lists more than once; the first entry is used, and of a folder's files the
             one that is named after its frame.
         other_formats: file -> its format, "COCO's format"; skipped.
@@ -37,14 +37,14 @@ class LabelProblems:
 def read_source(source: Path, files: list[tuple[str, int, int]]) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
     """Read every frame of a source into flat arrays, frames sorted by name.
 
-    Values go straight into typed buffers, so that no Python object outlives its frame.
+    Values are appended to typed buffers, so that memory holds the Python objects of one frame at a time.
 
     Args:
         source: a label file, or a folder of per-frame files.
         files: (path, size, modification time) of each file of the source.
 
     Returns:
-        The arrays of ``index.LabelTable`` by name, and what is kept as JSON beside them.
+        The arrays of ``index.LabelTable`` by name, and its metadata.
 
     Raises:
         LabelError: the source cannot be read as labels.
@@ -61,13 +61,13 @@ def read_source(source: Path, files: list[tuple[str, int, int]]) -> tuple[dict[s
     for entry in _frames_of(list(file_ids), problems.other_formats):
         frame = entry.frame
         name = frame.stem
-        copied = name in own_files and entry.file.stem != name  # "a (1).json" beside "a.json"
-        if name in names or copied:
+        is_copy = name in own_files and entry.file.stem != name  # "a (1).json" beside "a.json"
+        if name in names or is_copy:
             problems.duplicates.append(name)
             continue
         names[name] = None
         before, empty, shaped = len(labels), 0, False
-        for label in frame.things:
+        for label in frame.all_labels:
             category = normalise(label.category)
             has_shape = label.has_shape
             shaped |= has_shape
@@ -108,7 +108,7 @@ def read_source(source: Path, files: list[tuple[str, int, int]]) -> tuple[dict[s
     starts = np.concatenate([[0], np.cumsum(counts)])[:-1]
     sorted_counts = counts[order]
     box_start = np.concatenate([[0], np.cumsum(sorted_counts)]).astype(np.int64)
-    # Box i of the sorted frames comes from its frame's old start plus its place within the frame.
+    # A box's index before sorting is its frame's old start plus its position within the frame.
     within = np.arange(box_start[-1]) - np.repeat(box_start[:-1], sorted_counts)
     box_order = np.repeat(starts[order], sorted_counts) + within
     arrays: dict[str, npt.NDArray[Any]] = {
@@ -135,9 +135,9 @@ def read_source(source: Path, files: list[tuple[str, int, int]]) -> tuple[dict[s
 
 
 def _frames_of(files: list[Path], other_formats: dict[str, str]) -> Iterator[FrameBytes]:
-    """The frames of files; those of another format are passed over and noted."""
+    """The frames of files; files of another format are skipped and recorded in ``other_formats``."""
     for file in files:
         try:
             yield from frames_of(file)
         except OtherFormatError as err:
-            other_formats[str(file)] = err.what
+            other_formats[str(file)] = err.format_name

@@ -16,7 +16,7 @@ Int64 = npt.NDArray[np.int64]
 _CURVE_STEP_PX: Final = 2.0
 _MAX_CURVE_STEPS: Final = 256
 _FAR_PX: Final = 1e9
-"""What lies further outside an image is moved here, so that no product overflows."""
+"""Coordinates are clipped to this distance, so that no product overflows."""
 
 
 class Poly2d(msgspec.Struct):
@@ -30,7 +30,7 @@ def decode_poly2d(data: bytes) -> list[Poly2d]:
     """Polygons from their JSON: Scalabel's list of polygons, or the oldest form [[x, y, "L"], …].
 
     Raises:
-        LabelError: the JSON is something else.
+        LabelError: any other JSON.
     """
     try:
         items: Any = msgspec.json.decode(data)
@@ -45,10 +45,10 @@ def decode_poly2d(data: bytes) -> list[Poly2d]:
 
 
 def outline(polygon: Poly2d) -> Float64:
-    """The polygon's outline as straight pieces, float64 [V, 2] (x, y); cubic Bezier curves become short pieces.
+    """The polygon's outline as line segments, float64 [V, 2] (x, y); cubic Bezier curves become short segments.
 
-    A "C" begins a curve from the vertex before it: two control points and an end point, whatever the end point's own
-    letter is (the releases write both "CCC" and "CCL"). A curve at the end of the list ends in the first vertex.
+    A "C" begins a curve from the vertex before it: two control points and an end point, whose own letter is ignored
+    (the releases write both "CCC" and "CCL"). A curve at the end of the list ends in the first vertex.
     """
     # The published masks are drawn with vertices and control points snapped to whole pixels.
     points = np.floor(np.clip(np.array(polygon.vertices, np.float64).reshape(-1, 2), -_FAR_PX, _FAR_PX) + 0.5)
@@ -57,21 +57,21 @@ def outline(polygon: Poly2d) -> Float64:
         raise LabelError(f"'poly2d' has {len(points)} vertices and {len(types)} types")
     if "C" not in types:
         return points
-    pieces: list[Float64] = [points[:1]]
-    at = 1
-    while at < len(points):
-        if types[at] != "C":
-            pieces.append(points[at : at + 1])
-            at += 1
+    segments: list[Float64] = [points[:1]]
+    index = 1
+    while index < len(points):
+        if types[index] != "C":
+            segments.append(points[index : index + 1])
+            index += 1
             continue
-        controls = np.concatenate([pieces[-1][-1:], points[at : at + 3], points[:1]])[:4]
-        pieces.append(_bezier(controls if len(controls) == 4 else np.concatenate([controls, points[:1]])[:4]))
-        at += 3
-    return np.concatenate(pieces)
+        controls = np.concatenate([segments[-1][-1:], points[index : index + 3], points[:1]])[:4]
+        segments.append(_bezier(controls if len(controls) == 4 else np.concatenate([controls, points[:1]])[:4]))
+        index += 3
+    return np.concatenate(segments)
 
 
 def _bezier(controls: Float64) -> Float64:
-    """Points of a cubic Bezier curve without its start, float64 [S, 2]; ``controls`` float64 [4, 2]."""
+    """Points on a cubic Bezier curve except its start, float64 [S, 2]; ``controls`` float64 [4, 2]."""
     length = np.linalg.norm(np.diff(controls, axis=0), axis=1).sum()
     steps = int(np.clip(length / _CURVE_STEP_PX, 2, _MAX_CURVE_STEPS))
     t = (np.arange(1, steps + 1) / steps)[:, None]
@@ -80,14 +80,14 @@ def _bezier(controls: Float64) -> Float64:
 
 
 def fill(vertices: Float64, size_hw: Size) -> Bool:
-    """Pixels that a polygon covers at least in part (non-zero winding), bool [H, W].
+    """Pixels that a polygon covers at least in part (non-zero winding rule), bool [H, W].
 
-    Partly covered pixels count because the published masks are drawn without anti-aliasing by a rasteriser with this
-    rule; touching a pixel's border only is not covering.
+    Partly covered pixels count, since the published masks are drawn without anti-aliasing by a rasteriser with this
+    rule. Touching a pixel's border is not covering it.
 
     Args:
         vertices: float64 [V, 2] (x, y), continuous pixels; the last is joined to the first.
-        size_hw: (height, width) of the result; what lies outside is cut off.
+        size_hw: (height, width) of the result; the polygon is clipped to it.
     """
     height, width = size_hw
     starts, ends = vertices, np.roll(vertices, -1, axis=0)
@@ -96,9 +96,9 @@ def fill(vertices: Float64, size_hw: Size) -> Bool:
 
 
 def _winding_of_centres(starts: Float64, ends: Float64, height: int, width: int) -> Float64:
-    """How often the outline winds around each pixel's centre, float64 [H, W]."""
+    """Winding number of the outline around each pixel's centre, float64 [H, W]."""
     (x0, y0), (x1, y1) = starts.T, ends.T
-    # Rows whose centre line r + 0.5 an edge crosses, half-open so that a shared vertex counts once.
+    # Rows whose centre line r + 0.5 an edge crosses; half-open, so that a shared vertex counts once.
     first, stop = np.ceil(np.minimum(y0, y1) - 0.5), np.ceil(np.maximum(y0, y1) - 0.5)
     edge, row = _rows_of_edges(first, stop, height)
     x = x0[edge] + (row + 0.5 - y0[edge]) * (x1 - x0)[edge] / (y1 - y0)[edge]
@@ -108,12 +108,12 @@ def _winding_of_centres(starts: Float64, ends: Float64, height: int, width: int)
 
 
 def _crossed_pixels(starts: Float64, ends: Float64, height: int, width: int) -> Bool:
-    """Pixels whose inside the outline crosses, bool [H, W]."""
+    """Pixels whose interior the outline crosses, bool [H, W]."""
     (x0, y0), (x1, y1) = starts.T, ends.T
     edge, row = _rows_of_edges(np.floor(np.minimum(y0, y1)), np.ceil(np.maximum(y0, y1)), height)
     flat = (y0 == y1)[edge]
     slope = (x1 - x0)[edge] / np.where(flat, 1.0, (y1 - y0)[edge])
-    # The piece of the edge within the row, from its entry to its exit; all of a horizontal edge.
+    # The part of the edge within the row; all of a horizontal edge.
     low = np.clip(row, np.minimum(y0, y1)[edge], np.maximum(y0, y1)[edge])
     high = np.clip(row + 1, np.minimum(y0, y1)[edge], np.maximum(y0, y1)[edge])
     x_low = np.where(flat, x0[edge], x0[edge] + (low - y0[edge]) * slope)
@@ -128,7 +128,7 @@ def _crossed_pixels(starts: Float64, ends: Float64, height: int, width: int) -> 
 
 
 def _rows_of_edges(first: Float64, stop: Float64, height: int) -> tuple[Int64, Int64]:
-    """One entry per edge and row of its range [first, stop) inside the image: int64 edge, int64 row."""
+    """(edge, row), int64 each: one entry for every edge and every row of its range [first, stop) inside the image."""
     first, stop = np.clip(first, 0, height), np.clip(stop, 0, height)
     spans = np.maximum(stop - first, 0).astype(np.int64)
     edge = np.repeat(np.arange(len(spans)), spans)
@@ -137,7 +137,7 @@ def _rows_of_edges(first: Float64, stop: Float64, height: int) -> tuple[Int64, I
 
 
 def _sum_along_rows(row: Int64, column: Int64, value: Float64, height: int, width: int) -> Float64:
-    """Sum, at each pixel, of the values at or left of it in its row, float64 [H, W]; column ``width`` is outside."""
-    at = row * (width + 1) + column
-    values = np.bincount(at, weights=value, minlength=height * (width + 1)).reshape(height, width + 1)
+    """Cumulative sum of the values along each row, float64 [H, W]; values in column ``width`` are outside."""
+    flat = row * (width + 1) + column
+    values = np.bincount(flat, weights=value, minlength=height * (width + 1)).reshape(height, width + 1)
     return np.asarray(np.cumsum(values[:, :width], axis=1))
