@@ -10,7 +10,7 @@ import pytest
 
 from lvad_perception import files
 from lvad_perception.errors import DatasetError
-from lvad_perception.files import draft, replacing, withdrawn, write_whole
+from lvad_perception.files import draft, removed_on_error, replacing, write_whole
 
 
 @pytest.fixture
@@ -257,7 +257,7 @@ def refused():
 
     def run(path, also=None, error=DatasetError):
         def block():
-            with withdrawn(path, unless=lambda: also is not None):
+            with removed_on_error(path, unless=lambda: also is not None):
                 write_whole(path, "new")
                 if also is not None:
                     write_whole(also, "new")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lvad_perception import machine
-from lvad_perception.machine import cache_folders, cpu_identity, cpu_name, granted_cores, usable_cores
+from lvad_perception.machine import cache_folders, cpu_identity, cpu_name, quota_cores, usable_cores
 
 X86 = """processor	: {core}
 vendor_id	: AuthenticAMD
@@ -73,13 +73,13 @@ def test_a_container_may_be_given_less_than_the_machine(tmp_path, files, granted
     (tmp_path / "cpu").mkdir()
     for name, text in files.items():
         (tmp_path / name).write_text(text)
-    assert granted_cores(tmp_path) == granted
+    assert quota_cores(tmp_path) == granted
 
 
 @pytest.mark.parametrize(("granted", "cores"), [(0.5, 1), (1.5, 2), (2.0, 2), (math.inf, 3), (64.0, 3)])
 def test_usable_are_the_bound_cores_or_the_granted_ones(monkeypatch, granted, cores):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2}, raising=False)
-    monkeypatch.setattr(machine, "granted_cores", lambda: granted)
+    monkeypatch.setattr(machine, "quota_cores", lambda: granted)
     assert usable_cores() == cores
 
 
