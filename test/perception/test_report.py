@@ -92,7 +92,7 @@ def test_everything_of_two_runs_is_on_the_page_and_nothing_comes_from_outside(tm
         "trained",
         evaluation=some_evaluation(),
         losses={"total": [(0, 4.0), (10, 2.0), (20, 1.0)], "boxes L1": [(0, 3.0), (20, 0.5)]},
-        course={"learning rate": [(0, 1e-3), (20, 1e-4)]},
+        step_values={"learning rate": [(0, 1e-3), (20, 1e-4)]},
         validation={"Boxes AP50": [(10, 5.0), (20, 9.0)]},
         settings={"train.seed": 1, "train.steps": 20},
     )
@@ -235,7 +235,7 @@ def test_nothing_of_others_becomes_html(tmp_path):
             name,
             evaluation=evaluation,
             losses=curves,
-            course=curves,
+            step_values=curves,
             validation=curves,
             metadata={bad[2]: bad[3]},
             note=bad[0],

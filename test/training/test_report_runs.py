@@ -96,7 +96,7 @@ def test_the_curves_are_those_of_the_log(runs):
     run = read_folder(runs[1], "second")
     log = [json.loads(line) for line in (runs[1] / "losses.jsonl").read_text().splitlines()]
     assert run.losses["total"] == [(line["step"], line["terms"]["total"]) for line in log]
-    assert run.course["learning rate"] == [(line["step"], line["learning_rate"]) for line in log]
+    assert run.step_values["learning rate"] == [(line["step"], line["learning_rate"]) for line in log]
     steps = [step for step, _ in run.validation["Semantic mIoU"]]
     assert steps == [2, 4]
     assert run.validation["Semantic mIoU"][-1][1] == pytest.approx(run.measured.semantic.scores.mean_iou, rel=1e-5)
