@@ -13,7 +13,7 @@ def training_section(runs: Sequence[Run]) -> str:
     if not losses:
         return ""
     switched = _switched_charts(losses, first_wide=True)
-    rest = _grid([_figure(name, series, log=False) for name, series in step_values.items()])
+    rest = _grid([_figure(name, series) for name, series in step_values.items()])
     return run_keys(runs) + switched + rest
 
 
@@ -22,7 +22,7 @@ def validation_section(runs: Sequence[Run]) -> str:
     curves = by_curve(runs, "validation")
     if not any(len(item.points) > 1 for series in curves.values() for item in series):
         return ""
-    return run_keys(runs) + _grid([_figure(name, series, log=False) for name, series in curves.items()])
+    return run_keys(runs) + _grid([_figure(name, series) for name, series in curves.items()])
 
 
 def curve_charts(curves: Mapping[str, Sequence[Point]], *, first_wide: bool = True) -> str:
@@ -59,8 +59,8 @@ def _chart(name: str, series: Sequence[Series], *, log: bool, wide: bool) -> str
     return f'<div class="{"log" if log else "linear"}">{drawn}</div>'
 
 
-def _figure(name: str, series: Sequence[Series], *, log: bool) -> str:
-    return _framed(name, series, line_chart(series, name=name, log=log, size_wh=(380, 200)), wide=False)
+def _figure(name: str, series: Sequence[Series]) -> str:
+    return _framed(name, series, line_chart(series, name=name, size_wh=(380, 200)), wide=False)
 
 
 def _framed(name: str, series: Sequence[Series], content: str, *, wide: bool) -> str:

@@ -1,4 +1,4 @@
-"""How much of the machine there is, what tells one CPU from another, and where things are kept."""
+"""Usable cores, the identity of the CPU, and cache folders."""
 
 import math
 import os
@@ -40,7 +40,7 @@ def test_a_cpu_has_a_name_for_tables(tmp_path):
     assert cpu_name(tmp_path / "arm") == cpu_name(tmp_path / "absent") == os.uname().machine
 
 
-def test_where_linux_says_nothing_python_names_the_cpu(tmp_path):
+def test_without_cpuinfo_python_names_the_cpu(tmp_path):
     assert os.uname().machine in cpu_identity(tmp_path / "absent")
 
 
@@ -69,7 +69,7 @@ def test_a_user_without_a_home_has_the_temporary_folder(monkeypatch, tmp_path):
         ({"cpu.max": "nonsense"}, math.inf),
     ],
 )
-def test_a_container_may_be_given_less_than_the_machine(tmp_path, files, granted):
+def test_a_container_may_have_a_quota_below_the_machine(tmp_path, files, granted):
     (tmp_path / "cpu").mkdir()
     for name, text in files.items():
         (tmp_path / name).write_text(text)
@@ -77,7 +77,7 @@ def test_a_container_may_be_given_less_than_the_machine(tmp_path, files, granted
 
 
 @pytest.mark.parametrize(("granted", "cores"), [(0.5, 1), (1.5, 2), (2.0, 2), (math.inf, 3), (64.0, 3)])
-def test_usable_are_the_bound_cores_or_the_granted_ones(monkeypatch, granted, cores):
+def test_usable_cores_are_limited_by_affinity_and_quota(monkeypatch, granted, cores):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2}, raising=False)
     monkeypatch.setattr(machine, "quota_cores", lambda: granted)
     assert usable_cores() == cores

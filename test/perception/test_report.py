@@ -153,7 +153,7 @@ def test_the_worst_frame_comes_first(tmp_path):
     assert "img" not in page.counts
 
 
-def test_what_a_run_lacks_is_said_and_the_rest_is_shown(tmp_path):
+def test_a_note_states_what_a_run_lacks(tmp_path):
     old = Run("old", metrics=some_metrics(), note="it has no evaluation; measure it again")
     bare = Run("bare", evaluation=some_evaluation(attributes={}, names=("a", "b")))
     text = " ".join(page_of(tmp_path / "report.html", old, bare).text)
@@ -302,7 +302,7 @@ def test_charts_draw_inside_their_frame(points, log):
     assert len(chart) < 60_000
 
 
-def test_charts_of_nothing_say_so():
+def test_empty_charts_say_so():
     below = Series(0, "", [(0, -1.0), (1, 0.0)])
     assert "No value of loss" in line_chart([Series(0, "", [])], name="loss")
     assert "No value of loss" in line_chart([Series(0, "", [(0, math.nan)])], name="loss")
