@@ -48,7 +48,7 @@ def recall_section(runs: Sequence[Run]) -> str:
     thresholds = dict.fromkeys(f"{findings.score_threshold:g}" for _, _, findings in evaluated)
     note = (
         f'<p class="source">Precision (up) over recall (right) of boxes at IoU {MATCH_IOU}, in percent. The ring '
-        f"is what a user sees: boxes from a score of {' or '.join(thresholds)} on.</p>"
+        f"marks the boxes with a score of at least {' or '.join(thresholds)}.</p>"
     )
     return f'{run_keys(runs)}{note}<div class="charts small">{"".join(charts)}</div>'
 
@@ -79,15 +79,15 @@ def _matrix(task: str, findings: Findings, caption: str) -> str:
     shares = 100.0 * square / np.maximum(square.sum(1, keepdims=True), 1)
     if task == "detection":
         note = (
-            f"Truth down, predictions from a score of {threshold:g} across. Rows: what became of the objects of a "
-            "class, in percent of them; in the column background: missed. Last row: percent of the boxes shown as a "
-            "class that match no object."
+            f"Rows: truth; columns: predictions with a score of at least {threshold:g}. Each row is in percent of the "
+            "objects of its class; the column background counts missed objects. Last row: percent of the boxes "
+            "predicted as a class that match no object."
         )
         shares[last] = 100.0 * square[last] / np.maximum(square.sum(0), 1)
         if not square[:, :last].any():
             note += f" No box reaches a score of {threshold:g}."
     else:
-        note = "Truth down, prediction across: what the pixels of a class are taken for, in percent of them."
+        note = "Rows: truth; columns: predictions. Each row is in percent of the pixels of its class."
     unit = "boxes" if task == "detection" else "pixels"
     head = "".join(f'<th scope="col"><span>{escape(names[column])}</span></th>' for column in columns)
     body = []

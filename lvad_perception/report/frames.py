@@ -70,12 +70,12 @@ def worst_section(runs: Sequence[Run], names: Sequence[str], score_threshold: fl
     frames = [frame for run in runs if run.findings is not None for frame in run.findings.frames[:1]]
     by_loss = {bool(frame.losses) for frame in frames}
     error = "its error (100 minus F1 of the boxes, or mean IoU of a mask)"
-    what = f"its training loss, or without one {error}," if len(by_loss) > 1 else "its training loss"
-    what = what if True in by_loss else error
-    several = " The runs take turns." if len(frames) > 1 else ""
+    measure = f"its training loss, or without one {error}," if len(by_loss) > 1 else "its training loss"
+    measure = measure if True in by_loss else error
+    several = " The list takes frames from the runs in turn." if len(frames) > 1 else ""
     note = (
-        f'<p class="source">A frame is bad by how far {what} is above the median frame, part by part over the frames '
-        f"that are annotated for it.{several} Click a picture, or press space on it, to enlarge it.</p>"
+        f'<p class="source">A frame is ranked by how far {measure} is above the median; each term is compared over the '
+        f"frames that are annotated for it.{several} Click an image, or press space on it, to enlarge it.</p>"
     )
     return note + _figures(runs, names, score_threshold, numbered=True) + _colours(runs)
 

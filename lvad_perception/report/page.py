@@ -53,7 +53,7 @@ def write_report(
     sections = [
         ("Results", _results(runs)),
         ("Training", training_section(runs)),
-        ("Validation on the way", validation_section(runs)),
+        ("Validation during training", validation_section(runs)),
         ("Per class", _per_class(runs)),
         ("Precision and recall", recall_section(runs)),
         ("Confusion", confusion_section(runs)),

@@ -120,7 +120,7 @@ def test_everything_of_two_runs_is_on_the_page_and_nothing_comes_from_outside(tm
         "lvad-train run tiny.yaml",
         "boxes L1",
         "learning rate",
-        "Validation on the way",
+        "Validation during training",
         "pedestrian",
         "alternative",
         "Boxes at IoU 0.5: other",
