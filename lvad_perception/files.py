@@ -1,8 +1,8 @@
-"""Atomic writing: a file or folder appears complete or not at all, even after a crash or on a full disk.
+"""Atomic writing: a file or folder appears complete or not at all, even after a crash.
 
-Content is first written to a *draft*, a hidden file beside its target, which is renamed at the end. Symbolic links are
-followed, so that their target is replaced. Devices, pipes and the file behind standard output are never replaced; the
-complete draft is copied into them.
+Content is first written to a *draft*, a hidden file beside its target, which is renamed at the end; a full disk or a
+killed process leaves the target as it was. Symbolic links are followed, so that their target is replaced. Devices,
+pipes and the file behind standard output are never replaced; the complete draft is copied into them.
 """
 
 import contextlib

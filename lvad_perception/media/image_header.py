@@ -1,7 +1,7 @@
-"""Image size from the header of an encoded image, without decoding it, for every format that OpenCV decodes.
+"""Image size from the header of an encoded image, for every format that OpenCV decodes.
 
-A file of a few hundred bytes can state 65,500 pixels a side, for which a decoder would allocate all memory of the
-machine. Sizes are read as the decoders read them; where a file states several, the largest counts.
+Nothing is decoded: a file of a few hundred bytes can state 65,500 pixels a side, for which a decoder would allocate all
+memory of the machine. Sizes are read as the decoders read them; where a file states several, the largest counts.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""Image files and encoded images -> RGB pixels: data sets and bags share this decoder, so both get identical pixels."""
+"""Image files and encoded images -> RGB pixels, by one decoder for data sets and bags."""
 
 from pathlib import Path
 from typing import Final

@@ -1,4 +1,4 @@
-"""Line charts as inline SVG, with colours from the page's style sheet, so that they follow light and dark mode.
+"""Line charts as inline SVG, coloured by the page's style sheet for light and dark mode.
 
 In a chart of several runs, each run has its own colour and dash pattern (classes ``s0``, ``s1``, …), so that they
 differ in print and without colour vision too.

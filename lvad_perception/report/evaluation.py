@@ -1,4 +1,4 @@
-"""Evaluation results as a file, with selected frames, so that a report needs neither model nor data set.
+"""Evaluation results and selected frames as a file, so that a report needs no model and no data set.
 
 The file is a compressed ``.npz`` without pickles: one JSON text, and an array for each curve, confusion matrix, mask,
 set of boxes and encoded image. Frames are reduced to the width of a report.

@@ -1,4 +1,4 @@
-"""Report sections with frames: image, truth, predictions, and the losses that make a frame one of the worst."""
+"""Report sections with frames: image, truth and predictions, ranked by loss."""
 
 import base64
 from collections.abc import Sequence
