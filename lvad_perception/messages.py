@@ -244,10 +244,15 @@ def detections_to_message(
     return DetectionMessages(names, types).build(detections, header)
 
 
-def truth_to_message(boxes: TruthBoxes, header: Message, *, types: MessageTypes) -> Message:
-    """Annotated boxes as ``vision_msgs/Detection2DArray``: score 1, a second hypothesis ``CROWD`` for crowds."""
+def truth_to_message(
+    boxes: TruthBoxes, header: Message, *, names: Sequence[str] = DETECTION.names, types: MessageTypes
+) -> Message:
+    """Annotated boxes as ``vision_msgs/Detection2DArray``: score 1, a second hypothesis ``CROWD`` for crowds.
+
+    ``names`` are the detection classes of the data set.
+    """
     certain = Detections(boxes.boxes_xyxy, np.ones(len(boxes), np.float32), boxes.labels)
-    msg = detections_to_message(certain, header, types=types)
+    msg = detections_to_message(certain, header, names=names, types=types)
     for detection, crowd in zip(msg.detections, boxes.crowd.tolist(), strict=True):
         if crowd:
             hypothesis = types.ObjectHypothesis(class_id=CROWD, score=1.0)
@@ -306,32 +311,33 @@ class DetectionMessages:
         return types.Detection2D(header=header, results=results, bbox=box, id=""), box, center, hypothesis
 
 
-def detections_from_message(msg: Message) -> Detections:
+def detections_from_message(msg: Message, *, names: Sequence[str] = DETECTION.names) -> Detections:
     """Detections of a ``vision_msgs/Detection2DArray``, best score first.
 
-    Of several hypotheses the one with the best score is used; detections without a hypothesis are left out.
+    Of several hypotheses the one with the best score is used; detections without a hypothesis are left out. Labels are
+    indices into ``names``.
 
     Raises:
-        VocabularyMismatchError: a class name is not one of ``vocabulary.DETECTION``.
+        VocabularyMismatchError: a class name is not one of ``names``.
     """
     detections = [detection for detection in msg.detections if detection.results]
     best = [max(detection.results, key=lambda result: result.hypothesis.score) for detection in detections]
     scores = np.array([result.hypothesis.score for result in best], np.float32)
-    labels = _labels([result.hypothesis.class_id for result in best])
+    labels = _labels([result.hypothesis.class_id for result in best], names)
     order = np.argsort(-scores, kind="stable")
     return Detections(_corners(detections)[order], scores[order], labels[order])
 
 
-def truth_boxes_from_message(msg: Message) -> TruthBoxes:
+def truth_boxes_from_message(msg: Message, *, names: Sequence[str] = DETECTION.names) -> TruthBoxes:
     """Annotated boxes of a ``vision_msgs/Detection2DArray`` in message order; reads older bags too.
 
     Raises:
-        VocabularyMismatchError: a class name is not one of ``vocabulary.DETECTION``.
+        VocabularyMismatchError: a class name is not one of ``names``, into which labels are indices.
     """
     detections = [detection for detection in msg.detections if detection.results]
     return TruthBoxes(
         _corners(detections),
-        _labels([detection.results[0].hypothesis.class_id for detection in detections]),
+        _labels([detection.results[0].hypothesis.class_id for detection in detections], names),
         np.array([_is_crowd(detection) for detection in detections], np.bool_),
     )
 
@@ -428,12 +434,12 @@ def _corners(detections: list[Message]) -> Float32:
     return np.array(rows, np.float64).reshape(-1, 4).astype(np.float32)
 
 
-def _labels(names: list[str]) -> Int32:
-    ids = {name: index for index, name in enumerate(DETECTION.names)}
-    unknown = sorted({name for name in names if name not in ids})
+def _labels(found: list[str], names: Sequence[str]) -> Int32:
+    ids = {name: index for index, name in enumerate(names)}
+    unknown = sorted({name for name in found if name not in ids})
     if unknown:
         raise VocabularyMismatchError(
-            f"object class '{one_line(unknown[0])}' is not one of {', '.join(DETECTION.names)}; "
+            f"object class '{one_line(unknown[0])}' is not one of {', '.join(names)}; "
             "bags are measured by these classes, so take a model and annotation of them, with the names as class_id"
         )
-    return np.array([ids[name] for name in names], np.int32)
+    return np.array([ids[name] for name in found], np.int32)

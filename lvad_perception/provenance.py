@@ -37,13 +37,13 @@ def file_digest(path: Path) -> str:
 def content_digest(files: Iterable[Path], *, root: Path, cache_dir: Path | None = None) -> str:
     """Digest of the names and contents of files, independent of where their folder is.
 
-    It is cached (see ``machine.cache_places``), so that files whose path, size and modification time are unchanged are
+    It is cached (see ``machine.cache_folders``), so that files whose path, size and modification time are unchanged are
     not read again.
 
     Args:
         files: in any order.
         root: folder that names are relative to; the name of a file elsewhere is its whole path.
-        cache_dir: as for ``cache_places``.
+        cache_dir: as for ``cache_folders``.
 
     Raises:
         LabelError: a file does not exist or cannot be read.

@@ -21,7 +21,7 @@ from lvad_perception.messages import (
 from lvad_perception.metrics import Evaluator, Findings, FrameMetadata, Metrics
 from lvad_perception.topics import Side
 from lvad_perception.types import Predictions, Size, Truth, UInt8
-from lvad_perception.vocabulary import TASKS
+from lvad_perception.vocabulary import TASKS, Vocabulary
 
 PENDING: Final = 64
 """So many messages of a topic may wait for their counterpart in memory. At 30 Hz that is two seconds."""
@@ -37,12 +37,19 @@ class Pairing:
     Args:
         problems: is told of each message that is left out.
         by_frame: keep what ``findings`` needs of every image, so that memory grows with their number.
+        vocabularies: the classes of predictions and annotation by task; BDD100K's where a task is absent.
+
+    Attributes:
+        vocabularies: those classes, of all tasks.
     """
 
-    def __init__(self, problems: Problems, *, by_frame: bool = False) -> None:
+    def __init__(
+        self, problems: Problems, *, by_frame: bool = False, vocabularies: Mapping[str, Vocabulary] = TASKS
+    ) -> None:
+        self.vocabularies: dict[str, Vocabulary] = {**TASKS, **vocabularies}
         self._problems = problems
         self._by_frame = by_frame
-        self._evaluator = Evaluator()
+        self._evaluator = Evaluator(vocabularies=self.vocabularies)
         self._joins: dict[tuple[str, str], _Join] = {}
         self.paired = 0
         """Predictions that met their annotation so far, all tasks together."""
@@ -57,17 +64,17 @@ class Pairing:
             again: reads the message once more; None where that cannot be.
 
         Raises:
-            VocabularyMismatchError: it lists other classes than this package.
+            VocabularyMismatchError: it lists other classes than ``vocabularies``.
             BagError: ``again`` cannot read a message that it could read before.
         """
         try:
             if side.label_info:
-                check_label_info(msg, TASKS[side.task], source="label info")
+                check_label_info(msg, self.vocabularies[side.task], source="label info")
                 return
             pair = self._joins.setdefault((side.camera, side.task), _Join(self._problems)).add(side, msg, what, again)
             if pair is not None:
                 frame = frame_key(side.camera, stamp_ns(msg.header)) if self._by_frame else None
-                self._evaluator.add(*_values(side.task, *pair), frame=frame)
+                self._evaluator.add(*_values(self.vocabularies[side.task], *pair), frame=frame)
                 self.paired += 1
         except VocabularyMismatchError as err:
             raise VocabularyMismatchError(f"{side.topic} {what}: {err}") from err
@@ -185,19 +192,19 @@ class _Join:
             self._problems.add(half.side.topic, half.what, "it has no prediction with its stamp and is left out")
 
 
-def _values(task: str, prediction: Message, annotation: Message) -> tuple[Predictions, Truth]:
+def _values(vocabulary: Vocabulary, prediction: Message, annotation: Message) -> tuple[Predictions, Truth]:
     """One task's halves of an image as the evaluator takes them. Raises as the readers of ``messages`` do."""
-    if task == "detection":
+    if vocabulary.task == "detection":
         # Boxes alone do not say how large their image is, and the evaluation of boxes does not ask.
         unknown: Size = (0, 0)
-        boxes = truth_boxes_from_message(annotation)
+        boxes = truth_boxes_from_message(annotation, names=vocabulary.names)
         return (
-            Predictions(unknown, detections_from_message(prediction), None, None),
+            Predictions(unknown, detections_from_message(prediction, names=vocabulary.names), None, None),
             Truth(unknown, boxes, None, None),
         )
     mask, truth = mask_from_message(prediction), mask_from_message(annotation)
-    masks = {"semantic": (mask, None), "drivable": (None, mask)}[task]
-    truths = {"semantic": (truth, None), "drivable": (None, truth)}[task]
+    masks = {"semantic": (mask, None), "drivable": (None, mask)}[vocabulary.task]
+    truths = {"semantic": (truth, None), "drivable": (None, truth)}[vocabulary.task]
     return Predictions(_size(mask), None, *masks), Truth(_size(truth), None, *truths)
 
 

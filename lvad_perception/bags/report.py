@@ -26,7 +26,7 @@ from lvad_perception.messages import (
 )
 from lvad_perception.metrics import FrameMetadata, Metrics
 from lvad_perception.report import Run, write_report
-from lvad_perception.report.evaluation import Evaluation, KeptFrame, chosen, keep_frame
+from lvad_perception.report.evaluation import Evaluation, KeptFrame, frames_to_keep, keep_frame
 from lvad_perception.report.folder import read_run
 from lvad_perception.topics import ATTRIBUTES, NAME, Side, side_of
 from lvad_perception.types import Predictions, Size, Truth, UInt8
@@ -114,12 +114,13 @@ def examine_bag(
         pairing = pair_bag(reader, report=report, progress=progress, stamps=stamps)
         cameras = find_cameras(reader.connections, source=str(reader.path))
         metadata = _facts(reader, cameras, stamps)
+        objects = pairing.vocabularies["detection"].names
         findings = pairing.findings(metadata, score_threshold=score_threshold)
-        names = chosen(findings, worst)
+        names = frames_to_keep(findings, worst)
         wanted = {key: _Frame(found.name) for key, found in metadata.items() if found.name in names}
         for camera in cameras:
             _fill(reader, camera, wanted)
-    frames = {frame.name: kept for frame in wanted.values() if (kept := _kept(frame)) is not None}
+    frames = {frame.name: kept for frame in wanted.values() if (kept := _kept(frame, objects)) is not None}
     return Evaluation(findings, tuple(frames[name] for name in names if name in frames), {"data": bag.name})
 
 
@@ -181,8 +182,8 @@ def _fill(reader: BagReader, camera: Camera, wanted: Mapping[str, _Frame]) -> No
             continue  # replay and evaluation have told of it
 
 
-def _kept(frame: _Frame) -> KeptFrame | None:
-    """The frame at the report's size; None when its image is not in the bag."""
+def _kept(frame: _Frame, objects: Sequence[str]) -> KeptFrame | None:
+    """The frame at the report's size; None when its image is not in the bag. ``objects`` are the detection classes."""
     if frame.image is None:
         return None
     size_hw: Size = (frame.image.shape[0], frame.image.shape[1])
@@ -197,13 +198,13 @@ def _kept(frame: _Frame) -> KeptFrame | None:
         frame.image,
         Truth(
             size_hw,
-            None if known is None else truth_boxes_from_message(known),
+            None if known is None else truth_boxes_from_message(known, names=objects),
             mask("semantic", True),
             mask("drivable", True),
         ),
         Predictions(
             size_hw,
-            None if found is None else detections_from_message(found),
+            None if found is None else detections_from_message(found, names=objects),
             mask("semantic", False),
             mask("drivable", False),
         ),

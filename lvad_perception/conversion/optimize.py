@@ -27,7 +27,7 @@ from lvad_perception.engines.tensorrt_file import (
 )
 from lvad_perception.errors import ConfigError, EngineError, LvadError, ModelFileError
 from lvad_perception.files import draft
-from lvad_perception.machine import cache_places
+from lvad_perception.machine import cache_folders
 from lvad_perception.manifest import Manifest
 from lvad_perception.provenance import digest
 from lvad_perception.types import Size, UInt8
@@ -231,8 +231,8 @@ def _images(folder: Path | None, size_hw: Size, calibration: int, check: int) ->
 
 
 def _cache_folder(cache_dir: Path | None) -> Path:
-    for cache in cache_places(cache_dir):
-        folder = cache / "tensorrt"
+    for parent in cache_folders(cache_dir):
+        folder = parent / "tensorrt"
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder):

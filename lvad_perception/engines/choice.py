@@ -21,7 +21,7 @@ from lvad_perception.engines.onnx import OnnxEngine
 from lvad_perception.engines.openvino import OpenVinoEngine
 from lvad_perception.errors import EngineError, LvadError
 from lvad_perception.files import write_whole
-from lvad_perception.machine import cache_places, cpu_identity, usable_cores
+from lvad_perception.machine import cache_folders, cpu_identity, usable_cores
 from lvad_perception.manifest import Manifest
 from lvad_perception.types import UInt8
 
@@ -55,7 +55,7 @@ def fastest(
             within that precision's tolerance.
         log: receives the sentence that states the choice and its reason.
         clock: seconds.
-        cache_dir: folder of cached results; the user's cache directory when None, see ``machine.cache_places``. If
+        cache_dir: folder of cached results; the user's cache directory when None, see ``machine.cache_folders``. If
             none can be written, every start measures.
 
     Raises:
@@ -137,7 +137,7 @@ def _files_of_trial(path: Path, *, threads: int | None, precision: str | None, c
         precision,
     )
     name = hashlib.sha256(repr(key).encode()).hexdigest()[:32]
-    return [cache / "runtimes" / f"{name}.json" for cache in cache_places(cache_dir)]
+    return [parent / "runtimes" / f"{name}.json" for parent in cache_folders(cache_dir)]
 
 
 def _installation(package: str) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 from lvad_perception.errors import ConfigError, EvaluationError, LvadError, NonFiniteLossError
-from lvad_perception.files import withdrawn, write_whole
+from lvad_perception.files import removed_on_error, write_whole
 from lvad_perception.report import write_page
 from lvad_training.recipe.schema import Recipe
 from lvad_training.reproduce.metadata import pseudo_reports, table_metadata
@@ -76,7 +76,7 @@ def reproduce(
     main = int(os.environ.get("RANK", "0")) == 0  # of several processes that train together, one writes
     failures: dict[tuple[str, int], str] = {}
     unmeasured = 0
-    with withdrawn(out / BASE, unless=lambda: any(out.rglob(RECORD))):  # removed again unless a stage began
+    with removed_on_error(out / BASE, unless=lambda: any(out.rglob(RECORD))):  # removed again unless a stage began
         if main:
             _check_base(out, base)
         for number, (row, seed, training) in enumerate(planned, start=1):
