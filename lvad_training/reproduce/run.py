@@ -17,8 +17,8 @@ from lvad_training.reproduce.render import Context, heading, summary, to_markdow
 from lvad_training.reproduce.results import StageRunner, collect, read_metrics, result_folder, results_to_dict
 from lvad_training.reproduce.tables import Table
 from lvad_training.reproduce.trainings import Training, trainings
-from lvad_training.training.environment import note_command
-from lvad_training.training.provenance import differences, table_essence
+from lvad_training.training.environment import record_command
+from lvad_training.training.provenance import differences, table_fingerprint
 from lvad_training.training.records import RECORD
 from lvad_training.training.runs import METRICS
 
@@ -94,7 +94,7 @@ def reproduce(
                 failures[row.key, seed] = str(err)
             if main:
                 for folder in _finished(job, training) - before:
-                    note_command(folder, command)
+                    record_command(folder, command)
                 _write(job, failures)
     if unmeasured:
         raise ReproduceError(
@@ -153,7 +153,7 @@ def _write(job: _Job, failures: dict[tuple[str, int], str]) -> None:
 def _claim(out: Path, base: Recipe) -> None:
     """Leave the base recipe in the folder, or make sure that the one in there is the same."""
     path = out / BASE
-    wanted = json.loads(json.dumps(table_essence(base)))  # as it is read back
+    wanted = json.loads(json.dumps(table_fingerprint(base)))  # as it is read back
     try:
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -75,7 +75,7 @@ class _Stop(Exception):
 
 @pytest.fixture
 def stop_at():
-    """``with stop_at(step):`` what trains stops there as if killed, once it logged the step."""
+    """``with stop_at(step):`` stops a training there as if killed, after it has logged the step."""
 
     @contextlib.contextmanager
     def stop(step):

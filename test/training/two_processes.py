@@ -206,7 +206,7 @@ def uneven(pieces, failing=None):
         return original(thing)
 
     original = processes.gathered
-    with mock.patch.object(processes, "MEETING_S", 0.1), mock.patch.object(processes, "gathered", gathered):
+    with mock.patch.object(processes, "SYNC_INTERVAL_S", 0.1), mock.patch.object(processes, "gathered", gathered):
         complete(work())
     return done, len(met)
 
