@@ -32,7 +32,7 @@ from lvad_training.pretrain.page import PAGE, PICTURE, write_pretraining_page
 from lvad_training.pretrain.recipe import PretrainRecipe
 from lvad_training.pretrain.views import Views, ViewSet, collate_views, make_transform
 from lvad_training.training.loop import optimize
-from lvad_training.training.processes import complete, restore_state, resume_state, seed_process, start_processes
+from lvad_training.training.processes import restore_state, resume_state, seed_process, start_processes
 from lvad_training.training.provenance import backbone_digest, check_resumed
 from lvad_training.training.records import code_version
 from lvad_training.training.runs import CHECKPOINT, find_checkpoint, open_run, record_steps
@@ -61,7 +61,7 @@ def pretrain(
 
     Raises:
         ConfigError: the folder holds another run, or the recipe or an input of the run to resume has changed.
-        CheckpointError, DatasetError, ImageError, NonFiniteLossError, LoaderError: as their names say.
+        CheckpointError, DatasetError, ImageError, NonFiniteLossError, LoaderError: see ``errors.py``.
     """
     settings, folder = recipe.train, Path(recipe.output)
     accelerator = start_processes(settings.precision)
@@ -83,7 +83,6 @@ def pretrain(
         skip=[folder],
         process=accelerator.process_index,
         processes=processes,
-        complete=complete,
         progress=progress,
     )
     inputs = _inputs(frames, recipe, processes)

@@ -29,7 +29,7 @@ def label(recipe: Recipe, teachers: Mapping[str, Path], folder: Path, *, resume:
         progress: show a progress bar and, at the end, the counts of labels.
 
     Raises:
-        CheckpointError, DatasetError, LabelError, ImageError: as their names say.
+        CheckpointError, DatasetError, LabelError, ImageError: see ``errors.py``.
     """
     processes = this_process()
     assert recipe.stages is not None

@@ -57,9 +57,10 @@ def find_checkpoint(
     if resume and (folder / CHECKPOINT).is_file():
         state = load(folder / CHECKPOINT)
         before = fingerprint_of(state)
-        if changed := [section for section in before if before[section] != fingerprint[section]]:
+        if before != fingerprint:
+            changed = ", ".join(section for section in before if before[section] != fingerprint.get(section))
             raise ConfigError(
-                f"{folder}: the recipe changed since this run began (in {', '.join(changed)}); undo that or start anew"
+                f"{folder}: the recipe changed since this run began (in {changed}); undo that or start anew"
             )
         return state
     if resume and not overwrite and (folder / result).exists():

@@ -108,7 +108,7 @@ def run(
         EvaluationError: a model could not be measured, though all stages ran.
         ConfigError: there is no such stage, a stage was interrupted or its inputs changed and neither ``resume`` nor
             ``overwrite`` is given, or an input is missing.
-        CheckpointError, DatasetError, LabelError, ImageError, NonFiniteLossError: as their names say.
+        CheckpointError, DatasetError, LabelError, ImageError, NonFiniteLossError: see ``errors.py``.
     """
     stages = plan(recipe)
     last = stages[-1]

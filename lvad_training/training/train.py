@@ -66,7 +66,7 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, prog
     Raises:
         EvaluationError: ``model.pt`` is finished, but could not be measured.
         ConfigError: the folder holds another run, or an input of the run to resume has changed.
-        CheckpointError, DatasetError, LabelError, ImageError, NonFiniteLossError, LoaderError: as their names say.
+        CheckpointError, DatasetError, LabelError, ImageError, NonFiniteLossError, LoaderError: see ``errors.py``.
     """
     settings = recipe.train
     accelerator = start_processes(settings.precision, accumulate=settings.accumulate)
