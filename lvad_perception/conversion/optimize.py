@@ -264,7 +264,7 @@ def _key(metadata: EngineFile, options: BuildOptions, lowered: bytes) -> str:
 
     The graph is the one that is built, so that also another way of rewriting the model has another key.
     """
-    return digest([_FORMAT, metadata.metadata(), options.level, options.workspace_bytes, digest(lowered)])
+    return digest([_FORMAT, metadata.to_json(), options.level, options.workspace_bytes, digest(lowered)])
 
 
 def _deliver(kept: Path, output: Path, result: Optimized) -> Optimized:

@@ -74,7 +74,7 @@ class EngineFile:
     builder: str | None = None
     agreement: str | None = None
 
-    def metadata(self) -> str:
+    def to_json(self) -> str:
         """Everything but the plan, as JSON text."""
         metadata = {
             "manifest": json.loads(self.manifest.to_json()),
@@ -119,7 +119,7 @@ def write_engine_file(path: Path, file: EngineFile) -> None:
     Raises:
         EngineError: it cannot be written.
     """
-    metadata = file.metadata().encode()
+    metadata = file.to_json().encode()
     _write(path, (MAGIC, len(metadata).to_bytes(_LENGTH_BYTES, "little"), metadata, file.plan))
 
 
@@ -136,7 +136,7 @@ def write_torch2trt_file(path: Path, file: EngineFile, state: Mapping[str, Any])
     import torch
 
     stream = io.BytesIO()
-    torch.save({**state, METADATA_KEY: file.metadata()}, stream)
+    torch.save({**state, METADATA_KEY: file.to_json()}, stream)
     _write(path, (stream.getbuffer(),))
 
 

@@ -124,7 +124,7 @@ class TestLowPrecision:
         assert agree([bad, *[outputs] * 9], [outputs] * 10, tolerance).within(tolerance)
         assert not agree([bad] * 10, [outputs] * 10, tolerance).within(tolerance)
 
-    @pytest.mark.parametrize(("by", "swapped", "distance"), [(5, 0, 5), (25, 2, 0), (60, 0, np.inf)])
+    @pytest.mark.parametrize(("by", "alternates", "distance"), [(5, 0, 5), (25, 2, 0), (60, 0, np.inf)])
     def test_another_box_of_the_same_object_may_have_survived_suppression(self, outputs, by, alternates, distance):
         """Of 100 px: 5 px are within the tolerance, 25 px leave 0.6 of the union in common, and 60 px a quarter."""
         one = replace(outputs, scores=np.float32([[0.9, 0.7, 0.1, 0.1]] * 2))

@@ -94,7 +94,7 @@ def test_the_page_names_the_command_that_made_each_row(make_base, tmp_path):
     """A teacher that one table trained keeps its command when another table shows it."""
     base, runner = make_base(), FakeRunner()
     for name, command in (("table1", "first"), ("table3", "second")):
-        arguments = {"out": tmp_path, "seeds": 1, "runner": runner, "command": command, "say": lambda _: None}
+        arguments = {"out": tmp_path, "seeds": 1, "runner": runner, "command": command, "log": lambda _: None}
         page = reproduce(TABLES[name], base, **arguments)
     (start,) = read_environments(tmp_path / "disjoint_normal/seed0/teach-semantic")
     assert start.command == "first"

@@ -94,7 +94,7 @@ def test_the_first_seed_of_all_rows_comes_first(make_base, tmp_path):
 
 def test_seeds_can_be_spread_over_several_commands(make_base, tmp_path):
     base, runner = make_base(), FakeRunner()
-    arguments = {"out": tmp_path, "runner": runner, "say": lambda _: None}
+    arguments = {"out": tmp_path, "runner": runner, "log": lambda _: None}
     reproduce(TABLES["table6"], base, seeds=2, first_seed=1, command="second machine", **arguments)
     assert not any("seed0" in str(folder) for folder in runner.trained)
     assert "| Learned prompts | 1 of 2 | 62.0 |" in (tmp_path / "table6.md").read_text()
