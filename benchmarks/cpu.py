@@ -171,10 +171,11 @@ def _engines(arguments: argparse.Namespace) -> Iterator[tuple[str, Path, dict[st
     yield "ONNX Runtime FP32", arguments.model, {}
     yield "OpenVINO FP32", arguments.model, {"runtime": "openvino"}
     yield "OpenVINO BF16", arguments.model, {"runtime": "openvino", "precision": "bf16"}
-    if arguments.int8:
-        yield "ONNX Runtime INT8", arguments.int8, {}
-        yield "OpenVINO INT8 over FP32", arguments.int8, {"runtime": "openvino"}
-        yield "OpenVINO INT8 over BF16", arguments.int8, {"runtime": "openvino", "precision": "int8"}
+    for path in arguments.int8:
+        name = path.name if len(arguments.int8) > 1 else "INT8"
+        yield f"ONNX Runtime {name}", path, {}
+        yield f"OpenVINO {name} over FP32", path, {"runtime": "openvino"}
+        yield f"OpenVINO {name} over BF16", path, {"runtime": "openvino", "precision": "int8"}
 
 
 def _session(model: Path, threads: int, change: Callable[[Any], None]) -> Callable[[UInt8], Any]:
@@ -234,7 +235,14 @@ def _metadata(row: Row) -> dict[str, Any]:
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cpu", description="Time a model on this CPU.")
     parser.add_argument("model", type=Path, help="model file (.onnx)")
-    parser.add_argument("--int8", type=Path, metavar="FILE.onnx", help="the same model, quantised")
+    parser.add_argument(
+        "--int8",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE.onnx",
+        help="the same model, quantised; repeatable",
+    )
     parser.add_argument("--images", type=Path, metavar="DIR", help="images to run on (default: rendered noise)")
     parser.add_argument("--threads", type=int, nargs="+", default=[usable_cores()], metavar="N")
     parser.add_argument("--rounds", type=int, default=50, metavar="N", help="runs of each row (default: 50)")
