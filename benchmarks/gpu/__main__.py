@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ PARTS = (
     Part("engine", 45, "inference", "the .pt2 files in the PyTorch engine: host to host, agreement"),
     Part("onnxruntime", 40, "inference", "the model files in ONNX Runtime's CUDA and TensorRT providers"),
     Part("tensorrt", 50, "inference", "engines of TensorRT's own builder: build time, latency, agreement"),
-    Part("fit", 50, "training", "a short training on --data and what it learned"),
+    Part("fit", 50, "training", "a short training on --data and its metrics"),
 )
 
 
@@ -143,6 +144,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     if options.data is not None and not options.data.is_dir():
         print(f"error: {options.data}: no such folder; give a data set in BDD100K's layout", file=sys.stderr)
+        return 2
+    if find_spec("pytest") is None:
+        print("error: pytest is not installed, which runs the parts; pip install pytest", file=sys.stderr)
         return 2
     command = shlex.join(["python", "-m", "benchmarks.gpu", *(sys.argv[1:] if arguments is None else arguments)])
     markdown, data = options.out / "gpu.md", options.out / "gpu.json"

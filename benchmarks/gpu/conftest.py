@@ -1,4 +1,4 @@
-"""How pytest runs one part: the option with its settings, the mark ``gpu``, and the file of results.
+"""Pytest's side of the GPU benchmark: the settings of a part, the mark ``gpu``, and the file of results.
 
 ``@pytest.mark.gpu(part, table, …)`` names the part and the table that a test belongs to; both may contain its
 parameters in braces. A test passes cells to the fixture ``row``, which adds them to its parameters and writes them at
@@ -26,7 +26,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # so that the parameters of ordinary marks are the inner loops
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """The mark's cases, in them the presets."""
+    """Loop over the mark's cases, and in each over the presets."""
     job, mark = _job(metafunc.config), metafunc.definition.get_closest_marker("gpu")
     if "cases" in mark.kwargs:
         names, on_cuda, on_cpu = mark.kwargs["cases"]
@@ -45,7 +45,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip what lacks a GPU or time."""
+    """Skip a test without a GPU, or without the time that it needs."""
     job = _job(item.config)
     if job.device == "cuda":
         import torch
@@ -59,7 +59,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
-    """Write why a test has no result, or what its rows are about."""
+    """Write the reason why a test has no result, or its docstring, which explains its rows."""
     report = yield
     if not report.passed:
         _write_row(item, {"outcome": f"{'skipped' if report.skipped else 'failed'}: {one_line(call.excinfo.value)}"})
@@ -96,7 +96,7 @@ def note(request: pytest.FixtureRequest) -> Callable[[str], None]:
 
 @pytest.fixture
 def share_s(request: pytest.FixtureRequest, job: Job) -> float:
-    """This test's share of the part's time: what is left, divided by the tests that are left."""
+    """Seconds for this test: the time left, divided by the number of tests left."""
     items = request.session.items
     return 0.0 if job.small else min(60.0, job.time_left() / (len(items) - items.index(request.node)))
 

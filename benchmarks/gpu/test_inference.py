@@ -39,8 +39,8 @@ from lvad_perception.types import RawOutputs, UInt8
 from lvad_training.samples import Outputs
 
 ABSOLUTE, RELATIVE, SHARE = 1e-3, 1e-3, 0.999
-"""Of each raw output that share must be this near in fp32, as ``torch.isclose`` counts; not all, since a box on the
-border between two pyramid levels may be pooled from either."""
+"""Tolerances of ``torch.isclose``, and the share of each raw output's values that must keep to them in fp32; not all,
+since a box on the border between two pyramid levels may be pooled from either."""
 COMPARED = 2
 """Images in each comparison."""
 TORCH_S, ENGINE_S = 0.5, 1.5
@@ -76,7 +76,7 @@ Graph = Callable[[Tensor], tuple[Tensor, ...]]
 
 @pytest.fixture(autouse=True)
 def no_gradients(monkeypatch):
-    """Products in TF32 and no gradients; the comparison with the CPU changes the former."""
+    """No gradients, and products in TF32 unless the test changes that."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     torch.set_float32_matmul_precision("high")
     with torch.no_grad():
@@ -128,8 +128,8 @@ def test_eager(job, row, preset, mode, precision, batch):
 
 @pytest.mark.gpu("inference", "Inference in torch", cases=COMPILED, needs_s=18)
 def test_compiled(job, row, preset, mode, precision, batch):
-    """A CUDA graph takes the host out; what remains is the time of the kernels. Differences are to eager in the same
-    precision."""
+    """Replayed as a CUDA graph, the host's time is left out, and the kernels' remains. Differences are to eager in the
+    same precision."""
     graph, images = _deployed(job, preset, precision, batch)
     torch._dynamo.reset()  # or a second network would count as a recompilation of the first
     # The compiler's C++ takes a CPU minutes.
@@ -142,7 +142,7 @@ def test_compiled(job, row, preset, mode, precision, batch):
 # Last in its part: a recording that fails may leave CUDA unable to record.
 @pytest.mark.gpu("inference", "Inference in torch", cases=RECORDED)
 def test_eager_as_a_cuda_graph(job, row, preset, mode, precision, batch):
-    """What a CUDA graph gives without the compiler."""
+    """The eager graph replayed as a CUDA graph, without the compiler."""
     call = record(*_deployed(job, preset, precision, batch))
     row(**_compared_and_timed(job, preset, precision, batch, call))
 
@@ -300,7 +300,7 @@ def _gflop(job: Job, preset: str) -> float:
 
 @lru_cache(maxsize=1)
 def _on_cpu(job: Job, preset: str) -> tuple[dict[str, Tensor], RawOutputs, str]:
-    """Raw and decoded outputs of the CPU in fp32, and which weights they are of."""
+    """Raw and decoded outputs on the CPU in fp32, and the source of the weights."""
     recipe = preset_recipe(job, preset)
     net, weights = preset_net(recipe)
     images = torch.from_numpy(road_images(COMPARED, recipe.model.network_hw))

@@ -1,4 +1,4 @@
-"""What the numbers were measured on: hardware, libraries, the peak of matrix products, the data set."""
+"""The machine of the measurements: hardware, libraries, peak of matrix products, data set."""
 
 import importlib
 import platform
@@ -15,7 +15,7 @@ from lvad_perception.datasets.bdd100k import find_splits, open_split
 from lvad_perception.machine import cpu_name, usable_cores
 
 LIBRARIES = ("torchvision", "timm", "accelerate", "onnx", "onnxruntime", "tensorrt")
-ASKED_OF_NVIDIA = "driver_version,power.limit,clocks.max.sm,clocks.max.memory,temperature.gpu"
+NVIDIA_SMI_QUERY = "driver_version,power.limit,clocks.max.sm,clocks.max.memory,temperature.gpu"
 
 
 @pytest.mark.gpu("environment", "Machine")
@@ -34,8 +34,8 @@ def test_versions(job, row):
             f"{gpu.multi_processor_count} multiprocessors; {torch.cuda.device_count()} in the machine",
         )
         row(what="cuDNN", value=str(torch.backends.cudnn.version()))
-        answer = _output("nvidia-smi", "--id=0", f"--query-gpu={ASKED_OF_NVIDIA}", "--format=csv,noheader")
-        row(what="driver", value=f"{ASKED_OF_NVIDIA.replace(',', ', ')}: {answer}")
+        answer = _output("nvidia-smi", "--id=0", f"--query-gpu={NVIDIA_SMI_QUERY}", "--format=csv,noheader")
+        row(what="driver", value=f"{NVIDIA_SMI_QUERY.replace(',', ', ')}: {answer}")
     for name in LIBRARIES:
         row(what=name, value=_version(name))
 
@@ -64,7 +64,7 @@ def test_data_set(job, row):
 
 
 def _output(*command: str) -> str:
-    """What a command prints, or why it does not."""
+    """The output of a command, or the reason why there is none."""
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError) as err:

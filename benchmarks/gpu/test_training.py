@@ -39,14 +39,14 @@ BATCH, BATCH_R50 = 32, 8
 WARM_UP_STEPS, MOST_STEPS = 4, 30
 
 FED_PRESET = "tiny"
-"""The lightest step is the hardest to feed."""
+"""The preset with the shortest step, which needs the most images a second."""
 FED_STEPS = 60
 RENDERED_IMAGES, RENDERED_HW = 160, (720, 1280)
 
 RECIPE = Path(__file__).parents[2] / "config" / "train_edge.yaml"
 PROBE_STEPS, MOST_FIT_STEPS = 12, 2000
 EVALUATION_SHARE = 0.25
-"""Of the time left goes to measuring what was learned."""
+"""Share of the time left that is kept for measuring the result."""
 
 
 @pytest.fixture(autouse=True)
