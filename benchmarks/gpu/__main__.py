@@ -63,7 +63,7 @@ PARTS = (
     Part("engine", 45, "inference", "the .pt2 files in the PyTorch engine: host to host, agreement"),
     Part("onnxruntime", 40, "inference", "the model files in ONNX Runtime's CUDA and TensorRT providers"),
     Part("tensorrt", 50, "inference", "engines of TensorRT's own builder: build time, latency, agreement"),
-    Part("fit", 50, "training", "a short training on --data and its metrics"),
+    Part("fit", 55, "training", "a short training on --data, resumed after a kill, and its metrics"),
 )
 
 

@@ -3,6 +3,7 @@
 import gc
 import itertools
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -32,6 +33,7 @@ from lvad_training.sample_set.write import render_sample_set
 from lvad_training.samples import Batch, Outputs
 from lvad_training.training import loop
 from lvad_training.training.loop import StepReport
+from lvad_training.training.runs import CHECKPOINT, CURVE
 from lvad_training.training.schedule import optimizer_and_schedule
 
 BATCH, BATCH_R50 = 32, 8
@@ -115,16 +117,19 @@ def test_training_from_the_loader(job, row):
 
 @pytest.mark.gpu("fit", "Short training", needs_s=15)
 def test_short_training(job, row):
-    """A probe measures the speed, a run uses the time, and the validation images that still fit measure the result."""
+    """A probe, killed at its first checkpoint and resumed, measures the speed; a run uses the time; as many validation
+    images as still fit measure the result."""
     if job.data is None:
         pytest.skip("no --data; give a data set in BDD100K's layout")
     root = Path(job.data)
     probe_steps = 2 if job.small else PROBE_STEPS
+    _train(job, root, "probe", probe_steps, kill=True)
     began = time.perf_counter()
-    reports = _train(job, root, "probe", probe_steps)
+    reports = _train(job, root, "probe", probe_steps, resume=True)
     probe_s = time.perf_counter() - began
-    step_s = float(np.median([report["step_s"] for report in reports[len(reports) // 3 :]]))
-    overhead_s = max(0.0, probe_s - step_s * probe_steps)  # start of the command, workers, kernels, checkpoints
+    assert [report["step"] for report in reports] == list(range(1, probe_steps + 1)), "the resumed curve has gaps"
+    step_s = float(np.median([report["step_s"] for report in reports[-max(1, probe_steps // 3) :]]))
+    overhead_s = max(0.0, probe_s - step_s * probe_steps / 2)  # start of the command, workers, kernels, checkpoints
     room_s = (1 - EVALUATION_SHARE) * job.time_left() - overhead_s
     steps = 2 if job.small else min(MOST_FIT_STEPS, int(room_s / step_s))
     if steps < 1:
@@ -260,8 +265,13 @@ def _workers(job: Job) -> int:
     return 1 if job.small else max(1, min(16, usable_cores() - 1))
 
 
-def _train(job: Job, root: Path, name: str, steps: int) -> list[dict[str, Any]]:
-    """Train into a folder of the scratch folder, by the command that a person would type; the curve's lines."""
+def _train(
+    job: Job, root: Path, name: str, steps: int, *, kill: bool = False, resume: bool = False
+) -> list[dict[str, Any]]:
+    """Train into a folder of the scratch folder, by the command that a person would type; the curve's lines.
+
+    ``kill`` ends it at its first checkpoint, which a probe writes after half of its steps; ``resume`` goes on from it.
+    """
     output = Path(job.scratch) / name
     settings = {
         "data.root": root,
@@ -270,15 +280,21 @@ def _train(job: Job, root: Path, name: str, steps: int) -> list[dict[str, Any]]:
         "data.workers": _workers(job),
         "train.steps": steps,
         "train.warmup_steps": min(60, steps // 5),
-        "train.checkpoint_every": steps,
+        "train.checkpoint_every": max(1, steps // 2) if kill or resume else steps,
         "output": output,
     }
     if job.small:
         settings |= {"model.network_hw": list(SMALL_HW), "train.batch_size": 2}
     words = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
-    command = [sys.executable, "-m", "lvad_training.cli", "run", str(RECIPE), *words, "--overwrite", "--quiet"]
-    subprocess.run(command, check=True)
-    return [json.loads(line) for line in (output / "losses.jsonl").read_text(encoding="utf-8").splitlines()]
+    command = [sys.executable, "-m", "lvad_training.cli", "run", str(RECIPE), *words, "--quiet"]
+    process = subprocess.Popen([*command, "--resume" if resume else "--overwrite"])
+    while kill and process.poll() is None:
+        if (output / CHECKPOINT).exists():
+            process.kill()
+        time.sleep(0.02)
+    status = process.wait()
+    assert status in (0, -signal.SIGKILL if kill else 0), f"lvad-train run ended with {status}; see its message above"
+    return [json.loads(line) for line in (output / CURVE).read_text(encoding="utf-8").splitlines()]
 
 
 def _evaluate(job: Job, root: Path, model: Path) -> Cells:
