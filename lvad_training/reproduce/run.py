@@ -16,8 +16,8 @@ from lvad_training.reproduce.render import Context, heading, summary, to_markdow
 from lvad_training.reproduce.results import StageRunner, collect, results_to_dict
 from lvad_training.reproduce.tables import Table
 from lvad_training.reproduce.trainings import TableRun, Training, trainings
-from lvad_training.training.environment import note_command
-from lvad_training.training.provenance import differences, table_essence
+from lvad_training.training.environment import record_command
+from lvad_training.training.provenance import differences, table_fingerprint
 from lvad_training.training.records import RECORD
 from lvad_training.training.runs import METRICS
 
@@ -93,7 +93,7 @@ def reproduce(
                 failures[row.key, seed] = str(err)
             if main:
                 for folder in _finished(runner, training) - before:
-                    note_command(folder, command)
+                    record_command(folder, command)
                 _write(run, runner, failures, smoke=smoke)
     if unmeasured:
         raise ReproduceError(
@@ -131,7 +131,7 @@ def _write(run: TableRun, runner: StageRunner, failures: dict[tuple[str, int], s
 def _check_base(out: Path, base: Recipe) -> None:
     """Write the base recipe into the folder, or check that the existing one is the same."""
     path = out / BASE
-    expected = json.loads(json.dumps(table_essence(base)))  # in the types that YAML gives back
+    expected = json.loads(json.dumps(table_fingerprint(base)))  # in the types that YAML gives back
     try:
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

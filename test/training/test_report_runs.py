@@ -1,4 +1,4 @@
-"""The report of several runs, from folders as a training leaves them, and what is kept for it."""
+"""The report of several runs, made from their folders, and the evaluation that they keep for it."""
 
 import json
 import shutil
@@ -37,7 +37,7 @@ def runs(blobs, tmp_path_factory):
 
 @pytest.fixture
 def copied(runs, tmp_path):
-    """A copy of the first run, to be spoilt."""
+    """A copy of the first run, to be damaged."""
     return shutil.copytree(runs[0], tmp_path / "copied")
 
 
@@ -59,7 +59,7 @@ def test_the_losses_of_a_frame_are_those_that_training_would_see(runs):
     assert len(found) == 6
 
 
-def test_what_is_kept_says_what_was_measured(runs):
+def test_the_kept_evaluation_names_the_measured_data(runs):
     kept = read_evaluation(runs[0] / "evaluation.npz", remedy="")
     again = examine_checkpoint(load_checkpoint(runs[0] / "model.pt"))
     assert kept.findings.metrics == again.findings.metrics == evaluate_checkpoint(load_checkpoint(runs[0] / "model.pt"))

@@ -79,7 +79,7 @@ def test_resuming_after_a_lost_process_gives_the_same_losses(run, tmp_path, accu
     assert (tmp_path / "killed" / "model.pt").is_file()
 
 
-def test_evaluating_on_the_way_changes_no_loss(run):
+def test_evaluating_during_training_changes_no_loss(run):
     assert run("evaluated", steps=5, evaluate_every=2) == run("plain", steps=5)
 
 
@@ -229,10 +229,12 @@ def test_a_run_goes_on_with_other_data_to_measure_on_but_not_to_learn_from(blobs
     labels = root / "labels/det_20/det_val.json"
     content = labels.read_bytes()
     labels.write_bytes(content.replace(b'"car"', b'"bus"'))
-    with pytest.raises(ConfigError, match=r"is not what it began with \(detection labels of val\); put that back"):
+    with pytest.raises(
+        ConfigError, match=r"inputs of this run changed since it began \(detection labels of val\); restore them"
+    ):
         start()
     labels.write_bytes(content)
-    with pytest.raises(ConfigError, match=r"is not what it began with \(data.pseudo\)"):
+    with pytest.raises(ConfigError, match=r"inputs of this run changed since it began \(data.pseudo\)"):
         start(pseudo=str(blobs))
     start(val_only=["blob1"])
     assert json.loads((tmp_path / "run/metrics.json").read_text())["detection"]["images"] == 1

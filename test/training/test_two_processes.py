@@ -12,7 +12,7 @@ from lvad_perception.errors import EvaluationError, ImageError, NonFiniteLossErr
 from lvad_training.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from lvad_training.recipe.config import recipe_to_dict
 from lvad_training.reproduce.run import ReproduceError
-from lvad_training.training.processes import PATIENCE
+from lvad_training.training.processes import WAIT_TIMEOUT
 
 from . import two_processes
 from .test_pretrain_frames import write_drive
@@ -58,8 +58,8 @@ def test_a_loss_that_is_not_finite_in_one_ends_both_and_reproduce_goes_on_in_bot
     assert "is nan on images masks" in (tmp_path / "table1.md").read_text()
 
 
-def test_nobody_waits_longer_than_an_hour_nor_than_a_piece_of_work_takes(pair):
-    assert pair.run(two_processes.group_timeout) == [PATIENCE, PATIENCE]
+def test_a_process_waits_no_longer_than_an_hour_nor_than_a_piece_of_work_takes(pair):
+    assert pair.run(two_processes.group_timeout) == [WAIT_TIMEOUT, WAIT_TIMEOUT]
     (one, met), (other, met_there) = pair.run(two_processes.share_uneven_work, (1, 12))
     assert (one, other) == ([0], [*range(12)])
     assert met == met_there >= 3
@@ -68,7 +68,7 @@ def test_nobody_waits_longer_than_an_hour_nor_than_a_piece_of_work_takes(pair):
         assert str(err) == "a.jpg is broken"
 
 
-def test_an_evaluation_is_shared_and_says_what_one_process_says(pair, make_recipe, blobs, net, tmp_path):
+def test_a_shared_evaluation_gives_the_metrics_of_one_process(pair, make_recipe, blobs, net, tmp_path):
     path = tmp_path / "model.pt"
     save_checkpoint(path, Checkpoint(make_recipe(blobs), 4, net.state_dict()))
     metrics, frames, kept = two_processes.examine(path)

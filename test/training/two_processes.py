@@ -210,7 +210,7 @@ def share_uneven_work(pieces, failing=None):
         return original(thing)
 
     original = processes.gathered
-    with mock.patch.object(processes, "MEETING_S", 0.1), mock.patch.object(processes, "gathered", gathered):
+    with mock.patch.object(processes, "SYNC_INTERVAL_S", 0.1), mock.patch.object(processes, "gathered", gathered):
         complete(work())
     return done, len(met)
 
