@@ -5,8 +5,8 @@ import pytest
 
 from lvad_perception.errors import DatasetError
 from lvad_perception.metrics import Evaluator, FrameFindings, FrameMetadata, worst_first
+from lvad_perception.metrics.confusion import BACKGROUND, confuse_boxes, f1
 from lvad_perception.metrics.findings import NOT_STATED
-from lvad_perception.metrics.matching import BACKGROUND, confuse_boxes, f1
 from lvad_perception.types import Detections, Predictions, Truth, TruthBoxes
 from lvad_perception.vocabulary import DETECTION
 
