@@ -1,4 +1,4 @@
-"""BDD100K splits and videos -> rosbag2 bags. Both stream: memory does not grow with their length."""
+"""Conversion of BDD100K splits and videos to bags, in bounded memory."""
 
 import json
 import re
@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from lvad_perception.bags.problems import Problems, report_to_stderr
-from lvad_perception.bags.storage import BagWriter, Storage, create_bag
+from lvad_perception.bags.error_log import ErrorLog, report_to_stderr
+from lvad_perception.bags.writer import BagWriter, Storage, create_bag
 from lvad_perception.datasets.bdd100k import Split, open_split
 from lvad_perception.errors import BagError, ConfigError, ImageError, LabelError
 from lvad_perception.media.images import decode_image
@@ -30,7 +30,7 @@ from lvad_perception.types import UInt8
 from lvad_perception.vocabulary import TASKS
 
 DEFAULT_START_NS: Final = 1_500_000_000_000_000_000
-"""Stamp of the first image, 2017-07-14 02:40 UTC: a fixed instant, so that the same input gives the same bag."""
+"""Stamp of the first image, 2017-07-14 02:40 UTC; fixed, so that the same input gives the same bag."""
 DEFAULT_RATE_HZ: Final = 10.0
 JPEG_QUALITY: Final = 95
 
@@ -42,12 +42,12 @@ _LAST_STAMP_NS: Final = (2**31 - 1) * 1_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class ConversionSummary:
-    """What was written.
+    """Counts of a conversion.
 
     Attributes:
         images: images in the bag.
-        truth: task -> images with an annotation of it.
-        problems: images or annotations that were left out; each was told.
+        truth: task -> number of images annotated for it.
+        problems: images or annotations that were left out; each was reported.
         duration_s: from the first stamp to the last.
     """
 
@@ -75,12 +75,12 @@ def from_bdd100k(
 ) -> ConversionSummary:
     """Convert a split in BDD100K's layout to a bag of one camera; topics as in ``lvad_perception.topics``.
 
-    JPEG and PNG files are passed through byte for byte as CompressedImage, other formats are written as PNG. Boxes keep
-    source pixels; crowds have a second hypothesis ``messages.CROWD``. A task that an image is not annotated for has no
-    message with its stamp; annotated-and-empty is an empty array. The image's name is published with the image's stamp,
-    and so are its attributes (weather, scene, time of day) where the label files state some.
+    JPEG and PNG files are copied byte for byte as CompressedImage, other formats are converted to PNG. Boxes are in
+    source pixels; crowds have a second hypothesis ``messages.CROWD``. An image without annotation for a task has no
+    message of that task; annotated-and-empty is an empty array. The image's name, and its attributes (weather, scene,
+    time of day) if the label files have any, are written with the image's stamp.
 
-    Stamps advance by 1 / ``rate_hz``: BDD100K's own time stamps are milliseconds into as many different videos.
+    Stamps advance by 1 / ``rate_hz``, since BDD100K's own time stamps are offsets into different videos.
 
     Args:
         root: folder with ``images`` and ``labels``.
@@ -90,12 +90,12 @@ def from_bdd100k(
         overwrite: replace an older bag.
         camera: namespace of the topics.
         frame_id: of every header.
-        rate_hz: images a second.
+        rate_hz: images per second.
         start_stamp_ns: stamp of the first image.
-        limit: convert only so many images, the first by name.
-        cache_dir: where parsed labels are kept; the user's cache folder when None.
-        report: is handed one line for each image or annotation that is left out.
-        progress: show a bar on standard error.
+        limit: convert only the first images by name; None for all.
+        cache_dir: folder of parsed labels; the user's cache folder when None.
+        report: called with one line for each image or annotation that is left out.
+        progress: show a progress bar on standard error.
 
     Raises:
         DatasetError: no such folder or split, or no image could be read.
@@ -109,7 +109,7 @@ def from_bdd100k(
     count = len(data) if limit is None else min(limit, len(data))
     if not 0 <= start_stamp_ns <= _LAST_STAMP_NS - int(count / rate_hz * 1e9):
         raise ConfigError(f"start stamp {start_stamp_ns} ns leaves ROS's time range; give nanoseconds since 1970")
-    problems = Problems(report)
+    errors = ErrorLog(report)
     images = 0
     truth = dict.fromkeys(TASKS, 0)
     origin = {"lvad_source": "bdd100k", "lvad_split": split}
@@ -120,18 +120,18 @@ def from_bdd100k(
             try:
                 encoded, image_format, size_hw = _encoded_image(path)
             except ImageError as err:
-                problems.add(str(path.parent), path.name, err)
+                errors.add(str(path.parent), path.name, err)
                 continue
             camera_writer.start(start_stamp_ns + round(images * 1e9 / rate_hz))
             camera_writer.name(data.name_of(index))
             camera_writer.attributes(data.attributes(index))
             camera_writer.compressed(encoded, image_format)
-            for task in _write_truth(camera_writer, data, index, size_hw, problems):
+            for task in _write_truth(camera_writer, data, index, size_hw, errors):
                 truth[task] += 1
             images += 1
         if images == 0:
             raise BagError(f"no image of {root} split {split} can be read; copy the images again")
-    return ConversionSummary(images, truth, problems.total, max(0, images - 1) / rate_hz)
+    return ConversionSummary(images, truth, errors.total, max(0, images - 1) / rate_hz)
 
 
 def from_video(
@@ -147,7 +147,7 @@ def from_video(
     every: int = 1,
     progress: bool = False,
 ) -> ConversionSummary:
-    """Convert a video file to a bag of one camera, with the video's own time line.
+    """Convert a video file to a bag of one camera, with the time stamps of the video.
 
     Args:
         path: any video that FFmpeg decodes.
@@ -158,7 +158,7 @@ def from_video(
         frame_id: of every header.
         start_stamp_ns: stamp of the video's time 0.
         raw: write lossless rgb8 Image messages instead of JPEG (quality 95) CompressedImage.
-        every: keep the first of every so many frames.
+        every: N, to keep one of N frames, the first included.
         progress: show a counter on standard error.
 
     Raises:
@@ -191,7 +191,7 @@ def from_video(
 
 
 class _CameraWriter:
-    """The topics of one camera in a bag, all messages of a frame under one header."""
+    """Writes the topics of one camera; all messages of a frame share its header."""
 
     def __init__(self, bag: BagWriter, camera: str, frame_id: str) -> None:
         self._bag = bag
@@ -239,15 +239,15 @@ class _CameraWriter:
 
 
 def _write_truth(
-    writer: _CameraWriter, data: Split, index: int, size_hw: tuple[int, int], problems: Problems
+    writer: _CameraWriter, data: Split, index: int, size_hw: tuple[int, int], errors: ErrorLog
 ) -> Iterator[str]:
-    """Write what the image is annotated for; yields the tasks written."""
+    """Write the annotation of an image; yields the tasks written."""
     readers = {"detection": data.boxes, "semantic": data.semantic, "drivable": data.drivable}
     for task, read in readers.items():
         try:
             annotation = read(index, size_hw)
         except LabelError as err:
-            problems.add(f"{data.name} {task} labels", data.name_of(index), err)
+            errors.add(f"{data.name} {task} labels", data.name_of(index), err)
             continue
         if annotation is not None:
             writer.truth(task, annotation)
@@ -255,7 +255,7 @@ def _write_truth(
 
 
 def _encoded_image(path: Path) -> tuple[bytes, str, tuple[int, int]]:
-    """An image file's bytes, their format and the image's size; the image is decoded to be sure of it."""
+    """An image file's bytes, format and size; raises ImageError if it cannot be decoded."""
     try:
         encoded = path.read_bytes()
     except OSError as err:

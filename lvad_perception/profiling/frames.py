@@ -9,7 +9,7 @@ from typing import Any, Final
 import cv2
 import numpy as np
 
-from lvad_perception.bags.problems import Problems
+from lvad_perception.bags.error_log import ErrorLog
 from lvad_perception.errors import BagError, DatasetError, ImageError, MessageError
 from lvad_perception.media.images import decode_image
 from lvad_perception.types import Size, UInt8
@@ -53,26 +53,26 @@ def folder_frames(folder: Path) -> Iterator[Decode]:
 def bag_frames(bag: Path) -> Iterator[Decode]:
     """The images of a bag's cameras, again and again; malformed ones are told and left out. Raises BagError."""
     from lvad_perception.bags.cameras import find_cameras
-    from lvad_perception.bags.replay import decode_frame
-    from lvad_perception.bags.storage import open_bag
+    from lvad_perception.bags.frames import decode_frame
+    from lvad_perception.bags.reader import open_bag
 
-    problems: Problems | None = Problems()
+    errors: ErrorLog | None = ErrorLog()
     while True:
         usable = 0
         with open_bag(bag) as reader:
             cameras = {camera.topic: camera for camera in find_cameras(reader.connections, source=str(bag))}
             connections = [camera.connection for camera in cameras.values()]
-            for connection, stamp_ns, raw in reader.messages(connections, problems=problems):
+            for connection, stamp_ns, raw in reader.messages(connections, errors=errors):
                 camera = cameras[connection.topic]
                 try:
                     decode_frame(reader, camera, stamp_ns, raw)
                 except (BagError, MessageError, ImageError) as err:
-                    if problems is not None:
-                        problems.add(camera.topic, f"image stamped {stamp_ns} ns", err)
+                    if errors is not None:
+                        errors.add(camera.topic, f"image stamped {stamp_ns} ns", err)
                     continue
                 usable += 1
                 yield partial(_image_of, decode_frame, reader, camera, stamp_ns, raw)
-        problems = None  # the second time is like the first
+        errors = None  # the second time is like the first
         if not usable:
             raise BagError(f"{bag} has no image that can be decoded; name another bag")
 

@@ -4,7 +4,7 @@ import sqlite3
 
 import yaml
 
-from lvad_perception.bags.storage import open_bag
+from lvad_perception.bags.reader import open_bag
 
 # What Humble's rosbag2 reads of a profile, each by its number.
 POLICIES = ("history", "reliability", "durability", "liveliness")

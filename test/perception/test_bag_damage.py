@@ -8,11 +8,13 @@ import tracemalloc
 import lz4.frame
 import pytest
 
-from lvad_perception.bags import compression, recorded
+from lvad_perception.bags import compression, storage
 from lvad_perception.bags.compression import LARGEST, zstd_module
-from lvad_perception.bags.problems import Problems
-from lvad_perception.bags.storage import create_bag, open_bag, rosbags_typestore
+from lvad_perception.bags.error_log import ErrorLog
+from lvad_perception.bags.reader import open_bag
+from lvad_perception.bags.writer import create_bag
 from lvad_perception.errors import BagError
+from lvad_perception.messages import rosbags_typestore
 from lvad_perception.topics import IMAGE
 
 from .mcap_files import (
@@ -39,8 +41,7 @@ PACK = {"zstd": zstd.compress, "lz4": lz4.frame.compress}
 def read(bag, told):
     with open_bag(bag) as reader:
         return [
-            (stamp - START) // STEP
-            for _, stamp, _ in reader.messages(reader.connections, problems=Problems(told.append))
+            (stamp - START) // STEP for _, stamp, _ in reader.messages(reader.connections, errors=ErrorLog(told.append))
         ]
 
 
@@ -136,7 +137,7 @@ class TestBombs:
             read(tmp_path / "x.mcap.zstd", [])
 
     def test_chunks_that_all_overlap(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(recorded, "_HELD", 1000)
+        monkeypatch.setattr(storage, "_BUDGET", 1000)
         chunks = [chunk(message(place), message(place + 9), start=START) for place in range(9)]
         path = write_mcap(tmp_path / "x.mcap", schema(), channel(), *chunks, statistics(c1=18))
         with pytest.raises(
@@ -226,7 +227,7 @@ def test_random_damage_ends_in_messages_or_a_sentence(tmp_path, bounded, kind):
         told = []
         try:
             with open_bag(file) as reader:
-                found = [raw for _, _, raw in reader.messages(reader.connections, problems=Problems(told.append))]
+                found = [raw for _, _, raw in reader.messages(reader.connections, errors=ErrorLog(told.append))]
         except BagError as err:
             refused += len(str(err).splitlines()) == 1
             broken += len(str(err).splitlines()) != 1

@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from lvad_perception.bags.storage import create_bag
+from lvad_perception.bags.writer import create_bag
 from lvad_perception.errors import BagError, ConfigError, DatasetError, MissingDependencyError
 from lvad_perception.messages import image_to_message, make_header, rosbags_types
 from lvad_perception.perceiver import Perceiver

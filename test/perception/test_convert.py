@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lvad_perception.bags.convert import DEFAULT_START_NS, from_bdd100k, from_video
-from lvad_perception.bags.storage import open_bag
+from lvad_perception.bags.reader import open_bag
 from lvad_perception.datasets.bdd100k import open_split, read_image
 from lvad_perception.errors import BagError, ConfigError, DatasetError
 from lvad_perception.messages import (
@@ -210,7 +210,7 @@ class TestRefusals:
             return rename(path, target)
 
         monkeypatch.setattr(Path, "rename", interrupt)
-        monkeypatch.setattr("lvad_perception.bags.storage.exchange", lambda *_: False)  # as where the system cannot
+        monkeypatch.setattr("lvad_perception.bags.writer.exchange", lambda *_: False)  # as where the system cannot
         with pytest.raises(BagError if interruption is OSError else interruption):
             from_bdd100k(small_split, "val", tmp_path / "bag", overwrite=True)
         assert [path.name for path in tmp_path.iterdir()] == ["bag"]

@@ -5,11 +5,11 @@ import pytest
 import yaml
 
 from lvad_perception.bags.convert import from_bdd100k
+from lvad_perception.bags.error_log import message_text
 from lvad_perception.bags.evaluate import evaluate_bag, evaluate_dataset
 from lvad_perception.bags.pairing import PENDING
-from lvad_perception.bags.problems import message_text
 from lvad_perception.bags.replay import replay
-from lvad_perception.bags.storage import create_bag
+from lvad_perception.bags.writer import create_bag
 from lvad_perception.errors import BagError, DatasetError, VocabularyMismatchError
 from lvad_perception.messages import (
     detections_to_message,

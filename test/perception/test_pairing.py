@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from lvad_perception.bags.error_log import ErrorLog
 from lvad_perception.bags.pairing import PENDING, Pairing
-from lvad_perception.bags.problems import Problems
 from lvad_perception.errors import DatasetError, VocabularyMismatchError
 from lvad_perception.messages import label_info_to_message, make_header, mask_to_message, rosbags_types
 from lvad_perception.topics import Side
@@ -25,7 +25,7 @@ def told():
 
 @pytest.fixture
 def pairing(told):
-    return Pairing(Problems(told.append))
+    return Pairing(ErrorLog(told.append))
 
 
 @pytest.mark.parametrize("order", [(RESULT, TRUTH), (TRUTH, RESULT)], ids=["result first", "annotation first"])
@@ -74,10 +74,10 @@ def test_what_can_be_read_again_waits_without_memory(pairing, told):
         return lambda: read.append(index) or mask(index)
 
     for index in range(PENDING + 3):
-        pairing.add(TRUTH, mask(index), str(index), again=again(index))
+        pairing.add(TRUTH, mask(index), str(index), read_again=again(index))
     assert pairing.in_flight == PENDING + 3
     for index in (*range(PENDING + 3), 99):
-        pairing.add(RESULT, mask(index), str(index), again=again(-index))
+        pairing.add(RESULT, mask(index), str(index), read_again=again(-index))
     assert pairing.finish().semantic.images == PENDING + 3
     assert read == [0, 1, 2]
     assert not told

@@ -11,8 +11,10 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from lvad_perception import topics
 from lvad_perception.bags.cameras import find_cameras
 from lvad_perception.bags.convert import from_bdd100k
-from lvad_perception.bags.replay import replay, video_clock
-from lvad_perception.bags.storage import create_bag, open_bag
+from lvad_perception.bags.overlay_video import video_clock
+from lvad_perception.bags.reader import open_bag
+from lvad_perception.bags.replay import replay
+from lvad_perception.bags.writer import create_bag
 from lvad_perception.errors import BagError
 from lvad_perception.messages import (
     check_label_info,

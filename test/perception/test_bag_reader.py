@@ -9,12 +9,14 @@ import sys
 import pytest
 import yaml
 
-from lvad_perception.bags import storage
+from lvad_perception.bags import writer as bag_writer
 from lvad_perception.bags.compression import zstd_module
-from lvad_perception.bags.problems import Problems
-from lvad_perception.bags.storage import create_bag, open_bag
+from lvad_perception.bags.error_log import ErrorLog
+from lvad_perception.bags.paths import storage_files
+from lvad_perception.bags.reader import open_bag
+from lvad_perception.bags.writer import create_bag
 from lvad_perception.errors import BagError
-from lvad_perception.messages import rosbags_types
+from lvad_perception.messages import rosbags_types, rosbags_typestore
 from lvad_perception.topics import IMAGE
 
 from .mcap_files import (
@@ -45,11 +47,11 @@ def told():
 
 def read(bag, told=None):
     """(topic, place in time) of every message, in the order in which they come."""
-    problems = Problems(print if told is None else told.append)
+    problems = ErrorLog(print if told is None else told.append)
     with open_bag(bag) as reader:
         found = [
             (connection.topic, (stamp - START) // STEP)
-            for connection, stamp, raw in reader.messages(reader.connections, problems=problems)
+            for connection, stamp, raw in reader.messages(reader.connections, errors=problems)
             if reader.deserialize(raw, connection) is not None
         ]
     assert told is not None or problems.total == 0
@@ -65,7 +67,7 @@ def a_bag(path, count=6, *, kind="mcap", topics=(TOPIC,)):
     with create_bag(path, storage=kind) as bag:
         for place in range(count):
             for topic in topics:
-                msg = storage.rosbags_typestore().deserialize_cdr(image(place), IMAGE)
+                msg = rosbags_typestore().deserialize_cdr(image(place), IMAGE)
                 bag.write(topic, msg, START + place * STEP)
     return path
 
@@ -190,7 +192,7 @@ class TestPromises:
         )
         with open_bag(path) as reader:
             (other,) = [each for each in reader.connections if each.topic == "/other"]
-            assert list(reader.messages([other], problems=Problems(told.append))) == []
+            assert list(reader.messages([other], errors=ErrorLog(told.append))) == []
         assert told[0].startswith("/other 1 of 1 messages: ")
 
     def test_an_index_that_names_the_wrong_channel(self, tmp_path, told):
@@ -207,8 +209,8 @@ class TestPromises:
     def test_what_is_not_asked_for_is_no_loss(self, tmp_path, told):
         bag = a_bag(tmp_path / "bag", topics=("/front/image_raw", "/rear/image_raw"))
         with open_bag(bag) as reader:
-            assert len(list(reader.messages(reader.connections[:1], problems=Problems(told.append)))) == 6
-            assert list(reader.messages([], problems=Problems(told.append))) == []
+            assert len(list(reader.messages(reader.connections[:1], errors=ErrorLog(told.append)))) == 6
+            assert list(reader.messages([], errors=ErrorLog(told.append))) == []
         assert told == []
 
 
@@ -267,7 +269,7 @@ class TestCompressed:
     @pytest.mark.parametrize("kind", ["mcap", "sqlite3"])
     def test_files(self, tmp_path, kind):
         bag = a_bag(tmp_path / "bag", kind=kind)
-        (file,) = storage.storage_files(bag)
+        (file,) = storage_files(bag)
         packed = file.with_name(f"{file.name}.zstd")
         packed.write_bytes(zstd.compress(file.read_bytes()))
         file.unlink()
@@ -419,7 +421,7 @@ class TestFormats:
     @pytest.mark.parametrize("kind", ["mcap", "sqlite3"])
     def test_a_message_can_be_read_again(self, tmp_path, kind):
         with open_bag(a_bag(tmp_path / "bag", kind=kind)) as reader:
-            found = list(reader.placed_messages(reader.connections))
+            found = list(reader.located_messages(reader.connections))
             assert [bytes(reader.read(place)) for *_, place in found] == [image(place) for place in range(6)]
 
     def test_rows_of_other_types_are_told(self, tmp_path, told):
@@ -440,13 +442,13 @@ class TestReplacing:
 
     def test_an_interrupt(self, tmp_path, monkeypatch, moment):
         bag = a_bag(tmp_path / "bag", 2)
-        exchange = storage.exchange
+        exchange = bag_writer.exchange
 
         def interrupted(first, second):
             assert moment == "before" or exchange(first, second)
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(storage, "exchange", interrupted)
+        monkeypatch.setattr(bag_writer, "exchange", interrupted)
         with pytest.raises(KeyboardInterrupt), create_bag(bag, overwrite=True) as writer:
             writer.write("/chatter", TYPES.String(data="new"), START)
         assert len(read(bag)) == {"before": 2, "after": 1}[moment]
@@ -457,15 +459,15 @@ class TestReplacing:
         code = (
             "import os, signal, sys\n"
             "from pathlib import Path\n"
-            "from lvad_perception.bags import storage\n"
+            "from lvad_perception.bags import writer as bag_writer\n"
             "from lvad_perception.messages import rosbags_types\n"
-            "exchange = storage.exchange\n"
+            "exchange = bag_writer.exchange\n"
             "def killed(first, second):\n"
             "    assert sys.argv[2] == 'before' or exchange(first, second)\n"
             "    os.kill(os.getpid(), signal.SIGKILL)\n"
-            "storage.exchange = killed\n"
-            "with storage.create_bag(Path(sys.argv[1]), overwrite=True) as writer:\n"
-            "    writer.write('/chatter', rosbags_types().String(data='new'), 1600000000000000000)\n"
+            "bag_writer.exchange = killed\n"
+            "with bag_writer.create_bag(Path(sys.argv[1]), overwrite=True) as bag:\n"
+            "    bag.write('/chatter', rosbags_types().String(data='new'), 1600000000000000000)\n"
         )
         assert subprocess.run([sys.executable, "-c", code, str(bag), moment], check=False, timeout=60).returncode == -9
         assert len(read(bag)) == {"before": 2, "after": 1}[moment]
@@ -481,7 +483,7 @@ class TestReplacing:
                 raise KeyboardInterrupt
             return rename(path, target)
 
-        monkeypatch.setattr(storage, "exchange", lambda first, second: False)
+        monkeypatch.setattr(bag_writer, "exchange", lambda first, second: False)
         monkeypatch.setattr(type(bag), "rename", interrupted)
         with pytest.raises(KeyboardInterrupt), create_bag(bag, overwrite=True) as writer:
             writer.write("/chatter", TYPES.String(data="new"), START)
