@@ -70,7 +70,7 @@ def _bench(arguments: argparse.Namespace) -> None:
     from lvad_perception.profiling.bench import Bench
     from lvad_perception.profiling.drawing import draw
     from lvad_perception.profiling.overlap import overlapped_fps
-    from lvad_perception.profiling.stages import run_benchmark
+    from lvad_perception.profiling.stages import time_stages
 
     if arguments.plot is not None and arguments.plot.suffix != ".svg":
         raise ConfigError(f"--plot {arguments.plot} is no SVG file; name one that ends in .svg")
@@ -82,7 +82,7 @@ def _bench(arguments: argparse.Namespace) -> None:
         others = [(path.name, open_model(arguments, path)) for path in arguments.batches]
         for _, other in others:
             open_files.callback(other.close)
-        stages = run_benchmark(
+        stages = time_stages(
             perceiver,
             frames,
             source=source,

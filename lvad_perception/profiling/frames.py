@@ -1,4 +1,4 @@
-"""Where the benchmark's frames come from: rendered shapes, a folder of images, a bag. All are still encoded."""
+"""Encoded frames to time: synthetic ones, images of a folder, or images of a bag."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -17,11 +17,11 @@ from lvad_perception.types import Size, UInt8
 IMAGE_SUFFIXES: Final = (".jpg", ".jpeg", ".png")
 
 Decode = Callable[[], UInt8]
-"""One frame, still encoded; calling it gives uint8 [H, W, 3] RGB."""
+"""An encoded frame; calling it decodes to uint8 [H, W, 3] RGB."""
 
 
 def synthetic_frames(size_hw: Size = (720, 1280)) -> Iterator[Decode]:
-    """Endless JPEGs of rendered shapes, as smooth and as detailed as a road scene."""
+    """Endless JPEGs of coloured patches with noise, which decode about as slowly as road scenes."""
     random = np.random.default_rng(0)
     encoded = []
     for _ in range(8):
@@ -33,7 +33,7 @@ def synthetic_frames(size_hw: Size = (720, 1280)) -> Iterator[Decode]:
 
 
 def folder_frames(folder: Path) -> Iterator[Decode]:
-    """The JPEG and PNG files of a folder, again and again. Raises DatasetError when there is none."""
+    """The JPEG and PNG files of a folder, repeated endlessly. Raises DatasetError when there is none."""
     paths = (
         sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES) if folder.is_dir() else []
     )
@@ -51,7 +51,7 @@ def folder_frames(folder: Path) -> Iterator[Decode]:
 
 
 def bag_frames(bag: Path) -> Iterator[Decode]:
-    """The images of a bag's cameras, again and again; malformed ones are told and left out. Raises BagError."""
+    """The images of a bag's cameras, repeated endlessly; malformed ones are reported and left out. Raises BagError."""
     from lvad_perception.bags.cameras import find_cameras
     from lvad_perception.bags.frames import decode_frame
     from lvad_perception.bags.reader import open_bag
@@ -72,7 +72,7 @@ def bag_frames(bag: Path) -> Iterator[Decode]:
                     continue
                 usable += 1
                 yield partial(_image_of, decode_frame, reader, camera, stamp_ns, raw)
-        errors = None  # the second time is like the first
+        errors = None  # the first pass has reported them
         if not usable:
             raise BagError(f"{bag} has no image that can be decoded; name another bag")
 
