@@ -30,7 +30,7 @@ from lvad_perception.bags.playing import plan_playback
 from lvad_perception.errors import LvadError
 
 ARGUMENTS = [
-    DeclareLaunchArgument("bag", description="Bag with images and annotation, from lvad-perception bag from-bdd100k."),
+    DeclareLaunchArgument("bag", description="Bag with images and annotation, from lvad-perception bag from-dataset."),
     DeclareLaunchArgument("model", description="Model file, .onnx."),
     DeclareLaunchArgument("json", default_value="metrics.json", description="File for the metrics; empty for none."),
     DeclareLaunchArgument(

@@ -19,7 +19,7 @@ from lvad_perception.media.opencv import import_opencv
 
 _EXAMPLES: Final = """\
 examples:
-  lvad-perception bag from-bdd100k bdd100k --split val --output val_bag
+  lvad-perception bag from-dataset bdd100k --split val --output val_bag
   lvad-perception replay val_bag --model model.onnx --output predicted_bag --overlay-video overlay.mp4
   lvad-perception evaluate predicted_bag
   lvad-perception evaluate --model model.onnx --data bdd100k --split val --json metrics.json

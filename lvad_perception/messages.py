@@ -247,10 +247,15 @@ def detections_to_message(
     return _boxes_to_message(detections.boxes_xyxy, detections.labels, detections.scores, None, header, names, types)
 
 
-def truth_to_message(boxes: TruthBoxes, header: Message, *, types: MessageTypes) -> Message:
-    """Annotated boxes as ``vision_msgs/Detection2DArray``: score 1, a second hypothesis ``CROWD`` for crowds."""
+def truth_to_message(
+    boxes: TruthBoxes, header: Message, *, names: Sequence[str] = DETECTION.names, types: MessageTypes
+) -> Message:
+    """Annotated boxes as ``vision_msgs/Detection2DArray``: score 1, a second hypothesis ``CROWD`` for crowds.
+
+    ``names`` are the detection classes of the data set.
+    """
     ones = np.ones(len(boxes), np.float32)
-    return _boxes_to_message(boxes.boxes_xyxy, boxes.labels, ones, boxes.crowd.tolist(), header, DETECTION.names, types)
+    return _boxes_to_message(boxes.boxes_xyxy, boxes.labels, ones, boxes.crowd.tolist(), header, names, types)
 
 
 def boxes_to_centers(boxes_xyxy: Float32) -> npt.NDArray[np.float64]:
@@ -259,32 +264,33 @@ def boxes_to_centers(boxes_xyxy: Float32) -> npt.NDArray[np.float64]:
     return np.concatenate([(corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]], axis=1)
 
 
-def detections_from_message(msg: Message) -> Detections:
+def detections_from_message(msg: Message, *, names: Sequence[str] = DETECTION.names) -> Detections:
     """Detections of a ``vision_msgs/Detection2DArray``, best score first.
 
-    Of several hypotheses the best one counts; detections without a hypothesis are left out.
+    Of several hypotheses the best one counts; detections without a hypothesis are left out. Labels are places in
+    ``names``.
 
     Raises:
-        VocabularyMismatchError: a class name is not one of ``vocabulary.DETECTION``.
+        VocabularyMismatchError: a class name is not one of ``names``.
     """
     detections = [detection for detection in msg.detections if detection.results]
     best = [max(detection.results, key=lambda result: result.hypothesis.score) for detection in detections]
     scores = np.array([result.hypothesis.score for result in best], np.float32)
-    labels = _labels([result.hypothesis.class_id for result in best])
+    labels = _labels([result.hypothesis.class_id for result in best], names)
     order = np.argsort(-scores, kind="stable")
     return Detections(_corners(detections)[order], scores[order], labels[order])
 
 
-def truth_boxes_from_message(msg: Message) -> TruthBoxes:
+def truth_boxes_from_message(msg: Message, *, names: Sequence[str] = DETECTION.names) -> TruthBoxes:
     """Annotated boxes of a ``vision_msgs/Detection2DArray`` in message order, of older bags too.
 
     Raises:
-        VocabularyMismatchError: a class name is not one of ``vocabulary.DETECTION``.
+        VocabularyMismatchError: a class name is not one of ``names``, of which labels are places.
     """
     detections = [detection for detection in msg.detections if detection.results]
     return TruthBoxes(
         _corners(detections),
-        _labels([detection.results[0].hypothesis.class_id for detection in detections]),
+        _labels([detection.results[0].hypothesis.class_id for detection in detections], names),
         np.array([_is_crowd(detection) for detection in detections], np.bool_),
     )
 
@@ -403,12 +409,12 @@ def _corners(detections: list[Message]) -> Float32:
     return np.array(rows, np.float64).reshape(-1, 4).astype(np.float32)
 
 
-def _labels(names: list[str]) -> Int32:
-    ids = {name: index for index, name in enumerate(DETECTION.names)}
-    unknown = sorted({name for name in names if name not in ids})
+def _labels(found: list[str], names: Sequence[str]) -> Int32:
+    ids = {name: index for index, name in enumerate(names)}
+    unknown = sorted({name for name in found if name not in ids})
     if unknown:
         raise VocabularyMismatchError(
-            f"object class '{one_line(unknown[0])}' is not one of {', '.join(DETECTION.names)}; "
+            f"object class '{one_line(unknown[0])}' is not one of {', '.join(names)}; "
             "bags are measured by these classes, so take a model and annotation of them, with the names as class_id"
         )
-    return np.array([ids[name] for name in names], np.int32)
+    return np.array([ids[name] for name in found], np.int32)

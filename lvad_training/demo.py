@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from lvad_perception.command_line import STATUS_INCOMPLETE
-from lvad_perception.datasets.bdd100k import Split, find_splits, open_split, read_image
+from lvad_perception.datasets.bdd100k import Bdd100kSplit, find_splits, open_split, read_image
 from lvad_perception.errors import ConfigError, DatasetError, LvadError
 from lvad_perception.files import write_whole
 from lvad_perception.types import Size
@@ -102,7 +102,7 @@ def demo(out: Path, *, data: Path | None, images: int, steps: int | None, seed: 
         _run("lvad-train", "run", recipe, "--overwrite"),
         _run("lvad-train", "export", out / "run" / "model.pt", model),
         _run(
-            *("lvad-perception", "bag", "from-bdd100k", data, "--split", val_split),
+            *("lvad-perception", "bag", "from-dataset", data, "--split", val_split),
             *("--limit", VAL_FRAMES, "--output", bag, "--overwrite"),
         ),
         _run(
@@ -174,7 +174,7 @@ def _splits(data: Path) -> tuple[str, str]:
 
 
 def _recipe(
-    data: Path, train_split: str, measured: Split, out: Path, seed: int, rate: float, from_scratch: bool
+    data: Path, train_split: str, measured: Bdd100kSplit, out: Path, seed: int, rate: float, from_scratch: bool
 ) -> dict[str, Any]:
     """The recipe but for its number of steps."""
     first = read_image(open_split(data, train_split).image_path(0))
@@ -194,7 +194,7 @@ def _recipe(
     }
 
 
-def _val_only(split: Split) -> dict[str, Any]:
+def _val_only(split: Bdd100kSplit) -> dict[str, Any]:
     """The first frames of a validation split that is too large to be measured whole in a demo, by name."""
     if len(split) <= VAL_FRAMES:
         return {}

@@ -26,7 +26,7 @@ output: run
 
 def make_materials(folder: Path) -> None:
     """Write ``data``, ``recipe.yaml``, ``model.pt``, ``model.onnx`` and the bags ``mcap`` and ``sqlite3``."""
-    from lvad_perception.bags.convert import from_bdd100k
+    from lvad_perception.bags.convert import from_dataset
     from lvad_perception.bags.replay import replay
     from lvad_training.build import build_model
     from lvad_training.checkpoints import Checkpoint, save_checkpoint
@@ -45,7 +45,7 @@ def make_materials(folder: Path) -> None:
     perceiver = open_perceiver(folder)
     for storage in ("mcap", "sqlite3"):
         plain = folder / f"{storage}_plain"
-        from_bdd100k(folder / "data", "val", plain, storage=storage, cache_dir=folder / "cache", report=say_nothing)
+        from_dataset(folder / "data", "val", plain, storage=storage, cache_dir=folder / "cache", report=say_nothing)
         replay(plain, perceiver, folder / storage, storage=storage, report=say_nothing)
 
 

@@ -1,8 +1,8 @@
-"""Conversion of BDD100K splits and videos to bags, in bounded memory."""
+"""Conversion of splits of data sets, and of videos, to bags, in bounded memory."""
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -13,7 +13,8 @@ from tqdm import tqdm
 
 from lvad_perception.bags.error_log import ErrorLog, report_to_stderr
 from lvad_perception.bags.writer import BagWriter, Storage, create_bag
-from lvad_perception.datasets.bdd100k import Split, open_split
+from lvad_perception.datasets.layout import open_split, vocabulary_name
+from lvad_perception.datasets.split import Split
 from lvad_perception.errors import BagError, ConfigError, ImageError, LabelError
 from lvad_perception.media.images import decode_image
 from lvad_perception.messages import (
@@ -27,7 +28,7 @@ from lvad_perception.messages import (
 )
 from lvad_perception.topics import ATTRIBUTES, LABEL_INFO, NAME, TASK_TOPICS, TRUTH
 from lvad_perception.types import UInt8
-from lvad_perception.vocabulary import TASKS
+from lvad_perception.vocabulary import TASKS, VOCABULARIES, Vocabulary
 
 DEFAULT_START_NS: Final = 1_500_000_000_000_000_000
 """Stamp of the first image, 2017-07-14 02:40 UTC; fixed, so that the same input gives the same bag."""
@@ -57,7 +58,7 @@ class ConversionSummary:
     duration_s: float
 
 
-def from_bdd100k(
+def from_dataset(
     root: Path,
     split: str,
     output: Path,
@@ -73,17 +74,18 @@ def from_bdd100k(
     report: Callable[[str], None] = report_to_stderr,
     progress: bool = False,
 ) -> ConversionSummary:
-    """Convert a split in BDD100K's layout to a bag of one camera; topics as in ``lvad_perception.topics``.
+    """Convert a split of BDD100K or nuImages to a bag of one camera; topics as in ``lvad_perception.topics``.
 
     JPEG and PNG files are copied byte for byte as CompressedImage, other formats are converted to PNG. Boxes are in
     source pixels; crowds have a second hypothesis ``messages.CROWD``. An image without annotation for a task has no
-    message of that task; annotated-and-empty is an empty array. The image's name, and its attributes (weather, scene,
-    time of day) if the label files have any, are written with the image's stamp.
+    message of that task; annotated-and-empty is an empty array. The image's name, and its attributes (weather, scene
+    and time of day; nuImages: camera and location) if the data set has any, are written with the image's stamp. The
+    images of all cameras of nuImages are on the one camera of the bag.
 
-    Stamps advance by 1 / ``rate_hz``, since BDD100K's own time stamps are offsets into different videos.
+    Stamps advance by 1 / ``rate_hz``, since the data sets' own time stamps belong to different videos.
 
     Args:
-        root: folder with ``images`` and ``labels``.
+        root: folder of the data set, of a layout that ``datasets.layout`` recognizes.
         split: name of the split, such as "val".
         output: bag folder to create.
         storage: storage plugin.
@@ -105,16 +107,18 @@ def from_bdd100k(
     """
     if not rate_hz > 0 or (limit is not None and limit < 1):
         raise ConfigError(f"rate {rate_hz} Hz and limit {limit} must be positive; leave them out for the defaults")
-    data = open_split(Path(root), split, cache_dir=cache_dir)
+    root = Path(root)
+    dataset = vocabulary_name(root)
+    data = open_split(root, split, cache_dir=cache_dir)
     count = len(data) if limit is None else min(limit, len(data))
     if not 0 <= start_stamp_ns <= _LAST_STAMP_NS - int(count / rate_hz * 1e9):
         raise ConfigError(f"start stamp {start_stamp_ns} ns leaves ROS's time range; give nanoseconds since 1970")
     errors = ErrorLog(report)
     images = 0
     truth = dict.fromkeys(TASKS, 0)
-    origin = {"lvad_source": "bdd100k", "lvad_split": split}
+    origin = {"lvad_source": dataset, "lvad_split": split}
     with create_bag(output, storage=storage, overwrite=overwrite, custom_data=origin) as bag:
-        camera_writer = _CameraWriter(bag, camera, frame_id)
+        camera_writer = _CameraWriter(bag, camera, frame_id, VOCABULARIES[dataset])
         for index in tqdm(range(count), desc="convert", unit="image", disable=None if progress else True):
             path = data.image_path(index)
             try:
@@ -193,8 +197,11 @@ def from_video(
 class _CameraWriter:
     """Writes the topics of one camera; all messages of a frame share its header."""
 
-    def __init__(self, bag: BagWriter, camera: str, frame_id: str) -> None:
+    def __init__(
+        self, bag: BagWriter, camera: str, frame_id: str, vocabularies: Mapping[str, Vocabulary] = TASKS
+    ) -> None:
         self._bag = bag
+        self._vocabularies = vocabularies
         self._camera = "/" + camera.strip("/")
         if not _NAMESPACE.fullmatch(self._camera):
             raise ConfigError(
@@ -229,10 +236,14 @@ class _CameraWriter:
         topic = f"{TRUTH}/{TASK_TOPICS[task]}"
         if task not in self._described:
             self._described.add(task)
-            info = label_info_to_message(TASKS[task], self._header, types=self._types)
+            info = label_info_to_message(self._vocabularies[task], self._header, types=self._types)
             self._write(f"{topic}/{LABEL_INFO}", info, latched=True)
-        to_message = truth_to_message if task == "detection" else mask_to_message
-        self._write(topic, to_message(annotation, self._header, types=self._types))
+        if task == "detection":
+            names = self._vocabularies[task].names
+            msg = truth_to_message(annotation, self._header, names=names, types=self._types)
+        else:
+            msg = mask_to_message(annotation, self._header, types=self._types)
+        self._write(topic, msg)
 
     def _write(self, topic: str, msg: Message, *, latched: bool = False) -> None:
         self._bag.write(f"{self._camera}/{topic}", msg, self._stamp_ns, latched=latched)

@@ -4,11 +4,11 @@ Both give the same metrics for the same images.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from tqdm import tqdm
 
@@ -16,14 +16,18 @@ from lvad_perception.bags.error_log import ErrorLog, message_text, report_to_std
 from lvad_perception.bags.pairing import Pairing, frame_key
 from lvad_perception.bags.reader import BagReader, open_bag
 from lvad_perception.bags.storage import Location
-from lvad_perception.datasets.bdd100k import Split, open_split, read_image
+from lvad_perception.datasets.layout import open_split, vocabulary_name
+from lvad_perception.datasets.split import Split
 from lvad_perception.errors import BagError, DatasetError, ImageError, LabelError, VocabularyMismatchError
-from lvad_perception.messages import Message, stamp_ns
+from lvad_perception.media.images import read_image
+from lvad_perception.messages import Message, check_label_info, stamp_ns
 from lvad_perception.metrics import Evaluator, Metrics
 from lvad_perception.perceiver import Perceiver
 from lvad_perception.topics import Side, listing, side_of
 from lvad_perception.types import Size, Truth, UInt8
-from lvad_perception.vocabulary import TASKS
+from lvad_perception.vocabulary import VOCABULARIES, Vocabulary
+
+_OWNERS: Final = {"bdd100k": "BDD100K's", "nuimages": "nuImages'"}
 
 
 def evaluate_bag(bag: Path, *, report: Callable[[str], None] = report_to_stderr, progress: bool = False) -> Metrics:
@@ -31,7 +35,7 @@ def evaluate_bag(bag: Path, *, report: Callable[[str], None] = report_to_stderr,
 
     Predictions and annotation are paired by task, camera and header stamp, however far apart they are in the bag.
     Annotation without a prediction (of a corrupt or dropped image) is reported and left out; predictions without
-    annotation are ignored.
+    annotation are ignored. The classes are those that the annotation lists: BDD100K's or nuImages'.
 
     Args:
         bag: the output of ``replay``, or a recording of the node with annotation.
@@ -68,8 +72,8 @@ def pair_bag(
         VocabularyMismatchError: the bag lists other classes.
     """
     errors = ErrorLog(report)
-    pairing = Pairing(errors, by_frame=stamps is not None)
     sides = _sides(reader)
+    pairing = Pairing(errors, by_frame=stamps is not None, vocabularies=_vocabularies(reader, sides))
     indices: Counter[str] = Counter()
     connections = [connection for connection in reader.connections if connection.topic in sides]
     total = sum(connection.msgcount for connection in connections)
@@ -119,11 +123,11 @@ def evaluate_dataset(
     report: Callable[[str], None] = report_to_stderr,
     progress: bool = False,
 ) -> Metrics:
-    """Metrics of a model on the annotated images of a split in BDD100K's layout, without a bag.
+    """Metrics of a model on the annotated images of a split of BDD100K or nuImages, without a bag.
 
     Args:
         perceiver: the model, with a score threshold of 0.
-        root: folder with ``images`` and ``labels``.
+        root: folder of the data set, of a layout that ``datasets.layout`` recognizes.
         split: name of the split.
         limit: evaluate only the first images by name; None for all.
         cache_dir: folder of parsed labels; the user's cache folder when None.
@@ -133,13 +137,16 @@ def evaluate_dataset(
     Raises:
         DatasetError: no such folder or split, or no annotation for any of the model's tasks.
         LabelError: a label file cannot be read at all.
-        VocabularyMismatchError: the model has other classes than BDD100K.
+        VocabularyMismatchError: the model has other classes than the data set.
         EngineError: the engine failed.
     """
-    perceiver.manifest.require(TASKS, by=f"an evaluation on BDD100K's annotation in {root}")
-    data = open_split(Path(root), split, cache_dir=cache_dir)
+    root = Path(root)
+    dataset = vocabulary_name(root)
+    data = open_split(root, split, cache_dir=cache_dir)
+    vocabularies = VOCABULARIES[dataset]
+    perceiver.manifest.require(vocabularies, by=f"an evaluation on {_OWNERS[dataset]} annotation in {root}")
     errors = ErrorLog(report)
-    evaluator = Evaluator(perceiver.manifest.classes)
+    evaluator = Evaluator(perceiver.manifest.classes, vocabularies=vocabularies)
     images: list[UInt8] = []
     truths: list[Truth] = []
 
@@ -178,7 +185,7 @@ def _sides(reader: BagReader) -> dict[str, Side]:
     if not halves[True]:
         raise BagError(
             f"{reader.path} has no annotation, only {topics}; "
-            "make an annotated bag with: lvad-perception bag from-bdd100k"
+            "make an annotated bag with: lvad-perception bag from-dataset"
         )
     if not halves[False]:
         raise BagError(f"{reader.path} has no predictions, only {topics}; run lvad-perception replay on it first")
@@ -189,6 +196,23 @@ def _sides(reader: BagReader) -> dict[str, Side]:
             "annotate a task that the model has"
         )
     return {topic: side for topic, side in sides.items() if (side.camera, side.task) in both}
+
+
+def _vocabularies(reader: BagReader, sides: Mapping[str, Side]) -> dict[str, Vocabulary]:
+    """Task -> the known vocabulary that the annotation's ``LabelInfo`` lists; tasks without one are absent."""
+    vocabularies = {}
+    lists = [
+        connection
+        for connection in reader.connections
+        if (side := sides.get(connection.topic)) is not None and side.truth and side.label_info
+    ]
+    for connection, _, raw in reader.messages(lists):
+        task = sides[connection.topic].task
+        for known in VOCABULARIES.values():
+            with suppress(BagError, VocabularyMismatchError, KeyError):  # the evaluation itself reports it
+                check_label_info(reader.deserialize(raw, connection), known[task], source=connection.topic)
+                vocabularies[task] = known[task]
+    return vocabularies
 
 
 def _truth(data: Split, index: int, size_hw: Size, errors: ErrorLog) -> Truth:

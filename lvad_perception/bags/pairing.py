@@ -21,7 +21,7 @@ from lvad_perception.messages import (
 from lvad_perception.metrics import Evaluator, Findings, FrameMetadata, Metrics
 from lvad_perception.topics import Side
 from lvad_perception.types import Predictions, Size, Truth, UInt8
-from lvad_perception.vocabulary import TASKS
+from lvad_perception.vocabulary import TASKS, Vocabulary
 
 PENDING: Final = 64
 """Maximum number of messages of a topic that wait for their counterpart in memory; two seconds at 30 Hz."""
@@ -37,12 +37,19 @@ class Pairing:
     Args:
         errors: log of the messages that are left out.
         by_frame: keep the data of every image for ``findings``; memory then grows with the number of images.
+        vocabularies: the classes of predictions and annotation by task; BDD100K's where a task is absent.
+
+    Attributes:
+        vocabularies: those classes, of all tasks.
     """
 
-    def __init__(self, errors: ErrorLog, *, by_frame: bool = False) -> None:
+    def __init__(
+        self, errors: ErrorLog, *, by_frame: bool = False, vocabularies: Mapping[str, Vocabulary] = TASKS
+    ) -> None:
+        self.vocabularies: dict[str, Vocabulary] = {**TASKS, **vocabularies}
         self._errors = errors
         self._by_frame = by_frame
-        self._evaluator = Evaluator()
+        self._evaluator = Evaluator(vocabularies=self.vocabularies)
         self._joins: dict[tuple[str, str], _Join] = {}
         self.paired = 0
         """Number of pairs so far, all tasks together."""
@@ -57,19 +64,19 @@ class Pairing:
             read_again: reads the message again; None where that is impossible.
 
         Raises:
-            VocabularyMismatchError: it lists other classes than this package.
+            VocabularyMismatchError: it lists other classes than ``vocabularies``.
             BagError: ``read_again`` failed.
         """
         try:
             if side.label_info:
-                check_label_info(msg, TASKS[side.task], source="label info")
+                check_label_info(msg, self.vocabularies[side.task], source="label info")
                 return
             pair = self._joins.setdefault((side.camera, side.task), _Join(self._errors)).add(
                 side, msg, name, read_again
             )
             if pair is not None:
                 frame = frame_key(side.camera, stamp_ns(msg.header)) if self._by_frame else None
-                self._evaluator.add(*_values(side.task, *pair), frame=frame)
+                self._evaluator.add(*_values(self.vocabularies[side.task], *pair), frame=frame)
                 self.paired += 1
         except VocabularyMismatchError as err:
             raise VocabularyMismatchError(f"{side.topic} {name}: {err}") from err
@@ -187,19 +194,19 @@ class _Join:
             self._errors.add(half.side.topic, half.name, "it has no prediction with its stamp and is left out")
 
 
-def _values(task: str, prediction: Message, annotation: Message) -> tuple[Predictions, Truth]:
+def _values(vocabulary: Vocabulary, prediction: Message, annotation: Message) -> tuple[Predictions, Truth]:
     """One task's messages of an image as input of the evaluator. Raises as the readers of ``messages`` do."""
-    if task == "detection":
+    if vocabulary.task == "detection":
         # Messages of boxes do not contain the image size, and the evaluation of boxes does not need it.
         unknown: Size = (0, 0)
-        boxes = truth_boxes_from_message(annotation)
+        boxes = truth_boxes_from_message(annotation, names=vocabulary.names)
         return (
-            Predictions(unknown, detections_from_message(prediction), None, None),
+            Predictions(unknown, detections_from_message(prediction, names=vocabulary.names), None, None),
             Truth(unknown, boxes, None, None),
         )
     mask, truth = mask_from_message(prediction), mask_from_message(annotation)
-    masks = {"semantic": (mask, None), "drivable": (None, mask)}[task]
-    truths = {"semantic": (truth, None), "drivable": (None, truth)}[task]
+    masks = {"semantic": (mask, None), "drivable": (None, mask)}[vocabulary.task]
+    truths = {"semantic": (truth, None), "drivable": (None, truth)}[vocabulary.task]
     return Predictions(_size(mask), None, *masks), Truth(_size(truth), None, *truths)
 
 

@@ -164,7 +164,7 @@ def plan_playback(bag: Path, *, topics: Collection[str] = (), annotated: bool = 
     if annotated and not annotation:
         raise BagError(
             f"{bag} has no annotation, only {listing(topic.topic for topic in present)}; "
-            "make an annotated bag with: lvad-perception bag from-bdd100k"
+            "make an annotated bag with: lvad-perception bag from-dataset"
         )
     others = {
         topic.topic for topic in present if topic.topic.rpartition("/")[0] in namespaces and not is_result(topic.topic)

@@ -114,12 +114,13 @@ def examine_bag(
         pairing = pair_bag(reader, report=report, progress=progress, stamps=stamps)
         cameras = find_cameras(reader.connections, source=str(reader.path))
         metadata = _metadata(reader, cameras, stamps)
+        objects = pairing.vocabularies["detection"].names
         findings = pairing.findings(metadata, score_threshold=score_threshold)
         names = chosen(findings, worst)
         shown = {key: _Frame(frame.name) for key, frame in metadata.items() if frame.name in names}
         for camera in cameras:
             _fill(reader, camera, shown)
-    frames = {frame.name: kept for frame in shown.values() if (kept := _kept(frame)) is not None}
+    frames = {frame.name: kept for frame in shown.values() if (kept := _kept(frame, objects)) is not None}
     return Evaluation(findings, tuple(frames[name] for name in names if name in frames), {"data": bag.name})
 
 
@@ -181,8 +182,8 @@ def _fill(reader: BagReader, camera: Camera, frames: Mapping[str, _Frame]) -> No
             continue  # replay and evaluation have reported it
 
 
-def _kept(frame: _Frame) -> KeptFrame | None:
-    """The frame at the report's size; None when its image is not in the bag."""
+def _kept(frame: _Frame, objects: Sequence[str]) -> KeptFrame | None:
+    """The frame at the report's size; None when its image is not in the bag. ``objects`` are the detection classes."""
     if frame.image is None:
         return None
     size_hw: Size = (frame.image.shape[0], frame.image.shape[1])
@@ -197,13 +198,13 @@ def _kept(frame: _Frame) -> KeptFrame | None:
         frame.image,
         Truth(
             size_hw,
-            None if truth is None else truth_boxes_from_message(truth),
+            None if truth is None else truth_boxes_from_message(truth, names=objects),
             mask("semantic", True),
             mask("drivable", True),
         ),
         Predictions(
             size_hw,
-            None if predicted is None else detections_from_message(predicted),
+            None if predicted is None else detections_from_message(predicted, names=objects),
             mask("semantic", False),
             mask("drivable", False),
         ),

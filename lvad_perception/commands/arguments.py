@@ -3,7 +3,7 @@
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -19,12 +19,17 @@ MODEL_HELP: Final = "model file (.onnx)"
 
 
 def add_command(
-    group: Any, name: str, run: Callable[[argparse.Namespace], int | None], description: str
+    group: Any,
+    name: str,
+    run: Callable[[argparse.Namespace], int | None],
+    description: str,
+    *,
+    aliases: Sequence[str] = (),
 ) -> argparse.ArgumentParser:
     """Add a command to a group of argparse's sub-parsers; ``run`` gets the parsed arguments, and gives None when all is
     done and ``STATUS_INCOMPLETE`` when something was left out."""
     command: argparse.ArgumentParser = group.add_parser(
-        name, help=description, description=description[0].upper() + description[1:] + "."
+        name, aliases=aliases, help=description, description=description[0].upper() + description[1:] + "."
     )
     command.set_defaults(run=run)
     return command

@@ -2,12 +2,14 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from lvad_perception.bags.error_log import report_to_stderr
 from lvad_perception.command_line import STATUS_INCOMPLETE
 from lvad_perception.commands.arguments import add_command, add_model, open_perceiver, write_json
 from lvad_perception.errors import ConfigError
+
+_ROOT_HELP: Final = "folder of BDD100K (images/ and labels/) or nuImages (samples/ and v1.0-*/)"
 
 
 def add_bag_commands(commands: Any) -> None:
@@ -15,9 +17,13 @@ def add_bag_commands(commands: Any) -> None:
     bag = commands.add_parser("bag", help="make a rosbag2 bag from a data set or a video")
     sources = bag.add_subparsers(title="sources", required=True, metavar="SOURCE")
     command = add_command(
-        sources, "from-bdd100k", _bag_from_bdd100k, "a split in BDD100K's layout, with its annotation"
+        sources,
+        "from-dataset",
+        _bag_from_dataset,
+        "a split of BDD100K or nuImages, with its annotation",
+        aliases=("from-bdd100k",),
     )
-    command.add_argument("root", type=Path, metavar="ROOT", help="folder with images/ and labels/")
+    command.add_argument("root", type=Path, metavar="ROOT", help=_ROOT_HELP)
     _add_split(command, required=True)
     _add_bag_to_write(command)
     command.add_argument("--rate", type=float, default=10.0, metavar="HZ", help="images a second (default: 10)")
@@ -55,7 +61,7 @@ def add_bag_commands(commands: Any) -> None:
     )
     command.add_argument("bag", type=Path, nargs="?", metavar="BAG", help="a bag that replay wrote")
     add_model(command, required=False)
-    command.add_argument("--data", type=Path, metavar="ROOT", help="folder with images/ and labels/")
+    command.add_argument("--data", type=Path, metavar="ROOT", help=_ROOT_HELP)
     _add_split(command, required=False)
     command.add_argument("--json", type=Path, metavar="FILE", help="also write the metrics as JSON")
 
@@ -70,11 +76,11 @@ def add_bag_commands(commands: Any) -> None:
     command.add_argument("--command", action="append", help="a command line to show as one that made the results")
 
 
-def _bag_from_bdd100k(arguments: argparse.Namespace) -> int | None:
-    from lvad_perception.bags.convert import from_bdd100k
+def _bag_from_dataset(arguments: argparse.Namespace) -> int | None:
+    from lvad_perception.bags.convert import from_dataset
 
     told = _Told()
-    summary = from_bdd100k(
+    summary = from_dataset(
         arguments.root,
         arguments.split,
         arguments.output,

@@ -1,6 +1,6 @@
 """The interface of a data set: a split's images in a fixed order, with the annotation of each.
 
-``bdd100k.Split`` and ``nuimages.NuImagesSplit`` implement it; another data set needs these methods and a line in
+``bdd100k.Bdd100kSplit`` and ``nuimages.NuImagesSplit`` implement it; another data set needs these methods and a line in
 ``layout.py``.
 """
 

@@ -94,7 +94,7 @@ class EvaluationNode(Node):  # type: ignore[misc]
         if not self._annotation:
             return (
                 "nothing to evaluate: nobody published annotation; play a bag that was made with: "
-                "lvad-perception bag from-bdd100k"
+                "lvad-perception bag from-dataset"
             )
         if not halves[False]:
             return (

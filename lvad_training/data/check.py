@@ -73,7 +73,7 @@ def check_dataset(
             problems.append(Problem("error", str(root), f"split '{name}' cannot be opened: {err}"))
             continue
         splits.append(split)
-    of_bdd100k = [split for split in splits if isinstance(split, bdd100k.Split)]
+    of_bdd100k = [split for split in splits if isinstance(split, bdd100k.Bdd100kSplit)]
     # A split that could not be opened may have labels: only then is their lack certain.
     if not problems and not any(split.annotated_for(task).any() for split in splits for task in TASKS):
         if of_bdd100k and not has_labels(root, of_bdd100k):

@@ -8,23 +8,23 @@ from typing import Final
 
 import numpy as np
 
-from lvad_perception.datasets.bdd100k import Split
+from lvad_perception.datasets.bdd100k import Bdd100kSplit
 from lvad_perception.datasets.bdd100k.index import LabelTable
 from lvad_perception.datasets.bdd100k.tree import find_sources, unread_files, unused_labels
-from lvad_perception.datasets.split import Split as AnySplit
+from lvad_perception.datasets.split import Split
 from lvad_perception.vocabulary import TASKS
 from lvad_training.data.check_frames import Problem
 
 _NAMES_SHOWN: Final = 5
 
 
-def has_labels(root: Path, splits: Sequence[Split]) -> bool:
+def has_labels(root: Path, splits: Sequence[Bdd100kSplit]) -> bool:
     """Whether the data set has any label file or mask, even one that fits no image."""
     matched = any(split.tables or split.notes or any(find_sources(root, split.name).masks.values()) for split in splits)
     return matched or bool(unused_labels(root))
 
 
-def check_tree(root: Path, splits: Sequence[Split]) -> Iterator[Problem]:
+def check_tree(root: Path, splits: Sequence[Bdd100kSplit]) -> Iterator[Problem]:
     """Problems that show without opening an image or a mask; all are tolerated by training."""
     for path in unused_labels(root):
         message = "not used: its name fits no split of the images; rename it or the image folder"
@@ -47,7 +47,7 @@ def plural(count: int, word: str, words: str | None = None) -> str:
     return f"{count:,} {word if count == 1 else words or word + 's'}"
 
 
-def _compare_with_tree(root: Path, split: Split) -> Iterator[Problem]:
+def _compare_with_tree(root: Path, split: Bdd100kSplit) -> Iterator[Problem]:
     """Masks and label entries without image, and images without any annotation."""
     sources = find_sources(root, split.name)
     images = {name for folder in sources.images for name in folder.files}
@@ -107,7 +107,7 @@ def unmeasurable(split: str) -> str:
     )
 
 
-def repeated_names(splits: Sequence[AnySplit]) -> Iterator[Problem]:
+def repeated_names(splits: Sequence[Split]) -> Iterator[Problem]:
     """Frames in two splits: BDD100K's 10k set is divided otherwise than its 100k set, so truth can leak."""
     names = {split.name: {split.name_of(i) for i in range(len(split))} for split in splits}
     for one, other in itertools.combinations(names, 2):

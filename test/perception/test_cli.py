@@ -16,7 +16,7 @@ pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 COMMANDS = (
     [],
     ["bag"],
-    ["bag", "from-bdd100k"],
+    ["bag", "from-dataset"],
     ["bag", "from-video"],
     ["replay"],
     ["evaluate"],

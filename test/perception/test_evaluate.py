@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import yaml
 
-from lvad_perception.bags.convert import from_bdd100k
+from lvad_perception.bags.convert import from_dataset
 from lvad_perception.bags.error_log import message_text
 from lvad_perception.bags.evaluate import evaluate_bag, evaluate_dataset
 from lvad_perception.bags.pairing import PENDING
@@ -35,7 +35,7 @@ def perceiver_of(engine):
 class TestBagEqualsDataset:
     @pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
     def test_on_a_split_with_partial_annotation(self, small_split, tmp_path, make_engine, storage, assert_same_metrics):
-        from_bdd100k(small_split, "val", tmp_path / "in", storage=storage)
+        from_dataset(small_split, "val", tmp_path / "in", storage=storage)
         replay(tmp_path / "in", perceiver_of(make_engine()), tmp_path / "out", storage=storage)
         of_bag = evaluate_bag(tmp_path / "out")
         of_files = evaluate_dataset(perceiver_of(make_engine()), small_split, "val")
@@ -48,7 +48,7 @@ class TestBagEqualsDataset:
 
     def test_on_real_images(self, shared_data, tmp_path, make_engine, assert_same_metrics):
         root = shared_data / "camvid-bdd"
-        from_bdd100k(root, "val", tmp_path / "in", limit=15)
+        from_dataset(root, "val", tmp_path / "in", limit=15)
         replay(tmp_path / "in", perceiver_of(make_engine()), tmp_path / "out")
         assert_same_metrics(
             evaluate_bag(tmp_path / "out"), evaluate_dataset(perceiver_of(make_engine()), root, "val", limit=15)
@@ -56,7 +56,7 @@ class TestBagEqualsDataset:
 
     def test_a_model_with_fewer_tasks(self, small_split, tmp_path, make_engine, make_manifest, assert_same_metrics):
         manifest = make_manifest(classes={"semantic": SEMANTIC.names})
-        from_bdd100k(small_split, "val", tmp_path / "in")
+        from_dataset(small_split, "val", tmp_path / "in")
         replay(tmp_path / "in", perceiver_of(make_engine(manifest)), tmp_path / "out")
         of_bag = evaluate_bag(tmp_path / "out")
         assert_same_metrics(of_bag, evaluate_dataset(perceiver_of(make_engine(manifest)), small_split, "val"))

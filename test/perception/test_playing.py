@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from lvad_perception.bags.convert import from_bdd100k
+from lvad_perception.bags.convert import from_dataset
 from lvad_perception.bags.playing import plan_playback
 from lvad_perception.bags.replay import replay
 from lvad_perception.bags.writer import create_bag
@@ -22,7 +22,7 @@ GIVEN = {"bag": "bag", "model": "m.onnx", "params_file": "p.yaml", "parameters":
 
 @pytest.fixture
 def annotated_bag(small_split, tmp_path):
-    from_bdd100k(small_split, "val", tmp_path / "bag")
+    from_dataset(small_split, "val", tmp_path / "bag")
     return tmp_path / "bag"
 
 

@@ -10,7 +10,7 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 
 from lvad_perception import topics
 from lvad_perception.bags.cameras import find_cameras
-from lvad_perception.bags.convert import from_bdd100k
+from lvad_perception.bags.convert import from_dataset
 from lvad_perception.bags.overlay_video import video_clock
 from lvad_perception.bags.reader import open_bag
 from lvad_perception.bags.replay import replay
@@ -76,7 +76,7 @@ def told():
 class TestResults:
     @pytest.fixture(params=["mcap", "sqlite3"])
     def bags(self, request, small_split, tmp_path):
-        from_bdd100k(small_split, "val", tmp_path / "in", storage=request.param)
+        from_dataset(small_split, "val", tmp_path / "in", storage=request.param)
         return tmp_path / "in", tmp_path / "out", request.param
 
     def test_they_are_the_perceivers_under_the_source_header(self, bags, perceiver, make_engine):

@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from lvad_perception.bags.convert import from_bdd100k
+from lvad_perception.bags.convert import from_dataset
 from lvad_perception.bags.evaluate import evaluate_bag
 from lvad_perception.bags.reader import open_bag
 from lvad_perception.bags.replay import replay
@@ -46,7 +46,7 @@ def annotated(small_split, tmp_path):
     """A bag of two cameras; one of them has a corrupt image."""
     parts = []
     for camera, limit in (("front", 8), ("rear", 5)):
-        from_bdd100k(small_split, "val", tmp_path / camera, camera=camera, limit=limit)
+        from_dataset(small_split, "val", tmp_path / camera, camera=camera, limit=limit)
         with open_bag(tmp_path / camera) as reader:
             parts += [
                 (stamp, connection, raw, reader.deserialize(raw, connection))
@@ -155,7 +155,7 @@ def test_a_model_of_other_classes_is_recorded_but_not_measured(
 @pytest.fixture
 def replayed(small_split, tmp_path, make_engine):
     """A bag with results and annotation."""
-    from_bdd100k(small_split, "val", tmp_path / "annotated")
+    from_dataset(small_split, "val", tmp_path / "annotated")
     replay(tmp_path / "annotated", Perceiver(make_engine(), score_threshold=0.0), tmp_path / "replayed")
     return tmp_path / "replayed"
 

@@ -109,7 +109,7 @@ def test_of_a_large_validation_split_only_the_first_frames_are_measured(small_sp
     recipe = load_recipe(tmp_path / "out" / "recipe.yaml")
     split = open_split(small_split, "val")
     assert recipe.data.val_only == (split.name_of(0), split.name_of(1))
-    (converted,) = (line for line in commands if line.startswith("lvad-perception bag from-bdd100k"))
+    (converted,) = (line for line in commands if line.startswith("lvad-perception bag from-dataset"))
     assert "--limit 2 " in converted
 
 

@@ -54,7 +54,7 @@ class TaskIndex:
     row: Int32
 
 
-class Split:
+class Bdd100kSplit:
     """The images of one split in the order of their names, and their annotation by task.
 
     A frame is an image; a name that occurs in the 100k and in the 10k set is one frame with the annotations of both.
@@ -220,7 +220,7 @@ def inside_image(boxes: Float32, labels: Int32, crowd: Bool, size_hw: Size) -> T
 
 def open_split(
     root: Path, split: str, *, cache_dir: Path | None = None, report: Callable[[str], None] | None = None
-) -> Split:
+) -> Bdd100kSplit:
     """Open a split of a folder in BDD100K's layout, of any release, with any of the three tasks.
 
     Label files are parsed once into a memory-mapped cache (see ``index``), which later starts and all processes share.
@@ -269,7 +269,7 @@ def open_split(
     ]
     for note in (*notes, *odd):  # a check lists all files of other endings
         (report or _warn_once)(f"{note.file}: {note.message}")
-    return Split(
+    return Bdd100kSplit(
         root,
         split,
         names=names,
