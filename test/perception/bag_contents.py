@@ -1,4 +1,4 @@
-"""What a bag holds."""
+"""The content of bags, for tests."""
 
 import sqlite3
 

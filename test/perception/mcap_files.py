@@ -46,7 +46,7 @@ def image(place):
 
 
 def chunk(*records, compression="", packed=None, size=None, start=START, crc=True):
-    """A chunk; ``packed`` are its compressed bytes, ``size`` what it promises to become."""
+    """A chunk; ``packed`` are its compressed bytes, ``size`` the size that it states."""
     raw = b"".join(records)
     packed = raw if packed is None else packed
     size = len(raw) if size is None else size
@@ -59,7 +59,7 @@ def index(key, count):
 
 
 def statistics(**counts):
-    """Statistics that promise so many messages of the channels c1, c2, ..."""
+    """Statistics with numbers of messages of the channels c1, c2, ..."""
     counted = b"".join(struct.pack("<HQ", int(name[1:]), count) for name, count in counts.items())
     head = struct.pack("<QHIIIIQQ", sum(counts.values()), 1, len(counts), 0, 0, 1, 0, 0)
     return record(11, head + string(counted))

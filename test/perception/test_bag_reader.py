@@ -1,4 +1,4 @@
-"""What is read of a bag, beside what the bag promises, with the files and metadata that people's tools leave behind."""
+"""Reading of bags with the files and metadata of many tools, and the counts that they state; replacing of bags."""
 
 import re
 import sqlite3
@@ -41,25 +41,25 @@ BEST_EFFORT = "- history: 1\n  depth: 5\n  reliability: 2\n  durability: 2"
 
 
 @pytest.fixture
-def told():
+def reported():
     return []
 
 
-def read(bag, told=None):
+def read(bag, reported=None):
     """(topic, place in time) of every message, in the order in which they come."""
-    problems = ErrorLog(print if told is None else told.append)
+    problems = ErrorLog(print if reported is None else reported.append)
     with open_bag(bag) as reader:
         found = [
             (connection.topic, (stamp - START) // STEP)
             for connection, stamp, raw in reader.messages(reader.connections, errors=problems)
             if reader.deserialize(raw, connection) is not None
         ]
-    assert told is not None or problems.total == 0
+    assert reported is not None or problems.total == 0
     return found
 
 
-def places(bag, told=None):
-    return [place for _, place in read(bag, told)]
+def places(bag, reported=None):
+    return [place for _, place in read(bag, reported)]
 
 
 def a_bag(path, count=6, *, kind="mcap", topics=(TOPIC,)):
@@ -96,7 +96,7 @@ def split_bag(path, *groups):
 
 
 def _laughs():
-    """A few lines that become 10 to the power of 30 words where somebody writes them out."""
+    """A few lines that expand to 10 to the power of 30 words."""
     lines = ["  a0: &a0 [ha, ha, ha, ha, ha, ha, ha, ha, ha, ha]"]
     lines += [f"  a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 30)]
     lines += ["  version: 9", "  relative_file_paths: *a29", "  topics_with_message_count: []"]
@@ -149,9 +149,9 @@ class TestChannels:
         assert places(edit(bag, topics_with_message_count=edited)) == list(range(6))
 
 
-class TestPromises:
+class TestCounts:
     @pytest.mark.parametrize("kind", ["mcap", "sqlite3"])
-    def test_metadata_promise_more_than_the_file_holds(self, tmp_path, told, kind):
+    def test_metadata_counts_more_than_the_file_holds(self, tmp_path, reported, kind):
         bag = a_bag(tmp_path / "bag", kind=kind)
 
         def edited(topics):
@@ -159,32 +159,34 @@ class TestPromises:
             return topics
 
         edit(bag, topics_with_message_count=edited)
-        assert places(bag, told) == list(range(6))
-        assert told == [
+        assert places(bag, reported) == list(range(6))
+        assert reported == [
             f"{TOPIC} 3 of 9 messages: {bag} promises them, but its files do not hold them or cannot be read there; "
             "copy it again"
         ]
 
-    def test_a_topic_that_only_the_metadata_know(self, tmp_path, told):
+    def test_a_topic_that_only_the_metadata_lists(self, tmp_path, reported):
         bag = a_bag(tmp_path / "bag", topics=("/front/image_raw", "/rear/image_raw"))
         write_mcap(bag / "bag.mcap", schema(), channel(1, "/front/image_raw"), *map(message, range(6)))
-        assert len(read(bag, told)) == 6
-        assert [line.split(":")[0] for line in told] == ["/rear/image_raw 6 of 6 messages"]
+        assert len(read(bag, reported)) == 6
+        assert [line.split(":")[0] for line in reported] == ["/rear/image_raw 6 of 6 messages"]
 
-    def test_statistics_promise_more_than_the_file_holds(self, tmp_path, told):
+    def test_statistics_count_more_than_the_file_holds(self, tmp_path, reported):
         path = write_mcap(tmp_path / "x.mcap", schema(), channel(), chunk(message(0), message(1)), statistics(c1=5))
-        assert places(path, told) == [0, 1]
-        assert told[0].startswith(f"{TOPIC} 3 of 5 messages: ")
+        assert places(path, reported) == [0, 1]
+        assert reported[0].startswith(f"{TOPIC} 3 of 5 messages: ")
 
-    def test_a_damaged_chunk_costs_what_is_in_it(self, tmp_path, told):
+    def test_a_damaged_chunk_costs_what_is_in_it(self, tmp_path, reported):
         good, bad = chunk(message(0), message(1)), chunk(message(2), message(3), message(4))
         bad = bad[:-1] + bytes([bad[-1] ^ 1])
         path = write_mcap(tmp_path / "x.mcap", schema(), channel(), bad, good, statistics(c1=5))
-        assert places(path, told) == [0, 1]
-        assert re.fullmatch(rf"{path} chunk at byte \d+: its checksum does not fit; what is in it is left out", told[0])
-        assert told[1].startswith(f"{TOPIC} 3 of 5 messages: ")
+        assert places(path, reported) == [0, 1]
+        assert re.fullmatch(
+            rf"{path} chunk at byte \d+: its checksum does not fit; what is in it is left out", reported[0]
+        )
+        assert reported[1].startswith(f"{TOPIC} 3 of 5 messages: ")
 
-    def test_an_index_that_forgets_a_channel(self, tmp_path, told):
+    def test_an_index_that_forgets_a_channel(self, tmp_path, reported):
         path = write_mcap(
             tmp_path / "x.mcap",
             *(schema(), channel(1), channel(2, "/other")),
@@ -192,26 +194,26 @@ class TestPromises:
         )
         with open_bag(path) as reader:
             (other,) = [each for each in reader.connections if each.topic == "/other"]
-            assert list(reader.messages([other], errors=ErrorLog(told.append))) == []
-        assert told[0].startswith("/other 1 of 1 messages: ")
+            assert list(reader.messages([other], errors=ErrorLog(reported.append))) == []
+        assert reported[0].startswith("/other 1 of 1 messages: ")
 
-    def test_an_index_that_names_the_wrong_channel(self, tmp_path, told):
+    def test_an_index_that_names_the_wrong_channel(self, tmp_path, reported):
         first = chunk(message(0)), index(2, 1)
         path = write_mcap(tmp_path / "x.mcap", schema(), channel(1), channel(2, "/other"), *first, statistics(c1=1))
-        assert read(path, told) == [(TOPIC, 0)]
-        assert [line.split(":")[0] for line in told] == ["/other 1 of 1 messages"]
+        assert read(path, reported) == [(TOPIC, 0)]
+        assert [line.split(":")[0] for line in reported] == ["/other 1 of 1 messages"]
 
-    def test_a_stamp_that_no_storage_can_hold(self, tmp_path, told):
+    def test_a_stamp_that_no_storage_can_hold(self, tmp_path, reported):
         late = record(5, struct.pack("<HIQQ", 1, 0, 1 << 63, 0) + image(0))
-        assert places(write_mcap(tmp_path / "x.mcap", schema(), channel(), message(0), late), told) == [0]
-        assert told == [f"{TOPIC} message 1: its time stamp 9223372036854775808 ns is impossible"]
+        assert places(write_mcap(tmp_path / "x.mcap", schema(), channel(), message(0), late), reported) == [0]
+        assert reported == [f"{TOPIC} message 1: its time stamp 9223372036854775808 ns is impossible"]
 
-    def test_what_is_not_asked_for_is_no_loss(self, tmp_path, told):
+    def test_topics_that_are_not_read_are_not_lost(self, tmp_path, reported):
         bag = a_bag(tmp_path / "bag", topics=("/front/image_raw", "/rear/image_raw"))
         with open_bag(bag) as reader:
-            assert len(list(reader.messages(reader.connections[:1], errors=ErrorLog(told.append)))) == 6
-            assert list(reader.messages([], errors=ErrorLog(told.append))) == []
-        assert told == []
+            assert len(list(reader.messages(reader.connections[:1], errors=ErrorLog(reported.append)))) == 6
+            assert list(reader.messages([], errors=ErrorLog(reported.append))) == []
+        assert reported == []
 
 
 class TestSplits:
@@ -235,11 +237,11 @@ class TestSplits:
         ):
             read(bag)
 
-    def test_one_that_metadata_do_not_list_is_told(self, tmp_path, told):
+    def test_one_that_metadata_does_not_list_is_reported(self, tmp_path, reported):
         bag = split_bag(tmp_path / "bag", [0, 1], [2, 3])
         edit(bag, relative_file_paths=["bag_0.mcap"], topics_with_message_count=[])
-        assert places(bag, told) == [0, 1]
-        assert told == [f"{bag} bag_1.mcap: metadata.yaml does not list it, so it is not read; move it away"]
+        assert places(bag, reported) == [0, 1]
+        assert reported == [f"{bag} bag_1.mcap: metadata.yaml does not list it, so it is not read; move it away"]
 
     def test_without_metadata(self, tmp_path):
         bag = split_bag(tmp_path / "bag", [0, 1], [2, 3])
@@ -281,17 +283,17 @@ class TestCompressed:
             read(bag)
 
     @pytest.mark.parametrize("mode", ["MESSAGE", ""])
-    def test_messages_even_when_the_metadata_have_forgotten_it(self, tmp_path, mode):
+    def test_messages_even_when_the_metadata_does_not_mention_it(self, tmp_path, mode):
         bag = a_bag(tmp_path / "bag")
         packed = [message(place, data=zstd.compress(image(place))) for place in range(6)]
         write_mcap(bag / "bag.mcap", schema(), channel(), *packed)
         assert places(edit(bag, compression_mode=mode, compression_format="zstd" if mode else "")) == list(range(6))
 
-    def test_a_damaged_message_costs_itself(self, tmp_path, told):
+    def test_a_damaged_message_costs_itself(self, tmp_path, reported):
         whole = zstd.compress(image(1))
         path = write_mcap(tmp_path / "x.mcap", schema(), channel(), message(0), message(1, data=whole[:-9]))
-        assert places(path, told) == [0]
-        assert told == [f"{TOPIC} message 1 at 1600000000.100000000: its compressed data end too early"]
+        assert places(path, reported) == [0]
+        assert reported == [f"{TOPIC} message 1 at 1600000000.100000000: its compressed data end too early"]
 
     def test_another_compression(self, tmp_path):
         bag = edit(a_bag(tmp_path / "bag"), compression_mode="FILE", compression_format="bz2")
@@ -331,7 +333,7 @@ class TestFormats:
         ],
         ids=range(12),
     )
-    def test_damaged_metadata_are_one_sentence(self, tmp_path, content):
+    def test_damaged_metadata_is_one_sentence(self, tmp_path, content):
         bag = a_bag(tmp_path / "bag")
         (bag / "metadata.yaml").write_bytes(content if isinstance(content, bytes) else content.encode())
         with pytest.raises(
@@ -397,7 +399,7 @@ class TestFormats:
             assert [each.msgcount for each in reader.connections] == [2]
 
     @pytest.mark.parametrize("name", ["50% #1", "what?", "ä b"])
-    def test_names_that_mean_something_in_an_address(self, tmp_path, name):
+    def test_names_with_special_characters_of_uris(self, tmp_path, name):
         a_bag(tmp_path / "bag", kind="sqlite3").rename(tmp_path / name)
         assert places(tmp_path / name) == list(range(6))
         if name != "ä b":
@@ -424,13 +426,13 @@ class TestFormats:
             found = list(reader.located_messages(reader.connections))
             assert [bytes(reader.read(place)) for *_, place in found] == [image(place) for place in range(6)]
 
-    def test_rows_of_other_types_are_told(self, tmp_path, told):
+    def test_rows_of_other_types_are_reported(self, tmp_path, reported):
         bag = a_bag(tmp_path / "bag", kind="sqlite3")
         with sqlite3.connect(bag / "bag.db3") as base:
             base.execute("UPDATE messages SET data = 'text' WHERE id = 2")
         base.close()
-        assert len(read(bag, told)) == 5
-        assert [line.split(":")[0] for line in told] == [f"{bag / 'bag.db3'} message 2", f"{TOPIC} 1 of 6 messages"]
+        assert len(read(bag, reported)) == 5
+        assert [line.split(":")[0] for line in reported] == [f"{bag / 'bag.db3'} message 2", f"{TOPIC} 1 of 6 messages"]
 
 
 class TestReplacing:

@@ -97,7 +97,7 @@ def test_the_peak_of_a_gpu_needs_one():
 class TestRivals:
     @pytest.fixture
     def stages(self, fake_engine):
-        """Nine frames with a rival of batch 4 that is told to take 8 ms a run."""
+        """Nine frames with a rival of batch 4 whose runs all take 8 ms."""
         rival = SlowRival()
         result = time_stages(
             Perceiver(fake_engine), synthetic_frames((9, 16)), source="x", count=9, warm_up=1, rivals=[rival]
@@ -121,7 +121,7 @@ class TestRivals:
 
 
 class SlowRival:
-    """A network of which every run is said to take 8 ms."""
+    """A network whose runs all take 8 ms."""
 
     name, batch_size = "yolo.onnx", 4
 
@@ -167,7 +167,7 @@ class TestOverlap:
         fps = overlapped_fps(Perceiver(fake_engine), synthetic_frames((9, 16)), count=24)
         assert fps > 2 / 0.08  # two frames of a batch one after the other, each 20 ms, beside the engine's 40 ms
 
-    def test_a_failure_is_told(self, fake_engine):
+    def test_a_failure_is_raised(self, fake_engine):
         def fail(images):
             raise EngineError("out of memory; close something")
 
@@ -223,7 +223,7 @@ class TestDrawing:
         assert "GFLOP" not in draw(replace(bench, roofline="roofline: not known"))
 
 
-def test_what_is_not_known_is_said(fake_engine):
+def test_unknown_values_are_named(fake_engine):
     stages = time_stages(Perceiver(fake_engine), synthetic_frames((9, 16)), source="x", count=2)
     bench = Bench(stages, roofline="roofline: not known, since onnx is not installed")
     assert bench.to_text().endswith("roofline: not known, since onnx is not installed")

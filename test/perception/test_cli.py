@@ -113,7 +113,7 @@ class TestWholeChain:
         assert "frame-000.jpg: it is a truncated image" in err
 
     def test_a_loss_shows_in_the_status_of_every_command(self, run, tmp_path, small_split, tiny_model_file):
-        """The bag promises more than it holds."""
+        """The bag counts more messages than it holds."""
         bag, predicted = tmp_path / "bag", tmp_path / "predicted"
         run("bag", "from-bdd100k", small_split, "--split", "val", "-o", bag)
 
@@ -290,7 +290,7 @@ class TestSignals:
         assert "Traceback" not in err
         assert list(place.iterdir()) == []
 
-    def test_a_closed_pipe_is_told_and_is_the_status_of_sigpipe(self, tiny_model_file):
+    def test_a_closed_pipe_is_reported_and_is_the_status_of_sigpipe(self, tiny_model_file):
         read, write = os.pipe()
         os.close(read)
         with os.fdopen(write, "w") as closed:
