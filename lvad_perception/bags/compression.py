@@ -43,7 +43,7 @@ def expand(data: bytes, compression: str, *, size: int | None = None) -> bytes:
     """
     limit = LARGEST if size is None else size
     if limit > LARGEST:
-        raise DamagedError(f"it promises to become {limit:,} bytes, and more than {LARGEST:,} are refused")
+        raise DamagedError(f"it states a size of {limit:,} bytes, and more than {LARGEST:,} are refused")
     if compression == "":
         raw = data
     elif compression == "zstd":
@@ -54,10 +54,10 @@ def expand(data: bytes, compression: str, *, size: int | None = None) -> bytes:
         if size is None:
             limit = min(limit, _LZ4_RATIO * len(data))
         elif size > _LZ4_RATIO * len(data):
-            raise DamagedError(f"it promises to become {size:,} bytes, which {len(data):,} of LZ4 cannot")
+            raise DamagedError(f"it states a size of {size:,} bytes, to which {len(data):,} of LZ4 cannot expand")
         raw = _expanded(LZ4FrameDecompressor(), data, limit)
     else:
-        raise DamagedError(f"it is compressed by {compression!r}, which is not known")
+        raise DamagedError(f"its compression {compression!r} is unknown")
     if size is not None and len(raw) != size:
         raise DamagedError(f"it has {len(raw):,} bytes instead of {size:,}")
     return raw
@@ -78,13 +78,13 @@ def expand_file(path: Path, folder: Path) -> Path:
             try:
                 block = stream.read(_BLOCK)
             except (EOFError, zstd.ZstdError) as err:
-                raise DamagedError(f"{path.name} is no whole zstd file: {err}".rstrip(".")) from err
+                raise DamagedError(f"{path.name} is a damaged zstd file: {err}".rstrip(".")) from err
             if not block:
                 return target
             written += len(block)
             if written > limit:
                 raise DamagedError(
-                    f"{path.name} becomes more than {_FILE_RATIO} times its size, as no recording does",
+                    f"{path.name} expands to more than {_FILE_RATIO} times its size, which no recording does",
                     remedy="decompress it yourself, with zstd -d, if you trust where it comes from",
                 )
             if shutil.disk_usage(folder).free < _LEAST_FREE:
@@ -102,9 +102,9 @@ def _expanded(decompressor: Any, data: bytes, limit: int) -> bytes:
     except (RuntimeError, ValueError, EOFError, MemoryError, zstd_module().ZstdError) as err:
         raise DamagedError(f"it cannot be decompressed: {err}".rstrip(".")) from err
     if len(raw) > limit:
-        raise DamagedError(f"it becomes more than the {limit:,} bytes that it may have")
+        raise DamagedError(f"it expands to more than the allowed {limit:,} bytes")
     if not decompressor.eof:
-        raise DamagedError("its compressed data end too early")
+        raise DamagedError("its compressed data ends too early")
     return raw
 
 

@@ -143,11 +143,9 @@ class McapFile:
     def _scan(self) -> None:
         """Visit all records outside of chunks."""
         if self._at(0, len(MAGIC)) != MAGIC:
-            raise DamagedError(
-                "it is no MCAP of version 0, the one that is known here", remedy="update lvad_perception"
-            )
+            raise DamagedError("it is no MCAP of version 0, the only known one", remedy="update lvad_perception")
         if self._size < 2 * len(MAGIC) or self._at(self._size - len(MAGIC), len(MAGIC)) != MAGIC:
-            raise DamagedError("it is truncated: it lacks the end that a recorder writes last")
+            raise DamagedError("it is truncated: the magic bytes at its end are missing")
         at, end = len(MAGIC), self._size - len(MAGIC)
         operation = 0
         while operation != mcap.FOOTER:
@@ -190,7 +188,9 @@ class McapFile:
     def _expanded(self, chunk: Chunk) -> bytes:
         """The records of a chunk. Raises DamagedError."""
         if chunk.data_size > 2 * chunk.size + _COMPRESSION_OVERHEAD:
-            raise DamagedError(f"its {chunk.data_size:,} bytes promise to become {chunk.size:,}, which are fewer")
+            raise DamagedError(
+                f"its {chunk.data_size:,} compressed bytes are too many for the {chunk.size:,} that it states"
+            )
         data = expand(self._at(chunk.data_at, chunk.data_size), chunk.compression, size=chunk.size)
         if chunk.crc and crc32(data) != chunk.crc:
             raise DamagedError("its checksum does not fit")
@@ -234,7 +234,7 @@ class McapFile:
             raise self._ros1_error()
         if not topics and encodings:
             raise BagError(
-                f"{self._path} holds no message of ROS 2 but such encoded as {', '.join(sorted(encodings))}; "
+                f"{self._path} has no message of ROS 2, only messages encoded as {', '.join(sorted(encodings))}; "
                 "record it with ros2 bag, or convert its messages to CDR"
             )
         return topics

@@ -133,7 +133,7 @@ def parse_chunk(head: bytes, at: int, length: int) -> Chunk:
         raise DamagedError(f"the chunk at byte {record_at} is longer than its record")
     if size > LARGEST:
         raise DamagedError(
-            f"the chunk at byte {record_at} promises to become {size:,} bytes, and more than {LARGEST:,} are refused",
+            f"the chunk at byte {record_at} states a size of {size:,} bytes, and more than {LARGEST:,} are refused",
             remedy="write it with smaller chunks, as 'mcap sort' does, if you trust where it comes from",
         )
     return Chunk(record_at, start_ns, size, crc, compression, at + data_at, data_size)

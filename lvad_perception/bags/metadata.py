@@ -60,7 +60,7 @@ def read_metadata(bag: Path) -> Metadata:
         if int(information["version"]) > _NEWEST_VERSION:
             raise BagError(
                 f"{bag} was written by a newer rosbag2 (version {information['version']} of {NAME}, {_NEWEST_VERSION} "
-                f"is the newest that is known here); update lvad_perception, or name a storage file itself: "
+                f"is the newest known one); update lvad_perception, or name a storage file itself: "
                 f"{', '.join(str(bag / name) for name in files)}"
             )
         mode, compression = (_text(information.get(f"compression_{key}")) for key in ("mode", "format"))
@@ -133,5 +133,5 @@ def _information(bag: Path) -> Iterator[Mapping[str, Any]]:
 
 def _damaged(bag: Path, reason: str) -> BagError:
     return BagError(
-        f"{bag} cannot be read as a bag: its {NAME} is damaged ({reason}); make it anew with: ros2 bag reindex {bag}"
+        f"{bag} cannot be read as a bag: its {NAME} is damaged ({reason}); rebuild it with: ros2 bag reindex {bag}"
     )

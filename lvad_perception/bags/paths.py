@@ -54,7 +54,7 @@ def check_path(path: Path) -> None:
         files = storage_files(path)
         if len(files) > 1:
             raise BagError(
-                f"{path} has {len(files)} storage files and no metadata.yaml that says how they belong together; "
+                f"{path} has {len(files)} storage files and no metadata.yaml that lists them; "
                 f"make it with: ros2 bag reindex {path}"
             )
         if files:

@@ -97,7 +97,7 @@ class BagReader:
                 errors.add(
                     connection.topic,
                     f"{lost} of {connection.msgcount} messages",
-                    f"{self.path} promises them, but its files do not hold them or cannot be read there; copy it again",
+                    f"{self.path} lists them, but its files do not contain them or are damaged there; copy it again",
                     count=lost,
                 )
 
@@ -181,8 +181,8 @@ def open_bag(path: Path) -> Iterator[BagReader]:
     missing = [name.name for name in names if not name.is_file()]
     if missing:
         raise BagError(
-            f"{path} cannot be read as a bag: its files are missing: {listing(missing)}; copy them beside {METADATA}, "
-            f"or make it anew for those that are there with: ros2 bag reindex {path}"
+            f"{path} cannot be read as a bag: its files are missing: {listing(missing)}; copy them into it, "
+            f"or rebuild {METADATA} for the other files with: ros2 bag reindex {path}"
         )
     with ExitStack() as stack:
         budget, files = MemoryBudget(), {}

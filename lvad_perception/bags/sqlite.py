@@ -83,7 +83,8 @@ class SqliteFile:
         missing = {"topics", "messages"} - {name for (name,) in self._rows(tables)}
         if missing:
             raise DamagedError(
-                f"it has no table {' and none '.join(sorted(missing))}, so it is no bag of ROS 2", remedy="name a bag"
+                f"it has no table {' and no table '.join(sorted(missing))}, so it is no bag of ROS 2",
+                remedy="name a bag",
             )
         columns = {name for _, name, *_ in self._rows("PRAGMA table_info(topics)")}
         qos, digest = (

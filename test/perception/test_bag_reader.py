@@ -161,7 +161,7 @@ class TestCounts:
         edit(bag, topics_with_message_count=edited)
         assert places(bag, reported) == list(range(6))
         assert reported == [
-            f"{TOPIC} 3 of 9 messages: {bag} promises them, but its files do not hold them or cannot be read there; "
+            f"{TOPIC} 3 of 9 messages: {bag} lists them, but its files do not contain them or are damaged there; "
             "copy it again"
         ]
 
@@ -232,9 +232,7 @@ class TestSplits:
     def test_a_missing_one_is_named(self, tmp_path):
         bag = split_bag(tmp_path / "bag", [0, 1], [2, 3])
         (bag / "bag_1.mcap").unlink()
-        with pytest.raises(
-            BagError, match=r"its files are missing: bag_1.mcap; copy them beside metadata.yaml, or make"
-        ):
+        with pytest.raises(BagError, match=r"its files are missing: bag_1.mcap; copy them into it, or rebuild"):
             read(bag)
 
     def test_one_that_metadata_does_not_list_is_reported(self, tmp_path, reported):
@@ -279,7 +277,7 @@ class TestCompressed:
         assert places(bag) == list(range(6))
         assert places(packed) == list(range(6))
         packed.write_bytes(packed.read_bytes()[:-9])
-        with pytest.raises(BagError, match=rf"{packed.name} is no whole zstd file: "):
+        with pytest.raises(BagError, match=rf"{packed.name} is a damaged zstd file: "):
             read(bag)
 
     @pytest.mark.parametrize("mode", ["MESSAGE", ""])
@@ -293,7 +291,7 @@ class TestCompressed:
         whole = zstd.compress(image(1))
         path = write_mcap(tmp_path / "x.mcap", schema(), channel(), message(0), message(1, data=whole[:-9]))
         assert places(path, reported) == [0]
-        assert reported == [f"{TOPIC} message 1 at 1600000000.100000000: its compressed data end too early"]
+        assert reported == [f"{TOPIC} message 1 at 1600000000.100000000: its compressed data ends too early"]
 
     def test_another_compression(self, tmp_path):
         bag = edit(a_bag(tmp_path / "bag"), compression_mode="FILE", compression_format="bz2")
@@ -313,7 +311,7 @@ class TestFormats:
         with pytest.raises(BagError) as caught:
             read(bag)
         assert str(caught.value) == (
-            f"{bag} was written by a newer rosbag2 (version 10 of metadata.yaml, 9 is the newest that is known here); "
+            f"{bag} was written by a newer rosbag2 (version 10 of metadata.yaml, 9 is the newest known one); "
             f"update lvad_perception, or name a storage file itself: {bag / 'bag.mcap'}"
         )
         assert places(bag / "bag.mcap") == list(range(6))
@@ -336,18 +334,14 @@ class TestFormats:
     def test_damaged_metadata_is_one_sentence(self, tmp_path, content):
         bag = a_bag(tmp_path / "bag")
         (bag / "metadata.yaml").write_bytes(content if isinstance(content, bytes) else content.encode())
-        with pytest.raises(
-            BagError, match=r"its metadata\.yaml is damaged \(.*\); make it anew with: ros2 bag reindex"
-        ):
+        with pytest.raises(BagError, match=r"its metadata\.yaml is damaged \(.*\); rebuild it with: ros2 bag reindex"):
             read(bag)
 
     @pytest.mark.parametrize("count", [float("inf"), float("nan"), "many", None])
     def test_a_message_count_that_is_no_number_is_damage(self, tmp_path, count):
         bag = a_bag(tmp_path / "bag")
         edit(bag, topics_with_message_count=lambda topics: [{**topics[0], "message_count": count}])
-        with pytest.raises(
-            BagError, match=r"its metadata\.yaml is damaged \(.*\); make it anew with: ros2 bag reindex"
-        ):
+        with pytest.raises(BagError, match=r"its metadata\.yaml is damaged \(.*\); rebuild it with: ros2 bag reindex"):
             read(bag)
 
     @pytest.mark.parametrize("profile", ["ros1", ""])
@@ -376,7 +370,7 @@ class TestFormats:
     def test_messages_of_another_encoding(self, tmp_path):
         path = write_mcap(tmp_path / "x.mcap", schema(language="jsonschema"), channel(encoding="json"), message(0))
         with pytest.raises(
-            BagError, match="holds no message of ROS 2 but such encoded as json; record it with ros2 bag"
+            BagError, match="has no message of ROS 2, only messages encoded as json; record it with ros2 bag"
         ):
             read(path)
 

@@ -117,19 +117,19 @@ class TestWholeChain:
         bag, predicted = tmp_path / "bag", tmp_path / "predicted"
         run("bag", "from-bdd100k", small_split, "--split", "val", "-o", bag)
 
-        def promise_more(folder):
+        def count_more(folder):
             text = (folder / "metadata.yaml").read_text()
             assert text.count("- message_count: 8\n") >= 1
             (folder / "metadata.yaml").write_text(text.replace("- message_count: ", "- message_count: 1"))
 
-        promise_more(bag)
+        count_more(bag)
         status, out, err = run("replay", bag, "--model", tiny_model_file, "-o", predicted, "--threads", "1")
         assert status == 3
         assert "  /camera/image_raw/compressed: 8 processed, 10 skipped\n" in out
         assert "/camera/image_raw/compressed 10 of 18 messages: " in err
         assert run("evaluate", predicted)[0] == 0
 
-        promise_more(predicted)
+        count_more(predicted)
         status, out, err = run("evaluate", predicted)
         assert (status, "/camera/detections 10 of 18 messages: " in err) == (3, True)
         assert "detection, 6 images" in out

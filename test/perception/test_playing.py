@@ -175,7 +175,7 @@ def test_annotation_is_asked_for(tmp_path):
 @pytest.mark.parametrize("content", ["", "{", "rosbag2_bagfile_information: {topics_with_message_count: 3}"])
 def test_damaged_metadata_is_one_sentence(annotated_bag, content):
     (annotated_bag / "metadata.yaml").write_text(content)
-    with pytest.raises(BagError, match=r"metadata\.yaml is damaged \(.*\); make it anew with: ros2 bag reindex"):
+    with pytest.raises(BagError, match=r"metadata\.yaml is damaged \(.*\); rebuild it with: ros2 bag reindex"):
         plan_playback(annotated_bag)
 
 
