@@ -11,11 +11,11 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from lvad_perception.bags.annotation import read_truth
 from lvad_perception.bags.error_log import ErrorLog, report_to_stderr
 from lvad_perception.bags.writer import BagWriter, Storage, create_bag
 from lvad_perception.datasets.layout import open_split, vocabulary_name
-from lvad_perception.datasets.split import Split
-from lvad_perception.errors import BagError, ConfigError, ImageError, LabelError
+from lvad_perception.errors import BagError, ConfigError, ImageError
 from lvad_perception.media.images import decode_image
 from lvad_perception.messages import (
     Message,
@@ -130,8 +130,16 @@ def from_dataset(
             camera_writer.name(data.name_of(index))
             camera_writer.attributes(data.attributes(index))
             camera_writer.compressed(encoded, image_format)
-            for task in _write_truth(camera_writer, data, index, size_hw, errors):
-                truth[task] += 1
+            annotation = read_truth(data, index, size_hw, errors)
+            parts = {
+                "detection": annotation.boxes,
+                "semantic": annotation.semantic,
+                "drivable": annotation.drivable,
+            }
+            for task, part in parts.items():
+                if part is not None:
+                    camera_writer.truth(task, part)
+                    truth[task] += 1
             images += 1
         if images == 0:
             raise BagError(f"no image of {root} split {split} can be read; copy the images again")
@@ -247,22 +255,6 @@ class _CameraWriter:
 
     def _write(self, topic: str, msg: Message, *, latched: bool = False) -> None:
         self._bag.write(f"{self._camera}/{topic}", msg, self._stamp_ns, latched=latched)
-
-
-def _write_truth(
-    writer: _CameraWriter, data: Split, index: int, size_hw: tuple[int, int], errors: ErrorLog
-) -> Iterator[str]:
-    """Write the annotation of an image; yields the tasks written."""
-    readers = {"detection": data.boxes, "semantic": data.semantic, "drivable": data.drivable}
-    for task, read in readers.items():
-        try:
-            annotation = read(index, size_hw)
-        except LabelError as err:
-            errors.add(f"{data.name} {task} labels", data.name_of(index), err)
-            continue
-        if annotation is not None:
-            writer.truth(task, annotation)
-            yield task
 
 
 def _encoded_image(path: Path) -> tuple[bytes, str, tuple[int, int]]:

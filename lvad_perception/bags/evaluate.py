@@ -12,19 +12,19 @@ from typing import Any, Final
 
 from tqdm import tqdm
 
+from lvad_perception.bags.annotation import read_truth
 from lvad_perception.bags.error_log import ErrorLog, message_text, report_to_stderr
 from lvad_perception.bags.pairing import Pairing, frame_key
 from lvad_perception.bags.reader import BagReader, open_bag
 from lvad_perception.bags.storage import Location
 from lvad_perception.datasets.layout import open_split, vocabulary_name
-from lvad_perception.datasets.split import Split
-from lvad_perception.errors import BagError, DatasetError, ImageError, LabelError, VocabularyMismatchError
+from lvad_perception.errors import BagError, DatasetError, ImageError, VocabularyMismatchError
 from lvad_perception.media.images import read_image
 from lvad_perception.messages import Message, check_label_info, stamp_ns
 from lvad_perception.metrics import Evaluator, Metrics
 from lvad_perception.perceiver import Perceiver
 from lvad_perception.topics import Side, listing, side_of
-from lvad_perception.types import Size, Truth, UInt8
+from lvad_perception.types import Truth, UInt8
 from lvad_perception.vocabulary import VOCABULARIES, Vocabulary
 
 _OWNERS: Final = {"bdd100k": "BDD100K's", "nuimages": "nuImages'"}
@@ -166,7 +166,7 @@ def evaluate_dataset(
             errors.add(f"{data.name} images", data.name_of(index), err)
             continue
         images.append(image)
-        truths.append(_truth(data, index, (image.shape[0], image.shape[1]), errors))
+        truths.append(read_truth(data, index, (image.shape[0], image.shape[1]), errors))
         if len(images) == perceiver.manifest.batch_size:
             flush()
     flush()
@@ -213,15 +213,3 @@ def _vocabularies(reader: BagReader, sides: Mapping[str, Side]) -> dict[str, Voc
                 check_label_info(reader.deserialize(raw, connection), known[task], source=connection.topic)
                 vocabularies[task] = known[task]
     return vocabularies
-
-
-def _truth(data: Split, index: int, size_hw: Size, errors: ErrorLog) -> Truth:
-    """The annotation of an image; None for a task whose annotation is broken, which is reported."""
-    readers = {"detection": data.boxes, "semantic": data.semantic, "drivable": data.drivable}
-    truth: dict[str, Any] = {}
-    for task, read in readers.items():
-        try:
-            truth[task] = read(index, size_hw)
-        except LabelError as err:
-            errors.add(f"{data.name} {task} labels", data.name_of(index), err)
-    return Truth(size_hw, truth.get("detection"), truth.get("semantic"), truth.get("drivable"))
