@@ -2,8 +2,9 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -100,9 +101,9 @@ def from_dataset(
         progress: show a progress bar on standard error.
 
     Raises:
-        DatasetError: no such folder or split, or no image could be read.
+        DatasetError: no such folder or split.
         LabelError: a label file cannot be read at all.
-        BagError: the bag cannot be written.
+        BagError: no image can be read, or the bag cannot be written.
         ConfigError: an impossible rate, stamp, limit or camera name.
     """
     if not rate_hz > 0 or (limit is not None and limit < 1):
@@ -188,7 +189,7 @@ def from_video(
     with create_bag(output, storage=storage, overwrite=overwrite, custom_data={"lvad_source": "video"}) as bag:
         camera_writer = _CameraWriter(bag, camera, frame_id)
         frames = tqdm(read_video(Path(path)), desc="convert", unit="frame", disable=None if progress else True)
-        for stamp_ns, image in _every(frames, every):
+        for stamp_ns, image in islice(frames, 0, None, every):
             camera_writer.start(start_stamp_ns + stamp_ns)
             if raw:
                 camera_writer.raw(image)
@@ -274,9 +275,3 @@ def _encoded_image(path: Path) -> tuple[bytes, str, tuple[int, int]]:
 def _jpeg(image: UInt8) -> bytes:
     bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
-
-
-def _every(frames: Any, step: int) -> Iterator[tuple[int, UInt8]]:
-    for index, frame in enumerate(frames):
-        if index % step == 0:
-            yield frame
