@@ -1,4 +1,4 @@
-"""Error log of a bag or data set: reports the messages and images that cannot be used, and counts them."""
+"""Error log of a bag or data set: reports and counts messages and images that cannot be used."""
 
 import sys
 from collections import Counter

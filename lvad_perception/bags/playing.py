@@ -1,4 +1,4 @@
-"""Playing a bag into the node under ROS: the node's parameters, the player's and the recorder's commands.
+"""Playing a bag into the node under ROS: parameters of the node, commands of player and recorder.
 
 The launch files use it, so that users need not repeat the bag's topics. ``ros2 launch`` may run in a Python without
 rosbags, so this reads only the bag's metadata.yaml.

@@ -1,4 +1,4 @@
-"""Replay of a bag: runs the model on its images and writes a bag with the predictions, in bounded memory."""
+"""Replay of a bag: runs a model on its images and writes a bag with the predictions."""
 
 import time
 from collections import Counter

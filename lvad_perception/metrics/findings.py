@@ -1,4 +1,4 @@
-"""Findings of an evaluation beyond its metrics: curves, confusions, slices by attribute, and single frames."""
+"""Findings of an evaluation beyond its metrics: curves, confusions, slices by attribute, frames."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

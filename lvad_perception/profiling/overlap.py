@@ -1,4 +1,4 @@
-"""Throughput with overlapping stages as in the node: one batch is decoded, one computed, one published."""
+"""Throughput with overlapping stages, as in the node: decoding, inference and publishing in parallel."""
 
 import time
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Statistics of samples: median, 99th percentile, and ratio of two medians with its confidence interval."""
+"""Median, 99th percentile, and ratio of two medians with its confidence interval."""
 
 from dataclasses import dataclass
 from typing import Any, Final
