@@ -58,7 +58,7 @@ def cpu_identity(cpuinfo: Path = _CPUINFO) -> str:
     return "\n".join(known) or f"{platform.machine()} {platform.processor()}"
 
 
-def cache_places(cache_dir: Path | None) -> list[Path]:
+def cache_folders(cache_dir: Path | None) -> list[Path]:
     """Directories to keep things in, best first.
 
     Args:

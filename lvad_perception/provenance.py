@@ -38,12 +38,12 @@ def content_digest(files: Iterable[Path], *, root: Path, cache_dir: Path | None 
     """Of the content and names of files, wherever their folder is.
 
     The content of files that have the path, size and modification time that they had when it was last read is not read
-    again; what it came to is in the cache, see ``machine.cache_places``.
+    again; what it came to is in the cache, see ``machine.cache_folders``.
 
     Args:
         files: in any order.
         root: folder that names are relative to; of a file elsewhere the whole path is its name.
-        cache_dir: as for ``cache_places``.
+        cache_dir: as for ``cache_folders``.
 
     Raises:
         LabelError: a file is not there or cannot be read.

@@ -13,9 +13,10 @@ from typing import Any
 import yaml
 
 from lvad_perception.command_line import STATUS_INCOMPLETE
-from lvad_perception.datasets.bdd100k import Bdd100kSplit, find_splits, open_split, read_image
+from lvad_perception.datasets.bdd100k import Bdd100kSplit, find_splits, open_split
 from lvad_perception.errors import ConfigError, DatasetError, LvadError
 from lvad_perception.files import write_whole
+from lvad_perception.media.images import read_image
 from lvad_perception.types import Size
 from lvad_training.training.environment import read_environments
 from lvad_training.training.runs import CURVE, read_curve

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from lvad_perception.datasets.split import Split
+from lvad_perception.datasets.split import Split, clip_boxes
 from lvad_perception.errors import DatasetError, LabelError
-from lvad_perception.media.images import read_image
+from lvad_perception.media.images import image_files, read_image
 from lvad_perception.types import Bool, Detections, Float32, Int32, Size, Truth, TruthBoxes, UInt8
 from lvad_perception.vocabulary import DETECTION
 from lvad_training.data.annotation import Annotation
@@ -43,7 +43,7 @@ class YoloSplit:
         self.root = root
         self.name = name
         self.ids = [DETECTION.names.index(each) if each in DETECTION.names else -1 for each in classes]
-        self.images = sorted(path for path in (root / "images" / name).glob("*") if path.suffix in (".jpg", ".png"))
+        self.images = image_files(root / "images" / name)
         if not self.images:
             raise DatasetError(f"{root}/images/{name} holds no .jpg or .png image; name another split")
         self.has_boxes = np.array([self._labels(i).is_file() for i in range(len(self.images))])
@@ -95,12 +95,7 @@ class YoloSplit:
     def boxes(self, i: int, size_hw: Size) -> TruthBoxes | None:
         """Clipped to an image of that size; None when not annotated. Raises LabelError."""
         raw = self.raw_boxes(i)
-        if raw is None:
-            return None
-        boxes, labels, crowd = raw
-        boxes = boxes.clip(0, np.array([size_hw[1], size_hw[0]] * 2, np.float32))
-        keep = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-        return TruthBoxes(boxes[keep], labels[keep], crowd[keep])
+        return None if raw is None else clip_boxes(*raw, size_hw)
 
     def semantic(self, i: int, size_hw: Size) -> UInt8 | None:
         """None: not annotated."""
@@ -185,10 +180,6 @@ def write_bdd100k(split: Split, root: Path) -> None:
     labels = root / "labels" / "det_20"
     labels.mkdir(parents=True, exist_ok=True)
     (labels / f"det_{split.name}.json").write_bytes(b"[" + b",\n".join(entries) + b"]")
-
-
-def _part(truth: TruthBoxes, chosen: Bool) -> Detections:
-    return Detections(truth.boxes_xyxy[chosen], np.ones(chosen.sum(), np.float32), truth.labels[chosen])
 
 
 # --8<-- [end:convert]

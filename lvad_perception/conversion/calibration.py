@@ -2,16 +2,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 
 from lvad_perception.errors import DatasetError
-from lvad_perception.media.images import read_image
+from lvad_perception.media.images import image_files, read_image
 from lvad_perception.preprocess import letterbox_image
 from lvad_perception.types import Size, UInt8
-
-_SUFFIXES: Final = (".jpg", ".jpeg", ".png")
 
 
 def folder_images(folder: Path, size_hw: Size, count: int) -> list[UInt8]:
@@ -21,7 +18,7 @@ def folder_images(folder: Path, size_hw: Size, count: int) -> list[UInt8]:
         DatasetError: the folder has no .jpg or .png file.
         ImageError: one cannot be decoded.
     """
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
+    paths = image_files(folder, recursive=True)
     if not paths:
         raise DatasetError(f"{folder} has no .jpg or .png file; name a folder of images of the vehicle's cameras")
     places = np.unique(np.linspace(0, len(paths) - 1, min(count, len(paths))).round().astype(int))

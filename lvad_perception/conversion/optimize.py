@@ -26,7 +26,7 @@ from lvad_perception.engines.tensorrt_file import (
 )
 from lvad_perception.errors import ConfigError, EngineError, LvadError, ModelFileError
 from lvad_perception.files import draft
-from lvad_perception.machine import cache_places
+from lvad_perception.machine import cache_folders
 from lvad_perception.manifest import Manifest
 from lvad_perception.provenance import digest
 from lvad_perception.types import RawOutputs, Size, UInt8
@@ -248,7 +248,7 @@ def _images(folder: Path | None, size_hw: Size, calibration: int, check: int) ->
 
 
 def _cache_folder(cache_dir: Path | None) -> Path:
-    for place in cache_places(cache_dir):
+    for place in cache_folders(cache_dir):
         folder = place / "tensorrt"
         try:
             folder.mkdir(parents=True, exist_ok=True)

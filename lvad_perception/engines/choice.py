@@ -21,7 +21,7 @@ from lvad_perception.engines.onnx import OnnxEngine
 from lvad_perception.engines.openvino import OpenVinoEngine
 from lvad_perception.errors import EngineError, LvadError
 from lvad_perception.files import write_whole
-from lvad_perception.machine import cache_places, cpu_identity, usable_cores
+from lvad_perception.machine import cache_folders, cpu_identity, usable_cores
 from lvad_perception.manifest import Manifest
 from lvad_perception.types import UInt8
 
@@ -55,7 +55,7 @@ def fastest(
             OpenVINO, if it keeps to that precision's tolerance.
         log: takes the sentence that states the choice and its reason.
         clock: seconds.
-        cache_dir: where trials are kept; the user's cache directory when None, see ``machine.cache_places``. Where
+        cache_dir: where trials are kept; the user's cache directory when None, see ``machine.cache_folders``. Where
             none can be written, every start measures.
 
     Raises:
@@ -137,7 +137,7 @@ def _files_of_trial(path: Path, *, threads: int | None, precision: str | None, c
         precision,
     )
     name = hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
-    return [place / "runtimes" / f"{name}.json" for place in cache_places(cache_dir)]
+    return [place / "runtimes" / f"{name}.json" for place in cache_folders(cache_dir)]
 
 
 def _installation(package: str) -> list[str]:

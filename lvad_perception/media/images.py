@@ -1,4 +1,4 @@
-"""Encoded image -> RGB pixels: the one decoder of data sets and bags, so that both see identical pixels."""
+"""Image files and encoded images -> RGB pixels: data sets and bags share this decoder, so both get identical pixels."""
 
 from pathlib import Path
 from typing import Final
@@ -12,6 +12,9 @@ from lvad_perception.types import UInt8
 
 # Labels and camera calibrations refer to the stored raster, so an EXIF orientation is not applied.
 _FLAGS: Final = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+
+IMAGE_SUFFIXES: Final = (".jpg", ".jpeg", ".png")
+"""Suffixes of the image files that folders are searched for, in lower case."""
 
 _MOST_SCANNED: Final = 1 << 30
 """Pixels times scans of a JPEG, which bounds the time: a few kilobytes can hold thousands of progressive scans."""
@@ -82,6 +85,21 @@ def read_image(path: Path) -> UInt8:
     except OSError as err:
         raise ImageError(f"{path} cannot be read ({err.strerror}); check the path and its permissions") from err
     return decode_image(data, source=str(path))
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file name has an image's suffix; hidden files, such as macOS's ``._x.jpg``, are no images."""
+    return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
+
+
+def image_files(folder: Path, *, recursive: bool = False) -> list[Path]:
+    """The JPEG and PNG files of a folder, sorted by path; empty where there is no such folder.
+
+    Args:
+        folder: to search.
+        recursive: search its subfolders too.
+    """
+    return sorted(path for path in (folder.rglob if recursive else folder.glob)("*") if is_image_name(path.name))
 
 
 def _check_size(data: bytes, source: str, most_pixels: int) -> None:

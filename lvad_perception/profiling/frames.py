@@ -4,17 +4,15 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import cycle
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import cv2
 import numpy as np
 
 from lvad_perception.bags.error_log import ErrorLog
 from lvad_perception.errors import BagError, DatasetError, ImageError, MessageError
-from lvad_perception.media.images import decode_image
+from lvad_perception.media.images import decode_image, image_files
 from lvad_perception.types import Size, UInt8
-
-IMAGE_SUFFIXES: Final = (".jpg", ".jpeg", ".png")
 
 Decode = Callable[[], UInt8]
 """An encoded frame; calling it decodes to uint8 [H, W, 3] RGB."""
@@ -34,9 +32,7 @@ def synthetic_frames(size_hw: Size = (720, 1280)) -> Iterator[Decode]:
 
 def folder_frames(folder: Path) -> Iterator[Decode]:
     """The JPEG and PNG files of a folder, repeated endlessly. Raises DatasetError when there is none."""
-    paths = (
-        sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES) if folder.is_dir() else []
-    )
+    paths = image_files(folder)
     if not paths:
         raise DatasetError(f"{folder} has no .jpg or .png file; name a folder of images or a bag")
 

@@ -18,7 +18,7 @@ from lvad_perception.datasets.layout import find_splits, open_split, vocabulary_
 from lvad_perception.datasets.split import Split
 from lvad_perception.errors import DatasetError, LvadError, VocabularyMismatchError
 from lvad_perception.machine import usable_cores
-from lvad_perception.media.images import read_image
+from lvad_perception.media.images import image_files, read_image
 from lvad_perception.preprocess import letterbox_image
 from lvad_perception.types import Size, Truth, UInt8
 from lvad_perception.vocabulary import TASKS, VOCABULARIES, difference
@@ -141,7 +141,7 @@ def recipe_split(recipe: Recipe, name: str) -> Split:
         LabelError: annotation cannot be read.
     """
     root, wanted = Path(recipe.data.root), recipe.model.vocabulary
-    found = vocabulary_name(root, wanted=wanted)
+    found = vocabulary_name(root, expected=wanted)
     if found != wanted:
         theirs, ours = VOCABULARIES[found]["detection"].names, VOCABULARIES[wanted]["detection"].names
         raise VocabularyMismatchError(
@@ -196,7 +196,7 @@ def comparison_images(recipe: Recipe, folder: Path | None, size_hw: Size) -> lis
         DatasetError: there are none.
     """
     if folder is not None:
-        paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
+        paths = image_files(folder)
     else:
         root = Path(recipe.data.root)
         found = find_splits(root)

@@ -13,11 +13,12 @@ from tqdm import tqdm
 
 from lvad_perception.errors import ConfigError, DatasetError
 from lvad_perception.files import write_whole
+from lvad_perception.media.images import IMAGE_SUFFIXES
 from lvad_perception.media.video import read_video
 from lvad_perception.types import UInt8
 from lvad_training.pretrain.recipe import FramesConfig
 
-IMAGES: Final = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
+IMAGES: Final = frozenset({*IMAGE_SUFFIXES, ".bmp", ".webp"})
 VIDEOS: Final = frozenset({".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v"})
 LABELS: Final = "labels"
 """Folders of this name hold masks in BDD100K's layout, and are passed over."""

@@ -129,7 +129,7 @@ def _check_rows_decide(recipe: Recipe, vocabulary: str) -> None:
 
 def _check_data(recipe: Recipe) -> None:
     root, data = Path(recipe.data.root), recipe.data
-    splits = find_splits(root, wanted=recipe.model.vocabulary)
+    splits = find_splits(root, expected=recipe.model.vocabulary)
     for split, purpose in ((data.train_split, "train"), (data.val_split, "measure")):
         if split not in splits:
             listed = f"it has {', '.join(splits)}" if splits else "give a folder in BDD100K's layout"

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from lvad_perception.datasets.shapes import mask_to_rle
+from lvad_perception.datasets.run_lengths import mask_to_rle
 from lvad_perception.types import Bool
 from lvad_perception.vocabulary import DETECTION, SEMANTIC, UNLABELED
 from lvad_training.sample_set.scene import Scene

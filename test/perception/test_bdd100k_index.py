@@ -83,8 +83,8 @@ def test_attributes_times_and_rows(labels, tmp_path):
 
 def test_frames_are_read_back_from_their_source(labels, tmp_path):
     table = open_table(labels, tmp_path / "cache")
-    assert [thing.category for thing in table.frame(0).things] == ["bicycle"]
-    assert len(table.frame(1).things) == 7
+    assert [thing.category for thing in table.frame(0).all_labels] == ["bicycle"]
+    assert len(table.frame(1).all_labels) == 7
     write(labels, [{"name": "a.jpg"}])
     with pytest.raises(DatasetError, match=r"det_train\.json changed while the data set was open; start again"):
         table.frame(0)

@@ -63,7 +63,7 @@ def test_frame_names_lose_folders_and_image_suffix(name, stem):
 
 @pytest.mark.parametrize("labels", [{}, {"labels": None}, {"labels": []}])
 def test_labels_missing_null_or_empty_are_no_labels(labels):
-    assert frame({"name": "a", **labels}).things == []
+    assert frame({"name": "a", **labels}).all_labels == []
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_labels_missing_null_or_empty_are_no_labels(labels):
     ],
 )
 def test_crowds_are_told_by_their_attribute_however_it_is_spelt(attributes, crowd):
-    assert frame({"labels": [{"category": "car", "attributes": attributes}]}).things[0].is_crowd is crowd
+    assert frame({"labels": [{"category": "car", "attributes": attributes}]}).all_labels[0].is_crowd is crowd
 
 
 def test_frame_attributes_and_time():
@@ -121,7 +121,7 @@ def test_oldest_form_lists_objects_inside_frames(tmp_path):
     path.write_text(json.dumps({"name": "a", "frames": [{"timestamp": 10000, "objects": objects}], "attributes": {}}))
     (entry,) = frames_of(path)
     assert entry.frame.stem == "a"
-    assert [thing.category for thing in entry.frame.things] == ["car", "area/drivable"]
+    assert [thing.category for thing in entry.frame.all_labels] == ["car", "area/drivable"]
     assert entry.frame.timestamp_ms == 10000
 
 
@@ -237,7 +237,7 @@ REAL_FRAMES = {
 @pytest.mark.parametrize("name", REAL_FRAMES)
 def test_real_label_files(format_cases, name):
     found = list(frames_of(format_cases / name))
-    assert (len(found), found[0].frame.stem, len(found[0].frame.things)) == REAL_FRAMES[name]
+    assert (len(found), found[0].frame.stem, len(found[0].frame.all_labels)) == REAL_FRAMES[name]
 
 
 @pytest.mark.parametrize("name", ["coco_rle.json", "scalabel_rle.json", "poly2ds.json", "poly2ds_to_polygon.json"])

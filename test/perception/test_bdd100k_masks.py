@@ -30,7 +30,7 @@ def official_palette():
 def labels_of(things, size_hw=(10, 12)):
     import json
 
-    return decode_frame(json.dumps({"name": "x", "labels": things}).encode(), source="x").things
+    return decode_frame(json.dumps({"name": "x", "labels": things}).encode(), source="x").all_labels
 
 
 def square(x1, y1, x2, y2):
@@ -304,10 +304,10 @@ SEGMENTATIONS = [
 @pytest.mark.parametrize(("labels", "published", "without", "tolerated"), SEGMENTATIONS)
 def test_real_shapes_give_the_published_masks(format_cases, labels, published, without, tolerated):
     (entry,) = frames_of(format_cases / labels)
-    for label in entry.frame.things:
+    for label in entry.frame.all_labels:
         for name in without:
-            setattr(label, name, decode_frame(b'{"labels": [{}]}', source="x").things[0].rle)
-    mask = semantic_from_labels(entry.frame.things, (720, 1280), source=labels)
+            setattr(label, name, decode_frame(b'{"labels": [{}]}', source="x").all_labels[0].rle)
+    mask = semantic_from_labels(entry.frame.all_labels, (720, 1280), source=labels)
     wrong, inside = agreement(mask, format_cases / published, UNLABELED)
     assert wrong <= tolerated
     assert inside >= 0.9995
@@ -315,7 +315,7 @@ def test_real_shapes_give_the_published_masks(format_cases, labels, published, w
 
 def test_real_drivable_polygon_of_2018_gives_the_official_mask(format_cases):
     (entry,) = frames_of(format_cases / "bdd100k_labels_images_2018_one_frame.json")
-    mask = drivable_from_labels(entry.frame.things, (720, 1280), source="x")
+    mask = drivable_from_labels(entry.frame.all_labels, (720, 1280), source="x")
     path = format_cases / "expected" / "1cd5d614-35d63896_drivable_mask.png"
     wrong, inside = agreement(mask, path, DRIVABLE_BACKGROUND)
     assert wrong <= 20
@@ -324,14 +324,14 @@ def test_real_drivable_polygon_of_2018_gives_the_official_mask(format_cases):
 
 def test_real_label_without_shape_leaves_everything_unlabelled(format_cases):
     (entry,) = frames_of(format_cases / "seg" / "sem_seg_labels_without_rle.json")
-    assert (semantic_from_labels(entry.frame.things, (8, 8), source="x") == UNLABELED).all()
+    assert (semantic_from_labels(entry.frame.all_labels, (8, 8), source="x") == UNLABELED).all()
 
 
 @pytest.mark.parametrize("name", ["overlapping_masks.json", "lane_boundary_rle_first1.json"])
 def test_real_run_lengths_of_other_tasks_decode(format_cases, name):
     (entry,) = frames_of(format_cases / "seg" / name)
-    assert all(label.has_shape for label in entry.frame.things)
-    mask = semantic_from_labels(entry.frame.things, (720, 1280), source=name)
+    assert all(label.has_shape for label in entry.frame.all_labels)
+    mask = semantic_from_labels(entry.frame.all_labels, (720, 1280), source=name)
     assert set(np.unique(mask)) <= {*range(19), UNLABELED}
 
 

@@ -7,8 +7,9 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from lvad_perception.datasets.bdd100k import find_splits, open_split, read_image
+from lvad_perception.datasets.bdd100k import find_splits, open_split
 from lvad_perception.errors import DatasetError, LabelError
+from lvad_perception.media.images import read_image
 from lvad_perception.vocabulary import UNLABELED
 
 SIZE_HW = (24, 32)

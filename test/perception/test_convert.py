@@ -8,8 +8,9 @@ import pytest
 
 from lvad_perception.bags.convert import DEFAULT_START_NS, from_dataset, from_video
 from lvad_perception.bags.reader import open_bag
-from lvad_perception.datasets.bdd100k import open_split, read_image
+from lvad_perception.datasets.bdd100k import open_split
 from lvad_perception.errors import BagError, ConfigError, DatasetError
+from lvad_perception.media.images import read_image
 from lvad_perception.messages import (
     check_label_info,
     image_from_compressed,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lvad_perception import machine
-from lvad_perception.machine import cache_places, cpu_identity, cpu_name, granted_cores, usable_cores
+from lvad_perception.machine import cache_folders, cpu_identity, cpu_name, granted_cores, usable_cores
 
 X86 = """processor	: {core}
 vendor_id	: AuthenticAMD
@@ -55,7 +55,7 @@ def test_a_user_without_a_home_has_the_temporary_folder(monkeypatch, tmp_path):
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(Path, "home", no_home)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    assert cache_places(None) == [tmp_path / f"lvad-{os.getuid()}"]
+    assert cache_folders(None) == [tmp_path / f"lvad-{os.getuid()}"]
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_usable_are_the_bound_cores_or_the_granted_ones(monkeypatch, granted, co
 def test_the_cache_is_in_the_home_folder_that_a_tilde_names(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", "~/caches")
-    assert cache_places(None)[0] == tmp_path / "caches" / "lvad"
+    assert cache_folders(None)[0] == tmp_path / "caches" / "lvad"
 
 
 @pytest.mark.parametrize("spoil", ["link", "writable"])
@@ -94,11 +94,11 @@ def test_a_temporary_folder_that_others_can_fill_is_no_cache(monkeypatch, tmp_pa
     monkeypatch.setenv("XDG_CACHE_HOME", "/home-of-nobody")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     place = tmp_path / f"lvad-{os.getuid()}"
-    assert place in cache_places(None)
+    assert place in cache_folders(None)
     if spoil == "link":
         (tmp_path / "elsewhere").mkdir()
         place.symlink_to(tmp_path / "elsewhere")
     else:
         place.mkdir()
         place.chmod(0o777)
-    assert cache_places(None) == [Path("/home-of-nobody/lvad")]
+    assert cache_folders(None) == [Path("/home-of-nobody/lvad")]

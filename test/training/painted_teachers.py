@@ -4,7 +4,7 @@ import threading
 
 import numpy as np
 
-from lvad_perception.datasets.bdd100k import read_image
+from lvad_perception.media.images import read_image
 from lvad_perception.types import Detections
 from lvad_perception.vocabulary import TASKS
 from lvad_training.pseudo import Teacher, write_pseudo_labels

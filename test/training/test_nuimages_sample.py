@@ -8,7 +8,7 @@ import pytest
 
 from lvad_perception.datasets import bdd100k
 from lvad_perception.datasets.nuimages import open_split
-from lvad_perception.datasets.shapes import mask_to_rle, rle_to_mask
+from lvad_perception.datasets.run_lengths import mask_to_rle, rle_to_mask
 from lvad_perception.vocabulary import DETECTION, NUIMAGES_DETECTION, NUIMAGES_SEMANTIC, SEMANTIC, UNLABELED
 from lvad_training.data.check import check_dataset
 from lvad_training.sample_set import render_sample_set

@@ -8,8 +8,9 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from lvad_perception.datasets.bdd100k import open_split, read_image
+from lvad_perception.datasets.bdd100k import open_split
 from lvad_perception.errors import CheckpointError, ConfigError, DatasetError, ImageError, LabelError
+from lvad_perception.media.images import read_image
 from lvad_perception.types import Detections
 from lvad_perception.vocabulary import DETECTION, TASKS, UNLABELED
 from lvad_training.data.check import check_dataset

@@ -10,6 +10,4 @@ except ModuleNotFoundError as err:  # msgspec or Pillow: a vehicle that only run
         f"reading BDD100K needs the Python package '{err.name}'; pip install 'lvad_perception[bags]'"
     ) from err
 
-from lvad_perception.media.images import decode_image, read_image
-
-__all__ = ["Bdd100kSplit", "decode_image", "find_splits", "open_split", "read_image"]
+__all__ = ["Bdd100kSplit", "find_splits", "open_split"]
