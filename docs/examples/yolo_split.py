@@ -1,4 +1,4 @@
-"""A data set of one's own: YOLO's text files as a split that training reads, or written in BDD100K's layout."""
+"""Reads YOLO's text files of boxes as a split for training, or converts them to BDD100K's layout."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -26,14 +26,14 @@ from lvad_training.samples import Batch, collate
 class YoloSplit:
     """Images in ``images/SPLIT``, boxes in ``labels/SPLIT/NAME.txt``: lines of class, centre x and y, width, height.
 
-    Coordinates are fractions of the image. An image without a text file is not annotated, one with an empty file is
-    annotated and empty. Meets ``lvad_perception.datasets.split.Split``.
+    Coordinates are fractions of the image. An image without a text file is not annotated; one with an empty file is
+    annotated and empty. Implements ``lvad_perception.datasets.split.Split``.
 
     Args:
         root: folder of the data set.
         name: of the split.
-        classes: by the data set's numbers, what ``vocabulary.DETECTION`` calls the class; objects of any other name are
-            left out. Mind that persons are "pedestrian" there.
+        classes: for each class number of the data set, the class name in ``vocabulary.DETECTION``; objects of other
+            names are dropped. Note that persons are "pedestrian" there.
 
     Raises:
         DatasetError: there are no images.
@@ -60,7 +60,7 @@ class YoloSplit:
         return self.images[i]
 
     def attributes(self, i: int) -> dict[str, str]:
-        """None here."""
+        """No attributes in this format."""
         return {}
 
     def annotated(self, i: int) -> frozenset[str]:
@@ -72,7 +72,7 @@ class YoloSplit:
         return self.has_boxes if task == "detection" else np.zeros(len(self), np.bool_)
 
     def mask_path(self, i: int, task: str) -> Path | None:
-        """None: there are no masks here."""
+        """None: the format has no masks."""
         return None
 
     def annotation_files(self, task: str) -> list[Path]:
@@ -85,12 +85,12 @@ class YoloSplit:
             return None
         with Image.open(self.images[i]) as image:  # reads the header alone
             width, height = image.size
-        found = self._read(i)
-        wanted = np.array([self.ids[int(row[0])] for row in found], np.int32)
-        x, y, w, h = found[:, 1:].T
+        rows = self._read(i)
+        labels = np.array([self.ids[int(row[0])] for row in rows], np.int32)
+        x, y, w, h = rows[:, 1:].T
         boxes = np.stack([x - w / 2, y - h / 2, x + w / 2, y + h / 2], axis=1) * [width, height, width, height]
-        known = wanted >= 0
-        return boxes[known].astype(np.float32), wanted[known], np.zeros(known.sum(), np.bool_)
+        known = labels >= 0
+        return boxes[known].astype(np.float32), labels[known], np.zeros(known.sum(), np.bool_)
 
     def boxes(self, i: int, size_hw: Size) -> TruthBoxes | None:
         """Clipped to an image of that size; None when not annotated. Raises LabelError."""
@@ -116,12 +116,12 @@ class YoloSplit:
         path = self._labels(i)
         try:
             rows = [[float(word) for word in line.split()] for line in path.read_text(encoding="utf-8").splitlines()]
-            found = np.array(rows, np.float64).reshape(len(rows), 5)
+            array = np.array(rows, np.float64).reshape(len(rows), 5)
         except (OSError, ValueError) as err:
             raise LabelError(f"{path} is not lines of five numbers ({err}); correct or remove it") from err
-        if len(found) and not (found[:, 0].min() >= 0 and found[:, 0].max() < len(self.ids)):
+        if len(array) and not (array[:, 0].min() >= 0 and array[:, 0].max() < len(self.ids)):
             raise LabelError(f"{path} names a class beyond the {len(self.ids)} that there are; correct classes")
-        return found
+        return array
 
 
 # --8<-- [end:split]
@@ -129,7 +129,7 @@ class YoloSplit:
 
 # --8<-- [start:check]
 def check(split: Split) -> tuple[Counts, list[Problem]]:
-    """What ``lvad-train data check`` does with every frame: read it as training does, count, tell what is wrong."""
+    """Read every frame as training does, count its annotation and collect problems, as ``data check`` does."""
     return check_frames(split, range(len(split)))
 
 
@@ -138,7 +138,7 @@ def check(split: Split) -> tuple[Counts, list[Problem]]:
 
 # --8<-- [start:batches]
 def batches(split: Split, recipe: Recipe) -> Iterable[Batch]:
-    """The split's images as a training wants them: augmented, shuffled, in batches of the recipe's size."""
+    """Training batches of the recipe's size: the split's images, augmented and shuffled."""
     augment, settings = recipe.data.augment, recipe.train
     samples = TrainingSet(
         Annotation(split, tasks=recipe.model.tasks),
@@ -162,7 +162,7 @@ def batches(split: Split, recipe: Recipe) -> Iterable[Batch]:
 
 # --8<-- [start:convert]
 def write_bdd100k(split: Split, root: Path) -> None:
-    """Write a split's boxes in BDD100K's layout, with links to its images: for every command, as it is."""
+    """Write a split's boxes in BDD100K's layout, which every command reads; images are linked, not copied."""
     images = root / "images" / "100k" / split.name
     images.mkdir(parents=True)
     entries = []
@@ -171,9 +171,9 @@ def write_bdd100k(split: Split, root: Path) -> None:
         (images / path.name).symlink_to(path.resolve())
         truth = split.boxes(i, read_image(path).shape[:2])
         if truth is not None:
-            sure = np.ones(len(truth), np.float32)
+            scores = np.ones(len(truth), np.float32)
             boxes, ignored = (
-                Detections(truth.boxes_xyxy[part], sure[part], truth.labels[part])
+                Detections(truth.boxes_xyxy[part], scores[part], truth.labels[part])
                 for part in (~truth.crowd, truth.crowd)
             )
             entries.append(detection_entry(path.name, boxes, ignored))

@@ -144,7 +144,8 @@ def evaluate_dataset(
     dataset = vocabulary_name(root)
     data = open_split(root, split, cache_dir=cache_dir)
     vocabularies = VOCABULARIES[dataset]
-    perceiver.manifest.require(vocabularies, by=f"an evaluation on {_OWNERS[dataset]} annotation in {root}")
+    owner = _OWNERS.get(dataset, f"{dataset}'s")
+    perceiver.manifest.require(vocabularies, by=f"an evaluation on {owner} annotation in {root}")
     errors = ErrorLog(report)
     evaluator = Evaluator(perceiver.manifest.classes, vocabularies=vocabularies)
     images: list[UInt8] = []

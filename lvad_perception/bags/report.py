@@ -26,7 +26,7 @@ from lvad_perception.messages import (
 )
 from lvad_perception.metrics import FrameMetadata, Metrics
 from lvad_perception.report import Run, write_report
-from lvad_perception.report.evaluation import Evaluation, KeptFrame, chosen, keep_frame
+from lvad_perception.report.evaluation import Evaluation, KeptFrame, frames_to_keep, keep_frame
 from lvad_perception.report.folder import read_run
 from lvad_perception.topics import ATTRIBUTES, NAME, Side, side_of
 from lvad_perception.types import Predictions, Size, Truth, UInt8
@@ -116,7 +116,7 @@ def examine_bag(
         metadata = _metadata(reader, cameras, stamps)
         objects = pairing.vocabularies["detection"].names
         findings = pairing.findings(metadata, score_threshold=score_threshold)
-        names = chosen(findings, worst)
+        names = frames_to_keep(findings, worst)
         shown = {key: _Frame(frame.name) for key, frame in metadata.items() if frame.name in names}
         for camera in cameras:
             _fill(reader, camera, shown)

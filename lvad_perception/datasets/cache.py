@@ -1,4 +1,4 @@
-"""A disk cache of arrays that are parsed from large source files once and memory-mapped by every process.
+"""A disk cache of arrays: parsed from large source files once, memory-mapped by every process.
 
 A set of arrays is a folder of the cache directory. Its key is a hash of the sources' paths, sizes, modification times
 and the version of its format. A set is written under a temporary name and then renamed, so that concurrent writers do

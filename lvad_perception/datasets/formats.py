@@ -1,4 +1,4 @@
-"""Recognises label files of other tools and data sets by keys that BDD100K's and Scalabel's do not have."""
+"""Recognises label files of other tools and data sets by keys that BDD100K's files do not have."""
 
 import re
 from collections.abc import Mapping

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from lvad_perception.media.images import read_image
 from lvad_perception.preprocess import letterbox_image
-from lvad_perception.report.evaluation import spread
+from lvad_perception.report.evaluation import evenly_spaced
 from lvad_perception.types import Size, UInt8
 from lvad_training.model.backbone import Backbone
 from lvad_training.model.multitask import IMAGENET_MEAN, IMAGENET_STD
@@ -92,7 +92,7 @@ def find_nearest(features: Tensor, frames: Sequence[Frame], places: Sequence[int
         config: how many to ask for and to show, and how far apart.
     """
     order = np.asarray(places)
-    rows = spread(len(order), config.queries)
+    rows = evenly_spaced(len(order), config.queries)
     similar = features[rows] @ features.T
     found = []
     for row, cosines in zip(rows, similar, strict=True):

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from lvad_perception.errors import DatasetError
 from lvad_perception.provenance import Inputs, digest
-from lvad_perception.report.evaluation import spread
+from lvad_perception.report.evaluation import evenly_spaced
 from lvad_training.checkpoints import load_weights, read_content, write_content
 from lvad_training.data.batches import guarded_loader
 from lvad_training.data.sampling import TrainingStream
@@ -234,7 +234,7 @@ def _write_page(
     command: str,
 ) -> None:
     """Write what the backbone finds near some frames, before and after."""
-    places = spread(len(frames), recipe.neighbours.frames)
+    places = evenly_spaced(len(frames), recipe.neighbours.frames)
     before, after = (
         _nearest(each, frames, places, recipe, progress=progress, title=title)
         for each, title in ((start, "features before"), (backbone, "features after"))

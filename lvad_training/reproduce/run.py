@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 from lvad_perception.errors import ConfigError, EvaluationError, LvadError, NonFiniteLossError
-from lvad_perception.files import withdrawn, write_whole
+from lvad_perception.files import removed_on_error, write_whole
 from lvad_perception.report import write_page
 from lvad_training.recipe.schema import Recipe
 from lvad_training.reproduce.metadata import pseudo_reports, table_metadata
@@ -77,7 +77,8 @@ def reproduce(
     main = int(os.environ.get("RANK", "0")) == 0  # several processes train together; one of them writes
     failures: dict[tuple[str, int], str] = {}
     unmeasured = 0
-    with withdrawn(out / BASE, unless=lambda: any(out.rglob(RECORD))):  # until a stage began, no row depends on it
+    # Until a stage began, no row depends on the file.
+    with removed_on_error(out / BASE, unless=lambda: any(out.rglob(RECORD))):
         if main:
             _claim(out, base)
         for number, (row, seed, training) in enumerate(planned, start=1):

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from lvad_perception.datasets.split import Split
 from lvad_perception.media.images import read_image
 from lvad_perception.metrics import Evaluator, FrameMetadata, Metrics
-from lvad_perception.report.evaluation import Evaluation, KeptFrame, chosen, keep_frame
+from lvad_perception.report.evaluation import Evaluation, KeptFrame, frames_to_keep, keep_frame
 from lvad_perception.types import Predictions, Truth
 from lvad_training.build import build_criterion, network_of, task_vocabularies
 from lvad_training.checkpoints import Checkpoint
@@ -80,7 +80,7 @@ def examine_checkpoint(
     places = {data.name_of(place): place for place in range(len(data))}
     metadata = {frame: FrameMetadata(frame, data.attributes(places[frame]), found) for frame, found in losses.items()}
     findings = evaluator.findings(metadata, score_threshold=recipe.model.score_threshold)
-    kept = _kept(model, recipe, data, [places[frame] for frame in chosen(findings)], device)
+    kept = _kept(model, recipe, data, [places[frame] for frame in frames_to_keep(findings)], device)
     return Evaluation(findings, kept, {"data": str(recipe.data.root), "split": name, "step": str(checkpoint.step)})
 
 

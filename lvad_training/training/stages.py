@@ -15,7 +15,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from lvad_perception.errors import ConfigError, EvaluationError, LvadError
-from lvad_perception.files import withdrawn
+from lvad_perception.files import removed_on_error
 from lvad_perception.provenance import ABSENT, Inputs, changed
 from lvad_training.build import build_text_encoder
 from lvad_training.data.batches import recipe_split, selected_images
@@ -201,7 +201,7 @@ def _run_stage(
     problem = None
     before = record["seconds"] if going_on and record is not None else 0.0
     there = {*stage.folder.glob("*"), stage.folder / RECORD}
-    with withdrawn(stage.folder / RECORD, unless=lambda: not there.issuperset(stage.folder.glob("*"))):
+    with removed_on_error(stage.folder / RECORD, unless=lambda: not there.issuperset(stage.folder.glob("*"))):
         if processes.is_main_process:
             write_record(stage.folder, inputs, "running", before)
             if lost and stage.teachers:

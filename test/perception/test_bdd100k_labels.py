@@ -81,7 +81,7 @@ def test_labels_missing_null_or_empty_are_no_labels(labels):
         ({"Occluded": True, "Traffic Light Color": [0, "NA"]}, False),
     ],
 )
-def test_crowds_are_told_by_their_attribute_however_it_is_spelt(attributes, crowd):
+def test_the_crowd_attribute_is_read_in_every_spelling(attributes, crowd):
     assert frame({"labels": [{"category": "car", "attributes": attributes}]}).all_labels[0].is_crowd is crowd
 
 
@@ -204,7 +204,7 @@ def test_other_encodings_are_named(tmp_path, encoding, message):
         (b'[{"name": "a\\u0000b.jpg"}]', "entry 0: its name holds a NUL"),
     ],
 )
-def test_what_is_no_text_of_labels_is_named(tmp_path, content, message):
+def test_files_that_are_no_label_text_are_named_with_a_remedy(tmp_path, content, message):
     path = tmp_path / "labels.json"
     path.write_bytes(content)
     with pytest.raises(LabelError, match=message):
@@ -212,7 +212,7 @@ def test_what_is_no_text_of_labels_is_named(tmp_path, content, message):
 
 
 @pytest.mark.parametrize("timestamp", [1e300, -1e300, 10**30, True, [1], {"a": 1}])
-def test_impossible_times_are_no_times(timestamp):
+def test_impossible_times_are_ignored(timestamp):
     assert frame({"timestamp": timestamp}).timestamp_ms in (None, 1)
 
 

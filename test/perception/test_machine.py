@@ -1,4 +1,4 @@
-"""How much of the machine there is, what tells one CPU from another, and where things are kept."""
+"""Usable cores, the identity of the CPU, and cache folders."""
 
 import math
 import os
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lvad_perception import machine
-from lvad_perception.machine import cache_folders, cpu_identity, cpu_name, granted_cores, usable_cores
+from lvad_perception.machine import cache_folders, cpu_identity, cpu_name, quota_cores, usable_cores
 
 X86 = """processor	: {core}
 vendor_id	: AuthenticAMD
@@ -40,7 +40,7 @@ def test_a_cpu_has_a_name_for_tables(tmp_path):
     assert cpu_name(tmp_path / "arm") == cpu_name(tmp_path / "absent") == os.uname().machine
 
 
-def test_where_linux_says_nothing_python_names_the_cpu(tmp_path):
+def test_without_cpuinfo_python_names_the_cpu(tmp_path):
     assert os.uname().machine in cpu_identity(tmp_path / "absent")
 
 
@@ -69,17 +69,17 @@ def test_a_user_without_a_home_has_the_temporary_folder(monkeypatch, tmp_path):
         ({"cpu.max": "nonsense"}, math.inf),
     ],
 )
-def test_a_container_may_be_given_less_than_the_machine(tmp_path, files, granted):
+def test_a_container_may_have_a_quota_below_the_machine(tmp_path, files, granted):
     (tmp_path / "cpu").mkdir()
     for name, text in files.items():
         (tmp_path / name).write_text(text)
-    assert granted_cores(tmp_path) == granted
+    assert quota_cores(tmp_path) == granted
 
 
 @pytest.mark.parametrize(("granted", "cores"), [(0.5, 1), (1.5, 2), (2.0, 2), (math.inf, 3), (64.0, 3)])
-def test_usable_are_the_bound_cores_or_the_granted_ones(monkeypatch, granted, cores):
+def test_usable_cores_are_limited_by_affinity_and_quota(monkeypatch, granted, cores):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2}, raising=False)
-    monkeypatch.setattr(machine, "granted_cores", lambda: granted)
+    monkeypatch.setattr(machine, "quota_cores", lambda: granted)
     assert usable_cores() == cores
 
 

@@ -1,4 +1,4 @@
-"""Which data set a folder holds, and what training says of one that it cannot use."""
+"""Detection of the data set that a folder holds, and training's errors for one that it cannot use."""
 
 import re
 

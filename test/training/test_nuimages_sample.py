@@ -1,4 +1,4 @@
-"""The rendered set in nuImages' layout: the same scenes as in BDD100K's, said in its tables."""
+"""The rendered set in nuImages' layout has the same scenes as in BDD100K's."""
 
 import base64
 import json
@@ -26,7 +26,7 @@ def both(tmp_path_factory):
     return bdd100k.open_split(root / "bdd100k", "train"), open_split(root / "nuimages", "train")
 
 
-def test_both_layouts_say_the_same_of_vehicles_and_the_road(both):
+def test_both_layouts_annotate_vehicles_and_road_alike(both):
     bdd, nu = both
     assert len(bdd) == len(nu) == 6
     for i in range(len(nu)):

@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from lvad_perception.errors import CheckpointError, ConfigError, EvaluationError, LabelError
-from lvad_perception.files import withdrawn
+from lvad_perception.files import removed_on_error
 from lvad_training.checkpoints import load_checkpoint
 from lvad_training.recipe.config import recipe_to_dict
 from lvad_training.training import stages
@@ -69,7 +69,7 @@ def test_a_record_that_cannot_be_written_leaves_no_folder(tmp_path, monkeypatch)
 
     monkeypatch.setattr(os, "fsync", full)
     folder = tmp_path / "deep/er"
-    with pytest.raises(ConfigError, match="No space left"), withdrawn(folder / RECORD, unless=lambda: False):
+    with pytest.raises(ConfigError, match="No space left"), removed_on_error(folder / RECORD, unless=lambda: False):
         write_record(folder, {}, "running", 0.0)
     assert list(tmp_path.iterdir()) == []
 

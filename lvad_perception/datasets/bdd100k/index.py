@@ -1,4 +1,4 @@
-"""Label tables: a label file as cached flat arrays, memory-mapped by every process that reads the data set.
+"""Label tables: label files as cached flat arrays, memory-mapped by every process.
 
 One table holds one label file, or one folder of per-frame files: frames sorted by name, their boxes in one array, and
 the position of each frame's JSON in the source, so that polygons and run lengths are decoded on demand.

@@ -1,4 +1,4 @@
-"""A split of BDD100K: its images and their annotation of all three tasks, behind ``datasets.split.Split``."""
+"""A split of BDD100K: images and annotation of all three tasks, behind ``datasets.split.Split``."""
 
 import logging
 import os

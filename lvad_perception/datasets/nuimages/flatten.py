@@ -1,4 +1,4 @@
-"""Parses the tables of a version into flat arrays: frames sorted by name, objects and surfaces in drawing order."""
+"""Parses the tables of a version into flat arrays, with annotation in drawing order."""
 
 from array import array
 from dataclasses import asdict, dataclass, field
