@@ -58,8 +58,8 @@ def _all(*calls: Callable[[], object]) -> None:
 
 
 def _messages(folder: Path) -> list[bytes]:
-    """Two messages of each type: the type's name, a line feed, the CDR bytes."""
-    from lvad_perception.bags.storage import open_bag
+    """CDR bytes of two messages of each type, each after the name of its type and a line feed."""
+    from lvad_perception.bags.reader import open_bag
 
     found: dict[str, list[bytes]] = {}
     with open_bag(folder / "mcap") as bag:
@@ -75,7 +75,7 @@ def _mutate_message(data: bytes, random: Random, others: Sequence[bytes]) -> byt
 
 def _message_reader(folder: Path) -> Read:
     from lvad_perception import messages
-    from lvad_perception.bags.storage import open_bag
+    from lvad_perception.bags.reader import open_bag
 
     readers: dict[str, Callable[[Any], Any]] = {
         "Image": messages.image_from_message,

@@ -11,12 +11,11 @@ import numpy.typing as npt
 
 from lvad_perception.engines.base import Engine
 from lvad_perception.errors import EngineError
+from lvad_perception.metrics.matching import MATCH_IOU, iou
 from lvad_perception.types import Float32, Int32, RawOutputs, UInt8
 
 _LABEL_MAPS: Final = ("semantic", "drivable")
 _OUTPUTS: Final = ("boxes", "scores", "labels", "semantic", "drivable", "semantic_confidence")
-_SAME_OBJECT: Final = 0.5
-"""Minimum intersection over union of two boxes of one object, as in AP50."""
 _ALTERNATE: Final = -1.0
 """Marks an alternate in an array of distances."""
 
@@ -191,19 +190,9 @@ def _distances(these: _Boxes, those: _Boxes, tolerance: Tolerance) -> Float32:
     apart = np.abs(boxes[:, None] - other_boxes).max(axis=2)  # (J, K)
     nearest = np.where(candidates, apart, np.inf).min(axis=1)  # (J,)
     if tolerance.alternates > 0:
-        same_object = (candidates & (_overlaps(boxes, other_boxes) >= _SAME_OBJECT)).any(axis=1)
+        same_object = (candidates & (iou(boxes, other_boxes) >= MATCH_IOU)).any(axis=1)
         nearest[same_object & (nearest > tolerance.boxes_px)] = _ALTERNATE
     return np.asarray(nearest, np.float32)
-
-
-def _overlaps(boxes: Float32, others: Float32) -> npt.NDArray[np.float64]:
-    """Intersection over union of every box [J, 4] with every other one [K, 4], float64 [J, K]."""
-    low = np.maximum(boxes[:, None, :2], others[:, :2]).astype(np.float64)
-    high = np.minimum(boxes[:, None, 2:], others[:, 2:])
-    common = (high - low).clip(min=0).prod(axis=2)
-    areas, other_areas = ((sides[:, 2:] - sides[:, :2]).prod(axis=1) for sides in (boxes, others))
-    union = np.maximum(areas[:, None] + other_areas - common, np.finfo(np.float32).tiny)
-    return np.asarray(common / union)
 
 
 def _bound(values: npt.NDArray[Any], share: float) -> float:

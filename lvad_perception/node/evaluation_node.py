@@ -18,8 +18,8 @@ from rosbag2_interfaces.srv import Pause, Resume
 from sensor_msgs.msg import Image
 from vision_msgs.msg import Detection2DArray, LabelInfo
 
+from lvad_perception.bags.error_log import ErrorLog
 from lvad_perception.bags.pairing import Pairing
-from lvad_perception.bags.problems import Problems
 from lvad_perception.errors import ConfigError, DatasetError, LvadError
 from lvad_perception.messages import Message
 from lvad_perception.metrics import Metrics
@@ -70,7 +70,7 @@ class EvaluationNode(Node):  # type: ignore[misc]
             raise ConfigError(f"{str(err).rstrip('.')}; correct the parameter") from err
         self.done = False
         self.problem: LvadError | None = None
-        self._problems = Problems(self.get_logger().warning)
+        self._problems = ErrorLog(self.get_logger().warning)
         self._pairing = Pairing(self._problems)
         self._sides: dict[str, Side] = {}
         self._annotation: set[str] = set()

@@ -1,4 +1,4 @@
-"""Frames a second when the stages overlap as in the node: one frame is decoded, one computed, one published."""
+"""Throughput with overlapping stages, as in the node: decoding, inference and publishing in parallel."""
 
 import time
 from collections.abc import Iterator
@@ -12,16 +12,16 @@ from lvad_perception.profiling.frames import Decode
 from lvad_perception.profiling.messages import publish
 
 _FEWEST_BATCHES: Final = 8
-"""The first and the last of them overlap with nothing."""
+"""The first and the last batch overlap with no other."""
 
 
 def overlapped_fps(perceiver: Perceiver, frames: Iterator[Decode], *, count: int) -> float:
-    """Run frames as the node does from the mailbox on, of which there always is one, and count.
+    """Frames per second of the node's pipeline when a new frame is always waiting.
 
     Args:
-        perceiver: what is timed.
+        perceiver: the model to time.
         frames: encoded frames, endless.
-        count: frames to run, and no fewer than eight batches.
+        count: frames to run; at least eight batches are run.
 
     Raises:
         EngineError: the engine failed.
@@ -48,7 +48,7 @@ def overlapped_fps(perceiver: Perceiver, frames: Iterator[Decode], *, count: int
 
 
 def _finish(pending: PendingPredictions, pace: Pace) -> None:
-    """In the publishing thread."""
+    """Publish a batch; runs in the publishing thread."""
     try:
         pending.wait()
     finally:

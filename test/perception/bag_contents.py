@@ -4,7 +4,7 @@ import sqlite3
 
 import yaml
 
-from lvad_perception.bags.storage import open_bag
+from lvad_perception.bags.reader import open_bag
 
 # Policies of a profile that Humble's rosbag2 reads as numbers.
 POLICIES = ("history", "reliability", "durability", "liveliness")

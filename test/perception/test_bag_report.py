@@ -54,7 +54,7 @@ def test_more_examples_than_images_show_each_once(predicted, tmp_path):
     assert len(names) == len(set(names)) == 8
 
 
-def test_the_bag_finds_what_the_metrics_room_finds_and_names_its_frames(predicted):
+def test_the_findings_of_a_bag_are_those_of_the_evaluator_and_name_its_frames(predicted):
     evaluation = examine_bag(predicted, worst=3, score_threshold=0.3)
     assert evaluation.findings.metrics == evaluate_bag(predicted)
     errors = {frame.name: frame.errors for frame in evaluation.findings.frames}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lvad_perception.bags.convert import DEFAULT_START_NS, from_dataset, from_video
-from lvad_perception.bags.storage import open_bag
+from lvad_perception.bags.reader import open_bag
 from lvad_perception.datasets.bdd100k import open_split
 from lvad_perception.errors import BagError, ConfigError, DatasetError
 from lvad_perception.media.images import read_image
@@ -31,7 +31,7 @@ def messages(bag):
     return {topic: [(stamp, message) for stamp, _, message in found] for topic, found in contents(bag).items()}
 
 
-class TestFromBdd100k:
+class TestFromDataset:
     @pytest.fixture(scope="class", params=["mcap", "sqlite3"])
     def bag(self, request, small_split, tmp_path_factory):
         output = tmp_path_factory.mktemp(request.param) / "bag"
@@ -111,13 +111,13 @@ class TestFromBdd100k:
         broken = root / "images/100k/val/frame-002.jpg"
         broken.write_bytes(broken.read_bytes()[:200])
         cv2.imwrite(str(root / "labels/drivable/masks/val/frame-003.png"), np.zeros((10, 10), np.uint8))
-        told = []
-        summary = from_dataset(root, "val", tmp_path / "bag", report=told.append)
+        reported = []
+        summary = from_dataset(root, "val", tmp_path / "bag", report=reported.append)
         assert (summary.images, summary.problems) == (7, 2)
         assert summary.truth == {"detection": 5, "semantic": 4, "drivable": 2}
-        assert len(told) == 2
-        assert "frame-002.jpg: it is a truncated image" in told[0]
-        assert "val drivable labels frame-003" in told[1]
+        assert len(reported) == 2
+        assert "frame-002.jpg: it is a truncated image" in reported[0]
+        assert "val drivable labels frame-003" in reported[1]
         assert [msg.data for _, msg in messages(tmp_path / "bag")["/camera/name"]][2] == "frame-003"
 
     def test_other_image_formats_become_png(self, tmp_path):
@@ -211,7 +211,7 @@ class TestRefusals:
             return rename(path, target)
 
         monkeypatch.setattr(Path, "rename", interrupt)
-        monkeypatch.setattr("lvad_perception.bags.storage.exchange", lambda *_: False)  # as where the system cannot
+        monkeypatch.setattr("lvad_perception.bags.writer.exchange", lambda *_: False)  # as where the system cannot
         with pytest.raises(BagError if interruption is OSError else interruption):
             from_dataset(small_split, "val", tmp_path / "bag", overwrite=True)
         assert [path.name for path in tmp_path.iterdir()] == ["bag"]

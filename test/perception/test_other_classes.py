@@ -5,8 +5,9 @@ import pytest
 
 from lvad_perception.bags.convert import from_dataset
 from lvad_perception.bags.evaluate import evaluate_bag, evaluate_dataset
+from lvad_perception.bags.reader import open_bag
 from lvad_perception.bags.replay import replay
-from lvad_perception.bags.storage import create_bag, open_bag
+from lvad_perception.bags.writer import create_bag
 from lvad_perception.errors import VocabularyMismatchError
 from lvad_perception.media.overlay import draw_predictions, draw_truth
 from lvad_perception.metrics import Evaluator

@@ -11,8 +11,9 @@ import pytest
 
 from lvad_perception.bags.convert import from_dataset
 from lvad_perception.bags.evaluate import evaluate_bag
+from lvad_perception.bags.reader import open_bag
 from lvad_perception.bags.replay import replay
-from lvad_perception.bags.storage import create_bag, open_bag
+from lvad_perception.bags.writer import create_bag
 from lvad_perception.engines import open_engine
 from lvad_perception.messages import label_info_to_message, make_header, mask_to_message
 from lvad_perception.perceiver import Perceiver

@@ -5,9 +5,9 @@ import pytest
 
 from lvad_perception.bags.convert import from_dataset
 from lvad_perception.bags.evaluate import evaluate_bag, evaluate_dataset
+from lvad_perception.bags.reader import open_bag
 from lvad_perception.bags.replay import replay
 from lvad_perception.bags.report import examine_bag
-from lvad_perception.bags.storage import open_bag
 from lvad_perception.cli import main
 from lvad_perception.datasets.nuimages import open_split
 from lvad_perception.errors import DatasetError, VocabularyMismatchError
