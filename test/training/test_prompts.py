@@ -15,7 +15,9 @@ CLASSES = {"detection": ("car", "traffic light"), "drivable": ("direct", "altern
 def make_prompts(mode="learned", encoder=None, **changes):
     torch.manual_seed(1)
     metadata = TextEncoderMetadata("stub", "0" * 64, 12, 6)
-    return Prompts(**{"classes": CLASSES, "mode": mode, "context": 4, "metadata": metadata, "encoder": encoder, **changes})
+    return Prompts(
+        **{"classes": CLASSES, "mode": mode, "context": 4, "metadata": metadata, "encoder": encoder, **changes}
+    )
 
 
 @pytest.fixture
