@@ -20,7 +20,7 @@ from lvad_perception.errors import DatasetError
 from lvad_perception.provenance import Inputs, digest
 from lvad_perception.report.evaluation import spread
 from lvad_training.checkpoints import load_weights, read_content, write_content
-from lvad_training.data.batches import guarded_loader
+from lvad_training.data.loader import guarded_loader
 from lvad_training.data.sampling import TrainingStream
 from lvad_training.model.backbone import Backbone, timm_backbone
 from lvad_training.pretrain.criteria import queues, set_queues

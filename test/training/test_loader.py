@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 from lvad_perception.errors import LoaderError
 from lvad_training.data import loader
-from lvad_training.data.batches import guarded_loader
+from lvad_training.data.loader import guarded_loader
 from lvad_training.samples import Batch, Targets
 
 
@@ -102,8 +102,8 @@ def test_a_process_that_starves_or_dies_ends_the_training_with_cause_and_remedy(
 def test_how_a_process_ended_says_why(code, message):
     ended = [SimpleNamespace(exitcode=exitcode) for exitcode in (None, 0, code)]
     with pytest.raises(LoaderError, match=message):
-        raise loader._end_of(ended)
-    assert loader._end_of(ended[:2]) is None
+        raise loader._worker_failure(ended)
+    assert loader._worker_failure(ended[:2]) is None
 
 
 class Dying:
@@ -147,9 +147,9 @@ def test_a_batch_of_a_process_that_died_meanwhile_tells_of_its_end(monkeypatch):
     ],
 )
 def test_what_torch_and_the_system_say_of_a_lack_is_understood(err, message):
-    assert loader._lacking(err) is not None
+    assert loader._shortage(err) is not None
     with pytest.raises(LoaderError, match=message):
-        raise loader._lacking(err)
+        raise loader._shortage(err)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -182,7 +182,7 @@ def limited(command, tmp_path, **settings):
 KILLED = """
 import os, signal
 from test.training.test_loader import Spoilt
-from lvad_training.data.batches import guarded_loader
+from lvad_training.data.loader import guarded_loader
 
 if __name__ == "__main__":
     batches = iter(guarded_loader(Spoilt(), 1, list, batch_size=1))
