@@ -1,9 +1,9 @@
-"""Source image and its truth -> network input and targets, with random scale, crop, flip and colour.
+"""Training augmentation: random scale, crop, flip and colour of an image and its truth.
 
-The geometry is drawn at the start: a window of the source image, the size it is resized to, the padding around it and
-whether all is mirrored. Image, masks and boxes then go through the same steps, so that they cannot drift apart; padding
-and mirroring are torchvision's v2 functionals on tv_tensors. The window is cut before resizing and colour is changed
-after it, where pixels are few. With every augmentation off the image equals ``preprocess.letterbox_image``.
+The geometry is drawn first: a window of the source image, the size it is resized to, the padding around it and
+mirroring. Image, masks and boxes then go through the same steps, which keeps them aligned; padding and mirroring are
+torchvision's v2 functionals on tv_tensors. The window is cut before resizing and colour is changed after it, to process
+few pixels. Without augmentation the image equals ``preprocess.letterbox_image``.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,10 +25,10 @@ from lvad_perception.vocabulary import UNLABELED
 from lvad_training.samples import Targets
 
 MIN_VISIBLE = 0.25
-"""A box that keeps less than this share of its area inside the crop is no target: too little of it is seen."""
+"""A box with less than this share of its area inside the crop is no target, as too little of the object is visible."""
 
 MIN_SIDE_PX = 2.0
-"""A box with a shorter side than this, in network pixels, is no target: the features have nothing to find it by."""
+"""A box with a shorter side than this, in network pixels, is no target, as features do not resolve it."""
 
 _LUMA = np.array([0.299, 0.587, 0.114])
 _HUE_RADIANS_PER_STRENGTH = 0.25
@@ -36,7 +36,7 @@ _HUE_RADIANS_PER_STRENGTH = 0.25
 
 @dataclass(frozen=True, slots=True)
 class _Placement:
-    """A window of the source image and where it lands: ``resized_hw`` large at (top, left), mirrored or not."""
+    """A window of the source image, and its place in the network input: size ``resized_hw`` at (top, left)."""
 
     row: int
     column: int
@@ -50,16 +50,16 @@ class _Placement:
 class TrainingTransform:
     """Turns source images and truths into network-sized images and targets.
 
-    Crowd boxes are left out, and so are boxes of which the crop leaves less than ``MIN_VISIBLE`` or less than
-    ``MIN_SIDE_PX``; what is still seen of them counts as background for the detector, while the masks keep it.
+    Crowd boxes are not targets but ignored regions. Boxes of which the crop leaves less than ``MIN_VISIBLE`` or
+    ``MIN_SIDE_PX`` are dropped: the detector treats what is visible of them as background, the masks keep it.
 
     Args:
         network_hw: (height, width) of the network input.
         flip: probability of mirroring; no class of the project distinguishes left from right.
         scale: smallest and largest factor on the letterbox scale, drawn log-uniformly.
-        crop: place the window and the padding at random; False centres both.
+        crop: place window and padding at random; False centres both.
         color: strength of brightness, contrast and saturation changes (each factor in 1 - color .. 1 + color) and of
-            a hue rotation of at most 0.25 rad times it; 0 leaves colours alone.
+            a hue rotation by up to 0.25 rad times it; 0 keeps colours.
 
     Raises:
         ConfigError: a value is outside its range.
@@ -90,7 +90,7 @@ class TrainingTransform:
 
     @classmethod
     def without_augmentation(cls, network_hw: Size) -> "TrainingTransform":
-        """Plain letterbox: the image equals ``preprocess.letterbox_image``, and nothing is drawn at random."""
+        """Letterbox only: the image equals ``preprocess.letterbox_image``, and nothing is random."""
         return cls(network_hw=network_hw, flip=0.0, scale=(1.0, 1.0), crop=False, color=0.0)
 
     def __call__(self, image: UInt8, truth: Truth, rng: np.random.Generator) -> tuple[Tensor, Targets]:
@@ -99,7 +99,7 @@ class TrainingTransform:
         Args:
             image: uint8 [H, W, 3], RGB, of size ``truth.size_hw``.
             truth: annotation in source pixels.
-            rng: the only source of chance; the same state gives the same result.
+            rng: the only source of randomness; the same state gives the same result.
 
         Returns:
             uint8 [3, h, w] of network size, and targets in network pixels; a task that is None in the truth is None.
@@ -114,7 +114,7 @@ class TrainingTransform:
         return tensor, self._targets(truth, place, finish)
 
     def targets(self, truth: Truth) -> Targets:
-        """Annotation alone, as ``without_augmentation`` places it, for outputs on a letterboxed image.
+        """Targets without augmentation, for the network's outputs on a letterboxed image.
 
         Args:
             truth: annotation in source pixels.
@@ -139,16 +139,16 @@ class TrainingTransform:
         return Targets(boxes_xyxy, labels, semantic, drivable, ignored_xyxy, ignored_labels)
 
     def _draw_placement(self, source_hw: Size, rng: np.random.Generator) -> _Placement:
-        """Choose window, size, padding and mirroring; the window has whole source pixels, so that it is a view."""
+        """Draw window, size, padding and mirroring; the window consists of whole source pixels, to be a view."""
         box = fit_letterbox(source_hw, self.network_hw)
         factor = 1.0
         if self.scale != (1.0, 1.0):
             factor = float(np.exp(rng.uniform(*np.log(self.scale))))
         starts, windows, sizes, pads = [], [], [], []
         for source, letterboxed, network in zip(source_hw, box.resized_hw, self.network_hw, strict=True):
-            whole = max(1, round(letterboxed * factor))  # side of the resized image before cropping
-            visible = min(whole, network)
-            window = min(source, max(1, round(source * visible / whole)))
+            uncropped = max(1, round(letterboxed * factor))  # side of the resized image before cropping
+            visible = min(uncropped, network)
+            window = min(source, max(1, round(source * visible / uncropped)))
             chance = rng.uniform(size=2) if self.crop else (0.5, 0.5)
             starts.append(int(chance[0] * (source - window + 1)) if self.crop else (source - window) // 2)
             pads.append(int(chance[1] * (network - visible + 1)) if self.crop else (network - visible) // 2)
@@ -160,7 +160,7 @@ class TrainingTransform:
         )
 
     def _padder(self, place: _Placement) -> Callable[[Any, int], Tensor]:
-        """The last step that image, masks and boxes share: padding to network size, then mirroring."""
+        """The last step of image, masks and boxes: padding to network size, then mirroring."""
         height, width = place.resized_hw
         right, bottom = self.network_hw[1] - place.left - width, self.network_hw[0] - place.top - height
 
@@ -180,7 +180,7 @@ def _cut(pixels: UInt8, place: _Placement) -> UInt8:
 
 
 def _resized_mask(mask: UInt8, size_hw: Size) -> tv_tensors.Mask:
-    """Nearest pixel centre, which torchvision's mask resize (floor of the coordinate) is not."""
+    """Resize a mask by the nearest pixel centre; torchvision's resize takes the floor of the coordinate instead."""
     if mask.shape != size_hw:
         mask = np.asarray(cv2.resize(mask, (size_hw[1], size_hw[0]), interpolation=cv2.INTER_NEAREST_EXACT), np.uint8)
     return tv_tensors.Mask(torch.from_numpy(np.array(mask)))
@@ -189,7 +189,7 @@ def _resized_mask(mask: UInt8, size_hw: Size) -> tv_tensors.Mask:
 def _boxes_in_window(
     truth: TruthBoxes, chosen: Bool, source_hw: Size, place: _Placement
 ) -> tuple[tv_tensors.BoundingBoxes, torch.Tensor]:
-    """Those of the chosen boxes that remain, in pixels of the resized window, and their labels as int64 [N]."""
+    """The chosen boxes that stay visible, in pixels of the resized window, and their labels, int64 [N]."""
     boxes = tv_tensors.BoundingBoxes(
         torch.from_numpy(truth.boxes_xyxy[chosen]).reshape(-1, 4), format="XYXY", canvas_size=source_hw
     )
@@ -210,7 +210,7 @@ def _areas(boxes: Tensor) -> Tensor:
 def _draw_color_matrix(pixels: UInt8, strength: float, rng: np.random.Generator) -> npt.NDArray[np.float64]:
     """Brightness, contrast, saturation and hue as one affine map of RGB, float64 [3, 4].
 
-    All four are linear in RGB, so one matrix replaces four passes over the image and rounds once.
+    All four are affine in RGB, so one matrix replaces four passes over the image and rounds once.
     """
     brightness, contrast, saturation = rng.uniform(1 - strength, 1 + strength, size=3)
     angle = rng.uniform(-1, 1) * strength * _HUE_RADIANS_PER_STRENGTH

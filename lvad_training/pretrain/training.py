@@ -23,6 +23,7 @@ from lvad_training.checkpoints import load_weights, read_content, write_content
 from lvad_training.data.loader import guarded_loader
 from lvad_training.data.sampling import TrainingStream
 from lvad_training.model.backbone import Backbone, timm_backbone
+from lvad_training.model.published import load_backbone
 from lvad_training.pretrain.criteria import queues, set_queues
 from lvad_training.pretrain.frames import Frame, find_frames
 from lvad_training.pretrain.methods import build_method, build_optimizer, build_scheduler
@@ -43,7 +44,6 @@ from lvad_training.training.runs import (
     open_events,
     prepare_folder,
 )
-from lvad_training.training.train import load_backbone
 
 RESULT = "backbone.pt"
 FORMAT, RESULT_FORMAT = "lvad-pretraining-1", "lvad-backbone-1"

@@ -266,9 +266,9 @@ def test_what_wraps_a_network_is_passed_over_whatever_it_is_called(wrapper, tmp_
                 "vit.blocks.0.weight": torch.zeros(2),
                 "vit.norm.bias": torch.zeros(2),
             },
-            r"names begin with vit\.patch\.weight, vit\.blocks\.0\.weight, vit\.norm\.bias, where conv1\.weight is",
+            r"begin with vit\.patch\.weight, vit\.blocks\.0\.weight, vit\.norm\.bias, and conv1\.weight was expected",
         ),
-        ({"epoch": 3, "config": {"a": 1}}, "it holds no tensors with names, where conv1.weight is looked for"),
+        ({"epoch": 3, "config": {"a": 1}}, "it has no tensors with names, and conv1.weight was expected"),
     ],
 )
 def test_names_that_cannot_be_matched_are_shown(content, message, tmp_path):

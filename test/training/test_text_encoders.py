@@ -193,8 +193,8 @@ def test_too_long_a_prompt_is_refused(open_clip, tiny_text_encoder):
     ("name", "weights", "error", "message"),
     [
         ("RN5O", None, ConfigError, "open_clip has no model 'RN5O'; did you mean RN50"),
-        ("tiny-bidirectional", None, ConfigError, "text tower of tiny-bidirectional is not CLIP's"),
-        ("roberta-ViT-B-32", None, ConfigError, "text tower of roberta-ViT-B-32 is not CLIP's"),
+        ("tiny-bidirectional", None, ConfigError, "text encoder of tiny-bidirectional is not CLIP's"),
+        ("roberta-ViT-B-32", None, ConfigError, "text encoder of roberta-ViT-B-32 is not CLIP's"),
         ("RN50", "opena", CheckpointError, r"'opena' are neither a file nor one of open_clip's tags; .* openai"),
         ("RN50", "/no/such/file.pt", CheckpointError, "'/no/such/file.pt' are neither a file nor"),
     ],
