@@ -190,12 +190,12 @@ class _Packed:
 
     Attributes:
         content: pickle of the batch without its arrays.
-        places: first byte and length of each array.
+        spans: first byte and length of each array.
         memory: pickle of the uint8 tensor that holds the arrays; the receiver opens it by its file descriptor.
     """
 
     content: bytes
-    places: list[tuple[int, int]]
+    spans: list[tuple[int, int]]
     memory: bytes
 
 
@@ -212,20 +212,20 @@ def _pack(batch: Any) -> _Packed:
     content, buffers = io.BytesIO(), list[pickle.PickleBuffer]()
     _Pickler(content, protocol=5, buffer_callback=buffers.append).dump(batch)
     arrays = [np.frombuffer(buffer.raw(), np.uint8) for buffer in buffers]
-    places, end = [], 0
+    spans, end = [], 0
     for array in arrays:
-        places.append((end, len(array)))
+        spans.append((end, len(array)))
         end += -(-len(array) // _ALIGNMENT) * _ALIGNMENT
     shared: torch.Tensor = torch.empty(end, dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call]
     memory = shared.numpy()
-    for (start, length), array in zip(places, arrays, strict=True):
+    for (start, length), array in zip(spans, arrays, strict=True):
         memory[start : start + length] = array
-    return _Packed(content.getvalue(), places, bytes(ForkingPickler.dumps(shared)))
+    return _Packed(content.getvalue(), spans, bytes(ForkingPickler.dumps(shared)))
 
 
 def _unpack(packed: _Packed) -> Any:
     memory = memoryview(pickle.loads(packed.memory).numpy())  # noqa: S301, of this program's own process
-    buffers = [memory[start : start + length] for start, length in packed.places]
+    buffers = [memory[start : start + length] for start, length in packed.spans]
     return pickle.loads(packed.content, buffers=buffers)  # noqa: S301
 
 

@@ -220,13 +220,13 @@ def _scaled_down(sizes: Mapping[str, int], available: Mapping[_Group, int]) -> d
     """The largest sizes in the same proportion that fit, at least 1 each; largest remainders are rounded up."""
     factor = min(Fraction(count, _needed(group, sizes)) for group, count in available.items())
     exact = {task: factor * size for task, size in sizes.items()}
-    whole = {task: max(1, math.floor(size)) for task, size in exact.items()}
-    left = math.floor(sum(exact.values())) - sum(whole.values())
-    for task in sorted(exact, key=lambda task: whole[task] - exact[task]):
-        more = {**whole, task: whole[task] + 1}
-        if left > 0 and _fits(available, more):
-            whole, left = more, left - 1
-    return whole
+    rounded = {task: max(1, math.floor(size)) for task, size in exact.items()}
+    remaining = math.floor(sum(exact.values())) - sum(rounded.values())
+    for task in sorted(exact, key=lambda task: rounded[task] - exact[task]):
+        more = {**rounded, task: rounded[task] + 1}
+        if remaining > 0 and _fits(available, more):
+            rounded, remaining = more, remaining - 1
+    return rounded
 
 
 def _assign(

@@ -104,14 +104,14 @@ class TrainingTransform:
         Returns:
             uint8 [3, h, w] of network size, and targets in network pixels; a task that is None in the truth is None.
         """
-        place = self._draw_placement((image.shape[0], image.shape[1]), rng)
-        pixels = resize_image(_cut(image, place), place.resized_hw)
+        placement = self._draw_placement((image.shape[0], image.shape[1]), rng)
+        pixels = resize_image(_cut(image, placement), placement.resized_hw)
         if self.color > 0:
             pixels = _change_color(pixels, _draw_color_matrix(pixels, self.color, rng))
-        finish = self._padder(place)
+        finish = self._padder(placement)
 
         tensor = finish(tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1)), PAD_VALUE)  # (3, h, w)
-        return tensor, self._targets(truth, place, finish)
+        return tensor, self._targets(truth, placement, finish)
 
     def targets(self, truth: Truth) -> Targets:
         """Targets without augmentation, for the network's outputs on a letterboxed image.
@@ -120,21 +120,21 @@ class TrainingTransform:
             truth: annotation in source pixels.
         """
         plain = self.without_augmentation(self.network_hw)
-        place = plain._draw_placement(truth.size_hw, np.random.default_rng(0))
-        return self._targets(truth, place, plain._padder(place))
+        placement = plain._draw_placement(truth.size_hw, np.random.default_rng(0))
+        return self._targets(truth, placement, plain._padder(placement))
 
-    def _targets(self, truth: Truth, place: _Placement, finish: Callable[[Any, int], Tensor]) -> Targets:
+    def _targets(self, truth: Truth, placement: _Placement, finish: Callable[[Any, int], Tensor]) -> Targets:
         semantic, drivable = (
-            None if mask is None else finish(_resized_mask(_cut(mask, place), place.resized_hw), UNLABELED)
+            None if mask is None else finish(_resized_mask(_cut(mask, placement), placement.resized_hw), UNLABELED)
             for mask in (truth.semantic, truth.drivable)
         )
         boxes_xyxy = labels = ignored_xyxy = ignored_labels = None
         if truth.boxes is not None:
             limit = torch.tensor(self.network_hw[::-1] * 2)
-            windowed, labels = _boxes_in_window(truth.boxes, ~truth.boxes.crowd, truth.size_hw, place)
+            windowed, labels = _boxes_in_window(truth.boxes, ~truth.boxes.crowd, truth.size_hw, placement)
             boxes_xyxy = finish(windowed, 0).clamp(min=0).minimum(limit)  # rounding may leave the image by 1e-5 px
             if truth.boxes.crowd.any():
-                windowed, ignored_labels = _boxes_in_window(truth.boxes, truth.boxes.crowd, truth.size_hw, place)
+                windowed, ignored_labels = _boxes_in_window(truth.boxes, truth.boxes.crowd, truth.size_hw, placement)
                 ignored_xyxy = finish(windowed, 0).clamp(min=0).minimum(limit)
         return Targets(boxes_xyxy, labels, semantic, drivable, ignored_xyxy, ignored_labels)
 
@@ -159,24 +159,24 @@ class TrainingTransform:
             starts[0], starts[1], (windows[0], windows[1]), (sizes[0], sizes[1]), pads[0], pads[1], mirrored
         )
 
-    def _padder(self, place: _Placement) -> Callable[[Any, int], Tensor]:
+    def _padder(self, placement: _Placement) -> Callable[[Any, int], Tensor]:
         """The last step of image, masks and boxes: padding to network size, then mirroring."""
-        height, width = place.resized_hw
-        right, bottom = self.network_hw[1] - place.left - width, self.network_hw[0] - place.top - height
+        height, width = placement.resized_hw
+        right, bottom = self.network_hw[1] - placement.left - width, self.network_hw[0] - placement.top - height
 
         def finish(tensor: Any, fill: int) -> Tensor:
-            if place.top or place.left or right or bottom:
-                tensor = F.pad(tensor, [place.left, place.top, right, bottom], fill=fill)
-            if place.mirrored:
+            if placement.top or placement.left or right or bottom:
+                tensor = F.pad(tensor, [placement.left, placement.top, right, bottom], fill=fill)
+            if placement.mirrored:
                 tensor = F.horizontal_flip(tensor)
             return torch.Tensor.as_subclass(tensor, torch.Tensor).contiguous()
 
         return finish
 
 
-def _cut(pixels: UInt8, place: _Placement) -> UInt8:
-    height, width = place.window_hw
-    return pixels[place.row : place.row + height, place.column : place.column + width]
+def _cut(pixels: UInt8, placement: _Placement) -> UInt8:
+    height, width = placement.window_hw
+    return pixels[placement.row : placement.row + height, placement.column : placement.column + width]
 
 
 def _resized_mask(mask: UInt8, size_hw: Size) -> tv_tensors.Mask:
@@ -187,15 +187,15 @@ def _resized_mask(mask: UInt8, size_hw: Size) -> tv_tensors.Mask:
 
 
 def _boxes_in_window(
-    truth: TruthBoxes, chosen: Bool, source_hw: Size, place: _Placement
+    truth: TruthBoxes, chosen: Bool, source_hw: Size, placement: _Placement
 ) -> tuple[tv_tensors.BoundingBoxes, torch.Tensor]:
     """The chosen boxes that stay visible, in pixels of the resized window, and their labels, int64 [N]."""
     boxes = tv_tensors.BoundingBoxes(
         torch.from_numpy(truth.boxes_xyxy[chosen]).reshape(-1, 4), format="XYXY", canvas_size=source_hw
     )
     labels = torch.from_numpy(truth.labels[chosen].astype(np.int64))
-    cropped = F.crop(boxes, place.row, place.column, *place.window_hw)  # clipped to the window
-    resized = F.resize(cropped, list(place.resized_hw))
+    cropped = F.crop(boxes, placement.row, placement.column, *placement.window_hw)  # clipped to the window
+    resized = F.resize(cropped, list(placement.resized_hw))
     sides = (resized[:, 2:] - resized[:, :2]).as_subclass(torch.Tensor)
     visible = _areas(cropped) / _areas(boxes).clamp(min=1e-6)
     keep = (sides.amin(1) >= MIN_SIDE_PX) & (visible >= MIN_VISIBLE)

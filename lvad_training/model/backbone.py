@@ -10,7 +10,7 @@ from lvad_perception.errors import ConfigError
 Normalisation = tuple[tuple[float, float, float], tuple[float, float, float]]
 """Mean and standard deviation of red, green and blue, for pixels of 0 to 1."""
 IMAGENET: Normalisation = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-"""What every backbone of this package gets."""
+"""Of the images that every backbone of this package gets."""
 
 
 class Backbone(nn.Module):

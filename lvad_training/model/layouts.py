@@ -158,14 +158,14 @@ def recognise(content: Mapping[str, Any], expected: list[str]) -> Recognised:
     )
 
 
-def published_names(own: Iterable[str]) -> dict[str, str]:
+def published_names(names: Iterable[str]) -> dict[str, str]:
     """Published name -> the backbone's name; timm's ``features_only`` flattens ``stem.conv1`` to ``stem_conv1``."""
-    names = {}
-    for name in own:
+    own = {}
+    for name in names:
         module, _, rest = name.partition(".")
-        names[f"{module.replace('_', '.', 1)}.{rest}"] = name
-        names[name] = name
-    return names
+        own[f"{module.replace('_', '.', 1)}.{rest}"] = name
+        own[name] = name
+    return own
 
 
 def _state_dict(content: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[str]]:
@@ -190,8 +190,8 @@ def _tensors_in(content: Mapping[Any, Any]) -> dict[str, Tensor]:
 def _count_tensors(content: Mapping[Any, Any], depth: int = 0) -> int:
     """Largest number of tensors with names of layers in one dict, nested ones included; an optimiser's have numbers."""
     inner = [value for value in content.values() if isinstance(value, Mapping)] if depth < DEEPEST else []
-    own = sum("." in name for name in _tensors_in(content))
-    return max([own, *(_count_tensors(value, depth + 1) for value in inner)])
+    count = sum("." in name for name in _tensors_in(content))
+    return max([count, *(_count_tensors(value, depth + 1) for value in inner)])
 
 
 def _wrapper_prefix(tensors: Mapping[str, Tensor], published: set[str], path: list[str]) -> str:

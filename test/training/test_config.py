@@ -225,7 +225,7 @@ def test_a_merged_key_may_be_given_again(tmp_path):
 
 
 @pytest.mark.parametrize("key", ["a\nb", "a\x1b[2Jb", "a\u2028b"])
-def test_a_key_that_is_not_one_line_is_told_in_one(key):
+def test_a_key_of_several_lines_is_reported_in_one(key):
     for content in ({**MINIMAL, key: 1}, {**MINIMAL, "train": {key: 1}}):
         with pytest.raises(ConfigError, match=r"unknown field `a\\.*; known keys") as caught:
             parse_recipe(content, [], source="test")
@@ -233,7 +233,7 @@ def test_a_key_that_is_not_one_line_is_told_in_one(key):
 
 
 @pytest.mark.parametrize("text", [r'data: {root: "\ud800"}', r'data: {root: x, "\ud800": 1}', r'"\udfff": {}'])
-def test_a_lone_surrogate_is_told_with_its_place(tmp_path, text):
+def test_a_lone_surrogate_is_reported_with_its_line(tmp_path, text):
     path = tmp_path / "recipe.yaml"
     path.write_text(text)
     with pytest.raises(ConfigError, match=r"not valid YAML \(found half of a UTF-16 pair .*line 1, column \d+"):
@@ -242,7 +242,7 @@ def test_a_lone_surrogate_is_told_with_its_place(tmp_path, text):
         parse_recipe(MINIMAL, [r'data.root="\ud800"'], source="test")
 
 
-def test_an_option_with_a_key_twice_is_told():
+def test_an_option_with_a_duplicate_key_is_an_error():
     with pytest.raises(ConfigError, match=r"--set data=.*: the key 'root' is given twice"):
         parse_recipe(MINIMAL, ["data={root: a, root: b}"], source="test")
 

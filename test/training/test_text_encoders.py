@@ -272,7 +272,7 @@ def test_a_recipe_names_its_text_encoder(open_clip, tiny_text_encoder, make_reci
     assert found.metadata.name.endswith(f"/{tiny_text_encoder.name}")
 
 
-def test_facts_are_plain_values_and_tell_towers_apart():
+def test_metadata_are_plain_values_and_identify_the_encoder():
     metadata = TextEncoderMetadata("open_clip RN50 (openai)", "a" * 64, 1024, 512)
     assert TextEncoderMetadata.from_dict(json.loads(json.dumps(metadata.to_dict()))) == metadata
     assert TextEncoderMetadata.from_dict(None) is None
