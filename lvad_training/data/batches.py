@@ -56,7 +56,7 @@ def training_batches(recipe: Recipe, *, first: int, last: int, process: int, pro
         stream = TrainingStream(count=len(samples), batch_size=train.batch_size, seed=train.seed, **steps)
     else:
         images = {task: np.flatnonzero(annotation.labelled_for(task)[frames]) for task in model.tasks}
-        if bare := [task for task, places in images.items() if not len(places)]:
+        if bare := [task for task, indices in images.items() if not len(indices)]:
             raise DatasetError(
                 f"{data.root}: no training image is annotated for {', '.join(bare)}, and data.sampler {data.sampler} "
                 "learns one task per step; remove that head from the model or set data.sampler to shuffle"
@@ -241,11 +241,9 @@ def _useful(annotation: Annotation, recipe: Recipe) -> Frames:
 
 def _selected(split: Split, data: DataConfig) -> Frames:
     names = [split.name_of(frame) for frame in range(len(split))]
-    selected = [
-        not (data.exclude and name.startswith(data.exclude)) and (not data.only or name.startswith(data.only))
-        for name in names
-    ]
-    return np.flatnonzero(selected)
+    return np.flatnonzero(
+        [not name.startswith(data.exclude) and (not data.only or name.startswith(data.only)) for name in names]
+    )
 
 
 class _WithTruth(Dataset[tuple[EvaluationSample, Truth]]):

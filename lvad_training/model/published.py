@@ -92,7 +92,7 @@ class MatchReport:
             text += f"\n  left out: {', '.join(parts)}"
         if self.normalisation != IMAGENET:
             mean, std = self.normalisation
-            done = "folded into the first convolution" if self.folded else "not the one of this package"
+            done = "folded into the first convolution" if self.folded else "not folded, as the first layer is unknown"
             text += f"\n  made for images normalised with mean {mean} and deviation {std}: {done}"
         return text
 
@@ -118,9 +118,9 @@ def is_timm(weights: str) -> bool:
 def load_published(backbone: Backbone, path: Path) -> MatchReport:
     """Load a published file of any layout in ``layouts.py`` into a backbone.
 
-    No code of a file is run: ``.safetensors`` contains numbers only, and ``torch.load`` runs with ``weights_only``. Of
-    OpenAI's CLIP archives (TorchScript), ``torch.jit.load`` reads the state dict; PyTorch does not guarantee that this
-    is safe for manipulated archives.
+    ``.safetensors`` contains numbers only and ``torch.load`` runs with ``weights_only``, so no code of these files is
+    run. OpenAI's CLIP archives (TorchScript) are read by ``torch.jit.load``, of which only the state dict is used;
+    PyTorch does not guarantee that this is safe for manipulated archives.
 
     This package normalises images with ImageNet's mean and deviation. For weights that expect others (CLIP; SimCLR's
     conversions, for pixels of 0 to 1), the difference is folded into the first convolution's kernel and its BatchNorm's

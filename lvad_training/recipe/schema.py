@@ -227,7 +227,7 @@ class AugmentConfig(Section, frozen=True):
     flip: Share = 0.5
     scale: tuple[float, float] = (0.75, 1.5)
     crop: bool = True
-    color: float = 0.4
+    color: Annotated[float, Meta(ge=0, lt=1)] = 0.4
 
 
 class DataConfig(Section, frozen=True):
