@@ -85,9 +85,10 @@ def check_dataset(
         problems += bdd100k_problems(root, of_bdd100k)
     problems += nuimages_problems([split for split in splits if isinstance(split, NuImagesSplit)])
     counts = {split.name: Counts(vocabularies) for split in splits}
-    for name, part, found in _read_all(splits, vocabularies, _worker_count(workers), progress):
+    processes = usable_cores() if workers is None else max(1, workers)
+    for name, part, of_frames in _read_all(splits, vocabularies, processes, progress):
         counts[name].add(part)
-        problems += found
+        problems += of_frames
     problems.sort(key=lambda problem: (problem.severity != "error", problem.file, problem.message))
     return Report(root, counts, problems, vocabularies)
 
@@ -142,10 +143,6 @@ def _print_table(out: TextIO, title: str, names: Sequence[str], rows: list[tuple
 
 def _percent(part: int, whole: int) -> str:
     return f"{100 * part / whole:.2f}" if whole else "-"
-
-
-def _worker_count(workers: int | None) -> int:
-    return usable_cores() if workers is None else max(1, workers)
 
 
 def _read_all(

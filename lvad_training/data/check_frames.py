@@ -86,7 +86,7 @@ def _check_frame(split: Split, i: int, counts: Counts) -> Iterator[Problem]:
         # Training never opens an image that has no annotation.
         yield Problem("error" if annotated else "warning", str(path), _without_file(err, path))
         return
-    if (damage := _jpeg_damage(path)) is not None:
+    if (damage := jpeg_damage(path.read_bytes())) is not None:
         yield Problem("warning", str(path), f"damaged JPEG data ({damage}); part of the picture is wrong")
     size_hw = (image.shape[0], image.shape[1])
     if annotated and (orientation := exif_orientation(path)) > 1:
@@ -146,11 +146,6 @@ def _pixel_counts(mask: UInt8, classes: int) -> Int64:
     """int64 [classes + 1], unlabelled last."""
     counts = np.bincount(mask.ravel(), minlength=256)
     return np.append(counts[:classes], counts[UNLABELED])
-
-
-def _jpeg_damage(path: Path) -> str | None:
-    """Damage that a strict decoder reports and OpenCV hides; None if the JPEG is sound or there is no such decoder."""
-    return jpeg_damage(path.read_bytes())
 
 
 def _without_file(err: Exception, file: Path) -> str:

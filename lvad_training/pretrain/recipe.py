@@ -12,7 +12,7 @@ from msgspec import Meta
 
 from lvad_perception.errors import ConfigError
 from lvad_training.recipe.presets import chosen_preset, with_preset_backbone
-from lvad_training.recipe.schema import BackboneConfig, Count, Positive, Preset, Section, Share, Workers
+from lvad_training.recipe.schema import BackboneConfig, Count, Positive, Precision, Preset, Section, Share, Workers
 from lvad_training.recipe.sections import check, convert, override, read_mapping
 
 Method = Literal["moco_v2", "simclr", "swav", "byol", "densecl"]
@@ -111,7 +111,6 @@ class OptimizationConfig(Section, frozen=True):
 
     ``batch_size``: images per process and step, at least 2. ``learning_rate``: the highest, reached after
     ``warmup_steps`` (by default a tenth of the steps, at most 500) and followed by a cosine to a thousandth of it.
-    ``precision``: as in the training recipe.
     """
 
     steps: Count = 20000
@@ -121,7 +120,7 @@ class OptimizationConfig(Section, frozen=True):
     weight_decay: float | None = None
     warmup_steps: Annotated[int, Meta(ge=0)] | None = None
     gradient_clip: float = 0.0
-    precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
+    precision: Precision = "auto"
     seed: int = 0
     checkpoint_every: Count = 500
 

@@ -24,6 +24,9 @@ Weight = Annotated[float, Meta(ge=0, le=sys.float_info.max)]
 """A weight or multiplier: at least 0, finite."""
 Rate = Annotated[float, Meta(gt=0, le=sys.float_info.max)]
 """A learning rate: above 0, finite."""
+Precision = Literal["auto", "no", "bf16", "fp16"]
+"""Of the computation: "auto" is bf16 on devices that compute in it (CUDA GPUs from compute capability 8.0, CPUs with
+AVX512-BF16 or AMX) and FP32 elsewhere; "no" is FP32; "fp16" needs a CUDA GPU."""
 Workers = Annotated[int, Meta(ge=0)] | Literal["auto"]
 """Number of loader processes, 0 for none; "auto" is one fewer than this process's share of the cores, from 1 to 8."""
 
@@ -261,10 +264,9 @@ class TrainConfig(Section, frozen=True):
 
     The learning rate warms up linearly over ``warmup_steps``, then follows ``schedule``: "cosine" to zero, or "step",
     divided by ten at ``drop_at`` of the steps; ``backbone_multiplier`` and ``prompt_multiplier`` scale it for the
-    backbone and for the prompts' contexts. ``precision``: "auto" is bf16 where the device computes in it (CUDA GPUs
-    from compute capability 8.0, CPUs with AVX512-BF16 or AMX) and FP32 elsewhere; "no" is FP32; "bf16"; "fp16" (CUDA).
-    Validation runs every ``evaluate_every`` steps when above 0, and always at the end. ``start_from``: a checkpoint, or
-    "shipped/NAME". ``freeze``: "backbone" keeps it bit for bit, BatchNorm statistics included: the *adapt* stage.
+    backbone and for the prompts' contexts. Validation runs every ``evaluate_every`` steps when above 0, and always at
+    the end. ``start_from``: a checkpoint, or "shipped/NAME". ``freeze``: "backbone" keeps it bit for bit, BatchNorm
+    statistics included: the *adapt* stage.
     """
 
     steps: Count = 1000
@@ -277,7 +279,7 @@ class TrainConfig(Section, frozen=True):
     schedule: Literal["cosine", "step"] = "cosine"
     drop_at: float = 0.7
     gradient_clip: Weight = 1.0
-    precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
+    precision: Precision = "auto"
     seed: Annotated[int, Meta(ge=0)] = 0
     checkpoint_every: Count = 200
     evaluate_every: int = 0
