@@ -12,8 +12,9 @@ from lvad_perception.media.images import image_files, read_image
 from lvad_perception.types import Bool, Detections, Float32, Int32, Size, Truth, TruthBoxes, UInt8
 from lvad_perception.vocabulary import DETECTION
 from lvad_training.data.annotation import Annotation
-from lvad_training.data.batches import guarded_loader
-from lvad_training.data.check_frames import Counts, Problem, check_frames
+from lvad_training.data.check_frames import Counts, check_frames
+from lvad_training.data.check_problems import Problem
+from lvad_training.data.loader import guarded_loader
 from lvad_training.data.sampling import TrainingStream
 from lvad_training.data.torch_datasets import TrainingSet
 from lvad_training.data.transforms import TrainingTransform

@@ -21,9 +21,10 @@ from lvad_perception.errors import DatasetError
 from lvad_perception.provenance import Inputs, digest
 from lvad_perception.report.evaluation import evenly_spaced
 from lvad_training.checkpoints import load_weights, read_content, write_content
-from lvad_training.data.batches import guarded_loader
+from lvad_training.data.loader import guarded_loader
 from lvad_training.data.sampling import TrainingStream
 from lvad_training.model.backbone import Backbone, timm_backbone
+from lvad_training.model.published import load_backbone
 from lvad_training.pretrain.criteria import queues, set_queues
 from lvad_training.pretrain.frames import Frame, find_frames
 from lvad_training.pretrain.methods import build_method, build_optimizer, build_scheduler
@@ -36,7 +37,6 @@ from lvad_training.training.processes import restore_state, resume_state, seed_p
 from lvad_training.training.provenance import backbone_digest, check_resumed
 from lvad_training.training.records import code_version
 from lvad_training.training.runs import CHECKPOINT, find_checkpoint, open_run, record_steps
-from lvad_training.training.train import load_backbone
 
 RESULT = "backbone.pt"
 FORMAT, RESULT_FORMAT = "lvad-pretraining-1", "lvad-backbone-1"

@@ -21,6 +21,7 @@ from lvad_perception.errors import ConfigError
 from lvad_perception.provenance import ABSENT, Inputs, changed, content_digest, digest, file_digest
 from lvad_perception.vocabulary import TASKS
 from lvad_training.checkpoints import load_checkpoint, resolve_start, weights_sha256
+from lvad_training.model.published import is_timm
 from lvad_training.pseudo.folder import REPORT, UNFINISHED
 from lvad_training.recipe.config import recipe_to_dict
 from lvad_training.recipe.schema import BackboneConfig, DataConfig, Recipe, TextEncoderConfig
@@ -203,7 +204,7 @@ def differences(old: Any, new: Any, path: str = "") -> list[str]:
 def backbone_digest(config: BackboneConfig) -> str:
     """Digest of the file of ``weights``, or of the name of weights that timm downloads. Raises CheckpointError."""
     name = str(config.weights)
-    return digest(name) if name.partition(":")[0] == "timm" else file_digest(resolve_start(name))
+    return digest(name) if is_timm(name) else file_digest(resolve_start(name))
 
 
 def _text_encoder(config: TextEncoderConfig) -> str:

@@ -25,11 +25,10 @@ from lvad_training.checkpoints import (
     save_checkpoint,
 )
 from lvad_training.data.batches import training_batches, why_not_evaluated
-from lvad_training.model.backbone import Backbone
 from lvad_training.model.multitask import MultiTaskNet
-from lvad_training.model.published import MatchReport, load_published, load_timm
+from lvad_training.model.published import load_backbone
 from lvad_training.model.text_encoders import TextEncoder, TextEncoderMetadata
-from lvad_training.recipe.schema import BackboneConfig, Recipe, TrainConfig
+from lvad_training.recipe.schema import Recipe, TrainConfig
 from lvad_training.training import loop
 from lvad_training.training.evaluation import evaluate_checkpoint, examine_checkpoint
 from lvad_training.training.processes import restore_state, resume_state, seed_process, start_processes, this_process
@@ -218,19 +217,6 @@ def _load_start(net: MultiTaskNet, recipe: Recipe, state: Checkpoint | None, enc
         report = load_backbone(net.backbone, recipe.model.backbone)
         if this_process().is_main_process:
             tqdm.write(report.to_text(), file=sys.stderr)
-
-
-def load_backbone(backbone: Backbone, config: BackboneConfig) -> MatchReport:
-    """Load ``config.weights``: "timm", "timm:TAG", "shipped/NAME" or a file in any layout that is known.
-
-    Raises:
-        CheckpointError: the weights cannot be read or do not fit the backbone.
-        ConfigError: timm has no such weights.
-    """
-    library, _, tag = str(config.weights).partition(":")
-    if library == "timm":
-        return load_timm(backbone, config.name, tag or None)
-    return load_published(backbone, resolve_start(str(config.weights)))
 
 
 def _check_encoder(encoder: TextEncoder | None, checkpoint: Checkpoint, source: str) -> None:

@@ -181,10 +181,10 @@ def test_a_broken_picture_is_named_whichever_process_read_it(run, pictures, tmp_
         (["--data", "{pictures}", "--set", "train.batch_size=99"], "12 frames are fewer than the 99 of a step"),
         (["--data", "{pictures}", "--set", "train.speed=1"], "unknown field `speed`"),
         (["--data", "{pictures}", "--set", "viws.size_px=64"], "did you mean 'views'?"),
-        (["--data", "{pictures}", "--set", "views.size_px=8"], "views.size_px and views.small_px must be at least 32"),
+        (["--data", "{pictures}", "--set", "views.size_px=8"], "views.size_px must be at least 32"),
         (
             ["--data", "{pictures}", "--steps", "5", "--set", "train.warmup_steps=6"],
-            "train.warmup_steps must be between 0 and train.steps",
+            "train.warmup_steps must be at most train.steps",
         ),
         (["--data", "{pictures}", "--method", "simclr", "--set", "head.queue=9"], "simclr has no head.queue"),
         (["--data", "{pictures}", "--set", "head.queue=9"], "head.queue 9 is shorter than the 12 images of a step"),

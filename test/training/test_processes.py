@@ -8,7 +8,7 @@ from accelerate.state import AcceleratorState
 
 from lvad_perception.errors import ConfigError, DatasetError
 from lvad_training.cli import main
-from lvad_training.data import batches
+from lvad_training.data import loader
 from lvad_training.training import processes
 from lvad_training.training.environment import FILE, read_environments
 from lvad_training.training.processes import bf16_factor, computes_bf16, start_processes
@@ -151,9 +151,9 @@ def test_a_damaged_file_of_environments_is_named(tmp_path):
     ],
 )
 def test_loader_processes_follow_from_the_cores(monkeypatch, asked, cores, local, expected):
-    monkeypatch.setattr(batches, "usable_cores", lambda: cores)
+    monkeypatch.setattr(loader, "usable_cores", lambda: cores)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(local))
-    assert batches.loader_processes(asked) == expected
+    assert loader.worker_count(asked) == expected
 
 
 def test_torch_takes_no_more_threads_than_a_container_has_cores(fresh_state, monkeypatch):

@@ -127,7 +127,7 @@ def test_loaded_contexts_are_folded_at_once(encoder):
     torch.testing.assert_close(again(), trained.train()())
 
 
-def test_learning_without_an_encoder_says_so(encoder):
+def test_learning_without_an_encoder_is_an_error(encoder):
     prompts = make_prompts("learned")
     with pytest.raises(ConfigError, match="built without one; build it with the encoder to train"):
         prompts.train()()

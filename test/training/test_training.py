@@ -14,12 +14,13 @@ import yaml
 
 from lvad_perception.errors import CheckpointError, ConfigError, DatasetError, ImageError, NonFiniteLossError
 from lvad_training.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
+from lvad_training.model.published import load_backbone
 from lvad_training.recipe.config import recipe_to_dict
 from lvad_training.recipe.schema import BackboneConfig
 from lvad_training.training.loop import check_finite
 from lvad_training.training.runs import CHECKPOINT
 from lvad_training.training.schedule import learning_rate_factor, parameter_groups
-from lvad_training.training.train import load_backbone, train
+from lvad_training.training.train import train
 
 
 def losses(folder):

@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from lvad_perception.errors import ImageError
 from lvad_training.build import build_criterion, build_model
 from lvad_training.checkpoints import load_checkpoint
-from lvad_training.data import batches
+from lvad_training.data import loader
 from lvad_training.pretrain.frames import find_frames
 from lvad_training.pretrain.recipe import FramesConfig
 from lvad_training.recipe.config import parse_recipe
@@ -38,8 +38,8 @@ class TwoProcesses:
     """A process group of two that runs functions of this module; starting it takes seconds, so a module shares one."""
 
     def __init__(self):
-        context = multiprocessing.get_context(batches.START_METHOD)
-        context.set_forkserver_preload([batches.__name__])
+        context = multiprocessing.get_context(loader.START_METHOD)
+        context.set_forkserver_preload([loader.PRELOADED])
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
