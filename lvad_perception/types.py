@@ -5,6 +5,7 @@ coordinates, where pixel (row r, column c) covers [c, c + 1) x [r, r + 1), so th
 0 <= y1 < y2 <= height; images are RGB.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,8 @@ Float32 = npt.NDArray[np.float32]
 Int32 = npt.NDArray[np.int32]
 UInt8 = npt.NDArray[np.uint8]
 Bool = npt.NDArray[np.bool_]
+Progress = Callable[[float, str], None]
+"""Receives the share of the work that is done, in [0, 1], and the name of the current phase."""
 Size = tuple[int, int]
 """(height, width) in pixels."""
 

@@ -13,7 +13,7 @@ from lvad_perception.errors import ConfigError
 from lvad_perception.files import write_whole
 
 if TYPE_CHECKING:
-    from lvad_perception.conversion.calibration import Progress
+    from lvad_perception.types import Progress
 
 MODEL_HELP: Final = "model file (.onnx)"
 

@@ -1,6 +1,6 @@
 """Images for the calibration of INT8 and for the comparison of a converted model with the original."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +9,6 @@ from lvad_perception.errors import DatasetError
 from lvad_perception.media.images import image_files, read_image
 from lvad_perception.preprocess import letterbox_image
 from lvad_perception.types import Size, UInt8
-
-Progress = Callable[[float, str], None]
-"""Receives the share of the work that is done, in [0, 1], and the name of the current phase."""
 
 
 def folder_images(folder: Path, size_hw: Size, count: int) -> list[UInt8]:

@@ -7,12 +7,11 @@ Every builder then computes the same, and ONNX Runtime measures the loss before 
 from collections.abc import Sequence
 from typing import Final
 
-from lvad_perception.conversion.calibration import Progress
 from lvad_perception.conversion.lowering_half import in_half
 from lvad_perception.conversion.lowering_int8 import in_int8
 from lvad_perception.conversion.lowering_opset import in_opset_17
 from lvad_perception.errors import ConfigError, MissingDependencyError, ModelFileError
-from lvad_perception.types import UInt8
+from lvad_perception.types import Progress, UInt8
 
 PRECISIONS: Final = ("fp32", "fp16", "int8")
 

@@ -11,13 +11,12 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from lvad_perception.conversion.calibration import Progress
 from lvad_perception.conversion.lowering_half import output_products
 from lvad_perception.conversion.lowering_norms import with_norms_folded
 from lvad_perception.engines.onnx import create_session
 from lvad_perception.machine import usable_cores
 from lvad_perception.manifest import INPUT_NAME
-from lvad_perception.types import Float32, UInt8
+from lvad_perception.types import Float32, Progress, UInt8
 
 _LEAST_CHANNELS: Final = 32
 """Minimum input channels of an INT8 convolution: integer kernels take 32 channels at a time, and the stem, which has

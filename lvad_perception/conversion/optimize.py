@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from lvad_perception.conversion.calibration import Progress, folder_images, rendered_images, to_batches
+from lvad_perception.conversion.calibration import folder_images, rendered_images, to_batches
 from lvad_perception.conversion.comparison import Comparison, compare_on, open_original
 from lvad_perception.conversion.lowering import PRECISIONS, lower
 from lvad_perception.conversion.tensorrt_build import BuildOptions, build_plan, build_with_torch2trt
@@ -30,7 +30,7 @@ from lvad_perception.files import draft
 from lvad_perception.machine import cache_folders
 from lvad_perception.manifest import Manifest
 from lvad_perception.provenance import digest
-from lvad_perception.types import Size, UInt8
+from lvad_perception.types import Progress, Size, UInt8
 
 CALIBRATION_IMAGES: Final = 64
 CHECK_IMAGES: Final = 8

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from lvad_perception.conversion.calibration import Progress, folder_images, to_batches
+from lvad_perception.conversion.calibration import folder_images, to_batches
 from lvad_perception.conversion.comparison import compare_on, open_original
 from lvad_perception.conversion.lowering_int8 import in_int8
 from lvad_perception.engines import open_engine
@@ -13,7 +13,7 @@ from lvad_perception.engines.failures import write_failures
 from lvad_perception.engines.onnx import PRECISION_KEY
 from lvad_perception.errors import ConfigError, MissingDependencyError, ModelFileError
 from lvad_perception.files import draft
-from lvad_perception.types import UInt8
+from lvad_perception.types import Progress, UInt8
 
 CALIBRATION_IMAGES: Final = 64
 CHECK_IMAGES: Final = 16

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from lvad_perception.conversion.calibration import Progress
 from lvad_perception.engines.tensorrt import import_tensorrt, make_log, version_of
 from lvad_perception.errors import EngineError, MissingDependencyError
 from lvad_perception.files import write_whole
 from lvad_perception.manifest import INPUT_NAME, Manifest
+from lvad_perception.types import Progress
 
 _TORCH2TRT_WORKSPACE: Final = 1 << 30
 
