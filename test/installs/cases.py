@@ -84,7 +84,7 @@ NODE = (
     Command("lvad-perception-node", 2, "perception: rclpy cannot be imported by"),
 )
 BAGS = (
-    Command("lvad-perception bag from-bdd100k {data} --split val --output {work}/val_bag"),
+    Command("lvad-perception bag from-dataset {data} --split val --output {work}/val_bag"),
     Command("lvad-perception replay {work}/val_bag --model {model} --output {work}/predicted"),
 )
 EVALUATION = (
