@@ -1,4 +1,4 @@
-# Everything here sets itself up: `make test` and `make demo` on a fresh clone need Python >= 3.10 and nothing else.
+# Every target installs what it needs: `make test` and `make demo` on a fresh clone require only Python >= 3.10.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -6,7 +6,7 @@ SHELL := /bin/bash
 .DELETE_ON_ERROR:
 
 ROS_SETUP ?= $(firstword $(wildcard /opt/ros/*/setup.bash))
-# rclpy is built for one Python: where ROS is installed, that version comes first.
+# rclpy is built for one Python version, which is preferred where ROS is installed.
 ROS_PYTHON := $(notdir $(firstword $(wildcard $(addsuffix lib/python3.*,$(dir $(ROS_SETUP))))))
 PYTHON ?= $(shell for python in $(ROS_PYTHON) python3.14 python3.13 python3.12 python3.11 python3.10 python3; do \
 	  if $$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then \
@@ -19,16 +19,16 @@ STAMP := $(VENV)/.lvad-setup
 PIP_ARGS ?=
 PYTEST_ARGS ?=
 JOBS ?= 2
-# ROS as Debian packages is compiled with Debian's numpy. Where that is numpy 1 (Humble, Jazzy), cv_bridge does not work beside
-# numpy 2: the environment then gets numpy 1, and the packages whose tested version needs numpy 2 get an older one.
+# ROS's Debian packages are compiled with Debian's numpy. Where that is numpy 1 (Humble, Jazzy), cv_bridge does not work with
+# numpy 2: the environment then gets numpy 1, and older versions of the packages whose tested version needs numpy 2.
 ROS_NAME := $(notdir $(patsubst %/,%,$(dir $(ROS_SETUP))))
 ROS_NUMPY ?= $(if $(ROS_NAME),$(if $(wildcard /var/lib/dpkg/info/ros-$(ROS_NAME)-rclpy.list),$(shell \
   /usr/bin/python3 -c 'import numpy; print(numpy.__version__.split(".")[0])' 2>/dev/null)))
 CONSTRAINTS := $(if $(filter 1,$(ROS_NUMPY)),$(VENV)/constraints.txt,requirements/tested.txt)
-# Set to 1, what is skipped of the ROS tests is an error, and so is a machine without ROS 2: for continuous integration.
+# With 1, skipped ROS tests are errors, and so is a machine without ROS 2: for continuous integration.
 export LVAD_REQUIRE_ROS ?=
 REQUIRE_ROS := $(filter-out 0,$(LVAD_REQUIRE_ROS))
-# The ordinary tests see the same Python packages whether or not the shell has ROS sourced.
+# Tests without ROS import the same Python packages whether or not the shell has sourced ROS.
 WITHOUT_ROS := env -u PYTHONPATH -u AMENT_PREFIX_PATH -u CMAKE_PREFIX_PATH -u COLCON_PREFIX_PATH
 
 ##@ Use
@@ -75,7 +75,7 @@ test-installs: setup ## Try each install line of the documentation in a fresh en
 	$(WITHOUT_ROS) PIP_ARGS="$(PIP_ARGS)" $(BIN)/python -m pytest test/installs/check_installs.py -o timeout=3600 $(PYTEST_ARGS)
 
 .PHONY: lowest
-lowest: setup ## Run the tests at the lower bounds of setup.py, without and with export; wants Python 3.10.
+lowest: setup ## Run the tests at the lower bounds of setup.py, without and with export; needs Python 3.10.
 	$(BIN)/python -m pip install --quiet uv
 	for extras in train,bags,eval,video train,export,pretrain,bags,eval,video,openvino; do \
 	  $(BIN)/uv venv --quiet --clear --python $(BIN)/python build/lowest; \
@@ -107,11 +107,11 @@ typecheck: setup ## Check types (mypy, strict on lvad_perception).
 	$(WITHOUT_ROS) $(BIN)/mypy
 
 .PHONY: bench
-bench: setup ## Time the label index at BDD100K's size; the perception runtime has `lvad-perception bench`.
+bench: setup ## Time opening labels of BDD100K's size; `lvad-perception bench` times inference.
 	$(BIN)/python benchmarks/label_index.py $(ARGS)
 
 .PHONY: lock
-lock: setup ## Write requirements/tested.txt anew from the newest versions that setup.py allows.
+lock: setup ## Rewrite requirements/tested.txt with the newest versions that setup.py allows.
 	$(BIN)/python -m pip install --quiet uv
 	{ sed '/^[^#]/,$$d' requirements/tested.txt; $(BIN)/uv pip compile setup.py --quiet --upgrade --universal \
 	  --python-version 3.10 --extra train --extra export --extra pretrain --extra bags --extra eval --extra video --extra openvino --extra docs --extra test \
@@ -119,7 +119,7 @@ lock: setup ## Write requirements/tested.txt anew from the newest versions that 
 	mv requirements/tested.new requirements/tested.txt
 
 .PHONY: clean
-clean: ## Remove what was built; keeps .venv and out/.
+clean: ## Remove build products and caches; keeps .venv and out/.
 	rm -rf build install log dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find lvad_perception lvad_training test launch benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
@@ -140,7 +140,7 @@ else
 endif
 
 .PHONY: ros-test
-ros-test: ## Build with colcon and run the tests that need ROS 2; skipped with a reason where it is not installed.
+ros-test: ## Build with colcon and run the tests that need ROS 2; skipped with a message where it is not installed.
 ifeq ($(ROS_SETUP),)
 ifneq ($(REQUIRE_ROS),)
 	@echo "LVAD_REQUIRE_ROS is set, but ROS 2 is not installed (no /opt/ros/*/setup.bash)" >&2; exit 2

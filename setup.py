@@ -1,7 +1,7 @@
-"""The package for colcon (ament_python) and for pip.
+"""Package definition for colcon (ament_python) and pip.
 
 colcon installs no Python dependencies: on a vehicle they come from rosdep, see package.xml. pip installs
-``install_requires``, which is what perception needs without ROS, plus the extras that are asked for.
+``install_requires``, the dependencies of perception without ROS, and the requested extras.
 """
 
 from pathlib import Path
@@ -31,7 +31,7 @@ EXTRAS = {
         # Text towers of the language prior; the vehicle needs neither.
         "open_clip_torch>=3.0",
         "transformers>=5.0",
-        # transformers asks for any, and imports what came later.
+        # transformers accepts any version, but imports newer names.
         "tqdm>=4.64",
         "scipy>=1.8",
         "tensorboard>=2.14",
@@ -40,17 +40,17 @@ EXTRAS = {
         "pillow>=10.3",
         "simplejpeg>=1.7",
     ],
-    # A trained model as a model file: the lowest torch and onnxscript that export it alike.
+    # Export to a model file: the lowest torch and onnxscript whose exports agree.
     "export": ["torch>=2.14", "onnx>=1.17", "onnxscript>=0.7"],
     # Bags without ROS, and BDD100K labels into bags.
-    # simplejpeg finds damage that OpenCV hides; the lowest rosbags that brings Python's own zstd module.
+    # simplejpeg reports damage that OpenCV hides; the lowest rosbags that installs Python's own zstd module.
     "bags": ["rosbags>=0.11.7", "msgspec>=0.18.6", "pillow>=10.3", "simplejpeg>=1.7"],
     # Average precision of boxes.
     "eval": ["faster-coco-eval>=1.6.5"],
     # Video files in and out.
     "video": ["av>=17.0"],
-    # What `optimize` and TensorRT engines need beside TensorRT; on Jetson torch and TensorRT come with the system.
-    # Wheels of 10.0 and 10.1 do not say which TensorRT they want, and get 11.
+    # TensorRT engines and `optimize`; on a Jetson torch and TensorRT come with the system.
+    # Wheels of 10.0 and 10.1 do not pin TensorRT's libraries and get those of 11.
     "tensorrt": ["tensorrt>=10.2,<11", "torch>=2.4", "onnx>=1.17"],
     # A faster CPU runtime, and INT8 for it.
     "openvino": ["openvino>=2025.4", "onnx>=1.17"],
@@ -76,7 +76,7 @@ EXTRAS = {
         "mypy>=1.14",
         "types-PyYAML",
         "types-tqdm",
-        # What ROS 2's launch and rclpy take from the system; the virtual environment does not see the system.
+        # Dependencies of ROS 2's launch and rclpy, which the virtual environment does not take from the system.
         "lark>=1.1",
         "packaging>=21",
         "psutil>=5.9",
@@ -97,16 +97,18 @@ setup(
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml"]),
+        # Executables for ros2 run and ros2 launch. As console scripts pip would put these common names on PATH.
+        (f"lib/{NAME}", _files("scripts/*")),
         (f"share/{NAME}/launch", _files("launch/*.launch.py")),
         (
             f"share/{NAME}/config",
             [file for kind in ("yaml", "rviz", "json", "xml") for file in _files(f"config/*.{kind}")],
         ),
     ],
-    # The lowest versions that the tests pass with; numpy's is that of ROS 2 Humble.
+    # The lowest versions with which the tests pass; numpy's is that of ROS 2 Humble.
     install_requires=[
         "numpy>=1.21",
-        # On ROS apt's python3-opencv takes this place; pip cannot see that, but nobody runs pip there.
+        # With ROS, apt's python3-opencv is used instead; pip does not see it, but is not run there.
         "opencv-python-headless>=4.6,<5",
         "onnxruntime>=1.18",
         "tqdm>=4.57",
@@ -117,8 +119,8 @@ setup(
         "console_scripts": [
             "lvad-perception = lvad_perception.cli:main",
             "lvad-train = lvad_training.cli:main",
-            "perception = lvad_perception.node.main:main",
-            "evaluation = lvad_perception.node.evaluation:main",
+            "lvad-perception-node = lvad_perception.node.main:main",
+            "lvad-evaluation-node = lvad_perception.node.evaluation:main",
         ]
     },
 )

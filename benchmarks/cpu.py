@@ -1,10 +1,11 @@
-"""One model file in every CPU runtime, precision and option that is there, in turns, as one Markdown table.
+"""Time a model file in every CPU runtime, precision and option that is installed, in turns, as one Markdown table.
 
     python -m benchmarks.cpu MODEL.onnx [--int8 MODEL.int8.onnx] [--images DIR] [--threads 1 2] [--compare OTHER.onnx]
 
-Each round runs every row once and waits a moment, so that a busy moment of the machine hits all rows and idle threads
-show what they cost. "CPU ms" is the time of all threads from the start of a run to the end of that wait: what the
-runtime takes from decoding, publishing and other cameras. Ratios are to the first row of the same number of threads.
+Each round runs every row once, and sleeps 5 ms after each, so that a busy moment of the machine slows all rows and
+threads that spin while idle are counted. "CPU ms" is the CPU time of all threads from the start of a run to the end of
+that sleep, which decoding, publishing and other cameras cannot use. Ratios are to the first row of the same number of
+threads.
 """
 
 import argparse
@@ -37,7 +38,7 @@ from lvad_perception.types import UInt8
 WAIT_S = 0.005
 INPUTS = 8
 
-# What ONNX Runtime could do otherwise than this project lets it: name -> change of the session's options.
+# Alternatives to this project's options of ONNX Runtime: name -> change of the session's options.
 OPTIONS: Mapping[str, Callable[[Any], None]] = {
     "as chosen": lambda options: None,
     "idle threads spin": lambda options: options.add_session_config_entry("session.force_spinning_stop", "0"),
@@ -57,7 +58,7 @@ class Row:
 
     Attributes:
         name: for the table; ``threads``: of one inference.
-        run: takes one input; None where it is not to be had, with ``reason``.
+        run: takes one input; None where this runtime cannot run the model, with ``reason``.
         agreement: with ONNX Runtime in FP32, as a sentence.
         wall_ms, cpu_ms: samples.
     """
@@ -74,7 +75,7 @@ class Row:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print; 0, or 2 after one sentence on standard error."""
     arguments = _parse(argv)
-    _hush()
+    _silence_onnxruntime()
     try:
         with ExitStack() as open_engines:
             rows, inputs = make_rows(arguments, open_engines)
@@ -84,12 +85,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     print(to_markdown(rows))
     if arguments.json:
-        write_whole(arguments.json, json.dumps([_facts(row) for row in rows], indent=1) + "\n")
+        write_whole(arguments.json, json.dumps([_metadata(row) for row in rows], indent=1) + "\n")
     return 0
 
 
 def make_rows(arguments: argparse.Namespace, open_engines: ExitStack) -> tuple[list[Row], list[UInt8]]:
-    """Open everything; what cannot be opened becomes a row with the reason."""
+    """Open every engine; one that cannot be opened becomes a row with the reason."""
     reference = open_engine(arguments.model, threads=usable_cores())
     open_engines.callback(reference.close)
     if arguments.images:
@@ -130,7 +131,7 @@ def make_rows(arguments: argparse.Namespace, open_engines: ExitStack) -> tuple[l
 
 
 def measure(rows: Sequence[Row], inputs: Sequence[UInt8], *, rounds: int) -> None:
-    """Run all rows in turns; the first round is not counted. Every second round goes backwards."""
+    """Run all rows in turns, every second round in reverse order; the first round is not counted."""
     for turn in range(-1, rounds):
         images = inputs[turn % len(inputs)]
         for row in rows if turn % 2 == 0 else reversed(rows):
@@ -170,10 +171,11 @@ def _engines(arguments: argparse.Namespace) -> Iterator[tuple[str, Path, dict[st
     yield "ONNX Runtime FP32", arguments.model, {}
     yield "OpenVINO FP32", arguments.model, {"runtime": "openvino"}
     yield "OpenVINO BF16", arguments.model, {"runtime": "openvino", "precision": "bf16"}
-    if arguments.int8:
-        yield "ONNX Runtime INT8", arguments.int8, {}
-        yield "OpenVINO INT8 over FP32", arguments.int8, {"runtime": "openvino"}
-        yield "OpenVINO INT8 over BF16", arguments.int8, {"runtime": "openvino", "precision": "int8"}
+    for path in arguments.int8:
+        name = path.name if len(arguments.int8) > 1 else "INT8"
+        yield f"ONNX Runtime {name}", path, {}
+        yield f"OpenVINO {name} over FP32", path, {"runtime": "openvino"}
+        yield f"OpenVINO {name} over BF16", path, {"runtime": "openvino", "precision": "int8"}
 
 
 def _session(model: Path, threads: int, change: Callable[[Any], None]) -> Callable[[UInt8], Any]:
@@ -186,7 +188,7 @@ def _session(model: Path, threads: int, change: Callable[[Any], None]) -> Callab
 
 
 def _bound(model: Path, threads: int) -> Callable[[UInt8], Any]:
-    """Writes into the same output arrays in every run, instead of new ones."""
+    """A call that writes into the same output arrays every time, instead of new ones."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(model), session_options(threads), providers=["CPUExecutionProvider"])
@@ -202,8 +204,8 @@ def _bound(model: Path, threads: int) -> Callable[[UInt8], Any]:
     return run
 
 
-def _hush() -> None:
-    """ONNX Runtime warns of every option that is set a second time."""
+def _silence_onnxruntime() -> None:
+    """Suppress its warnings, one for every option that is set a second time."""
     import onnxruntime
 
     onnxruntime.set_default_logger_severity(3)
@@ -219,7 +221,7 @@ def _run_plain(run: Callable[[], Any], _images: UInt8) -> Any:
     return run()
 
 
-def _facts(row: Row) -> dict[str, Any]:
+def _metadata(row: Row) -> dict[str, Any]:
     return {
         "name": row.name,
         "threads": row.threads,
@@ -233,7 +235,14 @@ def _facts(row: Row) -> dict[str, Any]:
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cpu", description="Time a model on this CPU.")
     parser.add_argument("model", type=Path, help="model file (.onnx)")
-    parser.add_argument("--int8", type=Path, metavar="FILE.onnx", help="the same model, quantised")
+    parser.add_argument(
+        "--int8",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE.onnx",
+        help="the same model, quantised; repeatable",
+    )
     parser.add_argument("--images", type=Path, metavar="DIR", help="images to run on (default: rendered noise)")
     parser.add_argument("--threads", type=int, nargs="+", default=[usable_cores()], metavar="N")
     parser.add_argument("--rounds", type=int, default=50, metavar="N", help="runs of each row (default: 50)")

@@ -1,7 +1,7 @@
-"""What it costs to open labels of BDD100K's real size: the first start, its peak memory, and the second start.
+"""Time and peak memory of opening labels of BDD100K's size, without and with the cache.
 
-Renders a det_20 file of 70,000 frames and 1.3 million boxes with all attributes (several hundred MB) and as many empty
-image files, then opens the split in two fresh processes, as two trainings one after the other would.
+Writes a random det_20 file of 70,000 frames and 1.3 million boxes with all attributes (several hundred MB) and as many
+empty image files, then opens the split in two fresh processes, as two trainings one after the other would.
 
     python -m benchmarks.label_index
 """
@@ -21,7 +21,7 @@ _WEATHERS = ["clear", "overcast", "partly cloudy", "rainy", "snowy", "foggy", "u
 _SCENES = ["city street", "highway", "residential", "parking lot", "tunnel", "gas stations", "undefined"]
 _TIMES = ["daytime", "night", "dawn/dusk", "undefined"]
 
-# Runs alone in its process, so that ru_maxrss is the peak of opening the split and of nothing else.
+# Runs in a process of its own, so that ru_maxrss is the peak of opening the split alone.
 _OPEN = """
 import json, pickle, resource, sys, time
 from pathlib import Path

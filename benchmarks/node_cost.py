@@ -1,18 +1,18 @@
-"""What the ROS 2 node costs beside its engine, part by part, as Markdown tables. Needs a sourced ROS 2.
+"""Measure the cost of the ROS 2 node without its engine, part by part, as Markdown tables. Needs a sourced ROS 2.
 
     python -m benchmarks.node_cost --model model.onnx
 
 Four measurements, all at the size of ``--size``:
 
-* With a model, starts of the node by its launch file: time to the first result, CPU without a listener, memory. The
+* With a model, starts of the node by its launch file: time to the first result, CPU without a subscriber, memory. The
   package must be built and sourced; ``--only-starts`` leaves out the other measurements.
-* Each message alone: built as the node builds it, published to a subscriber in another process.
-* The node with an engine that takes no time: everything that is not the engine.
+* Each message alone: built by the node's code, published to a subscriber in another process.
+* The node with an engine that takes no time.
 * The node with a real model file, against the same engine alone.
 
-The node runs in this process, one image at a time is sent from another; a machine that does something else meanwhile
-shows in the 99th percentile. "Round trip" is what a subscriber sees, DDS included; docs/ros.md says how to give DDS the
-receive buffer that several masks at once need (CYCLONEDDS_URI=file://…/config/cyclonedds.xml).
+The node runs in this process; another one sends one image at a time. Other work of the machine shows in the 99th
+percentile. "Round trip" is measured at a subscriber, DDS included; docs/ros.md says how to give DDS the receive buffer
+that several masks at once need (CYCLONEDDS_URI=file://…/config/cyclonedds.xml).
 """
 
 import argparse
@@ -30,7 +30,7 @@ import numpy as np
 from benchmarks.node_start import RUNTIMES, TABLE_HEAD, measure_starts, table_row
 from benchmarks.robot import OUTPUTS, Robot, image_message, image_topic, message_types
 from lvad_perception.command_line import size_wh
-from lvad_perception.engines.base import Finished
+from lvad_perception.engines.base import Engine, Pending
 from lvad_perception.machine import cpu_name
 from lvad_perception.manifest import Manifest
 from lvad_perception.types import Detections, RawOutputs
@@ -38,20 +38,16 @@ from lvad_perception.vocabulary import DETECTION, SEMANTIC, TASKS
 
 BOXES = 100
 CAMERA = "camera"
-# What a vehicle subscribes to; an overlay is for people who look.
+# The outputs that a vehicle subscribes to; the overlay is for people.
 ON_A_VEHICLE = ("detections", "segmentation", "segmentation/confidence", "drivable_area")
 Row = tuple[str, ...]
 
 
-class InstantEngine:
-    """Takes no time and finds 100 boxes and masks of all classes."""
-
-    description = "no engine"
-    precision = "fp32"
-    device_memory_bytes = None
+class InstantEngine(Engine):
+    """An engine that takes no time and returns 100 boxes and masks of all classes."""
 
     def __init__(self, network_hw: tuple[int, int] = (384, 640)) -> None:
-        self.manifest = Manifest(
+        manifest = Manifest(
             network_hw=network_hw,
             batch_size=1,
             max_detections=BOXES,
@@ -61,6 +57,7 @@ class InstantEngine:
             weights_sha256="0" * 64,
             created_by="benchmark",
         )
+        super().__init__(manifest=manifest, description="no engine", precision="fp32")
         random = np.random.default_rng(2)
         height, width = network_hw
         corners = random.uniform(0, 1, (1, BOXES, 2, 2)) * (width, height)
@@ -78,11 +75,10 @@ class InstantEngine:
         """The same outputs for every image."""
         return self._outputs
 
-    def begin(self, images: np.ndarray) -> Finished[RawOutputs]:
-        """Likewise."""
-        return Finished(self.infer(images))
+    def _submit(self, slot: int, images: np.ndarray) -> Pending[list[np.ndarray]]:
+        return Pending.finished([getattr(self._outputs, name) for name in self.manifest.output_names])
 
-    def close(self) -> None:
+    def _close(self) -> None:
         """Nothing to free."""
 
 
@@ -94,7 +90,7 @@ def _blocks(random: np.random.Generator, size_hw: tuple[int, int], values: int) 
 
 
 def measure(work: Callable[[], Any], count: int) -> list[float]:
-    """Milliseconds of each of so many calls, after a tenth as many more."""
+    """Milliseconds of each of ``count`` calls, after a tenth as many that are not counted."""
     times = []
     for index in range(count + count // 10):
         began_s = time.perf_counter()
@@ -110,7 +106,7 @@ def row(name: str, times_ms: list[float]) -> Row:
 
 
 def print_table(title: str, head: Row, rows: list[Row]) -> None:
-    """A Markdown table with numbers to the right."""
+    """Print a Markdown table with numbers aligned to the right."""
     print(f"\n{title}\n")
     print(f"| {' | '.join(head)} |")
     print(f"|---|{'---:|' * (len(head) - 1)}")
@@ -119,13 +115,14 @@ def print_table(title: str, head: Row, rows: list[Row]) -> None:
 
 
 def message_costs(size_hw: tuple[int, int], count: int) -> list[Row]:
-    """Each message alone: receive, decode, build, publish."""
+    """Times of each message alone: receive, decode, build, publish."""
     import cv2
     import rclpy
     from rclpy.serialization import deserialize_message, serialize_message
 
     from lvad_perception.media.overlay import draw_predictions
     from lvad_perception.messages import (
+        DetectionMessages,
         image_to_message,
         jpeg_to_message,
         make_header,
@@ -133,7 +130,6 @@ def message_costs(size_hw: tuple[int, int], count: int) -> list[Row]:
         ros_types,
     )
     from lvad_perception.node.decoding import decode
-    from lvad_perception.node.detection_messages import DetectionMessages
     from lvad_perception.node.outputs import RESULTS_QOS
     from lvad_perception.types import Predictions
 
@@ -182,7 +178,7 @@ def _wait(condition: Callable[[], bool], seconds: float = 10.0) -> None:
     end_s = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end_s:
-            raise TimeoutError(f"the subscriber did not come within {seconds:g} s")
+            raise TimeoutError(f"no subscriber within {seconds:g} s; check that DDS works on this machine")
         time.sleep(0.02)
 
 
@@ -199,7 +195,7 @@ def active_node(model: Path | None, *, jpeg: bool, threads: int) -> Iterator[Any
     values = {
         "model": str(model or "none.onnx"),
         "threads": threads,
-        "runtime": "onnxruntime",  # that of the engine alone, which it is compared with
+        "runtime": "onnxruntime",  # as in bare_engine, which it is compared with
         "cameras": [CAMERA],
         f"{CAMERA}.image_topic": image_topic(CAMERA, jpeg=jpeg),
         f"{CAMERA}.reliability": "reliable",
@@ -220,7 +216,7 @@ def active_node(model: Path | None, *, jpeg: bool, threads: int) -> Iterator[Any
         with patch.object(perception, "open_engine", open_engine if model else lambda *_, **__: InstantEngine()):
             for transition in (node.trigger_configure, node.trigger_activate):
                 if transition() != TransitionCallbackReturn.SUCCESS:
-                    raise SystemExit("node_cost: the node refuses; its last message above says why")
+                    raise SystemExit("node_cost: a transition of the node failed; its last message above says why")
         thread.start()
         yield node
     finally:
@@ -233,7 +229,7 @@ def active_node(model: Path | None, *, jpeg: bool, threads: int) -> Iterator[Any
 
 
 def timed_callback(node: Any) -> list[float]:
-    """Milliseconds of each call of the image callback from now on; the list grows."""
+    """A list that gets the milliseconds of each call of the image callback from now on."""
     source, times = node._inputs[CAMERA], []
     deliver = source._deliver
 
@@ -249,7 +245,7 @@ def timed_callback(node: Any) -> list[float]:
 def node_costs(
     model: Path | None, *, size_hw: tuple[int, int], jpeg: bool, outputs: tuple[str, ...], count: int, threads: int
 ) -> dict[str, tuple[float, float]]:
-    """Part -> median and 99th percentile in milliseconds, as the node's diagnostics have them; also the round trip."""
+    """Part -> median and 99th percentile in milliseconds, from the node's diagnostics; also the round trip."""
     robots = {"camera": CAMERA, "size_hw": size_hw, "jpeg": jpeg, "outputs": outputs}
     with active_node(model, jpeg=jpeg, threads=threads) as node, Robot(**robots) as robot:
         callback = timed_callback(node)
@@ -267,7 +263,7 @@ def node_costs(
 
 
 def bare_engine(model: Path, *, size_hw: tuple[int, int], count: int, threads: int) -> tuple[str, list[float]]:
-    """What the engine calls itself, and milliseconds of the engine alone, without ROS."""
+    """The engine's description, and milliseconds of the engine alone, without ROS."""
     from lvad_perception.engines import open_engine
     from lvad_perception.node.decoding import decode
     from lvad_perception.perceiver import Perceiver
@@ -276,7 +272,7 @@ def bare_engine(model: Path, *, size_hw: tuple[int, int], count: int, threads: i
     with Perceiver(open_engine(model, threads=threads or None), score_threshold=None) as perceiver:
         times = []
         for _ in range(count + max(count // 10, 3)):
-            pending = perceiver.begin([image])
+            pending = perceiver.submit([image])
             pending.result()
             times.append(pending.timings.engine_ns / 1e6)
         return perceiver.description, times[-count:]
@@ -285,7 +281,9 @@ def bare_engine(model: Path, *, size_hw: tuple[int, int], count: int, threads: i
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, help="model file; without it only what is not the engine is measured")
+    parser.add_argument(
+        "--model", type=Path, help="model file; without it only messages and the node without an engine"
+    )
     parser.add_argument(
         "--size", type=size_wh, default=(1280, 720), metavar="WxH", help="of the images (default: 1280x720)"
     )
@@ -294,9 +292,11 @@ def main() -> None:
     parser.add_argument(
         "--starts", type=int, default=5, metavar="N", help="starts of each runtime (default: 5; 0 for none)"
     )
-    parser.add_argument("--only-starts", action="store_true", help="nothing but the starts")
+    parser.add_argument("--only-starts", action="store_true", help="measure only the starts")
     parser.add_argument("--runtimes", nargs="+", choices=RUNTIMES, default=RUNTIMES, help="to start (default: all)")
-    parser.add_argument("--idle", type=float, default=10.0, metavar="S", help="seconds to look at an idle node (10)")
+    parser.add_argument(
+        "--idle", type=float, default=10.0, metavar="S", help="seconds over which the idle node is measured (10)"
+    )
     arguments = parser.parse_args()
     width, height = arguments.size
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
@@ -352,7 +352,7 @@ def main() -> None:
 
 
 def _overhead(column: dict[str, tuple[float, float]]) -> float:
-    """Median of the node's time less that of its engine, in milliseconds."""
+    """The node's median time minus that of its engine, in milliseconds."""
     return column["whole node"][0] - column.get("engine", (0.0, 0.0))[0]
 
 

@@ -1,8 +1,8 @@
-"""Measure how long the node takes to start, and what it costs without subscribers; part of ``benchmarks.node_cost``.
+"""Start-up time of the node, and its CPU and memory without subscribers; part of ``benchmarks.node_cost``.
 
-The launch file starts the node, as a person does, while a camera already sends images and a listener waits for the
-detections. The time runs from the command to the first message that the listener receives. Then the listener goes, and
-what the node's process still takes of a core, and its memory, are read from ``/proc``.
+The launch file starts the node while a camera publishes images and a subscriber waits for detections. The time is from
+the command to the first message that the subscriber receives. Then the subscription is destroyed, and the CPU time and
+memory of the node's process are read from ``/proc``.
 """
 
 import os
@@ -22,10 +22,10 @@ from benchmarks.robot import Camera, image_topic
 
 CAMERA = "camera"
 FIRST_TRIAL = "auto, first start"
-"""``auto`` with an empty cache folder, so that it tries the runtimes."""
+"""``auto`` with an empty cache folder: it times the runtimes."""
 RUNTIMES = ("onnxruntime", "openvino", "auto", FIRST_TRIAL)
 SETTLING_S = 2.0
-"""After the first result: the last images of the listener are through, discovery has calmed down."""
+"""Wait after the first result, until queued images are processed and discovery has ended."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Start:
     """One start of the node.
 
     Attributes:
-        seconds: from the command to the first result at a listener in another process.
-        idle_share: of a core that the node's process takes with a camera and without a listener.
+        seconds: from the command to the first result at a subscriber in another process.
+        idle_share: share of a core that the node's process uses with a camera and without a subscriber.
         memory_mb: resident memory of the node's process then, in MB of 2**20 bytes.
     """
 
@@ -53,19 +53,19 @@ def measure_start(
     idle_s: float = 10.0,
     cache: Path | None = None,
 ) -> Start:
-    """Launch the node once and end it again.
+    """Launch the node, measure it, and end it.
 
     Args:
         model: file, ``.onnx``.
         runtime: the node's parameter.
         size_hw: of the camera's images, JPEG.
         threads: the node's parameter.
-        camera_hz: images a second without a listener; until the first result the camera sends 30.
-        idle_s: how long to look at the idle node.
+        camera_hz: images a second without a subscriber; until the first result the camera sends 30.
+        idle_s: seconds over which the idle node's CPU time is measured.
         cache: ``XDG_CACHE_HOME`` of the node; the user's own when None.
 
     Raises:
-        SystemExit: the launch ended or no result came.
+        SystemExit: the launch ended, or no result arrived.
     """
     topic = image_topic(CAMERA, jpeg=True)
     with Camera(camera=CAMERA, size_hw=size_hw, jpeg=True) as camera:
@@ -77,21 +77,21 @@ def measure_start(
             if first_s is None:
                 log.seek(0)
                 raise SystemExit(f"node_cost: the launch gave no result; it said:\n{log.read().decode()}")
-            camera.send_unheard(rate_hz=camera_hz)
+            camera.publish_only(rate_hz=camera_hz)
             time.sleep(SETTLING_S)
             node = _node_of(launch.pid)
             before_s, from_s = _cpu_s(node), time.monotonic()
             time.sleep(idle_s)
             share = (_cpu_s(node) - before_s) / (time.monotonic() - from_s)
-            return Start(first_s - began_s, share, _memory_mb(node))
+            return Start(first_s - began_s, share, memory_mb(node))
 
 
 def measure_starts(
     model: Path, runtimes: Sequence[str], *, count: int, size_hw: tuple[int, int], threads: int, idle_s: float
 ) -> dict[str, list[Start]]:
-    """So many starts of each runtime, in turns, so that a busy moment of the machine hits all of them.
+    """``count`` starts of each runtime, in turns, so that a busy moment of the machine slows all of them.
 
-    ``auto`` remembers what it found in a folder of its own, after one start that does not count.
+    ``auto`` gets a cache folder that one start, which is not counted, has filled.
     """
     found: dict[str, list[Start]] = {runtime: [] for runtime in runtimes}
     shape = {"size_hw": size_hw, "threads": threads}
@@ -109,7 +109,7 @@ def measure_starts(
 
 
 def table_row(runtime: str, starts: Sequence[Start]) -> tuple[str, ...]:
-    """Median, least and greatest time of a start; medians of the idle share and of the memory."""
+    """Median, minimum and maximum of the start-up time; medians of the idle share and of the memory."""
     seconds = [start.seconds for start in starts]
     return (
         runtime,
@@ -125,7 +125,7 @@ TABLE_HEAD = ("runtime", "first result [s]", "least to greatest", "idle, % of a 
 
 @contextmanager
 def _launched(arguments: Sequence[str], cache: Path | None, log: IO[bytes]) -> Iterator[subprocess.Popen]:
-    """The launch file in a process group of its own, as a terminal starts it; ended by Ctrl-C."""
+    """The launch file in a process group of its own, ended by SIGINT as by Ctrl-C in a terminal."""
     command = ["ros2", "launch", "lvad_perception", "camera.launch.py", "log_level:=warn", *arguments]
     environment = {**os.environ, **({"XDG_CACHE_HOME": str(cache)} if cache else {})}
     launch = subprocess.Popen(command, env=environment, start_new_session=True, stdout=log, stderr=subprocess.STDOUT)
@@ -148,11 +148,12 @@ def _node_of(launch: int) -> int:
 
 
 def _cpu_s(process: int) -> float:
-    """Seconds that a process's threads have computed so far, in the kernel and outside."""
+    """CPU time of a process's threads so far, user and system."""
     fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def _memory_mb(process: int) -> float:
+def memory_mb(process: int) -> float:
+    """Resident memory of a process, in MB of 2**20 bytes."""
     pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20

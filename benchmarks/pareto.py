@@ -1,18 +1,16 @@
-"""What small architectures cost and what they reach on a data set: the table that the preset ``edge`` is chosen from.
+"""Cost and accuracy of small architectures: the table from which the preset ``edge`` was chosen.
 
     python -m benchmarks.pareto --cost-only                         # GFLOP, parameters, CPU time; some minutes
-    python -m benchmarks.pareto --data ROOT --steps 1000 --out OUT  # and accuracy; the same command goes on
+    python -m benchmarks.pareto --data ROOT --steps 1000 --out OUT  # and accuracy; the same command resumes
 
 Operations are counted by torch's ``FlopCounterMode``, 2 per multiply-add, for one image of 640 x 384 from normalisation
 to the outputs of the last decoder layers. CPU times are of the exported model file, with random weights, in ONNX
-Runtime; the models take turns, so that what else the machine does hits all alike. Trainings differ in the model alone.
+Runtime; the models take turns, so that other work of the machine slows all alike. Trainings differ only in the model.
 """
 
 import argparse
 import json
-import statistics
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from lvad_perception.engines import open_engine
+from lvad_perception.profiling.bench import time_batches
+from lvad_perception.profiling.statistics import Samples, median
 from lvad_training.build import build_model
 from lvad_training.checkpoints import Checkpoint
 from lvad_training.export.model_file import export
@@ -49,7 +49,7 @@ def _convolutional(
 
 _TINY, _WIDE, _LATE = [32, 64, 128, 160], [48, 96, 192, 256], [24, 64, 128, 256]
 
-# Name -> what differs from the preset "tiny", one thing at a time.
+# Name -> settings that differ from the preset "tiny", one change each.
 QUERIES: dict[str, dict[str, Any]] = {
     "tiny": {},
     "refinements 2": {"detection": {"refinements": 2}},
@@ -71,8 +71,8 @@ QUERIES: dict[str, dict[str, Any]] = {
     "repvit-m0.9": {"backbone": {"name": "repvit_m0_9"}},
     "convnextv2-atto": {"backbone": {"name": "convnextv2_atto"}},
 }
-# Name -> what differs from the preset "edge": widths of the stem, the backbone, the neck, FCOS's towers (64) and the
-# branch of the drivable area (32).
+# Name -> settings that differ from the preset "edge": widths of the stem, the backbone, the neck, FCOS's towers
+# (64) and the branch of the drivable area (32).
 CONVOLUTIONAL: dict[str, dict[str, Any]] = {
     "edge": {},
     "24, 48 to 256, neck 96": _convolutional(_WIDE, 24, neck=96),
@@ -106,7 +106,7 @@ def recipe_of(name: str, *, data: str, network_hw: tuple[int, int], settings: li
 
 
 def cost_of(name: str) -> dict[str, float]:
-    """GFLOP of one image of 640 x 384, of it the backbone's, and millions of parameters."""
+    """GFLOP of one image of 640 x 384, the backbone's share of it, and the number of parameters."""
     net = build_model(recipe_of(name, data="-", network_hw=COST_HW, settings=[], output="-").model)
     net.eval().requires_grad_(False)
     with FlopCounterMode(display=False, depth=2) as counter:
@@ -120,7 +120,7 @@ def cost_of(name: str) -> dict[str, float]:
 
 
 def write_model(name: str, path: Path) -> None:
-    """The candidate's model file with random weights."""
+    """Write the candidate's model file with random weights."""
     recipe = recipe_of(name, data="-", network_hw=COST_HW, settings=[], output="-")
     torch.manual_seed(0)
     net = build_model(recipe.model).eval()
@@ -129,24 +129,18 @@ def write_model(name: str, path: Path) -> None:
     export(Checkpoint(recipe, 0, net.state_dict()), path, images=images)
 
 
-def times_ms(paths: dict[str, Path], *, rounds: int, threads: int | None) -> dict[str, list[float]]:
+def times_ms(paths: dict[str, Path], *, rounds: int, threads: int | None) -> dict[str, Samples]:
     """Milliseconds of one inference of each model file, ``rounds`` times in turns."""
-    engines = {name: open_engine(path, threads=threads) for name, path in paths.items()}
+    engines = [(name, open_engine(path, threads=threads)) for name, path in paths.items()]
     image = np.random.default_rng(1).integers(0, 256, (1, *COST_HW, 3), np.uint8)
-    found: dict[str, list[float]] = {name: [] for name in engines}
-    for turn in range(rounds + 3):
-        for name, engine in engines.items():
-            began_s = time.perf_counter()
-            engine.infer(image)
-            if turn >= 3:
-                found[name].append(1000 * (time.perf_counter() - began_s))
-    for engine in engines.values():
+    times = time_batches(engines, [image] * len(engines), count=rounds)
+    for _, engine in engines:
         engine.close()
-    return found
+    return {each.name: each.runs_ms for each in times}
 
 
 def accuracy_of(name: str, *, data: str, size_hw: tuple[int, int], settings: list[str], out: Path) -> dict[str, Any]:
-    """The metrics of the candidate after training it; a finished training is not done again."""
+    """The metrics of the candidate after training; a finished training is not repeated."""
     folder = out / name.replace(" ", "_").replace(",", "")
     metrics = folder / "metrics.json"
     if not metrics.is_file():
@@ -156,7 +150,7 @@ def accuracy_of(name: str, *, data: str, size_hw: tuple[int, int], settings: lis
 
 
 def table(rows: dict[str, dict[str, Any]]) -> str:
-    """Markdown, cheapest first; what exceeds the budget is marked."""
+    """Markdown, cheapest first; candidates over the budget are marked."""
     costs, scores = ["GFLOP", "of it backbone", "M parameters", "CPU ms"], ["AP50", "AP", "mIoU", "pixel accuracy"]
     head = ["", *costs, *scores, "drivable mIoU"]
     lines = ["| " + " | ".join(head) + " |", "|---" + "|---:" * (len(head) - 1) + "|"]
@@ -208,7 +202,7 @@ def main(argv: list[str] | None = None) -> None:
         for name, path in paths.items():
             write_model(name, path)
         for name, times in times_ms(paths, rounds=arguments.rounds, threads=arguments.threads).items():
-            rows[name]["cpu_ms"] = statistics.median(times)
+            rows[name]["cpu_ms"] = median(times)
     print(table(rows))
 
 

@@ -1,4 +1,4 @@
-"""A camera and a listener in a process of their own, as a robot has them beside the node under test."""
+"""Simulated cameras and subscribers for the node under test, each in a process of its own."""
 
 import multiprocessing
 import time
@@ -15,11 +15,11 @@ OUTPUTS = {
     "overlay": "Image",
     "overlay/compressed": "CompressedImage",
 }
-"""Topic of a result under its camera -> type of its message."""
+"""Topic of a result, relative to its camera -> message type."""
 
 
 class Robot:
-    """Publishes images and counts the results; use it as a context manager.
+    """Publishes images and counts the results, in a child process; a context manager.
 
     Args:
         camera: name of the node's camera.
@@ -31,18 +31,20 @@ class Robot:
     def __init__(self, *, camera: str, size_hw: tuple[int, int], jpeg: bool, outputs: Sequence[str]) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, other = context.Pipe()
-        self._process = context.Process(target=_serve, args=(other, camera, size_hw, jpeg, tuple(outputs)), daemon=True)
+        self._process = context.Process(
+            target=_run_robot, args=(other, camera, size_hw, jpeg, tuple(outputs)), daemon=True
+        )
         self._process.start()
-        self._pipe.recv()  # it is there
+        self._pipe.recv()  # sent when the publisher exists
 
     def one_at_a_time(self, count: int, *, timeout_s: float = 30.0) -> list[float]:
-        """Send so many images, each when all results of the one before have come.
+        """Publish ``count`` images, each after all results of the previous one have arrived.
 
         Returns:
-            Seconds from handing an image to ROS until the last of its results arrived, one an image.
+            Seconds from publishing an image to the arrival of its last result, one per image.
 
         Raises:
-            TimeoutError: results did not come.
+            TimeoutError: results did not arrive.
         """
         self._pipe.send((count, timeout_s))
         answer = self._pipe.recv()
@@ -59,7 +61,7 @@ class Robot:
 
 
 class Camera:
-    """Sends images at its own pace, in a process of its own, and knows when the first result came; a context manager.
+    """Publishes images at a fixed rate, in a child process, and times the first result; a context manager.
 
     Args:
         camera: name of the node's camera.
@@ -70,20 +72,20 @@ class Camera:
     def __init__(self, *, camera: str, size_hw: tuple[int, int], jpeg: bool) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, other = context.Pipe()
-        self._process = context.Process(target=_film, args=(other, camera, size_hw, jpeg), daemon=True)
+        self._process = context.Process(target=_run_camera, args=(other, camera, size_hw, jpeg), daemon=True)
         self._process.start()
-        self._pipe.recv()  # it is there
+        self._pipe.recv()  # sent when the publisher exists
 
     def first_result(self, *, rate_hz: float, timeout_s: float, alive: Callable[[], bool]) -> float | None:
-        """Send images until detections arrive.
+        """Publish images until detections arrive.
 
         Args:
             rate_hz: images a second.
             timeout_s: how long to wait.
-            alive: whether results can still come.
+            alive: returns whether results can still arrive.
 
         Returns:
-            When they came, by ``time.monotonic``; None when they did not.
+            Their time of arrival by ``time.monotonic``; None if none arrived.
         """
         self._pipe.send((rate_hz, True))
         end_s = time.monotonic() + timeout_s
@@ -92,8 +94,8 @@ class Camera:
                 return float(self._pipe.recv())
         return None
 
-    def send_unheard(self, *, rate_hz: float) -> None:
-        """Go on sending images, so many a second, without listening to the results."""
+    def publish_only(self, *, rate_hz: float) -> None:
+        """Go on publishing images at ``rate_hz``, without a subscription to the results."""
         self._pipe.send((rate_hz, False))
 
     def __enter__(self) -> "Camera":
@@ -105,7 +107,7 @@ class Camera:
 
 
 def image_message(size_hw: tuple[int, int], *, jpeg: bool, seed: int = 1) -> Any:
-    """A picture-like image (smooth, with edges and some noise) as a ROS message, its stamp not set."""
+    """A ROS message with a smooth random image with some noise, without a stamp."""
     import cv2
 
     from lvad_perception.messages import image_to_message, jpeg_to_message, make_header, ros_types
@@ -136,7 +138,7 @@ def image_topic(camera: str, *, jpeg: bool) -> str:
     return f"/{camera}/image_raw/compressed" if jpeg else f"/{camera}/image_raw"
 
 
-def _serve(pipe: Any, camera: str, size_hw: tuple[int, int], jpeg: bool, outputs: tuple[str, ...]) -> None:
+def _run_robot(pipe: Any, camera: str, size_hw: tuple[int, int], jpeg: bool, outputs: tuple[str, ...]) -> None:
     import rclpy
     from rclpy.executors import SingleThreadedExecutor
 
@@ -149,7 +151,7 @@ def _serve(pipe: Any, camera: str, size_hw: tuple[int, int], jpeg: bool, outputs
     def count(topic: str) -> None:
         counts[topic] += 1
 
-    for topic in outputs:  # unparsed: what the listener does with it is not the node's cost
+    for topic in outputs:  # raw: deserialising is not a cost of the node
         node.create_subscription(
             message_types()[topic], f"/{camera}/{topic}", lambda _, topic=topic: count(topic), 10, raw=True
         )
@@ -184,7 +186,7 @@ def _serve(pipe: Any, camera: str, size_hw: tuple[int, int], jpeg: bool, outputs
     rclpy.shutdown()
 
 
-def _film(pipe: Any, camera: str, size_hw: tuple[int, int], jpeg: bool) -> None:
+def _run_camera(pipe: Any, camera: str, size_hw: tuple[int, int], jpeg: bool) -> None:
     import rclpy
     from rclpy.executors import SingleThreadedExecutor
 

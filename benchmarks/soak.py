@@ -1,12 +1,12 @@
-"""The ROS 2 node at full rate for an hour: does anything grow? Needs a sourced ROS 2.
+"""Run the ROS 2 node at full rate for an hour and check that nothing grows. Needs a sourced ROS 2.
 
     python -m benchmarks.soak --model model.onnx --minutes 60 --csv soak.csv
 
-Cameras at ``--rate`` send images to the node's executable, a listener receives every result. Every 10 s a line of the
-CSV says the node's memory, open files and threads, the rates, and the latency from header stamp to the received boxes.
-At the end a straight line is fitted to each, the first tenth of the samples left out. The run fails (status 1) when
-over the whole run the line of the memory rises by more than 10 MB, that of the latency by more than 10 % of its median,
-that of the open files or threads by more than one, or when the node does not end with status 0 within 5 s of SIGINT.
+Cameras publish images at ``--rate`` to the node's executable, and a subscriber receives every result. Every 10 s the
+node's memory, open files and threads, the rates, and the latency from header stamp to received boxes become a line of
+the CSV. At the end a straight line is fitted to each but for the first tenth of the samples. The run fails (status 1)
+when the line rises over the whole run by more than 10 MB of memory, 10 % of the median latency, or one open file or
+thread, or when the node does not end with status 0 within 5 s of SIGINT.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.node_start import memory_mb
 from benchmarks.robot import image_message, image_topic, message_types
 from lvad_perception.command_line import size_wh
 
@@ -29,7 +30,7 @@ MEMORY_MB = 10.0
 LATENCY_SHARE = 0.1
 WARM_UP_SHARE = 0.1
 END_S = 5.0
-# What a vehicle subscribes to; an overlay is for people who look.
+# The outputs that a vehicle subscribes to; the overlay is for people.
 COUNTED = ("segmentation", "segmentation/confidence", "drivable_area")
 
 
@@ -50,7 +51,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A quantity over the run: its median, how far its fitted line rises, and how far it may."""
+    """A quantity over the run: its median, the rise of its fitted line, and the largest rise allowed."""
 
     name: str
     median: float
@@ -58,13 +59,13 @@ class Verdict:
     limit: float
 
     @property
-    def fine(self) -> bool:
-        """Whether it grew by no more than it may; not so when there were too few samples to say."""
+    def passed(self) -> bool:
+        """Whether it grew by no more than the limit; False with too few samples."""
         return self.growth <= self.limit
 
 
 def judge(samples: list[Sample]) -> list[Verdict]:
-    """Fit a line to each quantity, the first tenth of the samples left out."""
+    """Fit a line to each quantity, without the first tenth of the samples."""
     kept = samples[int(len(samples) * WARM_UP_SHARE) :]
     seconds = np.array([sample.seconds for sample in kept])
 
@@ -86,13 +87,13 @@ def judge(samples: list[Sample]) -> list[Verdict]:
 
 
 class Robot:
-    """Cameras and a listener in this process, the node in another.
+    """Cameras and a subscriber in this process; the node is in another.
 
     Args:
         cameras: their names.
         size_hw: of the images.
         rate_hz: images a second of each camera.
-        jpeg: send JPEG, else rgb8.
+        jpeg: publish JPEG, else rgb8.
     """
 
     def __init__(self, cameras: list[str], *, size_hw: tuple[int, int], rate_hz: float, jpeg: bool) -> None:
@@ -111,13 +112,13 @@ class Robot:
         types = message_types()
         for camera in cameras:
             self.node.create_subscription(types["detections"], f"/{camera}/detections", self._on_boxes, 10)
-            for topic in COUNTED:  # unparsed: what the listener does with them is not the node's cost
+            for topic in COUNTED:  # raw: deserialising is not a cost of the node
                 self.node.create_subscription(types[topic], f"/{camera}/{topic}", self._on_mask, 10, raw=True)
         self.node.create_timer(1.0 / rate_hz, self._send)
         self._sending = False
 
     def bring_up(self, seconds: float = 120.0) -> None:
-        """Configure and activate the node. Raises SystemExit when it refuses."""
+        """Configure and activate the node. Raises SystemExit when a transition fails."""
         from lifecycle_msgs.msg import Transition
         from lifecycle_msgs.srv import ChangeState
 
@@ -132,7 +133,7 @@ class Robot:
         self._sending = True
 
     def sample(self, process: int, began_s: float, seconds: float) -> Sample:
-        """Work for so many seconds and say how it went."""
+        """Spin for ``seconds`` and measure."""
         self._reset()
         start_s = time.monotonic()
         while (elapsed_s := time.monotonic() - start_s) < seconds:
@@ -140,7 +141,7 @@ class Robot:
         latencies = np.array(self._latencies_ms) if self._latencies_ms else np.array([np.nan])
         return Sample(
             seconds=round(time.monotonic() - began_s, 1),
-            memory_mb=round(_memory_mb(process), 1),
+            memory_mb=round(memory_mb(process), 1),
             files=len(list(Path(f"/proc/{process}/fd").iterdir())),
             threads=len(list(Path(f"/proc/{process}/task").iterdir())),
             input_hz=round(self._sent / elapsed_s, 2),
@@ -151,7 +152,7 @@ class Robot:
         )
 
     def close(self) -> None:
-        """Withdraw the topics."""
+        """Destroy the publishers and subscriptions."""
         self._executor.shutdown()
         self.node.destroy_node()
 
@@ -176,13 +177,8 @@ class Robot:
         self._masks += 1
 
 
-def _memory_mb(process: int) -> float:
-    pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
-
-
 def start_node(model: Path, cameras: list[str], *, jpeg: bool, threads: int) -> subprocess.Popen:
-    """The node's executable, not yet configured."""
+    """Start the node's executable, without configuring it."""
     parameters = {"model": model, "threads": threads, "cameras": f"[{', '.join(cameras)}]"}
     parameters |= {f"{camera}.image_topic": image_topic(camera, jpeg=jpeg) for camera in cameras}
     arguments = [part for name, value in parameters.items() for part in ("-p", f"{name}:={value}")]
@@ -190,7 +186,7 @@ def start_node(model: Path, cameras: list[str], *, jpeg: bool, threads: int) -> 
 
 
 def main() -> int:
-    """Soak, write the CSV, print the table; 0 when nothing grew."""
+    """Run, write the CSV, print the table; 0 when nothing grew."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True, help="model file")
     parser.add_argument("--minutes", type=float, default=60.0, help="how long (default: 60)")
@@ -234,7 +230,7 @@ def main() -> int:
 
 
 def end_node(process: subprocess.Popen) -> tuple[int | None, float]:
-    """SIGINT; the exit status, None when it had to be killed, and how long it took in seconds."""
+    """Send SIGINT; the exit status, None when it had to be killed, and the seconds until it ended."""
     began_s = time.monotonic()
     if process.poll() is None:
         process.send_signal(signal.SIGINT)
@@ -247,23 +243,22 @@ def end_node(process: subprocess.Popen) -> tuple[int | None, float]:
 
 
 def report(samples: list[Sample], ended: int | None, ending_s: float) -> int:
-    """Print the table; the exit status of the soak."""
+    """Print the table and return the exit status of the benchmark."""
     if not samples:
         print("soak: ended before the first sample", file=sys.stderr)
         return 1
     verdicts = judge(samples)
     print(f"\n| over {samples[-1].seconds / 60:.1f} min | median | growth | limit | |\n|---|---:|---:|---:|---|")
     for one in verdicts:
-        print(
-            f"| {one.name} | {one.median:.2f} | {one.growth:+.2f} | {one.limit:.2f} | {'ok' if one.fine else 'GROWS'} |"
-        )
+        state = "ok" if one.passed else "GROWS"
+        print(f"| {one.name} | {one.median:.2f} | {one.growth:+.2f} | {one.limit:.2f} | {state} |")
     medians = {field.name: np.nanmedian([getattr(s, field.name) for s in samples]) for field in fields(Sample)}
     print(
         f"| rates: in, boxes, masks [Hz] | {medians['input_hz']:.1f}, {medians['boxes_hz']:.1f}, "
         f"{medians['masks_hz']:.1f} | | | |\n| latency, 99 % [ms] | {medians['latency_p99_ms']:.1f} | | | |\n"
         f"| end after SIGINT [s] | {ending_s:.2f} | | {END_S:.2f} | {'ok' if ended == 0 else f'STATUS {ended}'} |"
     )
-    return 0 if all(one.fine for one in verdicts) and ended == 0 else 1
+    return 0 if all(one.passed for one in verdicts) and ended == 0 else 1
 
 
 if __name__ == "__main__":

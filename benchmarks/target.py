@@ -1,8 +1,8 @@
-"""Is the target ready, right and fast? One command on a Jetson or any machine with an NVIDIA GPU.
+"""Build, check and time TensorRT engines on a Jetson or any machine with an NVIDIA GPU.
 
 Builds an engine of each precision from each model file, checks it against ONNX Runtime, times it, and prints one table
-last. A model file has one batch size: export one for each that shall be compared. What is missing is said, with the
-remedy, and ends only what needs it.
+at the end. A model file has one batch size: export one for each to be compared. Missing software is reported with the
+remedy, and only what needs it is left out.
 
     python -m benchmarks.target model.onnx
     python -m benchmarks.target model.onnx model-batch4.onnx --images bdd100k/images/100k/val --json target.json
@@ -35,6 +35,7 @@ from lvad_perception.engines.cuda import Cuda
 from lvad_perception.engines.tensorrt import import_tensorrt
 from lvad_perception.errors import LvadError
 from lvad_perception.files import write_whole
+from lvad_perception.profiling.statistics import median, p99
 
 WARM_UPS = 10
 RELEASE = Path("/etc/nv_tegra_release")
@@ -42,11 +43,11 @@ RELEASE = Path("/etc/nv_tegra_release")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the table; None where a step was not reached.
+    """One row of the table; None where a step was not reached.
 
     Attributes:
         model: name of the file; precision and batch of the engine; builder: "TensorRT", "torch2trt" or "ONNX Runtime".
-        outcome: "right" or the sentence that says why not.
+        outcome: "right", or a sentence with the reason.
         built_s: of the build, 0 from the cache; p50_ms, p99_ms: from images in host memory to outputs in host memory.
         images_per_s: at the median; memory_mb: of the device.
         boxes_px, scores, masks: distance from ONNX Runtime, see ``agreement``.
@@ -68,7 +69,7 @@ class Row:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run; 0 when every engine was built and is right, 1 when one is not, 2 when nothing can be built here."""
+    """Run; 0 when every engine was built and agrees, 1 when one does not, 2 when nothing can be built here."""
     options = _parser().parse_args(arguments)
     print("\n".join(f"{name:<14} {value}" for name, value in machine().items()), flush=True)
     device, problems = requirements()
@@ -94,13 +95,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     )
     print(f"\n{table(rows)}")
     if options.json is not None:
-        facts = {"machine": machine(), "gpu": device.name, "rows": [asdict(row) for row in rows]}
-        write_whole(options.json, json.dumps(facts, indent=1) + "\n")
+        content = {"machine": machine(), "gpu": device.name, "rows": [asdict(row) for row in rows]}
+        write_whole(options.json, json.dumps(content, indent=1) + "\n")
     return 0 if all(row.outcome == "right" for row in rows) else 1
 
 
 def requirements() -> tuple[Cuda | None, list[str]]:
-    """The GPU, and everything without which nothing can be built, a sentence each."""
+    """The GPU, and a sentence for each missing requirement of a build."""
     device: Cuda | None = None
     problems: list[str] = []
     try:
@@ -117,20 +118,20 @@ def requirements() -> tuple[Cuda | None, list[str]]:
 
 
 def machine() -> dict[str, str]:
-    """What a report must say of where it was made."""
-    facts = {"python": platform.python_version(), "machine": platform.machine()}
+    """Name -> version of the machine's hardware and software, for the report."""
+    versions = {"python": platform.python_version(), "machine": platform.machine()}
     for name in ("tensorrt", "torch", "onnxruntime", "onnx", "torch2trt"):
         try:
-            facts[name] = str(getattr(__import__(name), "__version__", "of unknown version"))
+            versions[name] = str(getattr(__import__(name), "__version__", "of unknown version"))
         except Exception as err:  # torch2trt fails at import in many ways
-            facts[name] = f"cannot be imported ({(str(err).splitlines() or [type(err).__name__])[0]})"
+            versions[name] = f"cannot be imported ({(str(err).splitlines() or [type(err).__name__])[0]})"
     if RELEASE.exists():
-        facts["jetson linux"] = RELEASE.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
-    return facts
+        versions["jetson linux"] = RELEASE.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
+    return versions
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Markdown, one line an engine."""
+    """Markdown, one row per engine."""
     heads = "model|builder|precision|batch|p50 ms|p99 ms|images/s|built in s|MB|boxes px|scores|masks|outcome"
     head = heads.split("|")
     lines = [head, ["---"] * len(head)]
@@ -144,7 +145,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def _guarded(model: Path, precision: str, builder: str, work: Any) -> list[Row]:
-    """One row, also where something is missing."""
+    """The row that ``work`` returns, or one with the reason why it failed."""
     try:
         return [work()]
     except LvadError as err:
@@ -194,13 +195,13 @@ def _engine(model: Path, precision: str, builder: str, output: Path, options: An
 
 
 def _speed(engine: Engine, times: Sequence[float]) -> dict[str, Any]:
-    p50, p99 = (float(np.percentile(times, each)) for each in (50, 99))
-    batch = engine.manifest.batch_size
-    return {"batch": batch, "p50_ms": p50, "p99_ms": p99, "images_per_s": 1e3 * batch / p50}
+    samples, batch = np.array(times), engine.manifest.batch_size
+    p50 = median(samples)
+    return {"batch": batch, "p50_ms": p50, "p99_ms": p99(samples), "images_per_s": 1e3 * batch / p50}
 
 
 def _times_ms(engine: Engine, seconds: float) -> list[float]:
-    """Wall-clock of single calls, from images to outputs in host memory."""
+    """Wall-clock times of single calls, from images to outputs in host memory."""
     manifest = engine.manifest
     (batch,) = to_batches(rendered_images(manifest.input_hw, manifest.batch_size), manifest.batch_size)
     for _ in range(WARM_UPS):
@@ -223,7 +224,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--torch2trt", action="store_true", help="also build through torch2trt")
     parser.add_argument("--level", type=int, choices=range(6), help="the builder's effort (default: TensorRT's own, 3)")
-    parser.add_argument("--seconds", type=float, default=5.0, help="for which each engine is timed (default: 5)")
+    parser.add_argument("--seconds", type=float, default=5.0, help="to time each engine (default: 5)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows as JSON")
     return parser
 

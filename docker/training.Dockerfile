@@ -1,13 +1,13 @@
 # syntax=docker/dockerfile:1
 # Training and export, without ROS: docs/training.md, "In a container".
 #   docker build --file docker/training.Dockerfile --tag lvad_training .
-# torch's wheels bring CUDA; the host needs NVIDIA's driver and container toolkit. Without a GPU, a smaller image:
+# torch's wheels contain CUDA; the host needs NVIDIA's driver and container toolkit. For a smaller image without GPU:
 #   --build-arg PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
 ARG PYTHON=3.12
 FROM python:${PYTHON}-slim
 ARG PIP_ARGS=
 WORKDIR /opt/lvad
-# Only what names the dependencies, so that a change of the sources does not install them anew.
+# Only the files that list the dependencies, so that a change of the sources does not install them again.
 COPY setup.py setup.cfg pyproject.toml ./
 COPY requirements requirements
 COPY lvad_perception/__init__.py lvad_perception/
@@ -16,7 +16,7 @@ RUN pip install --no-cache-dir --editable '.[train,export,pretrain,bags,eval,vid
 COPY . .
 RUN pip install --no-cache-dir --no-deps --editable . \
     && useradd --create-home --uid 2000 lvad && chmod 1777 /home/lvad
-# Recipes are written relative to the folder of the work: mount it here, and the data beside it.
+# Paths in recipes are relative to the working directory: mount it here, with the data beside it.
 ENV HOME=/home/lvad
 USER 2000
 WORKDIR /work

@@ -3,12 +3,12 @@
 #   docker build --file docker/vehicle.Dockerfile --build-arg ROS_DISTRO=jazzy --tag lvad_perception:jazzy .
 ARG ROS_DISTRO=jazzy
 
-# What a machine with ROS has before this package comes; also where the development container starts.
+# A machine with ROS and the package's dependencies; also the base of the development container.
 FROM ros:${ROS_DISTRO}-ros-base AS dependencies
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 ARG DEBIAN_FRONTEND=noninteractive
 WORKDIR /ws
-# Only package.xml, so that a change of the sources does not install everything anew. A -pip key would have rosdep run pip
+# Only package.xml, so that a change of the sources does not install everything again. For a -pip key rosdep would run pip
 # outside a virtual environment, which Ubuntu 24.04 and later refuse (PEP 668).
 COPY package.xml src/lvad_perception/
 # hadolint ignore=DL3008
@@ -20,7 +20,7 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 
 FROM dependencies AS vehicle
-# numpy stays at the major version of apt's, with which cv_bridge and OpenCV are compiled: numpy<2 on Humble and Jazzy.
+# numpy keeps the major version of apt's, for which cv_bridge and OpenCV are compiled: numpy<2 on Humble and Jazzy.
 # hadolint ignore=DL3013
 RUN python3 -m venv --system-site-packages /opt/venv \
     && newer="$(python3 -c 'import numpy; print(int(numpy.__version__.split(".")[0]) + 1)')" \
@@ -32,12 +32,12 @@ RUN . "/opt/ros/$ROS_DISTRO/setup.bash" \
     && colcon build --packages-select lvad_perception --install-base /opt/lvad \
     && rm -rf build log
 COPY docker/vehicle_entrypoint.sh /
-# A home that any user of `docker run --user` can write to: ROS's log and the package's caches are there.
+# A home that any user of `docker run --user` can write to, for ROS's log and the package's caches.
 RUN useradd --create-home --uid 2000 lvad && chmod 1777 /home/lvad
 ENV HOME=/home/lvad
 USER 2000
 WORKDIR /home/lvad
-# ros2 launch ends its nodes on SIGINT only.
+# ros2 launch ends its nodes only on SIGINT.
 STOPSIGNAL SIGINT
 ENTRYPOINT ["/vehicle_entrypoint.sh"]
 CMD ["ros2", "launch", "lvad_perception", "camera.launch.py", "model:=/models/model.onnx", "image:=/camera/image_raw"]

@@ -1,7 +1,7 @@
-"""The repository's own pages and files in the site: mkdocs calls ``on_files`` and ``on_page_markdown``.
+"""MkDocs hooks that add the repository's own pages and source files to the site.
 
-README.md, CONTRIBUTING.md and CHANGELOG.md become pages, and so does every file outside docs/ that a page links to, so
-that links which work in the repository work in the site, opened from disk. Nothing is written into docs/.
+README.md, CONTRIBUTING.md and CHANGELOG.md become pages, and so does every file outside docs/ that a page links to.
+Links that work in the repository thus work in the site too, also when opened from disk. Nothing is written to docs/.
 """
 
 import posixpath
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
-"""File of the repository -> page of the site; what is in docs/ keeps its place."""
-_LINK = re.compile(r"`[^`]*`|\]\((?P<target>[^()\s]+)\)")  # of two, code in the line comes first
+"""File of the repository -> page of the site; files in docs/ keep their paths."""
+_LINK = re.compile(r"`[^`]*`|\]\((?P<target>[^()\s]+)\)")  # inline code first, so that links in it are not matched
 _FENCE = re.compile(r"^\s*(`{3,}|~{3,})")
 _LANGUAGES = {".py": "python", ".yaml": "yaml", ".yml": "yaml", ".xml": "xml", ".json": "json", ".sh": "bash"}
 
 
 def on_files(files: "Files", config: "MkDocsConfig") -> "Files":
-    """Add the pages that come from outside docs/."""
+    """Add the pages from outside docs/."""
     from mkdocs.structure.files import File
 
     texts = {source: (ROOT / source).read_text(encoding="utf-8") for source in PAGES}
@@ -41,7 +41,7 @@ def on_files(files: "Files", config: "MkDocsConfig") -> "Files":
 
 
 def on_page_markdown(markdown: str, page: "Page", config: "MkDocsConfig", files: "Files") -> str:
-    """Turn a page's links to files of the repository into links to pages of the site."""
+    """Replace a page's links to files of the repository by links to pages of the site."""
     uri = page.file.src_uri
     source = {page: source for source, page in PAGES.items()}.get(uri, f"docs/{uri}")
 
@@ -52,14 +52,14 @@ def on_page_markdown(markdown: str, page: "Page", config: "MkDocsConfig", files:
 
 
 def repository_links(markdown: str, source: str) -> Iterator[tuple[str, str]]:
-    """The relative links of a page, code blocks aside.
+    """The relative links of a page, except in code blocks.
 
     Args:
         markdown: its text.
         source: its path in the repository, such as "docs/ros.md".
 
     Yields:
-        Path in the repository, such as "config/camera.yaml", and the anchor with its "#", "" where there is none.
+        Path in the repository, such as "config/camera.yaml", and the anchor with its "#", or "".
     """
     found: list[tuple[str, str]] = []
     _with_links(markdown, source, lambda target, anchor: found.append((target, anchor)) or "")
@@ -67,7 +67,7 @@ def repository_links(markdown: str, source: str) -> Iterator[tuple[str, str]]:
 
 
 def page_of(target: str) -> str:
-    """The site's page or file for a path in the repository."""
+    """The path in the site of a file of the repository."""
     if target in PAGES:
         return PAGES[target]
     if target.startswith("docs/") and not target.endswith(".py"):
@@ -76,7 +76,7 @@ def page_of(target: str) -> str:
 
 
 def _with_links(markdown: str, source: str, to: Callable[[str, str], str]) -> str:
-    """The text with each relative link, outside code blocks, replaced by what ``to`` makes of its path and anchor."""
+    """Replace each relative link outside code blocks by the result of ``to`` for its path and anchor."""
     folder = posixpath.dirname(source)
 
     def replace(match: re.Match[str]) -> str:
@@ -99,7 +99,7 @@ def _with_links(markdown: str, source: str, to: Callable[[str, str], str]) -> st
 
 
 def _listing(target: str, path: Path) -> str:
-    """A page that shows a file; searches do not find it."""
+    """A page with the text of a file, excluded from the search."""
     language = _LANGUAGES.get(path.suffix, "text")
     text = path.read_text(encoding="utf-8")
     return (

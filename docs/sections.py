@@ -1,4 +1,4 @@
-"""Sections of recipes in the reference, with keys and defaults: griffe, which reads the sources, knows no msgspec."""
+"""Griffe extension: shows recipe sections in the reference with their keys and defaults, as griffe ignores msgspec."""
 
 from typing import Any
 
@@ -6,10 +6,10 @@ import griffe
 
 
 class SectionSignatures(griffe.Extension):
-    """Gives every ``Section`` the constructor that msgspec makes: its annotated fields, as keywords with defaults."""
+    """Adds to every ``Section`` the constructor that msgspec generates: annotated fields as keywords with defaults."""
 
     def on_class_members(self, *, cls: griffe.Class, **_: Any) -> None:
-        """Called when a class's members are known."""
+        """Griffe's hook, called after a class's members are loaded."""
         if "Section" not in map(str, cls.bases):
             return
         fields = [member for member in cls.members.values() if member.is_attribute and member.annotation is not None]

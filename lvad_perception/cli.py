@@ -1,4 +1,4 @@
-"""``lvad-perception``: the perception without ROS, on bags, videos and data sets."""
+"""Command line ``lvad-perception``: perception without ROS, on bags, videos and data sets."""
 
 import argparse
 import signal
@@ -19,7 +19,7 @@ from lvad_perception.media.opencv import import_opencv
 
 _EXAMPLES: Final = """\
 examples:
-  lvad-perception bag from-bdd100k bdd100k --split val --output val_bag
+  lvad-perception bag from-dataset bdd100k --split val --output val_bag
   lvad-perception replay val_bag --model model.onnx --output predicted_bag --overlay-video overlay.mp4
   lvad-perception evaluate predicted_bag
   lvad-perception evaluate --model model.onnx --data bdd100k --split val --json metrics.json
@@ -33,8 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        0 when done; 3 when done but for messages, images or annotation that are lost or left out, each told on standard
-        error; else as ``run_program``, after one sentence on standard error.
+        0 on success; 3 when messages, images or annotation were lost or left out, each reported on standard error;
+        otherwise the status of ``run_program``, after one sentence on standard error.
     """
 
     def command() -> int:
@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """SIGTERM ends the block by an exception, as Ctrl-C does, so that unfinished output is removed on the way."""
+    """Make SIGTERM raise an exception in the block, as Ctrl-C does, so that unfinished output is removed."""
 
     def stop(signum: int, _frame: object) -> None:
         raise SystemExit(128 + signum)

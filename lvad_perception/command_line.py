@@ -1,4 +1,4 @@
-"""How both command lines, and the benchmarks', read what was typed, and how they end."""
+"""Argument types, path expansion and exit statuses of all command lines."""
 
 import argparse
 import contextlib
@@ -16,7 +16,7 @@ STATUS_BAD_INPUT: Final = 2
 STATUS_INTERRUPTED: Final = 128 + signal.SIGINT
 STATUS_NO_READER: Final = 128 + signal.SIGPIPE
 STATUS_INCOMPLETE: Final = 3
-"""Exit status of a command that did its work but for what it told of: messages that are lost, images left out."""
+"""Exit status of a command that reported lost messages or images left out, and processed the rest."""
 
 
 def size_wh(text: str) -> tuple[int, int]:
@@ -28,7 +28,7 @@ def size_wh(text: str) -> tuple[int, int]:
 
 
 def expand_paths(options: argparse.Namespace) -> argparse.Namespace:
-    """The options with ``~`` in paths expanded: a shell does so only at the beginning of a word, not in ``--data=~/x``.
+    """Expand ``~`` in paths; a shell does so only at the beginning of a word, not in ``--data=~/x``.
 
     Raises:
         ConfigError: there is no such home folder.
@@ -48,21 +48,21 @@ def _expanded(value: Any) -> Any:
 
 
 def printable(text: str) -> str:
-    """A text for a terminal: what of it would steer the terminal, or is no character, is escaped. Lines stay lines."""
+    """A text for a terminal, with control sequences and invalid characters escaped; line feeds and tabs stay."""
     return escaped(text, keep="\n\t")
 
 
 def run_program(name: str, command: Callable[[], int], *, interrupted: str) -> int:
-    """Run a command of a program; whatever stops it is told on standard error in one sentence.
+    """Run a command of a program, and print what stops it on standard error in one sentence.
 
     Args:
         name: of the program.
-        command: what to do; returns the exit status.
-        interrupted: what becomes of the work after Ctrl-C, or when nobody reads standard output any more.
+        command: does the work and returns the exit status.
+        interrupted: clause on the state of the work after Ctrl-C, or when nobody reads standard output any more.
 
     Returns:
-        The command's status; 2 when something given is wrong or a file or standard output cannot be written; 130 after
-        Ctrl-C; 141, as of programs that SIGPIPE ends, when the reader of standard output has gone, as ``head`` does.
+        The command's status; 2 for bad input, or when a file or standard output cannot be written; 130 after Ctrl-C;
+        141, the status after SIGPIPE, when the reader of standard output has closed it, as ``head`` does.
     """
     try:
         try:
@@ -95,11 +95,11 @@ def _end(sentence: str, status: int) -> int:
         print(printable(sentence), file=sys.stderr, flush=True)
     try:
         _flush()
-    except OSError:  # Python would complain of it at exit
+    except OSError:  # redirect it, or Python would print an error at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return status
 
 
 def _flush() -> None:
-    if sys.stdout is not None:  # it was closed before the start
+    if sys.stdout is not None:  # None when it was closed before the start
         sys.stdout.flush()

@@ -9,21 +9,21 @@ _MOST_CHARACTERS: Final = 60
 
 
 def one_line(text: str) -> str:
-    """Text of a message or file that is not trusted, as it may stand in a sentence or a log.
+    """Make untrusted text from a message or file safe for error messages and logs.
 
-    A line feed could pass for another message, an escape sequence speaks to the terminal, and a megabyte fills the log.
+    Otherwise a line feed could fake another message, an escape sequence control the terminal, a megabyte fill the log.
     """
     kept = text[:_MOST_CHARACTERS]
     return escaped(kept) if kept == text else f"{escaped(kept)}…"
 
 
 def escaped(text: str, *, keep: str = "") -> str:
-    """A text in which control characters, lone surrogates and the like, except those in ``keep``, are escaped."""
+    """Escape control characters, lone surrogates and other unprintable characters, except those in ``keep``."""
     return "".join(each if each.isprintable() or each in keep else ascii(each)[1:-1] for each in text)
 
 
 class LvadError(Exception):
-    """Base of everything that this package raises on bad input."""
+    """Base of all errors that this package raises for bad input."""
 
 
 class ConfigError(LvadError):
@@ -31,11 +31,11 @@ class ConfigError(LvadError):
 
 
 class DatasetError(LvadError):
-    """A data set folder is missing, empty or has no labels for what is asked of it."""
+    """A data set folder is missing or empty, or lacks the requested split or labels."""
 
 
 class LabelError(LvadError):
-    """A label file cannot be read as any known BDD100K format."""
+    """An annotation file or mask cannot be read, is of no known format, or does not fit its image."""
 
 
 class ImageError(LvadError):
@@ -43,11 +43,11 @@ class ImageError(LvadError):
 
 
 class ModelFileError(LvadError):
-    """A model file is missing, truncated, of another kind, or carries no manifest."""
+    """A model file is missing, truncated, of another format, or has no manifest."""
 
 
 class VocabularyMismatchError(LvadError):
-    """A model file, bag or data set lists other classes than this package."""
+    """A model file, bag or data set has other classes than it is used with."""
 
 
 class EngineError(LvadError):
@@ -55,11 +55,11 @@ class EngineError(LvadError):
 
 
 class DeviceError(EngineError):
-    """The CUDA device failed; it does nothing more for this process."""
+    """The CUDA device failed; this process cannot use it any more."""
 
 
 class MissingDependencyError(LvadError):
-    """An optional dependency is needed for what was asked and is not installed."""
+    """An optional dependency that the operation needs is not installed."""
 
 
 class MessageError(LvadError):
@@ -79,11 +79,11 @@ class NonFiniteLossError(LvadError):
 
 
 class EvaluationError(LvadError):
-    """A model was trained and saved, but could not be measured."""
+    """A model was trained and saved, but its evaluation failed."""
 
 
 class LoaderError(LvadError):
-    """A process that loads images died, or ran out of shared memory or open files."""
+    """A data-loading process died, or ran out of shared memory or open files."""
 
 
 class ExportError(LvadError):

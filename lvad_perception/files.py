@@ -1,8 +1,8 @@
-"""The one way to write a file or folder: it is there whole or not at all, whatever ends the process or fills the disk.
+"""Atomic writing: a file or folder appears complete or not at all, even after a crash.
 
-What is written becomes a *draft* beside its place first, a hidden file that is renamed at the end. Symbolic links are
-followed: what they lead to is replaced, and they stay. Devices, pipes and the file that standard output goes to are
-never replaced; a finished draft is written into them.
+Content is first written to a *draft*, a hidden file beside its target, which is renamed at the end; a full disk or a
+killed process leaves the target as it was. Symbolic links are followed, so that their target is replaced. Devices,
+pipes and the file behind standard output are never replaced; the complete draft is copied into them.
 """
 
 import contextlib
@@ -23,68 +23,69 @@ from typing import BinaryIO, Final
 
 from lvad_perception.errors import LvadError
 
-_DRAFT: Final = re.compile(r"\..+\.(?P<place>[0-9a-f]{8})-(?P<process>\d+)-[0-9a-f]{8}\.partial(?:\..*)?")
+_DRAFT: Final = re.compile(r"\..+\.(?P<host>[0-9a-f]{8})-(?P<process>\d+)-[0-9a-f]{8}\.partial(?:\..*)?")
 _LONGEST_STEM: Final = 100
-"""Bytes of a file's own name in that of its draft, so that a long name does not become too long."""
+"""Bytes of the file's stem in the name of its draft, so that a long name does not exceed the system's limit."""
 _STALE_AFTER_S: Final = 24 * 3600
 
 
 @contextlib.contextmanager
 def draft(path: Path, *, scratch: Path | None = None, durable: bool = True) -> Iterator[Path]:
-    """A name to write a file or a folder to, which takes the place of ``path`` when the block ends.
+    """A temporary path to write a file or folder to, which replaces ``path`` when the block ends.
 
-    A kill leaves the old content or the new, and so does a power cut where it is a file. Writers of the same file may
-    meet: each has a draft of its own, and the last one wins, whole. What a killed process left is removed by the next
-    one that writes into the folder.
+    A killed process leaves the old content or the new one, and so does a power cut for a file. Concurrent writers have
+    a draft each, and the last one to finish wins. Drafts of killed processes are removed by the next process that
+    writes into the folder.
 
     Args:
-        path: what is replaced; its folder is made. A folder is replaced only if it is empty. What was there keeps its
-            permissions.
-        scratch: folder for the draft, of the same file system; that of the file itself when None.
-        durable: wait until a file's content is on the disk. Who writes many waits for all of them with ``sync``.
+        path: file or folder to replace; its parent folder is created. A folder is replaced only if it is empty. A
+            replaced file keeps its owner and permissions.
+        scratch: folder for the draft, on the same file system; the parent folder of ``path`` when None.
+        durable: wait until a file's content is on the disk. To write many files, pass False and ``sync`` them together.
 
     Yields:
-        The draft's path; nothing is there yet. A block that leaves it so leaves ``path`` as it was.
+        Path of the draft, which does not exist yet. If the block does not create it, ``path`` stays as it was.
 
     Raises:
-        OSError: it cannot be written; like every exception of the block this leaves ``path`` as it was, and no draft.
+        OSError: ``path`` cannot be written. After this or any exception of the block, ``path`` is as it was and the
+            draft is removed.
     """
-    flows = _takes_what_comes(path)
+    is_stream = _is_stream(path)
     target = Path(os.path.realpath(path))
-    folder = Path(tempfile.gettempdir()) if flows else scratch or target.parent
-    if not flows:
+    folder = Path(tempfile.gettempdir()) if is_stream else scratch or target.parent
+    if not is_stream:
         target.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(folder)
     stem = os.fsdecode(os.fsencode(path.stem)[:_LONGEST_STEM])
-    own = folder / f".{stem}.{_place()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.partial{path.suffix}"
+    temporary = folder / f".{stem}.{_host_id()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.partial{path.suffix}"
     try:
-        yield own
-        if own.is_dir():
-            own.rename(target)
-        elif own.exists():
-            if flows:
-                _pour(own, path)
+        yield temporary
+        if temporary.is_dir():
+            temporary.rename(target)
+        elif temporary.exists():
+            if is_stream:
+                _copy_into_stream(temporary, path)
             else:
-                _replace(target, own, durable=durable)
+                _replace(target, temporary, durable=durable)
     finally:
-        _remove(own)
+        _remove(temporary)
 
 
 @contextlib.contextmanager
 def replacing(path: Path, *, scratch: Path | None = None, durable: bool = True) -> Iterator[BinaryIO]:
-    """A file to write to that becomes ``path`` when the block ends; arguments and errors are those of ``draft``."""
-    with draft(path, scratch=scratch, durable=durable) as own, own.open("wb") as file:
+    """A binary file that replaces ``path`` when the block ends; arguments and errors as in ``draft``."""
+    with draft(path, scratch=scratch, durable=durable) as temporary, temporary.open("wb") as file:
         yield file
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file; text in UTF-8. Arguments and errors are those of ``draft``."""
+    """Write a file atomically, text as UTF-8; errors as in ``draft``."""
     with replacing(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
 def sync(paths: Iterable[Path]) -> None:
-    """Return once the content of files, and the names in folders, would survive a power cut. Raises OSError."""
+    """Flush files, or the names in folders, to the disk, so that they survive a power cut. Raises OSError."""
     for path in paths:
         descriptor = os.open(path, os.O_RDONLY)
         try:
@@ -94,40 +95,40 @@ def sync(paths: Iterable[Path]) -> None:
 
 
 @contextlib.contextmanager
-def withdrawn(path: Path, *, unless: Callable[[], bool]) -> Iterator[None]:
-    """A block that begins by writing ``path``, to say what its folder is for; refused input leaves no trace of it.
+def removed_on_error(path: Path, *, unless: Callable[[], bool]) -> Iterator[None]:
+    """A block that writes ``path`` first, to record the purpose of its folder, and leaves no trace where it fails.
 
-    When the block raises ``LvadError``, the file goes, and with it the folders that were made for it and are empty now.
-    A file that was there before stays.
+    When the block raises ``LvadError``, the file is removed, and so are the folders that were created for it and are
+    empty. A file that existed before stays.
 
     Args:
         path: the file.
-        unless: whether the block made something by then that the file is needed for.
+        unless: called on the error; whether the block has produced results that need the file.
     """
-    was_there = path.exists()
-    made = [folder for folder in path.parents if not folder.exists()]
+    existed = path.exists()
+    created = [folder for folder in path.parents if not folder.exists()]
     try:
         yield
     except LvadError:
-        if not was_there and not unless():
-            with contextlib.suppress(OSError):  # up to the first folder that holds something
+        if not existed and not unless():
+            with contextlib.suppress(OSError):  # up to the first folder that is not empty
                 path.unlink(missing_ok=True)
-                for folder in made:
+                for folder in created:
                     folder.rmdir()
         raise
 
 
-def _takes_what_comes(path: Path) -> bool:
-    """Whether a path leads to a device, a pipe or a socket, or to what this process has as standard output or error."""
+def _is_stream(path: Path) -> bool:
+    """Whether a path is a device, a pipe or a socket, or this process's standard output or error."""
     try:
-        found = path.stat()
+        status = path.stat()
     except (FileNotFoundError, NotADirectoryError):
         return False
-    return not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)) or _standard(path) is not None
+    return not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)) or _standard_stream(path) is not None
 
 
-def _standard(path: Path) -> int | None:
-    """The descriptor of standard output or error that a path leads to, as /dev/stdout does; None of any other."""
+def _standard_stream(path: Path) -> int | None:
+    """The descriptor of standard output or error that a path refers to, as /dev/stdout does; None for other paths."""
     for descriptor in (1, 2):
         with contextlib.suppress(OSError):  # closed
             if os.path.samestat(path.stat(), os.fstat(descriptor)):
@@ -135,55 +136,55 @@ def _standard(path: Path) -> int | None:
     return None
 
 
-def _pour(own: Path, path: Path) -> None:
-    """Write a finished draft into a device or pipe; behind what was printed where that goes to the same."""
+def _copy_into_stream(draft: Path, path: Path) -> None:
+    """Write a complete draft into a device or pipe, after text that was printed to the same stream."""
     for printed in (sys.stdout, sys.stderr):
         if printed is not None:
             printed.flush()
-    standard = _standard(path)
-    with own.open("rb") as source, path.open("wb") if standard is None else os.fdopen(os.dup(standard), "wb") as sink:
+    standard = _standard_stream(path)
+    with draft.open("rb") as source, path.open("wb") if standard is None else os.fdopen(os.dup(standard), "wb") as sink:
         shutil.copyfileobj(source, sink)
 
 
-def _replace(target: Path, own: Path, *, durable: bool) -> None:
-    if durable:  # or a power cut could leave the name without the content
-        sync([own])
+def _replace(target: Path, draft: Path, *, durable: bool) -> None:
+    if durable:  # otherwise a power cut could leave the name without the content
+        sync([draft])
     with contextlib.suppress(FileNotFoundError):
         before = target.stat()
         with contextlib.suppress(PermissionError):
-            os.chown(own, before.st_uid, before.st_gid)
-        own.chmod(stat.S_IMODE(before.st_mode))
-    own.replace(target)
+            os.chown(draft, before.st_uid, before.st_gid)
+        draft.chmod(stat.S_IMODE(before.st_mode))
+    draft.replace(target)
 
 
 def _remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:
-        with contextlib.suppress(OSError):  # the reason why it came to this is told instead
+        with contextlib.suppress(OSError):  # the error that led here is the one to report
             path.unlink()
 
 
-@functools.cache  # once in a process: a folder may have a hundred thousand files
+@functools.cache  # once per process and folder, which may have a hundred thousand files
 def _remove_abandoned(folder: Path) -> None:
-    """Remove drafts of processes that are no more, and those of other machines that nobody has touched for a day."""
+    """Remove drafts of processes that ended, and drafts of other machines that were not modified for a day."""
     with contextlib.suppress(OSError):
         for entry in os.scandir(folder):
             name = _DRAFT.fullmatch(entry.name)
             if name is None:
                 continue
-            here = name["place"] == _place()
+            here = name["host"] == _host_id()
             if (here and not _is_running(int(name["process"]))) or time.time() - entry.stat().st_mtime > _STALE_AFTER_S:
                 _remove(Path(entry.path))
 
 
 @functools.cache
-def _place() -> str:
-    """Of this boot of this machine and of this container: where a number means one process."""
-    facts = [platform.node()]
+def _host_id() -> str:
+    """Identifies the machine, its boot and the container, within which a process id is unique."""
+    parts = [platform.node()]
     with contextlib.suppress(OSError):  # not Linux
-        facts += [Path("/proc/sys/kernel/random/boot_id").read_text(), str(Path("/proc/self/ns/pid").readlink())]
-    return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:8]
+        parts += [Path("/proc/sys/kernel/random/boot_id").read_text(), str(Path("/proc/self/ns/pid").readlink())]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
 
 
 def _is_running(process: int) -> bool:
@@ -191,6 +192,6 @@ def _is_running(process: int) -> bool:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except (PermissionError, OverflowError):  # somebody else's
+    except (PermissionError, OverflowError):  # another user's
         pass
     return True

@@ -1,4 +1,4 @@
-"""What a model file says of itself: the JSON text under ``MANIFEST_KEY`` in the ONNX metadata."""
+"""The manifest of a model file: JSON text under ``MANIFEST_KEY`` in the ONNX metadata."""
 
 import json
 import math
@@ -13,7 +13,7 @@ from lvad_perception.vocabulary import TASKS, UNLABELED, Vocabulary, difference,
 
 MANIFEST_KEY: Final = "lvad_manifest"
 MANIFEST_VERSIONS: Final = (1, 2)
-"""That this package reads. Version 2 has ``camera_hw``; files without it are written as 1, which old packages read."""
+"""Versions that this package reads. 2 adds ``camera_hw``; files without it are written as 1, for old packages."""
 _MOST_TEXT: Final = 1 << 20
 INPUT_NAME: Final = "images"
 OUTPUT_NAMES: Final = {
@@ -25,22 +25,21 @@ OUTPUT_NAMES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """Everything that the vehicle must know of a model beside its graph.
+    """Everything about a model that the vehicle needs, except for its graph.
 
     Attributes:
         network_hw: (height, width) of the network's own input in pixels.
         batch_size: static N of the graph's input ``images`` uint8 [N, H, W, 3].
         max_detections: K, boxes per image.
-        classes: task name ("detection", "semantic", "drivable") -> class names in id order; an absent task is absent.
-            Detection and semantic classes are what the model was trained on; drivable ids have a meaning of their own,
-            so their classes are always BDD100K's.
-        score_threshold: boxes below this confidence are not published unless asked for, in [0, 1].
-        preset: name of the architecture, for people.
-        weights_sha256: hash of the trained weights that were exported.
+        classes: task name ("detection", "semantic", "drivable") -> class names in id order, for the tasks that the
+            model has. Detection and semantic classes are those of its training; drivable classes are always BDD100K's.
+        score_threshold: default threshold of the boxes' confidence, in [0, 1].
+        preset: name of the architecture, for information.
+        weights_sha256: hash of the trained weights.
         created_by: package name and version that wrote the file.
-        training: free-form facts about the training (steps, data, metrics), for people.
-        camera_hw: (height, width) of the only images that the graph takes: it letterboxes them itself and answers in
-            their pixels. None for a graph that takes letterboxed images and answers in network pixels.
+        training: free-form information about the training (steps, data, metrics).
+        camera_hw: (height, width) of the camera's images for a graph that letterboxes them itself and returns outputs
+            in their pixels. None for a graph whose input is letterboxed and whose outputs are in network pixels.
     """
 
     network_hw: Size
@@ -74,42 +73,43 @@ class Manifest:
         """The classes of each task with their colours."""
         return vocabularies_of(self.classes)
 
-    def require(self, wanted: Mapping[str, Vocabulary], *, by: str) -> None:
-        """Make sure that the model has a user's own classes, in their order.
+    def require(self, vocabularies: Mapping[str, Vocabulary], *, by: str) -> None:
+        """Check that the model has the required classes, in their order.
 
         Args:
-            wanted: the user's, by task; tasks that either lacks are passed over.
-            by: who asks, for the message: "an evaluation on …".
+            vocabularies: the required classes by task; tasks that are missing here or in the model are ignored.
+            by: what requires them, for the message, such as "an evaluation on …".
 
         Raises:
-            VocabularyMismatchError: classes differ; the message says which.
+            VocabularyMismatchError: classes differ; the message names them.
         """
         for task, names in self.classes.items():
-            if task in wanted and (differs := difference(names, wanted[task].names)):
+            if task in vocabularies and (differs := difference(names, vocabularies[task].names)):
+                required = ", ".join(vocabularies[task].names)
                 raise VocabularyMismatchError(
-                    f"{by} takes models of the {task} classes {', '.join(wanted[task].names)}, and this one {differs}; "
+                    f"{by} takes models of the {task} classes {required}, and this one {differs}; "
                     "take a model that was trained on them"
                 )
 
     def to_json(self) -> str:
         """The manifest as JSON text; ``from_json`` reads it back."""
-        facts = {"manifest_version": 2, **asdict(self)}
+        values = {"manifest_version": 2, **asdict(self)}
         if self.camera_hw is None:
-            del facts["camera_hw"]
-            facts["manifest_version"] = 1
-        return json.dumps(facts, sort_keys=True)
+            del values["camera_hw"]
+            values["manifest_version"] = 1
+        return json.dumps(values, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str, *, source: str) -> "Manifest":
-        """Read a manifest and check it against what this package knows.
+        """Read and check a manifest.
 
         Args:
             text: JSON as written by ``to_json``.
-            source: where the text came from, for messages.
+            source: the file, for messages.
 
         Raises:
             ModelFileError: not JSON, a key is missing, a value is out of range, or written by a newer package.
-            VocabularyMismatchError: the model has a task that this package does not know, or other drivable classes.
+            VocabularyMismatchError: the model has an unknown task or other drivable classes.
         """
         if len(text) > _MOST_TEXT:
             raise ModelFileError(
@@ -117,15 +117,15 @@ class Manifest:
                 "thousand; export the model again"
             )
         try:
-            facts = json.loads(text)
-            version = facts.pop("manifest_version")
+            values = json.loads(text)
+            version = values.pop("manifest_version")
             known = {item.name for item in fields(cls)}
-            facts = {key: value for key, value in facts.items() if key in known}
-            facts["network_hw"] = _size(facts["network_hw"])
-            if facts.get("camera_hw") is not None:
-                facts["camera_hw"] = _size(facts["camera_hw"])
-            facts["classes"] = {str(task): tuple(names) for task, names in facts["classes"].items()}
-            manifest = cls(**facts)
+            values = {key: value for key, value in values.items() if key in known}
+            values["network_hw"] = _size(values["network_hw"])
+            if values.get("camera_hw") is not None:
+                values["camera_hw"] = _size(values["camera_hw"])
+            values["classes"] = {str(task): tuple(names) for task, names in values["classes"].items()}
+            manifest = cls(**values)
             manifest._check_types()
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as err:
             raise ModelFileError(
@@ -141,12 +141,12 @@ class Manifest:
         return manifest
 
     def _check_types(self) -> None:
-        """Raise TypeError where a value is of another type than it is declared as."""
+        """Raise TypeError if a value does not have its declared type."""
         texts = (
             self.preset,
             self.weights_sha256,
             self.created_by,
-            *(name for of in self.classes.values() for name in of),
+            *(name for names in self.classes.values() for name in names),
         )
         for kind, values in (
             (str, texts),
@@ -160,21 +160,21 @@ class Manifest:
 
     def _check(self, source: str) -> None:
         sizes = (*self.network_hw, *self.input_hw, self.batch_size, self.max_detections)
-        most = self.batch_size * max(math.prod(self.network_hw), math.prod(self.input_hw), self.max_detections)
-        if min(sizes) < 1 or most > MOST_PIXELS or not 0 <= self.score_threshold <= 1:
+        elements = self.batch_size * max(math.prod(self.network_hw), math.prod(self.input_hw), self.max_detections)
+        if min(sizes) < 1 or elements > MOST_PIXELS or not 0 <= self.score_threshold <= 1:
             raise ModelFileError(f"{source}: its manifest has impossible sizes; export the model again")
         if not self.classes:
             raise ModelFileError(f"{source}: its manifest names no task; export the model again")
         for task, names in self.classes.items():
-            found = ", ".join(names)
+            listed = ", ".join(names)
             if task not in TASKS:
                 raise VocabularyMismatchError(
-                    f"{source}: its {task} classes are [{found}] but this package only knows [{', '.join(TASKS)}]; "
+                    f"{source}: its {task} classes are [{listed}] but this package only knows [{', '.join(TASKS)}]; "
                     "export the model with this version of the package"
                 )
             if task == "drivable" and names != TASKS[task].names:
                 raise VocabularyMismatchError(
-                    f"{source}: its drivable classes are [{found}] but this package has "
+                    f"{source}: its drivable classes are [{listed}] but this package has "
                     f"[{', '.join(TASKS[task].names)}]; export the model with this version of the package"
                 )
             if not names or not all(names) or len(set(names)) < len(names) or len(names) > UNLABELED:

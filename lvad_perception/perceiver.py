@@ -1,14 +1,13 @@
-"""Images -> Predictions: letterbox, engine, and the way back to source pixels. Knows no ROS."""
+"""The perceiver: letterbox, engine and inverse letterbox, from images to predictions, without ROS."""
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from types import TracebackType
 
 import numpy as np
 
-from lvad_perception.engines.base import SLOTS, Engine, Pending, SlotRing
+from lvad_perception.engines.base import SLOTS, Engine, Pending
 from lvad_perception.errors import ConfigError, ImageError
 from lvad_perception.manifest import OUTPUT_NAMES, Manifest
 from lvad_perception.postprocess import to_predictions
@@ -18,13 +17,13 @@ from lvad_perception.types import Float32, Letterbox, Predictions, RawOutputs, U
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Where the time of one batch went, in nanoseconds.
+    """Time of each stage of one batch, in nanoseconds.
 
     Attributes:
         preprocess_ns: the letterbox.
-        engine_ns: from ``begin`` until the outputs were seen on the host; where another thread came to fetch them late,
-            with the time until it did, since nobody looked before.
-        postprocess_ns: the way back to source pixels.
+        engine_ns: from the submission until the outputs were seen on the host. Nobody looks before the result is
+            fetched, so that it includes the delay of a thread that fetches late.
+        postprocess_ns: the inverse letterbox.
     """
 
     preprocess_ns: int
@@ -33,56 +32,46 @@ class Timings:
 
 
 class PendingPredictions:
-    """A batch that the engine has begun. Whoever begins it fetches its result, once, in whatever thread."""
+    """The predictions of a submitted batch. Exactly one thread, which may be any, fetches the result."""
 
     def __init__(
         self,
         pending: Pending[RawOutputs],
         *,
         predict: Callable[[RawOutputs], list[Predictions]],
-        release: Callable[[], None],
         clock: Callable[[], int],
         began_ns: int,
         prepared_ns: int,
     ) -> None:
         self._pending = pending
         self._predict = predict
-        self._release = release
         self._clock = clock
         self._began_ns, self._prepared_ns = began_ns, prepared_ns
         self._raw: RawOutputs | None = None
         self._timings: Timings | None = None
-        try:
-            done = pending.done
-        except Exception:  # it has failed: whoever fetches the result is told, and its place is free again
-            done = True
-        self._inferred_ns = clock() if done else None
+        self._inferred_ns = clock() if pending.done else None
 
     @property
     def timings(self) -> Timings:
-        """Where the time went; there from ``result`` on."""
+        """Time of each stage; available after ``result``."""
         assert self._timings is not None
         return self._timings
 
     def wait(self) -> None:
-        """Wait until the engine is through with it; ``result`` does so too.
+        """Wait for the engine only; ``result`` waits too.
 
         Raises:
             EngineError: the runtime failed.
         """
         if self._raw is None:
-            try:
-                self._raw = self._pending.result()
-            except BaseException:
-                self._release()
-                raise
+            self._raw = self._pending.wait()
             self._inferred_ns = self._inferred_ns or self._clock()
 
     def result(self) -> list[Predictions]:
-        """Wait, and bring what the engine says to source pixels.
+        """Wait for the engine and bring its outputs to source pixels; only then are the engine's buffers released.
 
         Returns:
-            One entry an image, in order; the arrays belong to the caller.
+            One entry per image, in order; the arrays belong to the caller.
 
         Raises:
             EngineError: the runtime failed.
@@ -94,7 +83,7 @@ class PendingPredictions:
         try:
             predictions = self._predict(self._raw)
         finally:
-            self._release()
+            self._pending.release()
         self._timings = Timings(
             self._prepared_ns - self._began_ns,
             self._inferred_ns - self._prepared_ns,
@@ -104,10 +93,10 @@ class PendingPredictions:
 
 
 class Perceiver:
-    """Runs an engine on images of any size, or of the one camera size that its model file was made for.
+    """Runs an engine on images of any size, or of the one camera size that its model file was exported for.
 
-    One thread at a time calls it, but for ``set_thresholds`` and ``check_image``; results of what it begins may be
-    fetched in another meanwhile.
+    One thread at a time submits images, and owns the input buffers; results may be fetched in another thread.
+    ``set_thresholds`` and ``check_image`` may be called from any thread.
 
     Attributes:
         score_threshold: boxes with a lower confidence are left out, in [0, 1]; classes may have their own.
@@ -121,11 +110,11 @@ class Perceiver:
         class_thresholds: Mapping[int, float] | None = None,
         clock: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
-        """Take over an engine; ``close`` closes it.
+        """Take ownership of an engine; ``close`` closes it.
 
         Args:
             engine: a loaded model.
-            score_threshold: in [0, 1]; None takes the manifest's. Evaluation wants 0.
+            score_threshold: in [0, 1]; None takes the manifest's. Evaluation needs 0.
             class_thresholds: class id -> threshold in [0, 1] for the classes that have their own.
             clock: nanoseconds, for ``Timings``.
 
@@ -136,14 +125,13 @@ class Perceiver:
         self._clock = clock
         self.set_thresholds(score_threshold, class_thresholds)
         self._batch_size = engine.manifest.batch_size
-        # An engine may read its input until the result is fetched, and SLOTS may be under way.
-        # Places that a short batch leaves over keep an older image; what the model says of it is dropped.
+        # One input per slot of the engine, which may read it until the result is fetched. Images of an earlier batch
+        # that a shorter one leaves in it run again, and their outputs are dropped.
         self._inputs = np.zeros((SLOTS, self._batch_size, *engine.manifest.input_hw, 3), np.uint8)
-        self._slots = SlotRing()
 
     @property
     def manifest(self) -> Manifest:
-        """What the model file says of itself."""
+        """The model file's manifest."""
         return self._engine.manifest
 
     @property
@@ -153,12 +141,12 @@ class Perceiver:
 
     @property
     def precision(self) -> str:
-        """What the engine computes in: "fp32", "fp16", "bf16" or "int8"."""
+        """Precision of the engine: "fp32", "fp16", "bf16" or "int8"."""
         return self._engine.precision
 
     @property
     def device_memory_bytes(self) -> int | None:
-        """Memory that the engine holds on a device of its own; None where it works in the memory of the process."""
+        """Memory that the engine holds on a device; None where it works in the memory of the process."""
         return self._engine.device_memory_bytes
 
     def set_thresholds(
@@ -171,7 +159,7 @@ class Perceiver:
             class_thresholds: class id -> threshold in [0, 1] for the classes that have their own.
 
         Raises:
-            ConfigError: a threshold is outside [0, 1]; the former ones stay.
+            ConfigError: a threshold is outside [0, 1]; the previous thresholds stay.
         """
         if score_threshold is None:
             score_threshold = self.manifest.score_threshold
@@ -185,50 +173,50 @@ class Perceiver:
         self.score_threshold, self._thresholds = score_threshold, thresholds
 
     def check_image(self, image: UInt8) -> None:
-        """Whether the model takes such an image; from any thread.
+        """Check that the model takes images of this size; from any thread.
 
         Raises:
-            ImageError: its model file was made for images of another size.
+            ImageError: the model file was exported for images of another size.
         """
         camera_hw = self.manifest.camera_hw
         if camera_hw is not None and image.shape[:2] != camera_hw:
-            found, wanted = (f"{size[1]}x{size[0]}" for size in (image.shape, camera_hw))
+            given, expected = (f"{size[1]}x{size[0]}" for size in (image.shape, camera_hw))
             raise ImageError(
-                f"an image of {found} does not fit this model file, which was made for cameras of {wanted}; export the "
-                f"model again with --camera-size {found}, or without that option for images of any size"
+                f"an image of {given} does not fit this model file, which was made for cameras of {expected}; export "
+                f"the model again with --camera-size {given}, or without that option for images of any size"
             )
 
     def __call__(self, images: Sequence[UInt8], *, tasks: Sequence[Collection[str]] | None = None) -> list[Predictions]:
-        """Predict for any number of images, as many at a time as the model file's batch size.
+        """Predict for any number of images, in batches of the model file's batch size.
 
         Args:
             images: uint8 [H, W, 3] each, RGB; sizes may differ.
-            tasks: for each image the tasks that are asked for, so that nothing else is brought to its size; None asks
-                for all.
+            tasks: the requested tasks of each image; outputs of others are not brought to source pixels. None requests
+                all tasks of all images.
 
         Returns:
-            One entry an image, in order, in source pixels; the arrays belong to the caller.
+            One entry per image, in order, in source pixels; the arrays belong to the caller.
 
         Raises:
-            ImageError: an image is not uint8 [H, W, 3], or the model file was made for images of another size.
+            ImageError: an image is not uint8 [H, W, 3], or the model file was exported for images of another size.
             EngineError: the runtime failed.
         """
         predictions: list[Predictions] = []
         for start in range(0, len(images), self._batch_size):
             chunk = slice(start, start + self._batch_size)
-            predictions += self.begin(images[chunk], tasks=None if tasks is None else tasks[chunk]).result()
+            predictions += self.submit(images[chunk], tasks=None if tasks is None else tasks[chunk]).result()
         return predictions
 
-    def begin(self, images: Sequence[UInt8], *, tasks: Sequence[Collection[str]] | None = None) -> PendingPredictions:
-        """Have one batch predicted and go on.
+    def submit(self, images: Sequence[UInt8], *, tasks: Sequence[Collection[str]] | None = None) -> PendingPredictions:
+        """Start one batch and return while an asynchronous engine computes it.
 
         Args:
-            images: as in ``__call__``, 1 to as many as the model file's batch size. They stay as they are until the
-                result was fetched.
+            images: as in ``__call__``, from 1 to the model file's batch size. The caller must not change them before
+                the result was fetched.
             tasks: as in ``__call__``.
 
         Returns:
-            What the result is fetched from, in the order in which they began. Two may be under way.
+            The pending predictions, to be fetched in the order of submission. ``SLOTS`` batches may be in flight.
 
         Raises:
             ConfigError: no images, or more than a batch.
@@ -239,40 +227,35 @@ class Perceiver:
             raise ConfigError(
                 f"{len(images)} images do not fit a batch of this model file; give 1 to {self._batch_size} at a time"
             )
-        asked = tasks if tasks is not None else [OUTPUT_NAMES] * len(images)
+        requested = tasks if tasks is not None else [OUTPUT_NAMES] * len(images)
         thresholds = self._thresholds
         began_ns = self._clock()
-        batch, placements = self._place(images, self._inputs[self._slots.free_slot()])
+        batch, placements = self._letterbox(images, self._inputs[self._engine.next_slot()])
         prepared_ns = self._clock()
 
         def predict(raw: RawOutputs) -> list[Predictions]:
             limits = [0.0 if raw.labels is None else thresholds[raw.labels[index]] for index in range(len(images))]
             return [
-                to_predictions(_only(raw, asked[index]), index, placement, score_threshold=limits[index])
+                to_predictions(_select_tasks(raw, requested[index]), index, placement, score_threshold=limits[index])
                 for index, placement in enumerate(placements)
             ]
 
-        pending = self._engine.begin(batch)
+        pending = self._engine.submit(batch)
         return PendingPredictions(
-            pending,
-            predict=predict,
-            release=partial(self._slots.release, self._slots.acquire()),
-            clock=self._clock,
-            began_ns=began_ns,
-            prepared_ns=prepared_ns,
+            pending, predict=predict, clock=self._clock, began_ns=began_ns, prepared_ns=prepared_ns
         )
 
-    def _place(self, images: Sequence[UInt8], inputs: UInt8) -> tuple[UInt8, list[Letterbox]]:
-        """The engine's input for as many images as it takes, or fewer, and where each of them lies in it."""
+    def _letterbox(self, images: Sequence[UInt8], inputs: UInt8) -> tuple[UInt8, list[Letterbox]]:
+        """The engine's input, uint8 [N, H, W, 3], and the placement of each of up to N images in it."""
         input_hw = self.manifest.input_hw
         if len(inputs) == 1 and images[0].shape == (*input_hw, 3):
             (image,) = images
-            if image.dtype == np.uint8 and image.flags.c_contiguous:  # it is the input as it stands: nothing is copied
+            if image.dtype == np.uint8 and image.flags.c_contiguous:  # already the input: no copy
                 return image[None], [fit_letterbox(input_hw, input_hw)]
         for image in images:
             self.check_image(image)
-        slots = zip(images, inputs, strict=False)
-        return inputs, [letterbox_image(image, input_hw, out=slot)[1] for image, slot in slots]
+        pairs = zip(images, inputs, strict=False)
+        return inputs, [letterbox_image(image, input_hw, out=out)[1] for image, out in pairs]
 
     def close(self) -> None:
         """Close the engine; calling it again does nothing."""
@@ -287,7 +270,7 @@ class Perceiver:
         self.close()
 
 
-def _only(raw: RawOutputs, tasks: Collection[str]) -> RawOutputs:
-    """The outputs of these tasks, the others as if the model did not have them."""
+def _select_tasks(raw: RawOutputs, tasks: Collection[str]) -> RawOutputs:
+    """The outputs of these tasks; those of other tasks become None."""
     others = {name: None for task, names in OUTPUT_NAMES.items() if task not in tasks for name in names}
     return replace(raw, **others) if others else raw

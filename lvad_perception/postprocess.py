@@ -1,4 +1,6 @@
-"""Network output -> Predictions in source pixels: the exact inverse of ``preprocess.letterbox_image``; and back."""
+"""Predictions between network and source pixels: the inverse letterbox, exact to the pixel, and the way forward."""
+
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -36,25 +38,25 @@ def mask_to_source(mask: UInt8, box: Letterbox) -> UInt8:
     """A label map from network to source pixels: uint8 [h, w] -> uint8 [H, W], nearest pixel centre."""
     inside = mask[box.top : box.top + box.resized_hw[0], box.left : box.left + box.resized_hw[1]]
     if box.resized_hw == box.source_hw:
-        return np.array(inside)  # a copy: the engine may write over its outputs in the next call
+        return np.array(inside)  # a copy: the engine reuses its outputs
     size_wh = (box.source_hw[1], box.source_hw[0])
     return np.asarray(cv2.resize(inside, size_wh, interpolation=cv2.INTER_NEAREST_EXACT), np.uint8)
 
 
 def network_pixels(box: Letterbox) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """``mask_to_source`` as indices: the network row of each source row, int64 [H], and likewise columns, int64 [W]."""
-    found = []
+    indices = []
     for source, resized, start in zip(box.source_hw, box.resized_hw, (box.top, box.left), strict=True):
         ramp = np.arange(start, start + resized, dtype=np.float32)[None]
-        taken = cv2.resize(ramp, (source, 1), interpolation=cv2.INTER_NEAREST_EXACT)[0]
-        found.append(np.asarray(taken, np.int64))
-    return found[0], found[1]
+        nearest = cv2.resize(ramp, (source, 1), interpolation=cv2.INTER_NEAREST_EXACT)[0]
+        indices.append(np.asarray(nearest, np.int64))
+    return indices[0], indices[1]
 
 
 def mask_to_network(mask: UInt8, box: Letterbox, *, border: int) -> UInt8:
     """A label map from source to network pixels: uint8 [H, W] -> uint8 [h, w], ``border`` around the image.
 
-    Inside the image it restores what ``mask_to_source`` enlarged, pixel by pixel.
+    It is the exact inverse of ``mask_to_source`` where that enlarged the mask.
     """
     out = np.full(box.network_hw, border, np.uint8)
     size_wh = (box.resized_hw[1], box.resized_hw[0])
@@ -65,11 +67,11 @@ def mask_to_network(mask: UInt8, box: Letterbox, *, border: int) -> UInt8:
 
 def predictions_to_network(predictions: Predictions, box: Letterbox) -> Predictions:
     """Predictions from source pixels to network pixels; the letterbox border is unlabelled with confidence 0."""
-    found = predictions.detections
+    detections = predictions.detections
     confidence = predictions.semantic_confidence
     return Predictions(
         box.network_hw,
-        None if found is None else Detections(boxes_to_network(found.boxes_xyxy, box), found.scores, found.labels),
+        None if detections is None else replace(detections, boxes_xyxy=boxes_to_network(detections.boxes_xyxy, box)),
         None if predictions.semantic is None else mask_to_network(predictions.semantic, box, border=UNLABELED),
         None if predictions.drivable is None else mask_to_network(predictions.drivable, box, border=UNLABELED),
         None if confidence is None else mask_to_network(confidence, box, border=0),
@@ -85,10 +87,10 @@ def to_predictions(
         raw: the engine's outputs for a batch.
         index: which image of the batch.
         box: that image's placement in the network input.
-        score_threshold: boxes with a lower confidence are left out; 0 keeps all, as evaluation wants. One for all or
-            one a box, float32 [K].
+        score_threshold: boxes with a lower confidence are dropped; 0 keeps all, as evaluation needs. A single number or
+            one per box, float32 [K].
 
-    Boxes that lie outside the source image after clipping (no area left) are left out.
+    Boxes outside the source image, which have no area after clipping, are dropped.
     """
     detections = None
     if raw.boxes is not None and raw.scores is not None and raw.labels is not None:

@@ -1,4 +1,4 @@
-"""RGB image -> network input and Letterbox. The same code prepares images for training and on the vehicle."""
+"""Letterboxing of images into the network input, for training and on the vehicle."""
 
 from typing import Final
 
@@ -13,7 +13,7 @@ PAD_VALUE: Final = 114
 
 
 def fit_letterbox(source_hw: Size, network_hw: Size) -> Letterbox:
-    """Largest placement of a source image in the network input that keeps its aspect ratio, centred.
+    """The largest centred placement of a source image in the network input that keeps its aspect ratio.
 
     Args:
         source_hw: (height, width) of the source image, each >= 1.
@@ -44,10 +44,10 @@ def letterbox_image(image: UInt8, network_hw: Size, *, out: UInt8 | None = None)
     Args:
         image: uint8 [H, W, 3], RGB.
         network_hw: (height, width) of the network input.
-        out: where to write, uint8 [h, w, 3]; a new array when None.
+        out: array for the result, uint8 [h, w, 3]; a new one when None.
 
     Returns:
-        uint8 [h, w, 3] RGB and the placement that ``postprocess`` inverts.
+        The network input, uint8 [h, w, 3], RGB, and the placement of the image in it.
 
     Raises:
         ImageError: the image is not uint8 [H, W, 3] or is empty.

@@ -1,7 +1,7 @@
-"""What a result depends on, as digests by name; work is skipped, continued or taken from a cache where all are equal.
+"""Digests of the inputs of a result, by which work is skipped, resumed or taken from a cache when none has changed.
 
-``optimize`` keys its cache with them; ``lvad_training.training.provenance`` lists the inputs of trainings,
-stages and tables.
+``optimize`` uses them as keys of its cache; ``lvad_training.training.provenance`` lists the inputs of trainings, stages
+and tables.
 """
 
 import hashlib
@@ -15,48 +15,48 @@ from lvad_perception.datasets.cache import load_arrays, open_cached, stat_files
 from lvad_perception.errors import LabelError
 
 Inputs = dict[str, str]
-"""Name of what a result depends on -> its digest; names are those that a person knows it by, such as recipe keys."""
+"""Name of an input, as users know it, such as a recipe's key -> its digest."""
 
 ABSENT: Final = "absent"
-"""In the place of the digest of a file that is not there."""
+"""Digest of a file that does not exist."""
 _DIGITS: Final = 16
 _FORMAT_VERSION: Final = 1
 
 
 def digest(value: Any) -> str:
-    """Of bytes, text or plain values that JSON has; 16 hexadecimal digits of SHA-256."""
+    """Digest of bytes, text or values that JSON can represent: 16 hexadecimal digits of SHA-256."""
     data = value if isinstance(value, bytes) else json.dumps(value, sort_keys=True).encode("utf-8", "surrogateescape")
     return hashlib.sha256(data).hexdigest()[:_DIGITS]
 
 
 def file_digest(path: Path) -> str:
-    """Of a file's content; ``ABSENT`` where it is not there. Raises LabelError when it cannot be read."""
+    """Digest of a file's content, or ``ABSENT`` if it does not exist. Raises LabelError if it cannot be read."""
     return content_digest([path], root=path) if path.is_file() else ABSENT
 
 
 def content_digest(files: Iterable[Path], *, root: Path, cache_dir: Path | None = None) -> str:
-    """Of the content and names of files, wherever their folder is.
+    """Digest of the names and contents of files, independent of where their folder is.
 
-    The content of files that have the path, size and modification time that they had when it was last read is not read
-    again; what it came to is in the cache, see ``machine.cache_places``.
+    It is cached (see ``machine.cache_folders``), so that files whose path, size and modification time are unchanged are
+    not read again.
 
     Args:
         files: in any order.
-        root: folder that names are relative to; of a file elsewhere the whole path is its name.
-        cache_dir: as for ``cache_places``.
+        root: folder that names are relative to; the name of a file elsewhere is its whole path.
+        cache_dir: as for ``cache_folders``.
 
     Raises:
-        LabelError: a file is not there or cannot be read.
+        LabelError: a file does not exist or cannot be read.
         DatasetError: no cache directory can be written.
     """
-    chosen = sorted(files)
-    stats = stat_files(chosen)
-    whole = hashlib.sha256()
+    paths = sorted(files)
+    stats = stat_files(paths)
 
     def read() -> tuple[dict[str, Any], dict[str, str]]:
-        for path in chosen:
-            whole.update(os.fsencode(f"{_name(path, root)}\0{_sha256(path)}\n"))
-        return {}, {"digest": whole.hexdigest()[:_DIGITS]}
+        total = hashlib.sha256()
+        for path in paths:
+            total.update(os.fsencode(f"{_name(path, root)}\0{_sha256(path)}\n"))
+        return {}, {"digest": total.hexdigest()[:_DIGITS]}
 
     return open_cached(
         "digests",
@@ -70,7 +70,7 @@ def content_digest(files: Iterable[Path], *, root: Path, cache_dir: Path | None 
 
 
 def changed(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
-    """Names, sorted, whose digests differ or that only one of the two has."""
+    """Sorted names whose digests differ or that only one side has."""
     return sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
 
 
@@ -79,11 +79,11 @@ def _name(path: Path, root: Path) -> str:
 
 
 def _sha256(path: Path) -> str:
-    found = hashlib.sha256()
+    content = hashlib.sha256()
     try:
         with path.open("rb") as file:
             while block := file.read(1 << 20):
-                found.update(block)
+                content.update(block)
     except OSError as err:
         raise LabelError(f"{path} cannot be read ({err.strerror}); check the path and its permissions") from err
-    return found.hexdigest()
+    return content.hexdigest()

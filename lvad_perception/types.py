@@ -1,10 +1,11 @@
-"""The values that flow through perception: plain frozen dataclasses over numpy arrays, no behaviour beyond checks.
+"""Data types of perception: frozen dataclasses over numpy arrays, without behaviour.
 
-Conventions, here and everywhere in the project: a *size* is (height, width) in pixels; a box is ``xyxy`` in
-continuous pixel coordinates, where pixel (row r, column c) covers [c, c + 1) x [r, r + 1), so that
-0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height; images are RGB.
+Conventions of the whole project: a *size* is (height, width) in pixels; a box is ``xyxy`` in continuous pixel
+coordinates, where pixel (row r, column c) covers [c, c + 1) x [r, r + 1), so that 0 <= x1 < x2 <= width and
+0 <= y1 < y2 <= height; images are RGB.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,8 @@ Float32 = npt.NDArray[np.float32]
 Int32 = npt.NDArray[np.int32]
 UInt8 = npt.NDArray[np.uint8]
 Bool = npt.NDArray[np.bool_]
+Progress = Callable[[float, str], None]
+"""Receives the share of the work that is done, in [0, 1], and the name of the current phase."""
 Size = tuple[int, int]
 """(height, width) in pixels."""
 
@@ -25,7 +28,7 @@ class Detections:
     Attributes:
         boxes_xyxy: float32 [N, 4], source pixels, 0 <= x1 < x2 <= W and 0 <= y1 < y2 <= H.
         scores: float32 [N], confidence in [0, 1], descending.
-        labels: int32 [N], places in the model's detection classes.
+        labels: int32 [N], indices into the model's detection classes.
     """
 
     boxes_xyxy: Float32
@@ -38,14 +41,14 @@ class Detections:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Predictions:
-    """What the model says about one image, in source pixels. A task that the model does not have is None.
+    """The model's predictions for one image, in source pixels. A task that the model lacks is None.
 
     Attributes:
         size_hw: size of the source image.
         detections: boxes, or None.
-        semantic: uint8 [H, W], places in the model's semantic classes, or None.
+        semantic: uint8 [H, W], indices into the model's semantic classes, or None.
         drivable: uint8 [H, W], indices into ``vocabulary.DRIVABLE.names``, or None.
-        semantic_confidence: uint8 [H, W], probability of the chosen semantic class times 255, or None.
+        semantic_confidence: uint8 [H, W], probability of the predicted semantic class times 255, or None.
     """
 
     size_hw: Size
@@ -61,9 +64,9 @@ class TruthBoxes:
 
     Attributes:
         boxes_xyxy: float32 [N, 4], source pixels, 0 <= x1 < x2 <= W and 0 <= y1 < y2 <= H.
-        labels: int32 [N], places in the detection classes of the data set.
+        labels: int32 [N], indices into the data set's detection classes.
         crowd: bool [N], True for crowds and for BDD100K's ignored categories ("other person", "other vehicle",
-            "trailer"): neither a miss nor a false positive in evaluation, not a target in training.
+            "trailer"): neither a miss nor a false positive in evaluation, and not a target in training.
     """
 
     boxes_xyxy: Float32
@@ -81,8 +84,8 @@ class Truth:
     Attributes:
         size_hw: size of the source image.
         boxes: annotated objects, or None.
-        semantic: uint8 [H, W], train ids, ``UNLABELED`` where unknown, or None.
-        drivable: uint8 [H, W], drivable ids, ``UNLABELED`` where unknown, or None.
+        semantic: uint8 [H, W], indices into the data set's semantic classes, ``UNLABELED`` where unknown, or None.
+        drivable: uint8 [H, W], indices into ``vocabulary.DRIVABLE.names``, ``UNLABELED`` where unknown, or None.
     """
 
     size_hw: Size
@@ -93,12 +96,12 @@ class Truth:
 
 @dataclass(frozen=True, slots=True)
 class Letterbox:
-    """How a source image was placed in the network input: resized to ``resized_hw``, then padded.
+    """Geometry of a letterboxed image: the source was resized to ``resized_hw``, then padded to ``network_hw``.
 
     Attributes:
         source_hw: size of the source image.
         network_hw: size of the network input.
-        resized_hw: size of the resized image inside the network input.
+        resized_hw: size of the resized image within the network input.
         top: rows of padding above the resized image.
         left: columns of padding left of the resized image.
     """
@@ -112,7 +115,7 @@ class Letterbox:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RawOutputs:
-    """The model file's outputs for a batch, named as in the file, in pixels of the manifest's ``output_hw``.
+    """A model file's outputs for a batch, named as in the file, in pixels of the manifest's ``output_hw``.
 
     Attributes:
         boxes: float32 [N, K, 4], xyxy.
@@ -122,7 +125,7 @@ class RawOutputs:
         drivable: uint8 [N, H, W].
         semantic_confidence: uint8 [N, H, W].
 
-    A task that the model does not have is None.
+    A task that the model lacks is None.
     """
 
     boxes: Float32 | None

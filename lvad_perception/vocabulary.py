@@ -1,10 +1,10 @@
-"""The classes and colours of the three tasks: BDD100K's, which the package speaks by itself, and nuImages'.
+"""Vocabularies: the classes and colours of the three tasks, of BDD100K (the default) and nuImages.
 
-Detection uses BDD100K's ten evaluated categories (``bdd100k/configs/det.toml``), semantic segmentation the nineteen
-Cityscapes-compatible train ids (``bdd100k/label/label.py``), drivable area BDD100K's three classes. Mind the trap:
-detection says "pedestrian" where segmentation says "person".
+BDD100K's detection classes are its ten evaluated categories (``bdd100k/configs/det.toml``), its semantic classes the
+nineteen Cityscapes-compatible train ids (``bdd100k/label/label.py``), and drivable area has three classes. Note that
+detection has "pedestrian" where segmentation has "person".
 
-A model file lists its own classes; what shows them gets their colours from ``vocabulary_of``.
+A model file lists its own classes; ``vocabulary_of`` gives them colours.
 """
 
 import colorsys
@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 Rgb = tuple[int, int, int]
 
 UNLABELED: Final = 255
-"""Pixel value of both masks where there is no annotation; ``vision_msgs`` uses the same value for uint8 masks."""
+"""Pixel value of both masks where annotation is missing; ``vision_msgs`` has the same convention for uint8 masks."""
 
 
 class Vocabulary(NamedTuple):
@@ -25,7 +25,7 @@ class Vocabulary(NamedTuple):
     colors: tuple[Rgb, ...]
 
     def index(self, name: str) -> int:  # type: ignore[override]
-        """Class id of ``name``. Raises ValueError when the task has no such class."""
+        """Class id of ``name``. Raises ValueError when the task lacks the class."""
         return self.names.index(name)
 
 
@@ -43,7 +43,7 @@ DETECTION: Final = Vocabulary(
         "traffic light",
         "traffic sign",
     ),
-    # Bright, mutually distinct colours: the segmentation palette is too dark for thin box outlines.
+    # Bright and distinct colours, since the segmentation palette is too dark for thin box outlines.
     (
         (255, 64, 96),
         (255, 128, 0),
@@ -148,27 +148,27 @@ NUIMAGES_SEMANTIC: Final = Vocabulary(
     (*_NUIMAGES_OBJECTS, "driveable_surface", "background"),
     (*_NUIMAGES_COLORS, (0, 160, 148), (0, 0, 0)),
 )
-"""The ten object classes with their ids, then the one surface, then what nobody annotated: neither of them."""
+"""The ten object classes with their detection ids, then the driveable surface, then background: all other pixels."""
 
 VOCABULARIES: Final[Mapping[str, Mapping[str, Vocabulary]]] = {
     "bdd100k": TASKS,
     "nuimages": {"detection": NUIMAGES_DETECTION, "semantic": NUIMAGES_SEMANTIC},
 }
-"""Name -> the vocabularies of its tasks; a task that it does not annotate is absent."""
+"""Data set -> vocabulary of each task; tasks that it does not annotate are absent."""
 
 BACKGROUND: Final = "background"
-"""The class of pixels that show nothing that a vocabulary names: drawn without a colour."""
+"""Name of the semantic class of all remaining pixels; overlays leave it uncoloured."""
 
 _GOLDEN_SHARE: Final = 0.618034
 
 
 def vocabulary_of(task: str, names: Sequence[str]) -> Vocabulary:
-    """The vocabulary with these class names: a known one, else one whose colours follow from the classes' places."""
-    wanted = tuple(names)
+    """The vocabulary with these class names: a known one, else one with generated colours."""
+    classes = tuple(names)
     for known in VOCABULARIES.values():
-        if task in known and known[task].names == wanted:
+        if task in known and known[task].names == classes:
             return known[task]
-    return Vocabulary(task, wanted, tuple(_color(place) for place in range(len(wanted))))
+    return Vocabulary(task, classes, tuple(_color(index) for index in range(len(classes))))
 
 
 def vocabularies_of(classes: Mapping[str, Sequence[str]]) -> dict[str, Vocabulary]:
@@ -176,20 +176,20 @@ def vocabularies_of(classes: Mapping[str, Sequence[str]]) -> dict[str, Vocabular
     return {task: vocabulary_of(task, names) for task, names in classes.items()}
 
 
-def difference(found: Sequence[str], wanted: Sequence[str]) -> str:
-    """How a list of classes differs from another, as words behind "it": "lacks rider and has barrier"; empty if equal.
+def difference(found: Sequence[str], expected: Sequence[str]) -> str:
+    """Difference of two class lists as a predicate: "lacks rider and has barrier"; empty if they are equal.
 
-    Lists of the same classes in another order are "has them in another order": ids would be mistaken.
+    The same classes in another order differ too, because their ids do: "has them in another order".
     """
-    if tuple(found) == tuple(wanted):
+    if tuple(found) == tuple(expected):
         return ""
-    lacking = [name for name in wanted if name not in found]
-    extra = [name for name in found if name not in wanted]
+    lacking = [name for name in expected if name not in found]
+    extra = [name for name in found if name not in expected]
     parts = [f"{verb} {', '.join(names)}" for verb, names in (("lacks", lacking), ("has", extra)) if names]
     return " and ".join(parts) or "has them in another order"
 
 
-def _color(place: int) -> Rgb:
-    """Hues a golden section apart, so that neighbours differ however many there are."""
-    red, green, blue = colorsys.hsv_to_rgb(place * _GOLDEN_SHARE % 1.0, 0.75, 0.95)
+def _color(index: int) -> Rgb:
+    """Hues a golden section apart, so that neighbours differ for any number of classes."""
+    red, green, blue = colorsys.hsv_to_rgb(index * _GOLDEN_SHARE % 1.0, 0.75, 0.95)
     return round(red * 255), round(green * 255), round(blue * 255)

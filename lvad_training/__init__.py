@@ -1,1 +1,1 @@
-"""LV-Adapter training: images and labels -> model file."""
+"""Offline training of LV-Adapter models: from images and labels to a model file."""

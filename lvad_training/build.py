@@ -1,4 +1,4 @@
-"""The only place where a recipe becomes objects."""
+"""Builds the network, the text encoder and the losses from a recipe; the only place that does."""
 
 import torch
 
@@ -30,27 +30,29 @@ from lvad_training.recipe.schema import FcosConfig, LossConfig, MaskConfig, Mode
 
 
 def build_text_encoder(config: ModelConfig) -> TextEncoder | None:
-    """The frozen text tower that training needs, or None for a model without language."""
+    """The frozen text encoder for training; None for a model without language."""
     if config.language is None:
         return None
-    wanted = config.language.text_encoder
-    if wanted.kind == "huggingface":
-        return huggingface_encoder(wanted.name)
-    return open_clip_encoder(wanted.name, wanted.weights)
+    tower = config.language.text_encoder
+    if tower.kind == "huggingface":
+        return huggingface_encoder(tower.name)
+    return open_clip_encoder(tower.name, tower.weights)
 
 
 def build_model(
     config: ModelConfig, *, encoder: TextEncoder | None = None, metadata: TextEncoderMetadata | None = None
 ) -> MultiTaskNet:
-    """The network with random weights, drawn from torch's global generator; language last, so that the rest is equal.
+    """The network with random weights, drawn from torch's global generator.
+
+    Weights of the language parts are drawn last, so that the others are the same with and without language.
 
     Args:
         config: the recipe's section.
-        encoder: for training a model with language.
-        metadata: of the encoder, from a checkpoint, for everything else.
+        encoder: text encoder, to train a model with language.
+        metadata: of the text encoder, from a checkpoint, to use such a model without its encoder.
 
     Raises:
-        ConfigError: the model has language, and neither encoder nor facts are given.
+        ConfigError: the model has language, and neither encoder nor metadata is given.
     """
     backbone = timm_backbone(config.backbone.name, config.backbone.options, stride_in=config.backbone.stride_in)
     first = backbone.strides.index(config.neck_from)
@@ -76,12 +78,16 @@ def build_model(
 
 
 def network_of(checkpoint: Checkpoint, *, source: str) -> MultiTaskNet:
-    """The network of a checkpoint, without text encoder; errors name ``source``. Draws nothing from torch's generator.
+    """The network of a checkpoint, without text encoder. Leaves torch's random generator unchanged.
+
+    Args:
+        checkpoint: weights and recipe.
+        source: name of the checkpoint, for errors.
 
     Raises:
         CheckpointError: the weights do not fit the recipe's model.
     """
-    with torch.random.fork_rng():  # the weights that are drawn here are replaced; training's chance is not to notice
+    with torch.random.fork_rng():  # random weights are drawn and replaced; a running training must not notice
         net = build_model(checkpoint.recipe.model, metadata=TextEncoderMetadata.from_dict(checkpoint.text_encoder))
     load_weights(net, checkpoint.weights, source=source)
     return net
@@ -108,7 +114,7 @@ def task_vocabularies(model: ModelConfig) -> dict[str, Vocabulary]:
 
 
 def boxes_per_image(model: ModelConfig) -> int:
-    """K of the model file: a head of proposals may have fewer to give than are wanted."""
+    """K of the model file: ``max_detections``, or fewer if a proposal head has fewer candidates."""
     head = model.detection
     if head is None or isinstance(head, FcosConfig):
         return model.max_detections
@@ -123,7 +129,7 @@ def _prompts(config: ModelConfig, encoder: TextEncoder | None, metadata: TextEnc
         metadata = encoder.metadata
     if metadata is None:
         raise ConfigError(
-            "model.language: neither text encoder nor a checkpoint that names one is at hand; "
+            "model.language: neither a text encoder nor a checkpoint with its metadata is given; "
             "train the model first, or set model.language to null"
         )
     return Prompts(
@@ -197,7 +203,7 @@ def _detection_head(config: ModelConfig, neck: FeaturePyramid) -> SparseRcnnHead
         dynamic_width=head.dynamic_width,
         pool_size=head.pool_size,
         pool_samples=head.pool_samples,
-        # FPN's 224 belongs to images with a short side of 800.
+        # FPN's 224 px are for images with a short side of 800 px.
         canonical_px=head.canonical_px or 224 * min(config.network_hw) / 800,
     )
 

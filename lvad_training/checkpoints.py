@@ -1,4 +1,4 @@
-"""Weights and recipe on disk, and everything that is needed to resume. Files are written whole or not at all."""
+"""Checkpoint files: weights, recipe and resume state, written atomically."""
 
 import hashlib
 from dataclasses import dataclass, replace
@@ -24,15 +24,15 @@ class Checkpoint:
     """A trained or half-trained model.
 
     Attributes:
-        recipe: that made it.
+        recipe: of its training.
         step: optimiser steps done.
         weights: the network's state dict, float32 unless saved slim.
         metrics: last measured metrics as plain values, or None.
-        resume: optimiser, scheduler and random states by process, or None in a final file.
+        resume: state of optimiser, scheduler and each process's random generators; None in a final file.
         version: of the package that wrote it.
-        text_encoder: what is known of the text encoder of the prompts (``TextEncoderMetadata`` as plain values;
-            the encoder itself is not in the file), or None for a model without language.
-        inputs: of one to resume, digests of what its training depends on (``provenance``); None otherwise.
+        text_encoder: metadata of the prompts' text encoder, which is not in the file (``TextEncoderMetadata`` as plain
+            values); None for a model without language.
+        inputs: digests of the inputs of the training to resume (``provenance``); None in a final file.
     """
 
     recipe: Recipe
@@ -46,7 +46,7 @@ class Checkpoint:
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint, whole or not at all.
+    """Write a checkpoint atomically.
 
     Raises:
         CheckpointError: it cannot be written.
@@ -79,53 +79,53 @@ def load_checkpoint(path: Path) -> Checkpoint:
         metrics=content["metrics"],
         resume=content["resume"],
         version=content["version"],
-        text_encoder=content.get("text_encoder"),  # not in files of older versions, like what follows
+        text_encoder=content.get("text_encoder"),  # absent from files of older versions, as are inputs
         inputs=content.get("inputs"),
     )
 
 
 def write_content(path: Path, content: dict[str, Any]) -> None:
-    """Write tensors and plain values, whole or not at all. Raises CheckpointError when they cannot be written."""
+    """Write tensors and plain values atomically. Raises CheckpointError when that fails."""
     try:
         with replacing(path) as file:
-            own: Any = _Patient(file)
-            torch.save(content, own)
-            if own.failed is not None:
-                raise own.failed
+            deferring: Any = _DeferringFile(file)
+            torch.save(content, deferring)
+            if deferring.error is not None:
+                raise deferring.error
     except OSError as err:
         raise CheckpointError(f"{path}: cannot be written ({err.strerror}); free disk space or change output") from err
 
 
-class _Patient:
-    """The file that torch writes to: it keeps what goes wrong, a full disk or Ctrl-C, until torch is done.
+class _DeferringFile:
+    """A file for torch to write to that stores an error, such as a full disk or Ctrl-C, until torch has finished.
 
-    An exception that reaches torch's writer from here ends the process at once (``std::terminate`` in its destructor).
+    An exception that reaches torch's writer terminates the process at once (``std::terminate`` in its destructor).
     """
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
-        self.failed: BaseException | None = None
+        self.error: BaseException | None = None
 
     def write(self, data: Any) -> int:
-        """Write unless something went wrong before; torch is told that it is written in any case."""
-        if self.failed is None:
+        """Write, unless an earlier write failed; reports success in any case."""
+        if self.error is None:
             try:
                 self._file.write(data)
             except BaseException as err:
-                self.failed = err
+                self.error = err
         return len(data)
 
     def flush(self) -> None:
-        """Nothing: who opened the file flushes it."""
+        """Do nothing: the file is flushed when it is closed."""
 
 
 def read_content(path: Path, *, file_format: str, written_by: str) -> dict[str, Any]:
-    """Read what ``write_content`` wrote onto the CPU.
+    """Read a file of ``write_content`` onto the CPU.
 
     Args:
         path: the file.
-        file_format: what the content has to say under "format".
-        written_by: the command that writes such files, for messages.
+        file_format: required value of "format" in the content.
+        written_by: command that writes such files, for messages.
 
     Raises:
         CheckpointError: missing, truncated, or of another format.
@@ -145,7 +145,7 @@ def read_content(path: Path, *, file_format: str, written_by: str) -> dict[str, 
 
 
 def load_weights(model: nn.Module, weights: dict[str, Tensor], *, source: str) -> None:
-    """Copy weights into a network that must have exactly these; half-precision weights are widened.
+    """Copy weights into a network with exactly these tensors; half precision is converted.
 
     Raises:
         CheckpointError: a tensor is missing, left over or of another shape.
@@ -162,7 +162,7 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], *, source: str) -
 
 
 def slim(checkpoint: Checkpoint) -> Checkpoint:
-    """For shipping: no resume state, weights in half precision, no folders of the machine that made it."""
+    """Reduce a checkpoint for shipping: weights in half precision, no resume state, no paths of this machine."""
     recipe = checkpoint.recipe
     recipe = msgspec.structs.replace(
         recipe,
@@ -181,7 +181,7 @@ def slim(checkpoint: Checkpoint) -> Checkpoint:
 
 
 def resolve_start(name: str) -> Path:
-    """The file behind ``train.start_from``: a path, or "shipped/<name>" for one that comes with the package."""
+    """The file of ``train.start_from``: a path, or "shipped/<name>" for a checkpoint that comes with the package."""
     if name.startswith("shipped/"):
         path = SHIPPED / f"{name.removeprefix('shipped/')}.pt"
         if not path.is_file():
@@ -192,7 +192,7 @@ def resolve_start(name: str) -> Path:
 
 
 def weights_sha256(weights: dict[str, Tensor]) -> str:
-    """Hash of names, types, shapes and values, independent of device and file layout."""
+    """SHA-256 of names, types, shapes and values, independent of device and file layout."""
     digest = hashlib.sha256()
     for name in sorted(weights):
         tensor = weights[name].detach().cpu().contiguous()

@@ -1,4 +1,4 @@
-"""``lvad-train``: the command line of training. Bad input ends with one sentence and exit status 2."""
+"""``lvad-train``, the command line of training; bad input gives one sentence and exit status 2."""
 
 import argparse
 import sys
@@ -15,7 +15,7 @@ from lvad_training.commands.train import add_train_commands
 from lvad_training.pretrain.command import add_pretrain
 from lvad_training.reproduce.command import add_reproduce
 
-_GOES_ON: Final = "what is finished stays; run and pretrain go on with --resume, reproduce with the same command"
+_INTERRUPTED: Final = "finished work is kept; continue run and pretrain with --resume, reproduce with the same command"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -26,11 +26,11 @@ def main(arguments: list[str] | None = None) -> int:
         import_opencv()
         return _run(options)
 
-    return run_program("lvad-train", command, interrupted=_GOES_ON)
+    return run_program("lvad-train", command, interrupted=_INTERRUPTED)
 
 
 def _run(options: argparse.Namespace) -> int:
-    """Run the command. Raises MissingDependencyError where only the vehicle's installation is there."""
+    """Run the command. Raises MissingDependencyError when a library for training is not installed."""
     try:
         status: int = options.run(options)
     except ModuleNotFoundError as err:

@@ -1,4 +1,4 @@
-"""The whole system end to end: a runner of the commands that a person would type, which it prints."""
+"""``lvad-train demo``: runs the whole system end to end as commands, which it prints."""
 
 import math
 import shlex
@@ -13,44 +13,45 @@ from typing import Any
 import yaml
 
 from lvad_perception.command_line import STATUS_INCOMPLETE
-from lvad_perception.datasets.bdd100k import Split, find_splits, open_split, read_image
+from lvad_perception.datasets.bdd100k import Bdd100kSplit, find_splits, open_split
 from lvad_perception.errors import ConfigError, DatasetError, LvadError
 from lvad_perception.files import write_whole
+from lvad_perception.media.images import read_image
 from lvad_perception.types import Size
 from lvad_training.training.environment import read_environments
 from lvad_training.training.runs import CURVE, read_curve
 
 NETWORK_PIXELS = 384 * 640
-"""Area of the network input: that of the preset."""
+"""Area of the network input, as in the preset."""
 BATCH = 8
 
 START = "shipped/edge"
 RATE_FROM_SCRATCH, RATE_ON_OWN_DATA, RATE_ON_RENDERED = 1e-3, 6e-4, 1e-4
-"""Learning rates: the shipped checkpoint knows the rendered set already and need not move far."""
+"""Learning rates: the shipped checkpoint was trained on the rendered set already, so its rate is small."""
 VAL_FRAMES = 200
-"""So many frames of the validation split are measured, in torch and as a bag."""
+"""Frames of the validation split that are evaluated, in torch and as a bag."""
 
 TIMED_STEPS, UNTIMED_STEPS = 10, 3
-"""Steps that are timed on their own, and those at their beginning that only warm up."""
+"""Steps of the timing run, and how many of them at its beginning only warm up."""
 MOST_STEPS, FEWEST_STEPS = 1000, 20
 BUDGET_S = 330.0
-"""Seconds that the demo plans to take in all."""
+"""Planned duration of the demo in seconds."""
 REST_S = 45.0
-"""Seconds that what follows the training takes beside the frames: starts of programs, export, report."""
+"""Seconds after the training that do not depend on the number of frames: starts of programs, export, report."""
 
 
 class DemoError(LvadError):
-    """A command of the demo failed; it has said why."""
+    """A command of the demo failed; its own message gives the cause."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How long the demo trains.
+    """Length of the demo's training.
 
     Attributes:
         steps: optimiser steps.
-        training_s: seconds that they take.
-        rest_s: seconds of what follows: evaluation, export, replay, report.
+        training_s: seconds for these steps.
+        rest_s: seconds for evaluation, export, replay and report.
     """
 
     steps: int
@@ -62,12 +63,12 @@ def demo(out: Path, *, data: Path | None, images: int, steps: int | None, seed: 
     """Render or take a data set, train, export, replay a bag of the validation split, and report.
 
     Args:
-        out: folder for everything that is written.
+        out: folder for all output.
         data: a data set in BDD100K's layout, or None to render one of ``images`` images.
         images: size of the rendered set.
-        steps: optimiser steps; None for as many as keep the demo within ``BUDGET_S``, by the time of the first ones.
+        steps: optimiser steps; None for as many as fit into ``BUDGET_S``, by the measured time of the first ones.
         seed: of rendering and training.
-        from_scratch: start from random weights rather than the shipped checkpoint.
+        from_scratch: start from random weights instead of the shipped checkpoint.
 
     Raises:
         DemoError: a command failed.
@@ -87,7 +88,7 @@ def demo(out: Path, *, data: Path | None, images: int, steps: int | None, seed: 
     if steps is None:
         _write(recipe, content, TIMED_STEPS, out)
         timing = out / "timing"
-        print(f"\n{TIMED_STEPS} steps on their own tell how long one takes here:")
+        print(f"\nTiming: {TIMED_STEPS} steps, to plan the training")
         unmeasured = ("--set", "data.val_split=none", "--set", f"output={timing}")
         _run("lvad-train", "run", recipe, "--overwrite", "--quiet", *unmeasured)
         plan = plan_training(
@@ -102,7 +103,7 @@ def demo(out: Path, *, data: Path | None, images: int, steps: int | None, seed: 
         _run("lvad-train", "run", recipe, "--overwrite"),
         _run("lvad-train", "export", out / "run" / "model.pt", model),
         _run(
-            *("lvad-perception", "bag", "from-bdd100k", data, "--split", val_split),
+            *("lvad-perception", "bag", "from-dataset", data, "--split", val_split),
             *("--limit", VAL_FRAMES, "--output", bag, "--overwrite"),
         ),
         _run(
@@ -126,21 +127,22 @@ def demo(out: Path, *, data: Path | None, images: int, steps: int | None, seed: 
 
 
 def plan_training(step_s: float, *, elapsed_s: float, frames: int) -> Plan:
-    """As many steps as the budget has room for.
+    """Plan as many steps as fit into the budget.
 
     Args:
         step_s: seconds of one step of ``BATCH`` images.
         elapsed_s: seconds since the demo began.
-        frames: of the validation split, which are evaluated in torch and replayed.
+        frames: frames of the validation split, which are evaluated in torch and replayed.
     """
-    rest_s = REST_S + frames * step_s / BATCH  # to evaluate, replay and draw a frame takes about as long as to learn it
+    # Evaluating, replaying and drawing a frame takes about as long as training on it.
+    rest_s = REST_S + frames * step_s / BATCH
     steps = int((BUDGET_S - elapsed_s - rest_s) / step_s)
     steps = max(FEWEST_STEPS, min(MOST_STEPS, steps))
     return Plan(steps, steps * step_s, rest_s)
 
 
 def _step_s(folder: Path) -> float:
-    """Seconds of a step, waiting for data included, by the run in a folder."""
+    """Median seconds per step of the run in a folder, waiting for data included."""
     return statistics.median(float(step["step_s"]) for step in read_curve(folder / CURVE)[UNTIMED_STEPS:])
 
 
@@ -164,19 +166,19 @@ def fit_network_size(source_hw: Size, pixels: int) -> Size:
 
 
 def _splits(data: Path) -> tuple[str, str]:
-    """Names of the training and validation split: train and val, or what comes nearest."""
-    found = find_splits(data)
-    train = "train" if "train" in found else found[0] if found else None
+    """Names of the training and validation split: train and val, or the closest substitutes."""
+    splits = find_splits(data)
+    train = "train" if "train" in splits else splits[0] if splits else None
     if train is None:
         raise DatasetError(f"{data}: no images found; give a folder in BDD100K's layout (images/…, labels/…)")
-    others = [name for name in ("val", "test", *found) if name in found and name != train]
+    others = [name for name in ("val", "test", *splits) if name in splits and name != train]
     return train, others[0] if others else train
 
 
 def _recipe(
-    data: Path, train_split: str, measured: Split, out: Path, seed: int, rate: float, from_scratch: bool
+    data: Path, train_split: str, measured: Bdd100kSplit, out: Path, seed: int, rate: float, from_scratch: bool
 ) -> dict[str, Any]:
-    """The recipe but for its number of steps."""
+    """The recipe without its number of steps."""
     first = read_image(open_split(data, train_split).image_path(0))
     network_hw = fit_network_size((first.shape[0], first.shape[1]), NETWORK_PIXELS)
     return {
@@ -194,15 +196,15 @@ def _recipe(
     }
 
 
-def _val_only(split: Split) -> dict[str, Any]:
-    """The first frames of a validation split that is too large to be measured whole in a demo, by name."""
+def _val_only(split: Bdd100kSplit) -> dict[str, Any]:
+    """``data.val_only`` with the first ``VAL_FRAMES`` frames of a larger validation split; empty for a smaller one."""
     if len(split) <= VAL_FRAMES:
         return {}
     return {"val_only": [split.name_of(index) for index in range(VAL_FRAMES)]}
 
 
 def _write(path: Path, content: dict[str, Any], steps: int, out: Path) -> None:
-    """Write the recipe for so many steps."""
+    """Write the recipe with a number of steps."""
     train = {"steps": steps, "warmup_steps": min(50, steps // 5), **content["train"]}
     try:
         write_whole(path, yaml.safe_dump({**content, "train": train}, sort_keys=False))
@@ -211,12 +213,12 @@ def _write(path: Path, content: dict[str, Any], steps: int, out: Path) -> None:
 
 
 def _run(program: str, *arguments: object, quiet: bool = False) -> str:
-    """Run a command of this package in a process of its own, as a person would; returns its command line."""
+    """Run a command of this package in a process of its own and return its command line."""
     words = [str(argument) for argument in arguments]
     line = shlex.join([program, *words])
     print(f"\n$ {shlex.join([program, *words[:6]]) + ' …' if quiet else line}", flush=True)
     module = {"lvad-train": "lvad_training.cli", "lvad-perception": "lvad_perception.cli"}[program]
     status = subprocess.run([sys.executable, "-m", module, *words], check=False).returncode
-    if status not in (0, STATUS_INCOMPLETE):  # a picture that is left out is told, and no reason to stop
+    if status not in (0, STATUS_INCOMPLETE):  # the command reported what is left out; the demo goes on
         raise DemoError(f"{program} {words[0]} ended with status {status}; its message above says why")
     return line

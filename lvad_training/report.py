@@ -1,4 +1,4 @@
-"""Several runs side by side on one page: from what they left in their folders, without running a model."""
+"""HTML page that compares runs, made from the files in their folders without running a model."""
 
 import platform
 from collections.abc import Sequence
@@ -14,9 +14,9 @@ from lvad_perception.report import Run, write_report
 from lvad_perception.report.charts import Point
 from lvad_perception.report.folder import read_run
 from lvad_training.training.environment import distinct, read_environments
-from lvad_training.training.runs import EVENTS
+from lvad_training.training.runs import EVENTS, RECIPE, leaves
 
-RECIPE, LAST_STAGE = "recipe.yaml", "finetune"
+LAST_STAGE = "finetune"
 VALIDATION: Final = {
     "val/detection/scores/ap50": "Boxes AP50",
     "val/detection/scores/ap": "Boxes AP",
@@ -24,7 +24,7 @@ VALIDATION: Final = {
     "val/drivable/three_class/mean_iou": "Drivable mIoU, 3 classes",
     "val/drivable/official/mean_iou": "Drivable mIoU, official",
 }
-"""Tag of TensorBoard -> title, of the metrics that are shown over the steps."""
+"""TensorBoard tag -> title of the metrics that are plotted over the steps."""
 
 
 def report_runs(
@@ -33,17 +33,17 @@ def report_runs(
     """Write a page about one run, or about several side by side.
 
     Args:
-        folders: of runs; of one in several stages, its last stage is shown.
+        folders: of runs; of a run in several stages, the last stage is shown.
         output: HTML file to write.
         title: heading of the page; empty for the names of the runs.
-        frames: so many of the worst frames are shown.
+        frames: number of worst frames to show.
         score_threshold: least score of the boxes drawn.
 
     Returns:
         The runs as shown, with a note where something is missing.
 
     Raises:
-        DatasetError: a folder is not that of a run, or a file in it is damaged.
+        DatasetError: a folder holds no run, or a damaged file.
         ConfigError: a run is named twice.
         ImageError: the page cannot be written.
     """
@@ -71,23 +71,23 @@ def report_runs(
 
 
 def read_folder(folder: Path, name: str) -> Run:
-    """A run with its recipe and the metrics measured on the way. Raises DatasetError."""
+    """A run with its recipe and the metrics measured during training. Raises DatasetError."""
     if not folder.is_dir():
         raise DatasetError(f"{folder} does not exist; give the output folder of lvad-train run")
-    place = folder / LAST_STAGE if (folder / LAST_STAGE).is_dir() else folder
-    run = read_run(place, name)
-    settings = _settings(place / RECIPE)
+    stage = folder / LAST_STAGE if (folder / LAST_STAGE).is_dir() else folder
+    run = read_run(stage, name)
+    settings = _settings(stage / RECIPE)
     known = {} if run.evaluation is None else run.evaluation.metadata
     metadata = {"folder": folder, **({"recipe": settings["preset"]} if "preset" in settings else {})}
     metadata |= {title: known[key] for key, title in (("data", "measured on"), ("split", "split")) if key in known}
-    if starts := read_environments(place):
-        metadata |= {"trained on": distinct((each.hardware for each in starts), between=", then ")}
-        metadata |= {"precision": distinct((each.precision_text for each in starts), between=", then ")}
-    return replace(run, validation=_validation(place / EVENTS), metadata=metadata, settings=settings)
+    if starts := read_environments(stage):
+        metadata |= {"trained on": distinct((start.hardware for start in starts), between=", then ")}
+        metadata |= {"precision": distinct((start.precision_text for start in starts), between=", then ")}
+    return replace(run, validation=_validation(stage / EVENTS), metadata=metadata, settings=settings)
 
 
 def short_names(folders: Sequence[Path]) -> list[str]:
-    """What tells the folders apart: the last parts of their paths, as few as do."""
+    """The shortest distinct names of folders: as few last parts of their paths as tell them apart."""
     parts = [folder.resolve().parts for folder in folders]
     longest = max(len(path) for path in parts)
     for count in range(1, longest):
@@ -98,28 +98,19 @@ def short_names(folders: Sequence[Path]) -> list[str]:
 
 
 def _settings(path: Path) -> dict[str, object]:
-    """Dotted name -> value of a run's recipe, without where it is written to; empty when there is none."""
+    """Dotted key -> value of a run's recipe, without ``output``; empty when there is none."""
     try:
         content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, yaml.YAMLError) as err:
         raise DatasetError(f"{path} cannot be read as a recipe ({type(err).__name__}); restore or remove it") from err
-    found: dict[str, object] = {}
-
-    def walk(value: object, name: str) -> None:
-        if isinstance(value, dict):
-            for key, inner in value.items():
-                walk(inner, f"{name}.{key}" if name else str(key))
-        elif name != "output":
-            found[name] = value
-
-    walk(content, "")
-    return found
+    settings = leaves(content, ".") if isinstance(content, dict) else ()
+    return {name: value for name, value in settings if name != "output"}
 
 
 def _validation(folder: Path) -> dict[str, list[Point]]:
-    """Title -> (step, value) of the metrics that TensorBoard's log holds; empty without a log."""
+    """Title -> (step, value) of the metrics in the TensorBoard log; empty without a log."""
     if not folder.is_dir():
         return {}
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

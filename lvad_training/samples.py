@@ -1,4 +1,4 @@
-"""The values that flow through training: plain dataclasses over tensors."""
+"""Data types of training: samples, batches, targets and the outputs of the heads."""
 
 from dataclasses import dataclass
 
@@ -18,8 +18,8 @@ class Targets:
         labels: int64 [N], indices into ``vocabulary.DETECTION.names``; None exactly when ``boxes_xyxy`` is.
         semantic: uint8 [H, W], train ids, 255 where unknown.
         drivable: uint8 [H, W], drivable ids, 255 where unknown.
-        ignored_xyxy: float32 [M, 4], like ``boxes_xyxy``: crowds, and what a teacher is not sure of. A box found there
-            is neither wanted nor wrong. None when there are none.
+        ignored_xyxy: float32 [M, 4], like ``boxes_xyxy``: crowds, and boxes of which a teacher is not sure. A predicted
+            box there is neither right nor wrong. None when there are none.
         ignored_labels: int64 [M], their classes; None exactly when ``ignored_xyxy`` is.
     """
 
@@ -36,9 +36,9 @@ class Sample:
     """One training image.
 
     Attributes:
-        name: the image's name as the data set knows it, for messages.
+        name: the image's name in the data set, for messages.
         image: uint8 [3, H, W], RGB, network size.
-        targets: what the image is annotated for.
+        targets: the image's annotation.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """Images of one step.
+    """Images of one micro-step.
 
     Attributes:
         names: B image names.
@@ -63,12 +63,12 @@ class Batch:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EvaluationSample:
-    """One image for evaluation; its truth stays in source pixels and is read apart.
+    """One image for evaluation, without its truth, which stays in source pixels.
 
     Attributes:
-        name: the image's name as the data set knows it.
+        name: the image's name in the data set.
         image: uint8 [3, H, W], RGB, letterboxed to network size.
-        letterbox: the placement that turns network pixels back into source pixels.
+        letterbox: placement of the source image in the network's input.
     """
 
     name: str
@@ -78,10 +78,10 @@ class EvaluationSample:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ConfidentPredictions:
-    """What a network says of one image and how sure it is, in source pixels. A task without a head is None.
+    """Predictions for one image with their confidences, in source pixels. A task without a head is None.
 
     Attributes:
-        name: the image's name as the data set knows it.
+        name: the image's name in the data set.
         size_hw: size of the source image.
         detections: boxes, best score first.
         semantic: uint8 [H, W], train ids.
@@ -101,7 +101,7 @@ class ConfidentPredictions:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DetectionOutputs:
-    """What the detection head says, one entry per refinement, last is best.
+    """Outputs of a detection head with proposals, one entry per refinement; the last is the best.
 
     Attributes:
         logits: [R, B, Q, C], class logits before the sigmoid.
@@ -114,15 +114,15 @@ class DetectionOutputs:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PointOutputs:
-    """What a convolutional detection head says: one box for every point of its levels, finest level first.
+    """Outputs of a convolutional detection head: one box for every point of its levels, finest level first.
 
     Attributes:
         logits: [B, N, C], class logits before the sigmoid.
-        centerness: [B, N], logits of how near the point is to the centre of its object.
+        centerness: [B, N], logits of the points' centre-ness: 1 at the centre of the object, 0 at its sides.
         boxes_xyxy: float32 [B, N, 4], network pixels.
         points_xy: float32 [N, 2], network pixels.
         strides: float32 [N], of each point's level, network pixels.
-        nms: how decoding is to choose among boxes of the same object.
+        nms: settings of decoding's non-maximum suppression.
     """
 
     logits: Tensor
@@ -135,7 +135,7 @@ class PointOutputs:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MaskOutputs:
-    """What a mask-classification head says, one entry per decoder layer, last is best.
+    """Outputs of a mask-classification head, one entry per decoder layer; the last is the best.
 
     Attributes:
         logits: [L, B, Q, C + 1], class logits before the softmax; the last is "no object".
@@ -148,11 +148,11 @@ class MaskOutputs:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PixelOutputs:
-    """What a convolutional segmentation head says.
+    """Outputs of a convolutional segmentation head.
 
     Attributes:
         logits: [B, C, H / s, W / s], class logits before the softmax at the finest level's stride s.
-        label_stride: handed on to decoding: pixels from one chosen class to the next.
+        label_stride: for decoding: network pixels between the positions whose class is chosen.
     """
 
     logits: Tensor
@@ -161,14 +161,14 @@ class PixelOutputs:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Outputs:
-    """What the network says of a batch, the same in training and evaluation. A task without a head is None.
+    """Outputs of the network for a batch, the same in training and evaluation. A task without a head is None.
 
     Attributes:
         detection: boxes, per refinement or per point.
         semantic: 19 classes, as masks per decoder layer or per pixel.
         drivable: 3 classes, likewise.
-        semantic_pixels: [B, 19, H / s, W / s], auxiliary per-pixel logits of a head of masks; None outside training or
-            not configured.
+        semantic_pixels: [B, 19, H / s, W / s], auxiliary per-pixel logits of a mask-classification head; None outside
+            training or if not configured.
         drivable_pixels: [B, 3, H / s, W / s], likewise.
     """
 

@@ -1,4 +1,4 @@
-"""Fixtures shared by all rooms: a model file small enough to write in a test, whose outputs depend on the image."""
+"""Fixtures of all tests: a tiny model file whose outputs depend on the image, and tiny data sets."""
 
 import json
 import os
@@ -9,7 +9,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from lvad_perception.engines.base import SLOTS, Finished
+from lvad_perception.engines.base import SLOTS, Engine, Pending
 from lvad_perception.manifest import MANIFEST_KEY, Manifest
 from lvad_perception.types import RawOutputs
 from lvad_perception.vocabulary import TASKS
@@ -21,7 +21,7 @@ OBJECTS = 4
 
 @pytest.fixture(scope="session")
 def shared_data():
-    """Folder of real data beside the repository; the test is skipped where there is none."""
+    """Folder of real data beside the repository; skips the test without it."""
     if not SHARED_DATA.is_dir():
         pytest.skip(f"no real data at {SHARED_DATA}")
     return SHARED_DATA
@@ -49,8 +49,10 @@ def quarter_boxes():
 
 
 def tiny_reference(images, manifest=None):
-    """What the tiny model says, in numpy: red / 13 is the semantic class, green / 86 the drivable one, blue the
-    confidence; the object of each quarter of the image scores that quarter's mean blue, its class is the quarter's."""
+    """The tiny model in numpy: red / 13 is the semantic class, green / 86 the drivable one, blue the confidence.
+
+    Each quarter of the image is an object whose class is the quarter's index and whose score is its mean blue.
+    """
     count, height, width, _ = images.shape
     red, green, blue = np.moveaxis(images, 3, 0)
     quarters = blue.astype(np.float32).reshape(count, 2, height // 2, 2, width // 2).mean(axis=(2, 4))
@@ -69,7 +71,7 @@ def tiny_reference(images, manifest=None):
 
 
 def write_tiny_model(path, *, manifest=None, manifest_text=None, dynamic=False, input_name="images", float_masks=False):
-    """Write the model of ``tiny_reference`` as ONNX; the options spoil it in ways that must be refused."""
+    """Write the model of ``tiny_reference`` as ONNX; the options make invalid models."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
@@ -137,15 +139,11 @@ def write_tiny_model(path, *, manifest=None, manifest_text=None, dynamic=False, 
     return path
 
 
-class FakeEngine:
-    """The tiny model without ONNX Runtime; it runs in line, and wipes outputs in the second call after their own."""
-
-    description = "fake"
-    precision = "fp32"
-    device_memory_bytes = None
+class FakeEngine(Engine):
+    """The tiny model without ONNX Runtime; it runs synchronously and zeroes its outputs two calls later."""
 
     def __init__(self, manifest=None):
-        self.manifest = manifest or tiny_manifest()
+        super().__init__(manifest=manifest or tiny_manifest(), description="fake", precision="fp32")
         self.batches = []
         self.closed = False
         self._outputs = deque()
@@ -162,23 +160,26 @@ class FakeEngine:
         self._outputs.append(tiny_reference(images, self.manifest))
         return self._outputs[-1]
 
-    def begin(self, images):
-        return Finished(self.infer(images))
+    def arrays(self, outputs):
+        return [getattr(outputs, name) for name in self.manifest.output_names]
 
-    def close(self):
+    def _submit(self, slot, images):
+        return Pending.finished(self.arrays(self.infer(images)))
+
+    def _close(self):
         self.closed = True
 
 
 def paint(semantic, drivable, blue):
-    """An image from which the tiny model reads these masks and scores, uint8 [H, W, 3]."""
+    """An image for which the tiny model predicts these masks and scores, uint8 [H, W, 3]."""
     return np.stack([semantic * 13 + 6, drivable * 86 + 43, blue], axis=2).astype(np.uint8)
 
 
 def write_small_split(root, *, split="val", frames=8, suffixes=(".jpg", ".png")):
-    """Write a split in BDD100K's layout whose frames are annotated for different sets of tasks.
+    """Write a split in BDD100K's layout whose frames are annotated for different tasks.
 
-    Frame i has boxes unless i % 4 == 3 (and none at all in frame 4), a semantic mask if i % 2, a drivable mask if
-    i % 3 == 0. The tiny model is often right, never always.
+    Frame i is annotated with boxes unless i % 4 == 3 (an empty list in frame 4), with a semantic mask if i % 2, with a
+    drivable mask if i % 3 == 0. The tiny model's predictions are often, but not always, right.
     """
     import cv2
 
@@ -213,7 +214,7 @@ _FOLDERS = {"images": "images/100k", "semantic": "labels/sem_seg/masks", "drivab
 
 
 def _quarter_labels(quarters, random, height, width):
-    """A box about each bright quarter, of the class that the tiny model gives it; some are crowds, some are missed."""
+    """A box near each bright quarter with the tiny model's class; some are crowds, dark quarters have none."""
     labels = []
     for index, blue in enumerate(quarters.ravel()):
         if blue > 60:
@@ -227,13 +228,13 @@ def _quarter_labels(quarters, random, height, width):
 
 @pytest.fixture(scope="session")
 def small_split(tmp_path_factory):
-    """Root of a BDD100K tree with the split "val"; not to be changed."""
+    """Root of a BDD100K tree with the split "val"; tests must not change it."""
     return write_small_split(tmp_path_factory.mktemp("bdd"))
 
 
 @pytest.fixture
 def make_small_split():
-    """``write_small_split``, for trees to be spoilt."""
+    """``write_small_split``, for trees that a test changes."""
     return write_small_split
 
 
@@ -271,13 +272,13 @@ def make_engine():
 
 @pytest.fixture
 def reference():
-    """``tiny_reference``: what the tiny model and the fake engine say, in numpy."""
+    """``tiny_reference``: the outputs of the tiny model and the fake engine, in numpy."""
     return tiny_reference
 
 
 @pytest.fixture
 def images_like():
-    """Random images that an engine of this manifest takes, always the same."""
+    """``images_like(manifest)``: random images of the engine's input shape, always the same."""
 
     def make(manifest, seed=0):
         return np.random.default_rng(seed).integers(0, 256, (manifest.batch_size, *manifest.input_hw, 3), np.uint8)
@@ -285,18 +286,16 @@ def images_like():
     return make
 
 
-def _numbers(metadata, path=""):
+def _numbers(metrics, path=""):
     """Flatten nested metrics to {path: number or None}."""
-    if isinstance(metadata, dict):
-        return {
-            key: value for name, part in metadata.items() for key, value in _numbers(part, f"{path}/{name}").items()
-        }
-    return {path: metadata}
+    if isinstance(metrics, dict):
+        return {key: value for name, part in metrics.items() for key, value in _numbers(part, f"{path}/{name}").items()}
+    return {path: metrics}
 
 
 @pytest.fixture
 def assert_same_metrics():
-    """Asserts that two ``Metrics``, or what they are as JSON, hold the same numbers."""
+    """Asserts that two ``Metrics``, or their dictionaries, hold the same numbers."""
 
     def check(found, wanted):
         one, other = (_numbers(each if isinstance(each, dict) else each.to_dict()) for each in (found, wanted))
@@ -308,13 +307,13 @@ def assert_same_metrics():
 
 
 @pytest.fixture
-def manifest_facts():
-    """A valid manifest as a dictionary, to be spoilt."""
+def manifest_values():
+    """A valid manifest as a dictionary, for tests to change."""
     return json.loads(tiny_manifest().to_json())
 
 
 class Tree:
-    """Writes a tiny data set in BDD100K's layout: ``root`` and what is asked for below it."""
+    """Writes a tiny data set in BDD100K's layout below ``root``, file by file."""
 
     def __init__(self, root):
         self.root = root
@@ -357,13 +356,13 @@ def det_20_entry(name, boxes):
 
 @pytest.fixture
 def tree(tmp_path):
-    """A ``Tree`` in a fresh folder; its label cache is kept apart from the user's."""
+    """A ``Tree`` in a fresh folder."""
     return Tree(tmp_path / "bdd100k")
 
 
 @pytest.fixture(autouse=True, scope="session")
 def private_cache(tmp_path_factory):
-    """Parsed labels of all tests go to a temporary cache directory, also in processes that tests start."""
+    """Use a temporary cache directory for parsed labels, also in child processes."""
     before = os.environ.get("XDG_CACHE_HOME")
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
     yield
@@ -375,7 +374,7 @@ def private_cache(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def format_cases(shared_data):
-    """Folder of label files as found in the wild; the test is skipped where there is none."""
+    """Folder of label files of other tools; skips the test without it."""
     folder = shared_data / "bdd-samples" / "format-cases"
     if not folder.is_dir():
         pytest.skip(f"no label files at {folder}")

@@ -163,4 +163,4 @@ def test_the_site_builds_strictly_and_opens_offline(tmp_path):
     assert "class DilatedHead" in re.sub(r"<[^>]+>", "", (site / "extend/head.html").read_text(encoding="utf-8"))
     assert 'id="lvad_perception.perceiver.Perceiver' in (site / "reference/perceiver.html").read_text(encoding="utf-8")
     keys = re.sub(r"<[^>]+>", "", (site / "reference/recipe.html").read_text(encoding="utf-8"))
-    assert "proposals: int = 100," in keys
+    assert "proposals: Count = 100," in keys

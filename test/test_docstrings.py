@@ -1,4 +1,4 @@
-"""What docstrings say of parameters is of parameters that there are."""
+"""Docstrings: every module has a caption, and every documented parameter exists."""
 
 import ast
 import re
@@ -8,24 +8,26 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-MODULES = sorted(
-    path.relative_to(ROOT).as_posix()
-    for package in ("lvad_perception", "lvad_training")
-    for path in (ROOT / package).rglob("*.py")
-)
+PACKAGES = ("lvad_perception", "lvad_training")
+LONGEST = 120
 _SECTION = re.compile(r"^Args:\n((?:(?: +.*)?\n)*)", re.MULTILINE)
 _ENTRY = re.compile(r"^    (\*{0,2}\w+(?:, \*{0,2}\w+)*):", re.MULTILINE)
 
 
+def modules(*folders: str) -> list[str]:
+    """Paths of all Python files of folders, relative to the repository."""
+    return sorted(path.relative_to(ROOT).as_posix() for folder in folders for path in (ROOT / folder).rglob("*.py"))
+
+
 def documented(docstring: str) -> list[str]:
-    """Names under "Args:"; "a, b: likewise" names two."""
+    """Names under "Args:"; an entry such as "a, b: likewise" has two."""
     section = _SECTION.search(docstring + "\n")
     entries = _ENTRY.findall(section[1]) if section else []
     return [name.lstrip("*") for entry in entries for name in entry.split(", ")]
 
 
-def strangers(tree: ast.AST) -> Iterator[str]:
-    """Documented parameters that no signature has: a function's own, of a class its constructor's or fields."""
+def unknown_parameters(tree: ast.AST) -> Iterator[str]:
+    """Documented parameters that are missing in the signature of the function, or of the class and its fields."""
     for node in ast.walk(tree):
         if isinstance(node, ast.ClassDef):
             constructors = [item for item in node.body if isinstance(item, ast.FunctionDef) and item.name == "__init__"]
@@ -35,7 +37,7 @@ def strangers(tree: ast.AST) -> Iterator[str]:
                 for item in node.body
                 if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)
             }
-            if not constructors and node.bases:  # a constructor that is inherited
+            if not constructors and node.bases:  # the constructor is inherited
                 continue
         elif isinstance(node, ast.FunctionDef):
             known = parameters(node)
@@ -52,9 +54,9 @@ def parameters(function: ast.FunctionDef) -> set[str]:
     return {argument.arg for argument in every if argument is not None}
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_docstrings_name_parameters_that_there_are(module: str) -> None:
-    found = list(strangers(ast.parse((ROOT / module).read_text(encoding="utf-8"))))
+@pytest.mark.parametrize("module", modules(*PACKAGES))
+def test_documented_parameters_exist(module: str) -> None:
+    found = list(unknown_parameters(ast.parse((ROOT / module).read_text(encoding="utf-8"))))
     assert not found, f"{module}, {'; '.join(found)}"
 
 
@@ -73,4 +75,43 @@ def f(a, *, b):
         c: not a parameter.
     """
 '''
-    assert list(strangers(ast.parse(text))) == ["line 2: f has no parameter gone"]
+    assert list(unknown_parameters(ast.parse(text))) == ["line 2: f has no parameter gone"]
+
+
+def caption_fault(docstring: str | None) -> str | None:
+    """Why the first line of a module's docstring is no caption; None if it is one."""
+    first, *rest = (docstring or "").split("\n")
+    if not first:
+        return "has no docstring"
+    if len(first) > LONGEST:
+        return f"has a first line of {len(first)} characters"
+    if rest and rest[0]:
+        return "has a caption that continues in the second line"
+    if not first.endswith((".", ":")):
+        return "has a caption that does not end with a full stop or a colon"
+    return None
+
+
+@pytest.mark.parametrize("module", modules(*PACKAGES, "benchmarks", "docs/examples"))
+def test_every_module_has_a_caption(module: str) -> None:
+    fault = caption_fault(ast.get_docstring(ast.parse((ROOT / module).read_text(encoding="utf-8"))))
+    assert fault is None, (
+        f"{module} {fault}; begin its docstring with one line that says what the module contains, of at most {LONGEST} "
+        "characters, with a full stop or a colon at its end; leave a blank line before the details"
+    )
+
+
+@pytest.mark.parametrize(
+    ("docstring", "fault"),
+    [
+        ("Letterboxing of images.", None),
+        ("Two formats:\n\n    a\n    b", None),
+        (None, "has no docstring"),
+        ("x" * 120 + ".", "has a first line of 121 characters"),
+        ("Letterboxing", "has a caption that does not end with a full stop or a colon"),
+        ("Letterboxing of\nimages.", "has a caption that continues in the second line"),
+        ("Letterboxing.\nOf images.", "has a caption that continues in the second line"),
+    ],
+)
+def test_a_missing_caption_would_be_found(docstring: str | None, fault: str | None) -> None:
+    assert caption_fault(docstring) == fault

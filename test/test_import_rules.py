@@ -85,7 +85,6 @@ CONFINED = {
     "accelerate": [
         "lvad_training/training/loop.py",
         "lvad_training/training/processes.py",
-        "lvad_training/training/environment.py",
         "lvad_training/pretrain/",
     ],
     "lightly": ["lvad_training/pretrain/"],

@@ -1,5 +1,6 @@
 """What setup.py, package.xml and the sources say of the package agrees."""
 
+import os
 import re
 import xml.etree.ElementTree as ET
 from importlib.util import find_spec
@@ -41,11 +42,26 @@ def test_package_xml_names_every_ros_package_that_the_sources_import() -> None:
 
 def test_every_command_exists() -> None:
     commands = dict(re.findall(r'"([\w-]+) = ([\w.]+):main"', SETUP))
-    assert {"lvad-perception", "lvad-train", "perception"} <= set(commands)
+    assert {"lvad-perception", "lvad-train", "lvad-perception-node", "lvad-evaluation-node"} == set(commands)
     for command, module in commands.items():
         path = ROOT / f"{module.replace('.', '/')}.py"
         assert path.exists(), f"{command}: there is no {module}"
         assert re.search(r"^def main\(", path.read_text(encoding="utf-8"), re.MULTILINE), f"{module} has no main()"
+
+
+@pytest.mark.parametrize(
+    ("executable", "command"), [("perception", "lvad-perception-node"), ("evaluation", "lvad-evaluation-node")]
+)
+def test_ros_executables_run_what_pips_commands_run(executable: str, command: str) -> None:
+    """They are installed as they are: executable, and run by the first python3 on PATH."""
+    script = ROOT / "scripts" / executable
+    text = script.read_text(encoding="utf-8")
+    assert text.startswith("#!/usr/bin/env python3\n")
+    assert os.access(script, os.X_OK)
+    (module,) = re.findall(r"^from ([\w.]+) import main$", text, re.MULTILINE)
+    assert f'"{command} = {module}:main"' in SETUP
+    assert f"`{command}`" in text
+    assert '(f"lib/{NAME}", _files("scripts/*"))' in SETUP
 
 
 @pytest.mark.parametrize("launch_file", sorted((ROOT / "launch").glob("*.launch.py")), ids=lambda path: path.name)
@@ -54,7 +70,7 @@ def test_launch_files_start_what_is_installed(launch_file: Path) -> None:
     executables, included = re.findall(r'executable="([\w-]+)"', text), re.findall(r'"(\w+\.launch\.py)"', text)
     assert executables or included
     for executable in executables:
-        assert f'"{executable} = ' in SETUP
+        assert (ROOT / "scripts" / executable).exists()
     for name in included:
         assert (ROOT / "launch" / name).exists()
 

@@ -1,8 +1,8 @@
-"""Hostile input: mutated messages, images, bags, labels, masks, recipes, checkpoints and model files.
+"""Test both packages with mutated messages, images, bags, labels, masks, recipes, checkpoints and model files.
 
-Every case is a valid file or message of which a seed changed something, or a bomb: small bytes that promise gigabytes.
-The package has to accept it, or to refuse it with one sentence; a traceback, a crash, a hang, memory beyond the limit
-and images of a bag that are missing without a word are failures. Linux only.
+Every case is a valid file or message with random changes, reproducible from a seed, or a bomb: a small input that
+expands to gigabytes. The package must accept it or refuse it with one sentence; a traceback, a crash, a hang, memory
+beyond the limit, and images of a bag that are lost without being counted and reported are failures. Linux only.
 
     python -m benchmarks.hostile --seed 0 --count 100000
     python -m benchmarks.hostile --kind png --index 1234 --keep failing        # one case again
@@ -28,10 +28,10 @@ from lvad_perception.machine import usable_cores
 
 CHILD: Final = ("-m", "benchmarks.hostile.child")
 PATIENCE_S: Final = 20.0
-"""A case that takes longer hangs."""
+"""Seconds after which a case counts as a hang."""
 START_S: Final = 120.0
 MEMORY: Final = 1 << 30
-"""Bytes that a case may take."""
+"""Bytes that a case may use."""
 FAILURES: Final = ("traceback", "crash", "hang", "memory", "uncounted")
 
 
@@ -41,9 +41,9 @@ class Tally:
 
     Attributes:
         outcomes: outcome -> cases.
-        failures: what failed and where -> indices of the cases.
-        memory: most bytes that a case took; slowest: most seconds.
-        seconds: all cases together.
+        failures: error and place -> indices of the cases.
+        memory: most bytes that a case used; slowest: most seconds.
+        seconds: of all cases together.
     """
 
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -66,7 +66,7 @@ class Tally:
 
 
 class Watcher:
-    """A child process at its job; started again behind a case that killed it or that it never ended."""
+    """A child process with its job; after a crash or a hang it is restarted at the next case."""
 
     def __init__(self, job: Job, tally: Tally) -> None:
         self.job, self._tally, self._index, self._buffer = job, tally, -1, b""
@@ -79,19 +79,19 @@ class Watcher:
         self._deadline, self._index, self._buffer = time.monotonic() + START_S, -1, b""
 
     def read(self) -> None:
-        """Take what the child reported."""
+        """Read the child's reports."""
         assert self.process.stdout is not None
         *lines, self._buffer = (self._buffer + os.read(self.process.stdout.fileno(), 1 << 16)).split(b"\n")
         for line in lines:
-            facts = json.loads(line)
-            if "index" in facts:
-                self._index, self._deadline = facts["index"], time.monotonic() + PATIENCE_S
+            report = json.loads(line)
+            if "index" in report:
+                self._index, self._deadline = report["index"], time.monotonic() + PATIENCE_S
             else:
-                self._tally.add(self._index, **facts)
+                self._tally.add(self._index, **report)
                 self.job = self.job._replace(first=self._index + self.job.step)
 
-    def over(self) -> bool:
-        """Return whether the job is done; after a hang or a crash, count it and start a child on the next case."""
+    def done(self) -> bool:
+        """Whether the job is done; a hang or a crash is counted, and a child started at the next case."""
         ended = self.process.poll()
         if ended is None and time.monotonic() < self._deadline:
             return False
@@ -116,7 +116,7 @@ class Watcher:
 
 
 def run_kind(name: str, *, count: int, seed: int, workers: int, folder: Path) -> Tally:
-    """Read so many cases of a kind in so many processes."""
+    """Run ``count`` cases of a kind in ``workers`` processes."""
     tally = Tally()
     jobs = [Job(name, seed, i, workers, count, str(folder), str(folder / f"scratch{i}")) for i in range(workers)]
     watchers = {watcher.process.stdout: watcher for watcher in (Watcher(job, tally) for job in jobs)}
@@ -127,7 +127,7 @@ def run_kind(name: str, *, count: int, seed: int, workers: int, folder: Path) ->
             for key, _ in selector.select(1.0):
                 watchers[key.fileobj].read()  # type: ignore[index]
         for stream, watcher in list(watchers.items()):
-            if watcher.over():
+            if watcher.done():
                 del watchers[stream]
             elif watcher.process.stdout is not stream:
                 watchers[watcher.process.stdout] = watchers.pop(stream)
@@ -169,7 +169,7 @@ def _print_row(name: str, tally: Tally) -> None:
 
 
 def _one(options: argparse.Namespace, folder: Path) -> int:
-    """One case again, with its traceback."""
+    """Run one case in this process, with its traceback."""
     from benchmarks.hostile.kinds import clear
 
     (name,) = options.kind
@@ -196,7 +196,7 @@ def _keep(name: str, tally: Tally, options: argparse.Namespace, folder: Path) ->
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.hostile", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--seed", type=int, default=0, help="another seed, other inputs (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the inputs (default: %(default)s)")
     parser.add_argument("--count", type=int, default=100_000, help="inputs of all kinds (default: %(default)s)")
     parser.add_argument("--kind", nargs="+", choices=sorted(KINDS), help="only these kinds")
     parser.add_argument("--index", type=int, help="only this case of the one --kind, in this process")

@@ -1,4 +1,4 @@
-"""Small inputs that promise to become huge: 65,500 pixels a side, compressed zeros, lengths of gigabytes."""
+"""Small inputs that expand to a huge size: 65,500 pixels a side, compressed zeros, lengths of gigabytes."""
 
 import io
 import struct
@@ -11,11 +11,11 @@ from lvad_perception.bags.compression import zstd_module
 SIDE: Final = 65_500
 """The longest side of a JPEG that libjpeg reads."""
 ZEROS: Final = 64 << 20
-"""Bytes that a compressed bomb really holds; what it promises can be more."""
+"""Bytes that a compressed bomb really expands to; its header may declare more."""
 
 
 def png(side: int = SIDE) -> bytes:
-    """A grey PNG of ``side`` times ``side`` pixels, of which the first 64 million are there."""
+    """A grey PNG of ``side`` times ``side`` pixels with data for the first 64 million."""
 
     def chunk(name: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
@@ -26,7 +26,7 @@ def png(side: int = SIDE) -> bytes:
 
 
 def jpeg(valid: bytes, side: int = SIDE) -> bytes:
-    """A JPEG whose frame header is given ``side`` times ``side`` pixels."""
+    """A JPEG whose frame header declares ``side`` times ``side`` pixels."""
     for marker in (b"\xff\xc0", b"\xff\xc1", b"\xff\xc2"):
         place = valid.find(marker)
         if place >= 0:
@@ -34,8 +34,8 @@ def jpeg(valid: bytes, side: int = SIDE) -> bytes:
     raise ValueError("no frame header in this JPEG")
 
 
-def mcap(compression: str = "zstd", promised: int = 1 << 40) -> bytes:
-    """An MCAP file with one chunk of compressed zeros that promises ``promised`` bytes."""
+def mcap(compression: str = "zstd", declared: int = 1 << 40) -> bytes:
+    """An MCAP file with one chunk of compressed zeros that declares ``declared`` bytes."""
     if compression == "zstd":
         packed = zstd_module().compress(bytes(ZEROS))
     else:
@@ -49,7 +49,7 @@ def mcap(compression: str = "zstd", promised: int = 1 << 40) -> bytes:
     def text(value: str) -> bytes:
         return struct.pack("<I", len(value)) + value.encode()
 
-    chunk = struct.pack("<QQQI", 0, 1, promised, 0) + text(compression) + struct.pack("<Q", len(packed)) + packed
+    chunk = struct.pack("<QQQI", 0, 1, declared, 0) + text(compression) + struct.pack("<Q", len(packed)) + packed
     header, end = record(1, text("ros2") + text("hostile")), record(2, struct.pack("<QQI", 0, 0, 0))
     magic = b"\x89MCAP0\r\n"
     return magic + header + record(6, chunk) + record(15, struct.pack("<I", 0)) + end + magic

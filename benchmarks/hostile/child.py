@@ -1,7 +1,7 @@
-"""The process that reads hostile inputs one after the other: ``python -m benchmarks.hostile.child`` with a job as JSON.
+"""The process that reads hostile inputs one by one: ``python -m benchmarks.hostile.child`` with a job as JSON.
 
-It writes one line of JSON before each case and one after it, so that the parent process knows which case was running
-when this one hangs or dies. Its address space is limited: a case that asks for too much memory gets a MemoryError.
+It writes one line of JSON before each case and one after it, so that the parent process knows the running case after a
+hang or a crash. Its address space is limited: a case that needs too much memory gets a MemoryError.
 """
 
 import json
@@ -19,12 +19,12 @@ import numpy as np
 from lvad_perception.errors import LvadError
 
 ADDRESS_SPACE: Final = 4 << 30
-"""Bytes that a process may map more than it has after it read all valid examples."""
+"""Bytes that a process may map in addition to those mapped after reading all valid examples."""
 LONGEST_MESSAGE: Final = 2_000
 
 
 class Job(NamedTuple):
-    """Cases ``first``, ``first + step`` ... below ``stop`` of a kind, of a seed."""
+    """Cases ``first``, ``first + step`` ... below ``stop`` of a kind and a seed."""
 
     kind: str
     seed: int
@@ -36,7 +36,7 @@ class Job(NamedTuple):
 
 
 def hostile_bytes(kind: Any, name: str, seed: int, index: int, examples: list[bytes], bombs: list[bytes]) -> bytes:
-    """The input of a case: always the same for a kind, a seed and an index."""
+    """The input of a case, a function of kind, seed and index alone."""
     if index < len(bombs):
         return bombs[index]
     random = np.random.default_rng([seed, *name.encode(), index])
@@ -49,7 +49,7 @@ def main() -> None:
 
     job = Job(*json.loads(sys.argv[1]))
     report = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # a library that prints does not disturb the report
+    os.dup2(2, 1)  # so that output of libraries does not disturb the report
     warnings.simplefilter("ignore")
     kind, materials, scratch = KINDS[job.kind], Path(job.materials), Path(job.scratch)
     os.environ["XDG_CACHE_HOME"] = str(scratch / "cache")
@@ -58,10 +58,10 @@ def main() -> None:
     read = kind.reader(materials)
     folder = scratch / "case"
     accepted = []
-    for example in examples:  # whatever is needed is imported with them
+    for example in examples:  # also imports everything, before memory is limited
         clear(folder)
         accepted.append(_read(read, example, folder)[0] == "accepted")
-    if not any(accepted):  # a mask of one task is none of the other
+    if not any(accepted):  # not all: a mask of one task is refused by the other
         raise SystemExit(f"none of the valid examples of {job.kind} was accepted")
     limit = _status("VmSize") + ADDRESS_SPACE
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
@@ -70,15 +70,15 @@ def main() -> None:
         data = hostile_bytes(kind, job.kind, job.seed, index, examples, bombs)
         clear(folder)
         report.write(json.dumps({"index": index}) + "\n")
-        Path("/proc/self/clear_refs").write_text("5")  # the peak of memory starts anew
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak of memory
         before, began = _status("VmRSS"), time.monotonic()
         outcome, what = _read(read, data, folder)
-        facts = {"outcome": outcome, "what": what, "seconds": time.monotonic() - began}
-        report.write(json.dumps({**facts, "memory": max(0, _status("VmHWM") - before)}) + "\n")
+        result = {"outcome": outcome, "what": what, "seconds": time.monotonic() - began}
+        report.write(json.dumps({**result, "memory": max(0, _status("VmHWM") - before)}) + "\n")
 
 
 def _read(read: Any, data: bytes, folder: Path) -> tuple[str, str]:
-    """ "accepted", "refused" with the sentence, "memory", or "traceback" with the error and where it was raised."""
+    """ "accepted", "refused" with the message, "memory", or "traceback" with the error and the line that raised it."""
     try:
         read(data, folder)
     except LvadError as err:
@@ -100,7 +100,7 @@ def _place(trace: Any) -> str:
 
 
 def _status(name: str) -> int:
-    """A quantity of /proc/self/status in bytes."""
+    """A field of /proc/self/status, in bytes."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{name}:"):
             return int(line.split()[1]) << 10

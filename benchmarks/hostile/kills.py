@@ -1,10 +1,10 @@
-"""``kill -9`` at random moments of everything that takes long: what is continued must give the same bytes.
+"""Send SIGKILL to long commands at random moments: resumed ones must give the same bytes, others no partial output.
 
     python -m benchmarks.hostile.kills --seed 0 --kills 20
 
-A recipe with all stages is killed and resumed until it is done, over and over until it was killed so often.
+A recipe with all stages is killed and resumed until it is done, again and again until ``--kills`` is reached.
 Conversions of a bag, quantisation and, where TensorRT is installed, ``optimize`` are killed and started again; after
-each kill their output has to be the older one, a whole new one, or not there. Linux only.
+each kill their output must be the previous one, a complete new one, or absent. Linux only.
 """
 
 import argparse
@@ -30,11 +30,11 @@ from benchmarks.hostile.materials import RECIPE, SIZE_HW, make_materials
 from lvad_training.training.records import RECORD
 
 EARLIEST: Final = 0.2
-"""Share of the time that the command takes; a process has hardly written anything before."""
+"""Earliest kill, as a share of the command's run time; before that hardly anything is written."""
 FRAMES: Final = 600
-"""Images of a conversion; it takes some seconds, most of which write the bag."""
+"""Images of a conversion, enough for some seconds, most of them spent writing the bag."""
 VOLATILE: Final = ("tensorboard", "losses.jsonl", "environment.json", ".log", "checkpoint.pt")
-"""Parts of the names of files that say when or where something was made."""
+"""Parts of the names of files whose content depends on time or place."""
 LANGUAGE: Final = {"context": 2, "layers": 1, "width": 16, "heads": 2}
 STAGES: Final = {
     "setting": "disjoint_balance",
@@ -46,12 +46,12 @@ STAGES: Final = {
 
 @dataclass(frozen=True)
 class Trial:
-    """Something that is killed.
+    """A command to kill.
 
     Attributes:
         command: after ``python -m``.
         output: the file or folder that it writes.
-        resumes: whether it goes on where it was killed, so that its output may be half made in between.
+        resumes: whether it resumes after a kill, so that its output may be incomplete in between.
     """
 
     name: str
@@ -61,29 +61,29 @@ class Trial:
 
 
 def digests(output: Path) -> dict[str, str]:
-    """SHA-256 of a file, or of every file of a folder; none where there is none.
+    """Name -> SHA-256 of a file, or of every file of a folder; empty if the output does not exist.
 
-    Files that say when they were made are left out, and of a stage's record how long it took.
+    Files that depend on time or place are left out, and so are the seconds in a stage's record.
     """
     files = [output] if output.is_file() else sorted(path for path in output.rglob("*") if path.is_file())
     kept = [path for path in files if not any(part in str(path.relative_to(output.parent)) for part in VOLATILE)]
-    return {str(path.relative_to(output.parent)): hashlib.sha256(lasting(path)).hexdigest() for path in kept}
+    return {str(path.relative_to(output.parent)): hashlib.sha256(_without_seconds(path)).hexdigest() for path in kept}
 
 
-def lasting(path: Path) -> bytes:
-    """What a file says, without the seconds that a stage took."""
+def _without_seconds(path: Path) -> bytes:
+    """The content of a file; of a stage's record without its duration."""
     data = path.read_bytes()
     return json.dumps({**json.loads(data), "seconds": 0}).encode() if path.name == RECORD else data
 
 
 def run(trial: Trial, folder: Path, *, kill_after_s: float | None = None) -> bool:
-    """Run the command, and kill all its processes after so many seconds; returns whether it came to its end.
+    """Run the command and kill all its processes after ``kill_after_s``; returns whether it ended before.
 
     Raises:
-        SystemExit: it was not killed and failed.
+        SystemExit: it failed without being killed.
     """
-    said = folder / "said.txt"
-    with said.open("wb") as output:
+    log = folder / "log.txt"
+    with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", *trial.command],
             cwd=folder,
@@ -99,20 +99,20 @@ def run(trial: Trial, folder: Path, *, kill_after_s: float | None = None) -> boo
             process.wait()
             return False
     if status != 0:
-        raise SystemExit(f"error: {trial.name} ended with {status}:\n{said.read_text()[-2000:]}")
+        raise SystemExit(f"error: {trial.name} ended with {status}:\n{log.read_text()[-2000:]}")
     return True
 
 
 def try_kills(trial: Trial, folder: Path, *, kills: int, random: np.random.Generator) -> list[str]:
-    """Kill a command so often, each time go on, and compare with what it writes when nobody kills it.
+    """Kill a command ``kills`` times, run it again each time, and compare its output with that of an undisturbed run.
 
     Returns:
-        What was wrong, a line each.
+        A line for each difference.
     """
     wrong: list[str] = []
     began = time.monotonic()
     run(trial, folder)
-    whole_s = time.monotonic() - began
+    undisturbed_s = time.monotonic() - began
     wanted = digests(trial.output)
     killed = ended = 0
     while killed < kills:
@@ -121,21 +121,21 @@ def try_kills(trial: Trial, folder: Path, *, kills: int, random: np.random.Gener
         finished = False
         while not finished:
             share = random.uniform(EARLIEST, 0.6 if trial.resumes else 1.0)
-            finished = run(trial, folder, kill_after_s=share * whole_s if killed < kills else None)
+            finished = run(trial, folder, kill_after_s=share * undisturbed_s if killed < kills else None)
             killed += not finished
             if not trial.resumes and digests(trial.output) not in ({}, wanted):
-                wrong.append(f"{trial.name}: half an output after kill {killed}")
+                wrong.append(f"{trial.name}: a partial output after kill {killed}")
         ended += 1
         found = digests(trial.output)
         differing = sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
         if differing:
             wrong.append(f"{trial.name}: after {killed} kills {', '.join(differing)} differ")
-    print(f"{trial.name}: {whole_s:.0f} s undisturbed; {killed} kills, {ended} times to its end", flush=True)
+    print(f"{trial.name}: {undisturbed_s:.0f} s undisturbed; {killed} kills, {ended} runs to the end", flush=True)
     return wrong
 
 
 def make_trials(folder: Path) -> Iterator[Trial]:
-    """The commands, on the materials."""
+    """The commands to kill."""
     from lvad_training.sample_set import render_sample_set
 
     recipe = yaml.safe_load(RECIPE)
@@ -178,11 +178,11 @@ def _text_encoder(folder: Path) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Kill everything; 0 when all outputs were whole and the same, 1 otherwise."""
+    """Run all trials; 0 when all outputs were complete and equal, 1 otherwise."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.hostile.kills", description=(__doc__ or "").split("\n")[0]
     )
-    parser.add_argument("--seed", type=int, default=0, help="another seed, other moments (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments (default: %(default)s)")
     parser.add_argument("--kills", type=int, default=20, help="of each command (default: %(default)s)")
     parser.add_argument("--only", help="only the trials whose names contain this")
     options = parser.parse_args(arguments)
@@ -194,7 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for trial in make_trials(folder):
             if options.only is None or options.only in trial.name:
                 wrong += try_kills(trial, folder, kills=options.kills, random=random)
-    print("\n".join(wrong) or "every output was whole and the same")
+    print("\n".join(wrong) or "every output was complete and equal to that of an undisturbed run")
     return 1 if wrong else 0
 
 

@@ -1,4 +1,4 @@
-"""The kinds of input: valid examples, how they are mutated, and the code of both packages that reads them."""
+"""The kinds of hostile input: valid examples, their mutation, and the code of both packages that reads them."""
 
 import io
 import os
@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 
 from benchmarks.hostile import bombs
-from benchmarks.hostile.materials import IMAGES, SIZE_HW, open_perceiver, say_nothing
+from benchmarks.hostile.materials import IMAGES, SIZE_HW, ignore, open_perceiver
 from benchmarks.hostile.mutate import Random, mutate_bytes, mutate_png, mutate_text
 from lvad_perception.errors import LvadError
 
@@ -22,7 +22,7 @@ Read = Callable[[bytes, Path], None]
 
 
 class UncountedLossError(Exception):
-    """Images of a bag are missing in the result and nothing was said."""
+    """Images of a bag are missing in the result and were not counted or reported."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class Kind:
         share: of all cases, in percent.
         examples: the folder of the materials -> valid files.
         mutate: a file, the random numbers and the other examples -> hostile bytes.
-        reader: the folder of the materials -> what reads hostile bytes with an empty folder at hand; it returns when
-            they were accepted and raises LvadError to refuse them.
-        bombs: the examples -> inputs that are read as they are.
+        reader: the folder of the materials -> a function that reads hostile bytes, with an empty folder to write into;
+            it returns when they are accepted and raises LvadError to refuse them.
+        bombs: the examples -> inputs that are read without a mutation.
     """
 
     share: float
@@ -46,7 +46,7 @@ class Kind:
 
 
 def _all(*calls: Callable[[], object]) -> None:
-    """Make all calls; then raise the first refusal, if there was one. Anything else is raised at once."""
+    """Make all calls, then raise the first LvadError; any other exception is raised at once."""
     refusals = []
     for call in calls:
         try:
@@ -59,7 +59,7 @@ def _all(*calls: Callable[[], object]) -> None:
 
 def _messages(folder: Path) -> list[bytes]:
     """CDR bytes of two messages of each type, each after the name of its type and a line feed."""
-    from lvad_perception.bags.storage import open_bag
+    from lvad_perception.bags.reader import open_bag
 
     found: dict[str, list[bytes]] = {}
     with open_bag(folder / "mcap") as bag:
@@ -75,7 +75,7 @@ def _mutate_message(data: bytes, random: Random, others: Sequence[bytes]) -> byt
 
 def _message_reader(folder: Path) -> Read:
     from lvad_perception import messages
-    from lvad_perception.bags.storage import open_bag
+    from lvad_perception.bags.reader import open_bag
 
     readers: dict[str, Callable[[Any], Any]] = {
         "Image": messages.image_from_message,
@@ -101,7 +101,7 @@ def _semantic() -> Any:
 
 
 def _of_file(name: str, make: Callable[[Path], Callable[[Path], object]]) -> Callable[[Path], Read]:
-    """What makes the reader of a kind, by what makes a function that reads a file, which is called ``name``."""
+    """A ``Kind.reader`` that writes the bytes to a file ``name`` and calls the function that ``make`` returns on it."""
 
     def reader(folder: Path) -> Read:
         read_file = make(folder)
@@ -154,7 +154,7 @@ def _one_file(bag: Path) -> Path:
 
 
 def _mutate_bag(data: bytes, random: Random, others: Sequence[bytes]) -> bytes:
-    """Most of a bag is pixels: half of the mutations are within 400 bytes of a record's or a page's beginning."""
+    """Mutate any bytes or, since most of a bag is pixels, those within 400 bytes of a record's or a page's start."""
     if random.random() < 0.5:
         return mutate_bytes(data, random, others)
     begin = int(random.choice(_landmarks(data)))
@@ -186,13 +186,15 @@ def _bag_reader(storage: str) -> Callable[[Path], Read]:
             (bag / "metadata.yaml").write_bytes(metadata)
 
             def replayed() -> None:
-                told: list[str] = []
-                summary = replay(bag, perceiver, scratch / "out", report=told.append)
+                reported: list[str] = []
+                summary = replay(bag, perceiver, scratch / "out", report=reported.append)
                 lost = sum(summary.skipped.values())
-                if summary.images + lost < IMAGES or (lost and not told):
-                    raise UncountedLossError(f"{summary.images} of {IMAGES} images, {lost} counted, {len(told)} told")
+                if summary.images + lost < IMAGES or (lost and not reported):
+                    raise UncountedLossError(
+                        f"{summary.images} of {IMAGES} images, {lost} counted, {len(reported)} reported"
+                    )
 
-            _all(replayed, lambda: evaluate_bag(bag, report=say_nothing))
+            _all(replayed, lambda: evaluate_bag(bag, report=ignore))
 
         return read
 
@@ -214,7 +216,7 @@ def _metadata_reader(folder: Path) -> Read:
         for storage in ("mcap", "sqlite3"):
             os.link(_one_file(folder / storage), bag / _one_file(folder / storage).name)
         (bag / "metadata.yaml").write_bytes(data)
-        replay(bag, perceiver, scratch / "out", report=say_nothing)
+        replay(bag, perceiver, scratch / "out", report=ignore)
 
     return read
 
@@ -268,7 +270,7 @@ def _checkpoints(folder: Path) -> list[bytes]:
 
 
 def _mutate_checkpoint(data: bytes, random: Random, others: Sequence[bytes]) -> bytes:
-    """Half of them as a file; the others in the pickle, with the archive's checksums right."""
+    """Mutate the file, or the pickle inside it under right checksums of the archive."""
     if random.random() < 0.5:
         return mutate_bytes(data, random, others)
     out = io.BytesIO()
@@ -296,7 +298,7 @@ def _models(folder: Path) -> list[bytes]:
 
 
 def _mutate_model(data: bytes, random: Random, others: Sequence[bytes]) -> bytes:
-    """The graph's structure and the manifest stand at both ends of the file, weights in between."""
+    """Mutate any bytes, the graph, or an end of the file: there are the graph's structure and the manifest."""
     if random.random() < 0.3:
         return mutate_bytes(data, random, others)
     if random.random() < 0.5:
@@ -308,7 +310,7 @@ def _mutate_model(data: bytes, random: Random, others: Sequence[bytes]) -> bytes
 
 
 def _mutate_graph(data: bytes, random: Random) -> bytes:
-    """A well-formed file whose graph, manifest or external data is wrong."""
+    """A well-formed file with a wrong graph, manifest or external data."""
     import onnx
 
     model = onnx.load_from_string(data)
@@ -354,7 +356,7 @@ def _read_model(_folder: Path) -> Callable[[Path], object]:
 
 
 def clear(folder: Path) -> None:
-    """Make a folder empty."""
+    """Empty a folder, or create it."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
 
@@ -364,7 +366,7 @@ KINDS: Final[dict[str, Kind]] = {
     "jpeg": Kind(18, _jpegs, mutate_bytes, _of_file("image.jpg", _read_image), lambda valid: [bombs.jpeg(valid[0])]),
     "png": Kind(12, _pngs, mutate_png, _of_file("image.png", _read_image), lambda _: [bombs.png(), bombs.png(8192)]),
     "mask": Kind(10, _masks, mutate_png, _of_file("mask.png", _read_mask), lambda _: [bombs.png()]),
-    "mcap": Kind(3, _bag("mcap"), _mutate_bag, _bag_reader("mcap"), lambda _: [bombs.mcap(), bombs.mcap(promised=64)]),
+    "mcap": Kind(3, _bag("mcap"), _mutate_bag, _bag_reader("mcap"), lambda _: [bombs.mcap(), bombs.mcap(declared=64)]),
     "db3": Kind(2, _bag("sqlite3"), _mutate_bag, _bag_reader("sqlite3")),
     "metadata": Kind(1, _metadata, mutate_text, _metadata_reader),
     "labels": Kind(6, _labels, mutate_text, _label_reader),

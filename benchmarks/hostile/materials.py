@@ -1,4 +1,4 @@
-"""Valid files of every kind, made once: a data set, bags, a checkpoint, a model file."""
+"""Valid files of every kind: a data set, bags, a checkpoint, a model file."""
 
 from pathlib import Path
 from typing import Any, Final
@@ -9,7 +9,7 @@ IMAGES: Final = 6
 """Images of the validation split, and so of each bag."""
 SIZE_HW: Final = (72, 96)
 RECIPE: Final = """\
-# A network small enough to be built thousands of times.
+# A network that is cheap to build thousands of times.
 preset: tiny
 data: {root: data, train_split: val, val_split: val, workers: 0}
 model:
@@ -26,7 +26,7 @@ output: run
 
 def make_materials(folder: Path) -> None:
     """Write ``data``, ``recipe.yaml``, ``model.pt``, ``model.onnx`` and the bags ``mcap`` and ``sqlite3``."""
-    from lvad_perception.bags.convert import from_bdd100k
+    from lvad_perception.bags.convert import from_dataset
     from lvad_perception.bags.replay import replay
     from lvad_training.build import build_model
     from lvad_training.checkpoints import Checkpoint, save_checkpoint
@@ -45,8 +45,8 @@ def make_materials(folder: Path) -> None:
     perceiver = open_perceiver(folder)
     for storage in ("mcap", "sqlite3"):
         plain = folder / f"{storage}_plain"
-        from_bdd100k(folder / "data", "val", plain, storage=storage, cache_dir=folder / "cache", report=say_nothing)
-        replay(plain, perceiver, folder / storage, storage=storage, report=say_nothing)
+        from_dataset(folder / "data", "val", plain, storage=storage, cache_dir=folder / "cache", report=ignore)
+        replay(plain, perceiver, folder / storage, storage=storage, report=ignore)
 
 
 def open_perceiver(folder: Path) -> Any:
@@ -57,5 +57,5 @@ def open_perceiver(folder: Path) -> Any:
     return Perceiver(open_engine(folder / "model.onnx", threads=1), score_threshold=0.0)
 
 
-def say_nothing(_line: str) -> None:
-    """For what tells problems line by line."""
+def ignore(_line: str) -> None:
+    """A ``report`` that does nothing."""

@@ -1,4 +1,4 @@
-"""Mutations of bytes and of text: what damaged disks, broken writers and attackers make of a valid file."""
+"""Mutations of bytes and text, as by damaged disks, broken writers and attackers."""
 
 import re
 import struct
@@ -62,12 +62,12 @@ MOST_STEPS: Final = 4
 
 
 def mutate_bytes(data: bytes, random: Random, others: Sequence[bytes] = ()) -> bytes:
-    """Change one to four places of ``data``, most often one; in every other case its length stays.
+    """Change one to four places of ``data``, most often one; in half of the cases its length stays the same.
 
     Args:
         data: a valid file or message.
         random: the random numbers.
-        others: files that a piece may be taken from.
+        others: files to splice pieces from.
     """
     steps = _IN_PLACE if random.random() < 0.5 else _STEPS
     for _ in range(_count(random)):
@@ -76,7 +76,7 @@ def mutate_bytes(data: bytes, random: Random, others: Sequence[bytes] = ()) -> b
 
 
 def mutate_text(text: bytes, random: Random, others: Sequence[bytes] = ()) -> bytes:
-    """Change JSON or YAML: most often only values, also any token, the encoding, or bytes."""
+    """Change JSON or YAML: most often only values, otherwise any token, the encoding, or bytes."""
     choice = random.random()
     if choice < 0.15:
         return mutate_bytes(text, random, others)
@@ -153,7 +153,7 @@ _STEPS: Final[tuple[Callable[[bytes, Random, Sequence[bytes]], bytes], ...]] = (
 
 
 def mutate_png(data: bytes, random: Random, others: Sequence[bytes] = ()) -> bytes:
-    """Change a PNG: its bytes, its chunks with right checksums, or the rows before they were compressed."""
+    """Change a PNG: its bytes, its chunks with corrected checksums, or its rows before compression."""
     choice = random.random()
     if choice < 0.2:
         return mutate_bytes(data, random, others)
@@ -181,7 +181,7 @@ def _png_chunks(data: bytes) -> list[tuple[bytes, bytes]]:
 
 
 def _mend_png(data: bytes) -> bytes:
-    """Give every chunk of a PNG its right checksum again, so that a decoder looks at what was changed."""
+    """Correct the checksum of every chunk of a PNG, so that a decoder reads the changes."""
     mended, place = bytearray(data), 8
     while place + 12 <= len(mended):
         (length,) = struct.unpack_from(">I", mended, place)

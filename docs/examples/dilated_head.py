@@ -1,6 +1,6 @@
-"""A head of one's own: drivable area pixel by pixel, from dilated convolutions on one level of the pyramid.
+"""A custom head: per-pixel classes of drivable area, from dilated convolutions on one level of the pyramid.
 
-A network with it is put together, measured and exported with the parts that ``lvad-train`` uses.
+A network with it is built, evaluated and exported with the functions that ``lvad-train`` uses.
 """
 
 from collections.abc import Sequence
@@ -33,9 +33,9 @@ class DilatedHead(nn.Module):
     Args:
         classes: number of classes.
         in_width: channels of the pyramid.
-        level: which level to look at, 0 is the finest.
+        level: index of the pyramid level, 0 is the finest.
         width: channels of the head.
-        dilations: of its 3x3 convolutions, one after the other.
+        dilations: of its 3x3 convolutions, in their order.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class DilatedHead(nn.Module):
         self.classify = nn.Conv2d(width, classes, 1)
 
     def forward(self, pyramid: Sequence[Tensor]) -> tuple[PixelOutputs, None]:
-        """Pyramid levels [B, C, H / s, W / s], finest first -> logits, and no auxiliary ones."""
+        """Pyramid levels [B, C, H / s, W / s], finest first -> logits, and None for auxiliary logits."""
         return PixelOutputs(self.classify(self.layers(pyramid[self.level]))), None
 
 
@@ -61,7 +61,7 @@ class DilatedHead(nn.Module):
 
 # --8<-- [start:build]
 def build(recipe: Recipe) -> tuple[MultiTaskNet, MultiTaskCriterion]:
-    """The recipe's network and losses, with the head above in the place of the recipe's own for drivable area."""
+    """The recipe's network and losses, with the head above instead of the recipe's head for drivable area."""
     plain, losses = build_model(recipe.model), build_criterion(recipe.model, recipe.loss)
     head = DilatedHead(classes=len(DRIVABLE.names), in_width=recipe.model.neck_width, level=1, width=32)
     net = MultiTaskNet(
@@ -85,7 +85,7 @@ def build(recipe: Recipe) -> tuple[MultiTaskNet, MultiTaskCriterion]:
 
 # --8<-- [start:measure]
 def measure(recipe: Recipe, net: MultiTaskNet) -> Metrics:
-    """Its numbers on the recipe's validation split."""
+    """Metrics on the recipe's validation split."""
     batches = evaluation_batches(recipe, recipe.data.val_split, optional=False)
     assert batches is not None  # a missing split raised
     device = next(net.parameters()).device

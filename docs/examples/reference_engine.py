@@ -1,26 +1,23 @@
-"""An engine of one's own: ONNX's reference evaluator, which is slow and leaves no doubt what a file means.
+"""ONNX's reference evaluator as an engine: slow numpy code that defines the meaning of a file.
 
-Useful where two runtimes disagree and somebody has to be right.
+Useful as the arbiter where two runtimes disagree.
 """
 
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import onnx
 from onnx.reference import ReferenceEvaluator
 
-from lvad_perception.engines.base import Finished
+from lvad_perception.engines.base import Engine, Pending
 from lvad_perception.errors import EngineError, ModelFileError
 from lvad_perception.manifest import INPUT_NAME, MANIFEST_KEY, Manifest
-from lvad_perception.types import RawOutputs, UInt8
+from lvad_perception.types import UInt8
 
 
 # --8<-- [start:engine]
-class ReferenceEngine:
-    """An ``.onnx`` model file in ONNX's reference evaluator; meets ``engines.base.Engine``."""
-
-    precision = "fp32"
-    device_memory_bytes = None  # it works in the memory of the process
+class ReferenceEngine(Engine):
+    """An ``.onnx`` model file in ONNX's reference evaluator."""
 
     def __init__(self, path: Path) -> None:
         """Load a model file.
@@ -36,32 +33,23 @@ class ReferenceEngine:
         metadata = {item.key: item.value for item in model.metadata_props}
         if MANIFEST_KEY not in metadata:
             raise ModelFileError(f"{path} carries no {MANIFEST_KEY}; write one with lvad-train export")
-        self.manifest = Manifest.from_json(metadata[MANIFEST_KEY], source=str(path))
-        self.description = f"ONNX {onnx.__version__} reference evaluator, FP32"
         self._evaluator: ReferenceEvaluator | None = ReferenceEvaluator(model)
+        super().__init__(
+            manifest=Manifest.from_json(metadata[MANIFEST_KEY], source=str(path)),
+            description=f"ONNX {onnx.__version__} reference evaluator, FP32",
+            precision="fp32",
+        )
 
-    def infer(self, images: UInt8) -> RawOutputs:
-        """Run the model on uint8 [N, H, W, 3], RGB, of the manifest's shape.
-
-        Raises:
-            EngineError: an operator failed, or the engine is closed.
-        """
-        if self._evaluator is None:
-            raise EngineError("the engine is closed; open the model file again")
-        names = self.manifest.output_names
+    def _submit(self, slot: int, images: UInt8) -> Pending[list[Any]]:
+        """Numpy computes here, so the result is finished when this returns; its arrays are new ones in every call."""
+        assert self._evaluator is not None
         try:
-            arrays = self._evaluator.run(list(names), {INPUT_NAME: images})
-        except Exception as err:  # whatever an operator's numpy code raises
+            arrays = self._evaluator.run(list(self.manifest.output_names), {INPUT_NAME: images})
+        except Exception as err:  # an operator's numpy code may raise anything
             raise EngineError(f"the reference evaluator failed ({err}); try ONNX Runtime on the same file") from err
-        outputs: dict[str, np.ndarray | None] = dict.fromkeys(RawOutputs.__dataclass_fields__)
-        return RawOutputs(**{**outputs, **dict(zip(names, arrays, strict=True))})
+        return Pending.finished(arrays)
 
-    def begin(self, images: UInt8) -> Finished[RawOutputs]:
-        """The same for callers that fetch the result later; numpy computes in line, so it is there at once."""
-        return Finished(self.infer(images))
-
-    def close(self) -> None:
-        """Free the model; calling it again does nothing."""
+    def _close(self) -> None:
         self._evaluator = None
 
 
@@ -70,11 +58,11 @@ class ReferenceEngine:
 
 # --8<-- [start:check]
 def check(path: Path, images: UInt8) -> str:
-    """How far the reference evaluator is from ONNX Runtime on a batch of letterboxed images.
+    """Compare the reference evaluator with ONNX Runtime on a batch of letterboxed images.
 
     Args:
         path: a model file.
-        images: uint8 [N, H, W, 3], RGB, as the manifest's ``input_hw``.
+        images: uint8 [N, H, W, 3], RGB, H x W the manifest's ``input_hw``.
     """
     from lvad_perception.engines import open_engine
     from lvad_perception.engines.agreement import TOLERANCES, agree
@@ -90,7 +78,7 @@ def check(path: Path, images: UInt8) -> str:
 
 # --8<-- [start:replay]
 def replay_bag(model: Path, bag: Path, output: Path) -> None:
-    """Replay a bag through the engine: from here on nothing knows which runtime it is."""
+    """Replay a bag with the engine; the perceiver takes any of them."""
     from lvad_perception.bags.replay import replay
     from lvad_perception.perceiver import Perceiver
 

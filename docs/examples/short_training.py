@@ -1,4 +1,4 @@
-"""A training in this process, without checkpoints: what the other examples try their parts with."""
+"""A short training without checkpoints, used by the other examples."""
 
 from collections.abc import Iterable
 
@@ -16,7 +16,7 @@ from lvad_training.training.schedule import optimizer_and_schedule
 def train(
     settings: TrainConfig, net: MultiTaskNet, criterion: MultiTaskCriterion, batches: Iterable[Batch]
 ) -> list[loop.StepReport]:
-    """Take a step for every batch, with the optimiser and schedule of ``lvad-train run``; one report a step."""
+    """Train one step per batch with the optimiser and schedule of ``lvad-train run``; returns one report per step."""
     accelerator = Accelerator(mixed_precision=settings.precision)
     optimizer, scheduler = optimizer_and_schedule(net, settings)
     model, optimizer = accelerator.prepare(net, optimizer)

@@ -1,4 +1,4 @@
-"""A data set of one's own: YOLO's text files as a split that training reads, or written in BDD100K's layout."""
+"""Reads YOLO's text files of boxes as a split for training, or converts them to BDD100K's layout."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -6,14 +6,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from lvad_perception.datasets.split import Split
+from lvad_perception.datasets.split import Split, clip_boxes
 from lvad_perception.errors import DatasetError, LabelError
-from lvad_perception.media.images import read_image
+from lvad_perception.media.images import image_files, read_image
 from lvad_perception.types import Bool, Detections, Float32, Int32, Size, Truth, TruthBoxes, UInt8
 from lvad_perception.vocabulary import DETECTION
 from lvad_training.data.annotation import Annotation
-from lvad_training.data.batches import guarded_loader
-from lvad_training.data.check_frames import Counts, Problem, check_frames
+from lvad_training.data.check_frames import Counts, check_frames
+from lvad_training.data.check_problems import Problem
+from lvad_training.data.loader import guarded_loader
 from lvad_training.data.sampling import TrainingStream
 from lvad_training.data.torch_datasets import TrainingSet
 from lvad_training.data.transforms import TrainingTransform
@@ -26,14 +27,14 @@ from lvad_training.samples import Batch, collate
 class YoloSplit:
     """Images in ``images/SPLIT``, boxes in ``labels/SPLIT/NAME.txt``: lines of class, centre x and y, width, height.
 
-    Coordinates are fractions of the image. An image without a text file is not annotated, one with an empty file is
-    annotated and empty. Meets ``lvad_perception.datasets.split.Split``.
+    Coordinates are fractions of the image. An image without a text file is not annotated; one with an empty file is
+    annotated and empty. Implements ``lvad_perception.datasets.split.Split``.
 
     Args:
         root: folder of the data set.
         name: of the split.
-        classes: by the data set's numbers, what ``vocabulary.DETECTION`` calls the class; objects of any other name are
-            left out. Mind that persons are "pedestrian" there.
+        classes: for each class number of the data set, the class name in ``vocabulary.DETECTION``; objects of other
+            names are dropped. Note that persons are "pedestrian" there.
 
     Raises:
         DatasetError: there are no images.
@@ -43,7 +44,7 @@ class YoloSplit:
         self.root = root
         self.name = name
         self.ids = [DETECTION.names.index(each) if each in DETECTION.names else -1 for each in classes]
-        self.images = sorted(path for path in (root / "images" / name).glob("*") if path.suffix in (".jpg", ".png"))
+        self.images = image_files(root / "images" / name)
         if not self.images:
             raise DatasetError(f"{root}/images/{name} holds no .jpg or .png image; name another split")
         self.has_boxes = np.array([self._labels(i).is_file() for i in range(len(self.images))])
@@ -60,7 +61,7 @@ class YoloSplit:
         return self.images[i]
 
     def attributes(self, i: int) -> dict[str, str]:
-        """None here."""
+        """No attributes in this format."""
         return {}
 
     def annotated(self, i: int) -> frozenset[str]:
@@ -72,7 +73,7 @@ class YoloSplit:
         return self.has_boxes if task == "detection" else np.zeros(len(self), np.bool_)
 
     def mask_path(self, i: int, task: str) -> Path | None:
-        """None: there are no masks here."""
+        """None: the format has no masks."""
         return None
 
     def annotation_files(self, task: str) -> list[Path]:
@@ -85,22 +86,17 @@ class YoloSplit:
             return None
         with Image.open(self.images[i]) as image:  # reads the header alone
             width, height = image.size
-        found = self._read(i)
-        wanted = np.array([self.ids[int(row[0])] for row in found], np.int32)
-        x, y, w, h = found[:, 1:].T
+        rows = self._read(i)
+        labels = np.array([self.ids[int(row[0])] for row in rows], np.int32)
+        x, y, w, h = rows[:, 1:].T
         boxes = np.stack([x - w / 2, y - h / 2, x + w / 2, y + h / 2], axis=1) * [width, height, width, height]
-        known = wanted >= 0
-        return boxes[known].astype(np.float32), wanted[known], np.zeros(known.sum(), np.bool_)
+        known = labels >= 0
+        return boxes[known].astype(np.float32), labels[known], np.zeros(known.sum(), np.bool_)
 
     def boxes(self, i: int, size_hw: Size) -> TruthBoxes | None:
         """Clipped to an image of that size; None when not annotated. Raises LabelError."""
         raw = self.raw_boxes(i)
-        if raw is None:
-            return None
-        boxes, labels, crowd = raw
-        boxes = boxes.clip(0, np.array([size_hw[1], size_hw[0]] * 2, np.float32))
-        keep = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-        return TruthBoxes(boxes[keep], labels[keep], crowd[keep])
+        return None if raw is None else clip_boxes(*raw, size_hw)
 
     def semantic(self, i: int, size_hw: Size) -> UInt8 | None:
         """None: not annotated."""
@@ -121,12 +117,12 @@ class YoloSplit:
         path = self._labels(i)
         try:
             rows = [[float(word) for word in line.split()] for line in path.read_text(encoding="utf-8").splitlines()]
-            found = np.array(rows, np.float64).reshape(len(rows), 5)
+            array = np.array(rows, np.float64).reshape(len(rows), 5)
         except (OSError, ValueError) as err:
             raise LabelError(f"{path} is not lines of five numbers ({err}); correct or remove it") from err
-        if len(found) and not (found[:, 0].min() >= 0 and found[:, 0].max() < len(self.ids)):
+        if len(array) and not (array[:, 0].min() >= 0 and array[:, 0].max() < len(self.ids)):
             raise LabelError(f"{path} names a class beyond the {len(self.ids)} that there are; correct classes")
-        return found
+        return array
 
 
 # --8<-- [end:split]
@@ -134,7 +130,7 @@ class YoloSplit:
 
 # --8<-- [start:check]
 def check(split: Split) -> tuple[Counts, list[Problem]]:
-    """What ``lvad-train data check`` does with every frame: read it as training does, count, tell what is wrong."""
+    """Read every frame as training does, count its annotation and collect problems, as ``data check`` does."""
     return check_frames(split, range(len(split)))
 
 
@@ -143,7 +139,7 @@ def check(split: Split) -> tuple[Counts, list[Problem]]:
 
 # --8<-- [start:batches]
 def batches(split: Split, recipe: Recipe) -> Iterable[Batch]:
-    """The split's images as a training wants them: augmented, shuffled, in batches of the recipe's size."""
+    """Training batches of the recipe's size: the split's images, augmented and shuffled."""
     augment, settings = recipe.data.augment, recipe.train
     samples = TrainingSet(
         Annotation(split, tasks=recipe.model.tasks),
@@ -167,7 +163,7 @@ def batches(split: Split, recipe: Recipe) -> Iterable[Batch]:
 
 # --8<-- [start:convert]
 def write_bdd100k(split: Split, root: Path) -> None:
-    """Write a split's boxes in BDD100K's layout, with links to its images: for every command, as it is."""
+    """Write a split's boxes in BDD100K's layout, which every command reads; images are linked, not copied."""
     images = root / "images" / "100k" / split.name
     images.mkdir(parents=True)
     entries = []
@@ -176,19 +172,15 @@ def write_bdd100k(split: Split, root: Path) -> None:
         (images / path.name).symlink_to(path.resolve())
         truth = split.boxes(i, read_image(path).shape[:2])
         if truth is not None:
-            sure = np.ones(len(truth), np.float32)
+            scores = np.ones(len(truth), np.float32)
             boxes, ignored = (
-                Detections(truth.boxes_xyxy[part], sure[part], truth.labels[part])
+                Detections(truth.boxes_xyxy[part], scores[part], truth.labels[part])
                 for part in (~truth.crowd, truth.crowd)
             )
             entries.append(detection_entry(path.name, boxes, ignored))
     labels = root / "labels" / "det_20"
     labels.mkdir(parents=True, exist_ok=True)
     (labels / f"det_{split.name}.json").write_bytes(b"[" + b",\n".join(entries) + b"]")
-
-
-def _part(truth: TruthBoxes, chosen: Bool) -> Detections:
-    return Detections(truth.boxes_xyxy[chosen], np.ones(chosen.sum(), np.float32), truth.labels[chosen])
 
 
 # --8<-- [end:convert]

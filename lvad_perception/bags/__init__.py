@@ -1,1 +1,1 @@
-"""Recorded drives: BDD100K or video -> bag, bag -> predictions, predictions -> metrics."""
+"""Bags: making them from data sets and videos, replay with a model, and evaluation."""

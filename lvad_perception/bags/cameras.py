@@ -1,11 +1,11 @@
-"""Which image topics of a bag are cameras; the names of the other topics are in ``lvad_perception.topics``."""
+"""Cameras of a bag: which image topics they are, and the topics of their results and annotation."""
 
 from collections import Counter, defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Final
 
-from lvad_perception.bags.problems import Problems
+from lvad_perception.bags.error_log import ErrorLog
 from lvad_perception.errors import BagError
 from lvad_perception.topics import (
     COMPRESSED_IMAGE,
@@ -30,7 +30,7 @@ class Camera:
     """One camera of a bag.
 
     Attributes:
-        topic: the topic that its images are read from.
+        topic: topic of its images.
         namespace: prefix of its other topics, "/camera" for "/camera/image_raw/compressed"; may be empty.
         compressed: the images are CompressedImage, not Image.
         connection: the bag's connection of ``topic``.
@@ -56,8 +56,8 @@ def find_cameras(connections: Collection[Any], *, source: str, topics: Collectio
     Args:
         connections: the bag's connections.
         source: the bag, for messages.
-        topics: image topics to use; when empty all of them but masks, overlays and depth images, and where a camera
-            has raw and compressed images the one with more messages, raw if they are as many.
+        topics: image topics to use. When empty, all but masks, overlays and depth images; of a camera's raw and
+            compressed topics the one with more messages, raw on a tie.
 
     Raises:
         BagError: the bag has no image topic, or one of ``topics`` is not an image topic of the bag.
@@ -76,10 +76,8 @@ def find_cameras(connections: Collection[Any], *, source: str, topics: Collectio
         if topic not in images:
             if topic in (video.topic for video in _videos(connections)):
                 raise BagError(f"the messages of {topic} in {source} are packets of a video, no images; {VIDEO_REMEDY}")
-            have = (
-                listing(images) if images else f"none, only {listing(connection.topic for connection in connections)}"
-            )
-            raise BagError(f"{source} has no image topic {topic}; its image topics are {have}")
+            present = listing(images) if images else f"none, only {listing(each.topic for each in connections)}"
+            raise BagError(f"{source} has no image topic {topic}; its image topics are {present}")
     if topics:
         chosen = [images[topic] for topic in dict.fromkeys(topics)]
     else:
@@ -108,7 +106,7 @@ def find_cameras(connections: Collection[Any], *, source: str, topics: Collectio
     return [
         Camera(
             topic=connection.topic,
-            # Two cameras in one namespace would write to the same topics: there each image topic is a namespace.
+            # Cameras that share a namespace would write to the same topics, so each image topic is a namespace there.
             namespace=parent if parents.count(parent) == 1 else _base(connection.topic),
             compressed=message_type(connection.msgtype) == COMPRESSED_IMAGE,
             connection=connection,
@@ -117,12 +115,12 @@ def find_cameras(connections: Collection[Any], *, source: str, topics: Collectio
     ]
 
 
-def tell_of_videos(connections: Collection[Any], cameras: Collection[Camera], problems: Problems) -> None:
-    """Tell of videos in packets, which are left out, unless the same camera's images are there too."""
-    seen = {_base(camera.topic) for camera in cameras}
+def report_video_packets(connections: Collection[Any], cameras: Collection[Camera], errors: ErrorLog) -> None:
+    """Report topics of video packets, which cannot be read, unless the camera has images too."""
+    with_images = {_base(camera.topic) for camera in cameras}
     for connection in _videos(connections):
-        if _base(connection.topic) not in seen:
-            problems.add(
+        if _base(connection.topic) not in with_images:
+            errors.add(
                 connection.topic,
                 f"all {connection.msgcount} messages",
                 f"they are packets of a video, no images, and are left out; {VIDEO_REMEDY}",

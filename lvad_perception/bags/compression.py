@@ -1,4 +1,4 @@
-"""Decompresses parts of bags in bounded memory, since a file from somebody else may expand to any size."""
+"""Decompression of parts of bags in bounded memory, against files that expand to any size."""
 
 import shutil
 import sys
@@ -8,21 +8,21 @@ from typing import Any, Final
 from lvad_perception.errors import LvadError
 
 LARGEST: Final = 256 << 20
-"""Bytes that one part of a bag, an MCAP chunk or a message, may have; several times the largest camera image."""
+"""Maximum bytes of an MCAP chunk or a message; several times the largest camera image."""
 
 ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 _LZ4_RATIO: Final = 256
-"""LZ4 shrinks no further than 255 to 1, by its format."""
+"""LZ4's format compresses at most 255 to 1."""
 _FILE_RATIO: Final = 1000
 _LEAST_FREE: Final = 256 << 20
 _BLOCK: Final = 1 << 20
 
 
 class DamagedError(LvadError):
-    """A part of a bag cannot be read. Its text is a clause for a sentence that says which part.
+    """A part of a bag cannot be read. The text is a clause; the caller adds which part.
 
     Attributes:
-        remedy: what to do, where that is not what helps against damage in general; else empty.
+        remedy: what to do; empty where the general remedy against damage applies.
     """
 
     def __init__(self, reason: str, *, remedy: str = "") -> None:
@@ -36,14 +36,14 @@ def expand(data: bytes, compression: str, *, size: int | None = None) -> bytes:
     Args:
         data: one frame of zstd or LZ4.
         compression: "zstd", "lz4" or "" for none, as MCAP spells them.
-        size: bytes that it becomes; None for any number up to ``LARGEST``.
+        size: bytes after decompression; None for any number up to ``LARGEST``.
 
     Raises:
-        DamagedError: it is damaged, or becomes larger than ``size`` or ``LARGEST``.
+        DamagedError: it is damaged, or expands to more than ``size`` or ``LARGEST``.
     """
     limit = LARGEST if size is None else size
     if limit > LARGEST:
-        raise DamagedError(f"it promises to become {limit:,} bytes, and more than {LARGEST:,} are refused")
+        raise DamagedError(f"it states a size of {limit:,} bytes, and more than {LARGEST:,} are refused")
     if compression == "":
         raw = data
     elif compression == "zstd":
@@ -54,20 +54,20 @@ def expand(data: bytes, compression: str, *, size: int | None = None) -> bytes:
         if size is None:
             limit = min(limit, _LZ4_RATIO * len(data))
         elif size > _LZ4_RATIO * len(data):
-            raise DamagedError(f"it promises to become {size:,} bytes, which {len(data):,} of LZ4 cannot")
+            raise DamagedError(f"it states a size of {size:,} bytes, to which {len(data):,} of LZ4 cannot expand")
         raw = _expanded(LZ4FrameDecompressor(), data, limit)
     else:
-        raise DamagedError(f"it is compressed by {compression!r}, which is not known")
+        raise DamagedError(f"its compression {compression!r} is unknown")
     if size is not None and len(raw) != size:
         raise DamagedError(f"it has {len(raw):,} bytes instead of {size:,}")
     return raw
 
 
 def expand_file(path: Path, folder: Path) -> Path:
-    """Decompress a zstd file into a folder, where it is called as before without its last suffix.
+    """Decompress a zstd file into a folder, under its name without the last suffix.
 
     Raises:
-        DamagedError: it is damaged, becomes a thousand times its size, or leaves no room in the folder.
+        DamagedError: it is damaged, expands to a thousand times its size, or would fill the disk.
         OSError: a file cannot be read or written.
     """
     target, written = folder / path.stem, 0
@@ -78,13 +78,13 @@ def expand_file(path: Path, folder: Path) -> Path:
             try:
                 block = stream.read(_BLOCK)
             except (EOFError, zstd.ZstdError) as err:
-                raise DamagedError(f"{path.name} is no whole zstd file: {err}".rstrip(".")) from err
+                raise DamagedError(f"{path.name} is a damaged zstd file: {err}".rstrip(".")) from err
             if not block:
                 return target
             written += len(block)
             if written > limit:
                 raise DamagedError(
-                    f"{path.name} becomes more than {_FILE_RATIO} times its size, as no recording does",
+                    f"{path.name} expands to more than {_FILE_RATIO} times its size, which no recording does",
                     remedy="decompress it yourself, with zstd -d, if you trust where it comes from",
                 )
             if shutil.disk_usage(folder).free < _LEAST_FREE:
@@ -96,20 +96,20 @@ def expand_file(path: Path, folder: Path) -> Path:
 
 
 def _expanded(decompressor: Any, data: bytes, limit: int) -> bytes:
-    """One frame, by what the decompressors of zstd and LZ4 have in common."""
+    """Decompress one frame through the common interface of the decompressors of zstd and LZ4."""
     try:
         raw: bytes = decompressor.decompress(data, max_length=limit + 1)
     except (RuntimeError, ValueError, EOFError, MemoryError, zstd_module().ZstdError) as err:
         raise DamagedError(f"it cannot be decompressed: {err}".rstrip(".")) from err
     if len(raw) > limit:
-        raise DamagedError(f"it becomes more than the {limit:,} bytes that it may have")
+        raise DamagedError(f"it expands to more than the allowed {limit:,} bytes")
     if not decompressor.eof:
-        raise DamagedError("its compressed data end too early")
+        raise DamagedError("its compressed data ends too early")
     return raw
 
 
 def zstd_module() -> Any:
-    """Python's own module from 3.14 on, its backport before, which comes with rosbags."""
+    """The standard library's zstd module from Python 3.14 on, before that its backport, which rosbags requires."""
     if sys.version_info >= (3, 14):
         from compression import zstd
     else:

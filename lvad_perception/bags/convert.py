@@ -1,9 +1,10 @@
-"""BDD100K splits and videos -> rosbag2 bags. Both stream: memory does not grow with their length."""
+"""Conversion of splits of data sets, and of videos, to bags, in bounded memory."""
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,10 +12,11 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from lvad_perception.bags.problems import Problems, report_to_stderr
-from lvad_perception.bags.storage import BagWriter, Storage, create_bag
-from lvad_perception.datasets.bdd100k import Split, open_split
-from lvad_perception.errors import BagError, ConfigError, ImageError, LabelError
+from lvad_perception.bags.annotation import read_truth
+from lvad_perception.bags.error_log import ErrorLog, report_to_stderr
+from lvad_perception.bags.writer import BagWriter, Storage, create_bag
+from lvad_perception.datasets.layout import open_split, vocabulary_name
+from lvad_perception.errors import BagError, ConfigError, ImageError
 from lvad_perception.media.images import decode_image
 from lvad_perception.messages import (
     Message,
@@ -27,10 +29,10 @@ from lvad_perception.messages import (
 )
 from lvad_perception.topics import ATTRIBUTES, LABEL_INFO, NAME, TASK_TOPICS, TRUTH
 from lvad_perception.types import UInt8
-from lvad_perception.vocabulary import TASKS
+from lvad_perception.vocabulary import TASKS, VOCABULARIES, Vocabulary
 
 DEFAULT_START_NS: Final = 1_500_000_000_000_000_000
-"""Stamp of the first image, 2017-07-14 02:40 UTC: a fixed instant, so that the same input gives the same bag."""
+"""Stamp of the first image, 2017-07-14 02:40 UTC; fixed, so that the same input gives the same bag."""
 DEFAULT_RATE_HZ: Final = 10.0
 JPEG_QUALITY: Final = 95
 
@@ -42,12 +44,12 @@ _LAST_STAMP_NS: Final = (2**31 - 1) * 1_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class ConversionSummary:
-    """What was written.
+    """Counts of a conversion.
 
     Attributes:
         images: images in the bag.
-        truth: task -> images with an annotation of it.
-        problems: images or annotations that were left out; each was told.
+        truth: task -> number of images annotated for it.
+        problems: images or annotations that were left out; each was reported.
         duration_s: from the first stamp to the last.
     """
 
@@ -57,7 +59,7 @@ class ConversionSummary:
     duration_s: float
 
 
-def from_bdd100k(
+def from_dataset(
     root: Path,
     split: str,
     output: Path,
@@ -73,65 +75,76 @@ def from_bdd100k(
     report: Callable[[str], None] = report_to_stderr,
     progress: bool = False,
 ) -> ConversionSummary:
-    """Convert a split in BDD100K's layout to a bag of one camera; topics as in ``lvad_perception.topics``.
+    """Convert a split of BDD100K or nuImages to a bag of one camera; topics as in ``lvad_perception.topics``.
 
-    JPEG and PNG files are passed through byte for byte as CompressedImage, other formats are written as PNG. Boxes keep
-    source pixels; crowds have a second hypothesis ``messages.CROWD``. A task that an image is not annotated for has no
-    message with its stamp; annotated-and-empty is an empty array. The image's name is published with the image's stamp,
-    and so are its attributes (weather, scene, time of day) where the label files state some.
+    JPEG and PNG files are copied byte for byte as CompressedImage, other formats are converted to PNG. Boxes are in
+    source pixels; crowds have a second hypothesis ``messages.CROWD``. An image without annotation for a task has no
+    message of that task; annotated-and-empty is an empty array. The image's name, and its attributes (weather, scene
+    and time of day; nuImages: camera and location) if the data set has any, are written with the image's stamp. The
+    images of all cameras of nuImages are on the one camera of the bag.
 
-    Stamps advance by 1 / ``rate_hz``: BDD100K's own time stamps are milliseconds into as many different videos.
+    Stamps advance by 1 / ``rate_hz``, since the data sets' own time stamps belong to different videos.
 
     Args:
-        root: folder with ``images`` and ``labels``.
+        root: folder of the data set, of a layout that ``datasets.layout`` recognizes.
         split: name of the split, such as "val".
         output: bag folder to create.
         storage: storage plugin.
         overwrite: replace an older bag.
         camera: namespace of the topics.
         frame_id: of every header.
-        rate_hz: images a second.
+        rate_hz: images per second.
         start_stamp_ns: stamp of the first image.
-        limit: convert only so many images, the first by name.
-        cache_dir: where parsed labels are kept; the user's cache folder when None.
-        report: is handed one line for each image or annotation that is left out.
-        progress: show a bar on standard error.
+        limit: convert only the first images by name; None for all.
+        cache_dir: folder of parsed labels; the user's cache folder when None.
+        report: called with one line for each image or annotation that is left out.
+        progress: show a progress bar on standard error.
 
     Raises:
-        DatasetError: no such folder or split, or no image could be read.
+        DatasetError: no such folder or split.
         LabelError: a label file cannot be read at all.
-        BagError: the bag cannot be written.
+        BagError: no image can be read, or the bag cannot be written.
         ConfigError: an impossible rate, stamp, limit or camera name.
     """
     if not rate_hz > 0 or (limit is not None and limit < 1):
         raise ConfigError(f"rate {rate_hz} Hz and limit {limit} must be positive; leave them out for the defaults")
-    data = open_split(Path(root), split, cache_dir=cache_dir)
+    root = Path(root)
+    dataset = vocabulary_name(root)
+    data = open_split(root, split, cache_dir=cache_dir)
     count = len(data) if limit is None else min(limit, len(data))
     if not 0 <= start_stamp_ns <= _LAST_STAMP_NS - int(count / rate_hz * 1e9):
         raise ConfigError(f"start stamp {start_stamp_ns} ns leaves ROS's time range; give nanoseconds since 1970")
-    problems = Problems(report)
+    errors = ErrorLog(report)
     images = 0
     truth = dict.fromkeys(TASKS, 0)
-    origin = {"lvad_source": "bdd100k", "lvad_split": split}
+    origin = {"lvad_source": dataset, "lvad_split": split}
     with create_bag(output, storage=storage, overwrite=overwrite, custom_data=origin) as bag:
-        camera_writer = _CameraWriter(bag, camera, frame_id)
+        camera_writer = _CameraWriter(bag, camera, frame_id, VOCABULARIES[dataset])
         for index in tqdm(range(count), desc="convert", unit="image", disable=None if progress else True):
             path = data.image_path(index)
             try:
                 encoded, image_format, size_hw = _encoded_image(path)
             except ImageError as err:
-                problems.add(str(path.parent), path.name, err)
+                errors.add(str(path.parent), path.name, err)
                 continue
             camera_writer.start(start_stamp_ns + round(images * 1e9 / rate_hz))
             camera_writer.name(data.name_of(index))
             camera_writer.attributes(data.attributes(index))
             camera_writer.compressed(encoded, image_format)
-            for task in _write_truth(camera_writer, data, index, size_hw, problems):
-                truth[task] += 1
+            annotation = read_truth(data, index, size_hw, errors)
+            parts = {
+                "detection": annotation.boxes,
+                "semantic": annotation.semantic,
+                "drivable": annotation.drivable,
+            }
+            for task, part in parts.items():
+                if part is not None:
+                    camera_writer.truth(task, part)
+                    truth[task] += 1
             images += 1
         if images == 0:
             raise BagError(f"no image of {root} split {split} can be read; copy the images again")
-    return ConversionSummary(images, truth, problems.total, max(0, images - 1) / rate_hz)
+    return ConversionSummary(images, truth, errors.total, max(0, images - 1) / rate_hz)
 
 
 def from_video(
@@ -147,7 +160,7 @@ def from_video(
     every: int = 1,
     progress: bool = False,
 ) -> ConversionSummary:
-    """Convert a video file to a bag of one camera, with the video's own time line.
+    """Convert a video file to a bag of one camera, with the time stamps of the video.
 
     Args:
         path: any video that FFmpeg decodes.
@@ -158,7 +171,7 @@ def from_video(
         frame_id: of every header.
         start_stamp_ns: stamp of the video's time 0.
         raw: write lossless rgb8 Image messages instead of JPEG (quality 95) CompressedImage.
-        every: keep the first of every so many frames.
+        every: N, to keep one of N frames, the first included.
         progress: show a counter on standard error.
 
     Raises:
@@ -176,7 +189,7 @@ def from_video(
     with create_bag(output, storage=storage, overwrite=overwrite, custom_data={"lvad_source": "video"}) as bag:
         camera_writer = _CameraWriter(bag, camera, frame_id)
         frames = tqdm(read_video(Path(path)), desc="convert", unit="frame", disable=None if progress else True)
-        for stamp_ns, image in _every(frames, every):
+        for stamp_ns, image in islice(frames, 0, None, every):
             camera_writer.start(start_stamp_ns + stamp_ns)
             if raw:
                 camera_writer.raw(image)
@@ -191,10 +204,13 @@ def from_video(
 
 
 class _CameraWriter:
-    """The topics of one camera in a bag, all messages of a frame under one header."""
+    """Writes the topics of one camera; all messages of a frame share its header."""
 
-    def __init__(self, bag: BagWriter, camera: str, frame_id: str) -> None:
+    def __init__(
+        self, bag: BagWriter, camera: str, frame_id: str, vocabularies: Mapping[str, Vocabulary] = TASKS
+    ) -> None:
         self._bag = bag
+        self._vocabularies = vocabularies
         self._camera = "/" + camera.strip("/")
         if not _NAMESPACE.fullmatch(self._camera):
             raise ConfigError(
@@ -229,33 +245,21 @@ class _CameraWriter:
         topic = f"{TRUTH}/{TASK_TOPICS[task]}"
         if task not in self._described:
             self._described.add(task)
-            info = label_info_to_message(TASKS[task], self._header, types=self._types)
+            info = label_info_to_message(self._vocabularies[task], self._header, types=self._types)
             self._write(f"{topic}/{LABEL_INFO}", info, latched=True)
-        to_message = truth_to_message if task == "detection" else mask_to_message
-        self._write(topic, to_message(annotation, self._header, types=self._types))
+        if task == "detection":
+            names = self._vocabularies[task].names
+            msg = truth_to_message(annotation, self._header, names=names, types=self._types)
+        else:
+            msg = mask_to_message(annotation, self._header, types=self._types)
+        self._write(topic, msg)
 
     def _write(self, topic: str, msg: Message, *, latched: bool = False) -> None:
         self._bag.write(f"{self._camera}/{topic}", msg, self._stamp_ns, latched=latched)
 
 
-def _write_truth(
-    writer: _CameraWriter, data: Split, index: int, size_hw: tuple[int, int], problems: Problems
-) -> Iterator[str]:
-    """Write what the image is annotated for; yields the tasks written."""
-    readers = {"detection": data.boxes, "semantic": data.semantic, "drivable": data.drivable}
-    for task, read in readers.items():
-        try:
-            annotation = read(index, size_hw)
-        except LabelError as err:
-            problems.add(f"{data.name} {task} labels", data.name_of(index), err)
-            continue
-        if annotation is not None:
-            writer.truth(task, annotation)
-            yield task
-
-
 def _encoded_image(path: Path) -> tuple[bytes, str, tuple[int, int]]:
-    """An image file's bytes, their format and the image's size; the image is decoded to be sure of it."""
+    """An image file's bytes, format and size; raises ImageError if it cannot be decoded."""
     try:
         encoded = path.read_bytes()
     except OSError as err:
@@ -271,9 +275,3 @@ def _encoded_image(path: Path) -> tuple[bytes, str, tuple[int, int]]:
 def _jpeg(image: UInt8) -> bytes:
     bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
-
-
-def _every(frames: Any, step: int) -> Iterator[tuple[int, UInt8]]:
-    for index, frame in enumerate(frames):
-        if index % step == 0:
-            yield frame

@@ -1,8 +1,9 @@
-"""metadata.yaml: what a bag promises of its files, topics and messages."""
+"""Reading of metadata.yaml: a bag's storage files, topics and message counts."""
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path, PurePath
 from typing import Any, Final
@@ -16,14 +17,20 @@ _DEEPEST: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
-class PromisedTopic:
-    """A topic as metadata.yaml has it: ``qos`` are the offered profiles, as YAML or already parsed."""
+class TopicMetadata:
+    """A topic in metadata.yaml; the first three attributes are those of rosbags' connections.
+
+    Attributes:
+        topic: its name.
+        msgtype: type of its messages.
+        msgcount: number of messages according to metadata.yaml.
+        qos: profiles that its publishers offered, as YAML text or already parsed.
+    """
 
     topic: str
     msgtype: str
-    count: int
+    msgcount: int
     qos: Any
-    digest: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +39,12 @@ class Metadata:
 
     Attributes:
         files: names of the storage files, all in the bag's folder.
-        topics: with the number of messages of each.
-        custom: facts that the bag's writer left.
+        topics: one or more entries for each topic.
+        custom: the writer's custom data.
     """
 
     files: tuple[str, ...]
-    topics: tuple[PromisedTopic, ...]
+    topics: tuple[TopicMetadata, ...]
     custom: dict[str, str]
 
 
@@ -45,77 +52,86 @@ def read_metadata(bag: Path) -> Metadata:
     """Read the metadata of a bag folder.
 
     Raises:
-        BagError: they are damaged, of a newer version of rosbag2, or name a compression that is not zstd.
+        BagError: metadata.yaml is damaged, of a newer rosbag2, or names a compression other than zstd.
     """
-    facts = _information(bag)
-    try:
-        # Of a path only the name counts: older versions wrote the folder too, and nothing outside of it is a bag's.
-        files = tuple(dict.fromkeys(PurePath(_text(path)).name for path in facts["relative_file_paths"]))
-        if int(facts["version"]) > _NEWEST_VERSION:
+    with _information(bag) as information:
+        # Only the file name counts: older versions wrote the folder too, and a path must not lead out of the bag.
+        files = tuple(dict.fromkeys(PurePath(_text(path)).name for path in information["relative_file_paths"]))
+        if int(information["version"]) > _NEWEST_VERSION:
             raise BagError(
-                f"{bag} was written by a newer rosbag2 (version {facts['version']} of {NAME}, {_NEWEST_VERSION} is the "
-                f"newest that is known here); update lvad_perception, or name a storage file itself: "
+                f"{bag} was written by a newer rosbag2 (version {information['version']} of {NAME}, {_NEWEST_VERSION} "
+                f"is the newest known one); update lvad_perception, or name a storage file itself: "
                 f"{', '.join(str(bag / name) for name in files)}"
             )
-        mode, compression = _text(facts.get("compression_mode")), _text(facts.get("compression_format"))
+        mode, compression = (_text(information.get(f"compression_{key}")) for key in ("mode", "format"))
         if mode.lower() not in ("", "none") and compression != "zstd":
             raise BagError(
                 f"{bag} is compressed by {compression or 'an unnamed program'}, and only zstd is read; "
                 "decompress it with: ros2 bag convert"
             )
-        topics = tuple(_topic(entry) for entry in facts["topics_with_message_count"] or ())
-        custom = facts.get("custom_data")
+        custom = information.get("custom_data")
         custom = {_text(name): _text(value) for name, value in custom.items()} if isinstance(custom, Mapping) else {}
-        return Metadata(files, topics, custom)
-    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as err:
-        raise _damaged(bag, f"{type(err).__name__}: {err}") from err
+        return Metadata(files, tuple(_topics(information)), custom)
 
 
-def _topic(entry: Any) -> PromisedTopic:
-    facts = entry["topic_metadata"]
-    return PromisedTopic(
-        _text(facts["name"]),
-        _text(facts["type"]),
-        max(0, int(entry["message_count"])),
-        facts.get("offered_qos_profiles") or "",
-        _text(facts.get("type_description_hash")),
-    )
+def read_topics(bag: Path) -> list[TopicMetadata]:
+    """Topics with messages of a bag folder of any version, one for each name and type. Raises BagError."""
+    merged: dict[tuple[str, str], TopicMetadata] = {}
+    with _information(bag) as information:
+        for topic in _topics(information):  # a topic has several entries if its publishers' QoS differ
+            earlier = merged.get((topic.topic, topic.msgtype))
+            count = topic.msgcount + (0 if earlier is None else earlier.msgcount)
+            merged[topic.topic, topic.msgtype] = replace(topic, msgcount=count)
+    return [topic for topic in merged.values() if topic.msgcount]
+
+
+def _topics(information: Mapping[str, Any]) -> Iterator[TopicMetadata]:
+    for entry in information["topics_with_message_count"] or ():
+        metadata = entry["topic_metadata"]
+        yield TopicMetadata(
+            _text(metadata["name"]),
+            _text(metadata["type"]),
+            max(0, int(entry["message_count"])),
+            metadata.get("offered_qos_profiles") or "",
+        )
 
 
 def _text(value: Any) -> str:
-    """A scalar as text. Lists that hold themselves many times over in a few lines would grow without end."""
+    """A scalar as text. Anything else is refused, since the text of nested YAML aliases could grow without end."""
     if isinstance(value, (list, dict, set)):
         raise TypeError(f"a {type(value).__name__} stands where a text belongs")
     return "" if value is None else str(value)
 
 
-def _information(bag: Path) -> Mapping[str, Any]:
-    from ruamel.yaml import YAML
+@contextmanager
+def _information(bag: Path) -> Iterator[Mapping[str, Any]]:
+    """The content of metadata.yaml; missing entries and wrong types that the block meets are damage of the file."""
+    import yaml  # not rosbags' ruamel.yaml, which the Python of ``ros2 launch`` may not have
 
     path = bag / NAME
     try:
         if path.stat().st_size > _LARGEST:
             raise _damaged(bag, f"it has more than {_LARGEST:,} bytes")
         text = path.read_text(encoding="utf-8-sig")
-        # The parser takes its time over brackets in brackets.
+        # The parser is slow on deeply nested brackets.
         if max(accumulate(1 if mark in "[{" else -1 for mark in re.findall(r"[][{}]", text)), default=0) > _DEEPEST:
             raise _damaged(bag, f"its lists are nested more than {_DEEPEST} deep")
-        loaded: Any = YAML(typ="safe").load(text)
-        facts = loaded["rosbag2_bagfile_information"]
+        information = yaml.safe_load(text)["rosbag2_bagfile_information"]
     except OSError as err:
         raise BagError(f"{path} cannot be read ({err.strerror}); check its permissions") from err
     except BagError:
         raise
-    except (
-        Exception
-    ) as err:  # YAMLError, and what its constructors raise of odd scalars: ValueError, RecursionError ...
+    except Exception as err:  # YAMLError, and other errors of its constructors: ValueError, RecursionError ...
         raise _damaged(bag, (str(err) or type(err).__name__).splitlines()[0]) from err
-    if not isinstance(facts, Mapping):
-        raise _damaged(bag, "it says nothing of a bag")
-    return facts
+    if not isinstance(information, Mapping):
+        raise _damaged(bag, "it does not describe a bag")
+    try:
+        yield information
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as err:
+        raise _damaged(bag, f"{type(err).__name__}: {err}") from err
 
 
 def _damaged(bag: Path, reason: str) -> BagError:
     return BagError(
-        f"{bag} cannot be read as a bag: its {NAME} is damaged ({reason}); make it anew with: ros2 bag reindex {bag}"
+        f"{bag} cannot be read as a bag: its {NAME} is damaged ({reason}); rebuild it with: ros2 bag reindex {bag}"
     )

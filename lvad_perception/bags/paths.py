@@ -1,8 +1,5 @@
-"""Checks that a path is a bag or may become one, and swaps two bags. No bag is opened, so no library is needed."""
+"""Checks of paths of bags, without opening one and without rosbags."""
 
-import ctypes
-import os
-import sys
 from pathlib import Path
 from typing import Final
 
@@ -12,28 +9,8 @@ _STORAGE_SUFFIXES: Final = (".mcap", ".db3")
 _COMPRESSED_SUFFIXES: Final = (".zstd", ".zst")
 
 
-_AT_FDCWD: Final = -100
-_RENAME_EXCHANGE: Final = 2
-
-
-def exchange(first: Path, second: Path) -> bool:
-    """Let two existing paths of one file system change their names in one step, so that neither is ever gone.
-
-    Returns:
-        Whether they did; False, and nothing has changed, where the system or the file system cannot (``renameat2`` is
-        Linux's).
-    """
-    if sys.platform != "linux":
-        return False
-    try:
-        rename = ctypes.CDLL(None).renameat2
-    except AttributeError:  # glibc before 2.28
-        return False
-    return bool(rename(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE) == 0)
-
-
 def check_output(path: Path, *, overwrite: bool) -> None:
-    """Raise BagError unless a bag may be created at ``path``; for checks before long work."""
+    """Raise BagError unless a bag may be created at ``path``; a check before long work."""
     if not path.exists():
         return
     if not overwrite:
@@ -47,7 +24,7 @@ def _is_bag(path: Path) -> bool:
 
 
 def storage_files(folder: Path) -> list[Path]:
-    """The storage files in a folder, by their names, compressed or not, in the order of their names."""
+    """The storage files in a folder, compressed or not, by suffix and sorted by name."""
     return sorted(file for file in folder.iterdir() if _is_storage(file))
 
 
@@ -57,7 +34,7 @@ def _is_storage(file: Path) -> bool:
 
 
 def ros1_bag(path: Path) -> BagError:
-    """What to say of a bag of ROS 1."""
+    """The error for a bag of ROS 1."""
     return BagError(f"{path} is a ROS 1 bag; convert it with: rosbags-convert --src {path} --dst {path.stem}")
 
 
@@ -77,7 +54,7 @@ def check_path(path: Path) -> None:
         files = storage_files(path)
         if len(files) > 1:
             raise BagError(
-                f"{path} has {len(files)} storage files and no metadata.yaml that says how they belong together; "
+                f"{path} has {len(files)} storage files and no metadata.yaml that lists them; "
                 f"make it with: ros2 bag reindex {path}"
             )
         if files:

@@ -1,30 +1,29 @@
-"""A recorded bag -> Perceiver -> a bag with predictions, as the node would have published them. Streams."""
+"""Replay of a bag: runs a model on its images and writes a bag with the predictions."""
 
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from tqdm import tqdm
 
-from lvad_perception.bags.cameras import Camera, find_cameras, tell_of_videos
+from lvad_perception.bags.cameras import Camera, find_cameras, report_video_packets
+from lvad_perception.bags.error_log import ErrorLog, message_text, report_to_stderr
+from lvad_perception.bags.frames import Frame, decode_frame
+from lvad_perception.bags.overlay_video import write_overlay_video
 from lvad_perception.bags.paths import check_output
-from lvad_perception.bags.problems import Problems, message_text, report_to_stderr
-from lvad_perception.bags.storage import BagReader, BagWriter, Storage, create_bag, open_bag
+from lvad_perception.bags.reader import BagReader, open_bag
+from lvad_perception.bags.writer import BagWriter, Storage, create_bag
 from lvad_perception.errors import BagError, ImageError, MessageError
-from lvad_perception.media.images import jpeg_damage
 from lvad_perception.messages import (
     Message,
     detections_to_message,
-    image_from_compressed,
-    image_from_message,
     label_info_to_message,
     mask_to_message,
     rosbags_types,
-    stamp_ns,
 )
 from lvad_perception.perceiver import Perceiver
 from lvad_perception.topics import (
@@ -37,23 +36,19 @@ from lvad_perception.topics import (
     VIDEO_REMEDY,
     message_type,
 )
-from lvad_perception.types import Predictions, UInt8
+from lvad_perception.types import Predictions
 from lvad_perception.vocabulary import Vocabulary
-
-LONGEST_SHOWN_NS: Final = 1_000_000_000
-"""So long a frame of the overlay video stays at most: a pause of the recording, or between two, is cut to it."""
-_UNKNOWN_STEP_NS: Final = 100_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class ReplaySummary:
-    """What a replay did.
+    """Counts and times of a replay.
 
     Attributes:
-        cameras: image topic -> images that were processed.
-        skipped: image topic -> images that were left out or could not be read; each was told.
+        cameras: image topic -> number of processed images.
+        skipped: image topic -> number of images that could not be used; each was reported.
         detections: boxes written, all images together.
-        seconds: wall clock.
+        seconds: wall-clock time.
         engine_ms: mean engine time of an image in milliseconds.
     """
 
@@ -65,25 +60,8 @@ class ReplaySummary:
 
     @property
     def images(self) -> int:
-        """Images that were processed, all cameras together."""
+        """Number of processed images of all cameras."""
         return sum(self.cameras.values())
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Frame:
-    """One image of a bag.
-
-    Attributes:
-        camera: where it comes from.
-        header: its message's header.
-        stamp_ns: the bag's time stamp of the message.
-        image: uint8 [H, W, 3], RGB; not to be written to.
-    """
-
-    camera: Camera
-    header: Message
-    stamp_ns: int
-    image: UInt8
 
 
 def replay(
@@ -101,27 +79,27 @@ def replay(
     report: Callable[[str], None] = report_to_stderr,
     progress: bool = False,
 ) -> ReplaySummary:
-    """Run the perception on every image of a bag.
+    """Run a model on every image of a bag and write a bag with its predictions.
 
     The output bag holds, under each camera's namespace (see ``lvad_perception.topics``), detections, masks and their
     classes, with header and bag time stamp of the source image, and byte for byte the camera's images, annotation,
-    names, attributes and CameraInfo. An image that cannot be decoded, or that the bag promises and does not hold, is
-    told, counted and left out.
+    names, attributes and CameraInfo. Images that cannot be decoded, or that the bag counts but does not hold, are
+    reported, counted and left out.
 
     Args:
         bag: bag folder, or a .mcap or .db3 file.
-        perceiver: for evaluation with a score threshold of 0.
+        perceiver: the model; an evaluation of the output needs a score threshold of 0.
         output: bag folder to create.
         topics: image topics; all cameras when empty.
         storage: storage plugin of the output.
         overwrite: replace an older output.
         images: copy the source images.
         confidence: also write the semantic confidence.
-        overlay_video: file for a video of the first camera with the predictions drawn in, each frame at the time of its
+        overlay_video: video file of the first camera with the predictions drawn in, each frame at the time of its
             stamp; None for none.
-        overlay_threshold: least score of boxes in the video; None is the manifest's.
-        report: is handed one line for each image that is left out.
-        progress: show a bar on standard error.
+        overlay_threshold: minimum score of the boxes in the video; the manifest's by default.
+        report: called with one line for each image that is left out.
+        progress: show a progress bar on standard error.
 
     Raises:
         BagError: the bag is unreadable or has no usable image, or the output cannot be written.
@@ -132,11 +110,11 @@ def replay(
     if output.exists() and bag.resolve() in (output.resolve(), *output.resolve().iterdir()):
         raise BagError(f"{output} is the bag to be replayed; choose another name for the output")
     began = time.monotonic()
-    problems = Problems(report)
+    errors = ErrorLog(report)
     with open_bag(bag) as reader:
         cameras = find_cameras(reader.connections, source=str(bag), topics=topics)
         if not topics:
-            tell_of_videos(reader.connections, cameras, problems)
+            report_video_packets(reader.connections, cameras, errors)
         metadata = {
             **reader.custom_data,
             "lvad_weights_sha256": perceiver.manifest.weights_sha256,
@@ -144,80 +122,59 @@ def replay(
         }
         with create_bag(output, storage=storage, overwrite=overwrite, custom_data=metadata) as writer:
             results = _ResultWriter(writer, perceiver.manifest.vocabularies, confidence=confidence)
-            frames = _frames(reader, cameras, writer, problems, images=images, progress=progress)
-            seen = _perceive(frames, perceiver, results)
+            frames = _frames(reader, cameras, writer, errors, images=images, progress=progress)
+            perceived = _perceive(frames, perceiver, results)
             if overlay_video is None:
-                for _ in seen:
+                for _ in perceived:
                     pass
             else:
                 threshold = perceiver.manifest.score_threshold if overlay_threshold is None else overlay_threshold
-                _film(seen, overlay_video, cameras[0], threshold, perceiver.manifest.vocabularies)
-            if not results.images:
-                count = sum(problems.of(camera.topic) for camera in cameras)
-                raise BagError(
-                    f"none of the {count} images in {bag} can be decoded; "
-                    + (
-                        VIDEO_REMEDY
-                        if VIDEO_REMEDY in problems.last
-                        else "record rgb8, bgr8 or mono8 images or whole JPEGs"
-                    )
+                write_overlay_video(
+                    overlay_video,
+                    perceived,
+                    cameras[0],
+                    score_threshold=threshold,
+                    vocabularies=perceiver.manifest.vocabularies,
                 )
+            if not results.images:
+                count = sum(errors.of(camera.topic) for camera in cameras)
+                formats = "record rgb8, bgr8 or mono8 images or whole JPEGs"
+                remedy = VIDEO_REMEDY if VIDEO_REMEDY in errors.last else formats
+                raise BagError(f"none of the {count} images in {bag} can be decoded; {remedy}")
     processed = sum(results.images.values())
     return ReplaySummary(
         cameras={camera.topic: results.images[camera.topic] for camera in cameras},
-        skipped={camera.topic: problems.of(camera.topic) for camera in cameras},
+        skipped={camera.topic: errors.of(camera.topic) for camera in cameras},
         detections=results.detections,
         seconds=time.monotonic() - began,
         engine_ms=results.engine_ns / processed / 1e6,
     )
 
 
-def decode_frame(reader: BagReader, camera: Camera, bag_stamp_ns: int, raw: bytes) -> Frame:
-    """An image message as a frame. Raises BagError, MessageError or ImageError when it is malformed."""
-    msg = reader.deserialize(raw, camera.connection)
-    return Frame(camera, msg.header, bag_stamp_ns, decode_message(msg, compressed=camera.compressed))
-
-
-def decode_message(msg: Message, *, compressed: bool) -> UInt8:
-    """Pixels of an image message, uint8 [H, W, 3], RGB, of whole images only.
-
-    Raises:
-        MessageError: as ``image_from_message`` and ``image_from_compressed``.
-        ImageError: as ``image_from_compressed``, and a JPEG that is damaged inside.
-    """
-    if not compressed:
-        return image_from_message(msg)
-    image = image_from_compressed(msg)
-    damage = jpeg_damage(bytes(msg.data))
-    if damage is not None:
-        raise ImageError(f"compressed image ({msg.format or 'no format given'}) is damaged: {damage}; record it again")
-    return image
-
-
 def _frames(
-    reader: BagReader, cameras: list[Camera], copy: BagWriter, problems: Problems, *, images: bool, progress: bool
+    reader: BagReader, cameras: list[Camera], output: BagWriter, errors: ErrorLog, *, images: bool, progress: bool
 ) -> Iterator[Frame]:
-    """The decodable images of a bag in the order of time; what belongs to the cameras is copied on the way."""
+    """The decodable images of a bag in the order of time; copies the cameras' topics to ``output`` on the way."""
     by_connection = {camera.connection.id: camera for camera in cameras}
     others = [connection for connection in reader.connections if _is_copied(connection, cameras)]
     indices: Counter[str] = Counter()
     total = sum(camera.connection.msgcount for camera in cameras)
     with tqdm(total=total, desc="replay", unit="image", disable=None if progress else True) as bar:
-        wanted = [*(camera.connection for camera in cameras), *others]
-        for connection, bag_stamp_ns, raw in reader.messages(wanted, problems=problems):
+        connections = [*(camera.connection for camera in cameras), *others]
+        for connection, bag_stamp_ns, raw in reader.messages(connections, errors=errors):
             camera = by_connection.get(connection.id)
             if camera is None:
-                copy.copy(connection, bag_stamp_ns, raw)
+                output.copy(connection, bag_stamp_ns, raw)
                 continue
             bar.update()
             index = indices[camera.topic]
             indices[camera.topic] += 1
             if images:
-                copy.copy(connection, bag_stamp_ns, raw)
+                output.copy(connection, bag_stamp_ns, raw)
             try:
                 frame = decode_frame(reader, camera, bag_stamp_ns, raw)
             except (BagError, MessageError, ImageError) as err:
-                problems.add(camera.topic, message_text(index, bag_stamp_ns), err)
+                errors.add(camera.topic, message_text(index, bag_stamp_ns), err)
                 continue
             yield frame
 
@@ -225,9 +182,9 @@ def _frames(
 def _perceive(
     frames: Iterator[Frame], perceiver: Perceiver, results: "_ResultWriter"
 ) -> Iterator[tuple[Frame, Predictions]]:
-    """Run the engine on as many frames at a time as it takes, and write what it says."""
+    """Run the model batch by batch, and write and yield its predictions."""
     while batch := list(islice(frames, perceiver.manifest.batch_size)):
-        pending = perceiver.begin([frame.image for frame in batch])
+        pending = perceiver.submit([frame.image for frame in batch])
         predictions = pending.result()
         results.engine_ns += pending.timings.engine_ns
         for frame, prediction in zip(batch, predictions, strict=True):
@@ -236,7 +193,7 @@ def _perceive(
 
 
 class _ResultWriter:
-    """Writes predictions under the camera's namespace; counts what it wrote."""
+    """Writes predictions under the camera's namespace, and counts them."""
 
     def __init__(self, bag: BagWriter, vocabularies: Mapping[str, Vocabulary], *, confidence: bool) -> None:
         self.images: Counter[str] = Counter()
@@ -273,54 +230,8 @@ class _ResultWriter:
 
 
 def _is_copied(connection: Any, cameras: list[Camera]) -> bool:
-    """Whether a topic is annotation, image names and attributes or calibration of one of the cameras."""
+    """Whether a topic is annotation, image names, attributes or calibration of one of the cameras."""
     parent, _, name = connection.topic.rpartition("/")
     if message_type(connection.msgtype) == CAMERA_INFO or name in (NAME, ATTRIBUTES):
         return any(parent == camera.namespace for camera in cameras)
     return any(connection.topic.startswith(f"{camera.namespace}/{TRUTH}/") for camera in cameras)
-
-
-def _film(
-    seen: Iterator[tuple[Frame, Predictions]],
-    path: Path,
-    camera: Camera,
-    threshold: float,
-    vocabularies: Mapping[str, Vocabulary],
-) -> None:
-    from lvad_perception.media.overlay import draw_predictions
-    from lvad_perception.media.video import write_video
-
-    times: deque[int] = deque()
-
-    def drawn() -> Iterator[UInt8]:
-        clock = video_clock()
-        for frame, predictions in seen:
-            if frame.camera is camera:
-                times.append(clock(stamp_ns(frame.header) or frame.stamp_ns))
-                yield draw_predictions(frame.image, predictions, score_threshold=threshold, vocabularies=vocabularies)
-
-    write_video(path, drawn(), 1e9 / _UNKNOWN_STEP_NS, times_ns=iter(times.popleft, None))
-    for _ in seen:  # a video writer may stop early
-        pass
-
-
-def video_clock() -> Callable[[int], int]:
-    """A function from the stamps of a video's frames, one after the other, to the times at which they are shown.
-
-    Times are nanoseconds from 0 on. They run as the stamps do, but for pauses, which are cut to ``LONGEST_SHOWN_NS``,
-    and stamps that stand still or jump back: such a frame is shown one step after the one before it.
-    """
-    last_ns = time_ns = 0
-    step_ns = _UNKNOWN_STEP_NS
-    first = True
-
-    def shown_at(stamp: int) -> int:
-        nonlocal last_ns, time_ns, step_ns, first
-        if not first:
-            if stamp > last_ns:
-                step_ns = min(stamp - last_ns, LONGEST_SHOWN_NS)
-            time_ns += step_ns
-        first, last_ns = False, stamp
-        return time_ns
-
-    return shown_at

@@ -1,4 +1,4 @@
-"""A replayed bag, and the training run behind its model, as one HTML report."""
+"""HTML report of a replayed bag, and of the training run of its model."""
 
 import json
 import platform
@@ -11,11 +11,11 @@ import numpy as np
 
 from lvad_perception import __version__
 from lvad_perception.bags.cameras import Camera, find_cameras
-from lvad_perception.bags.evaluate import pair_bag, told_of_bag
+from lvad_perception.bags.error_log import report_to_stderr
+from lvad_perception.bags.evaluate import pair_bag, unpaired_is_bag_error
+from lvad_perception.bags.frames import decode_message
 from lvad_perception.bags.pairing import frame_key
-from lvad_perception.bags.problems import report_to_stderr
-from lvad_perception.bags.replay import decode_message
-from lvad_perception.bags.storage import BagReader, open_bag
+from lvad_perception.bags.reader import BagReader, open_bag
 from lvad_perception.errors import BagError, ImageError, MessageError
 from lvad_perception.messages import (
     Message,
@@ -26,7 +26,7 @@ from lvad_perception.messages import (
 )
 from lvad_perception.metrics import FrameMetadata, Metrics
 from lvad_perception.report import Run, write_report
-from lvad_perception.report.evaluation import Evaluation, KeptFrame, chosen, keep_frame
+from lvad_perception.report.evaluation import Evaluation, KeptFrame, frames_to_keep, keep_frame
 from lvad_perception.report.folder import read_run
 from lvad_perception.topics import ATTRIBUTES, NAME, Side, side_of
 from lvad_perception.types import Predictions, Size, Truth, UInt8
@@ -36,7 +36,7 @@ _Parts = dict[tuple[str, bool], Message]
 
 @dataclass(slots=True)
 class _Frame:
-    """An image to be shown and what is known of it so far; (task, is truth) -> message."""
+    """An image to show, with its messages so far: (task, is truth) -> message."""
 
     name: str
     image: UInt8 | None = None
@@ -57,17 +57,17 @@ def report_bag(
     """Write a report of a bag with predictions and annotation.
 
     Args:
-        bag: what ``replay`` wrote, or a recording of the node with annotation.
+        bag: the output of ``replay``, or a recording of the node with annotation.
         output: HTML file to write.
-        training: folder of the training run, which is shown beside the bag; None shows none.
-        examples: so many of the worst images are shown, and a few evenly spread over the bag.
-        score_threshold: boxes below it are not drawn, and not in the confusions; all of them count in the metrics.
-        commands: command lines to show as those that made the results.
-        report: is handed one line for each message that is left out.
-        progress: show a bar on standard error.
+        training: folder of the training run to show beside the bag; None for none.
+        examples: number of worst images to show, besides a few spread evenly over the bag.
+        score_threshold: boxes below it are neither drawn nor in the confusions; all count in the metrics.
+        commands: command lines to show as the origin of the results.
+        report: called with one line for each message that is left out.
+        progress: show a progress bar on standard error.
 
     Raises:
-        BagError: as ``evaluate_bag`` says, or the bag holds no images.
+        BagError: as of ``evaluate_bag``, or the bag has no images.
         DatasetError: ``training`` is not the folder of a training run.
     """
     trained = None if training is None else read_run(training, "Checkpoint on the data set, in torch")
@@ -104,62 +104,63 @@ def examine_bag(
     report: Callable[[str], None] = report_to_stderr,
     progress: bool = False,
 ) -> Evaluation:
-    """Everything that a report shows of a bag; arguments and exceptions as of ``report_bag``.
+    """The evaluation that a report shows of a bag; arguments and exceptions as of ``report_bag``.
 
-    An image goes by its name, and is sliced by its attributes, where the bag carries them under its stamp.
+    Names and attributes of images come from the bag's messages with the same stamp, where there are any.
     """
     bag = Path(bag)
-    with open_bag(bag) as reader, told_of_bag(bag):
+    with open_bag(bag) as reader, unpaired_is_bag_error(bag):
         stamps: dict[str, int] = {}
         pairing = pair_bag(reader, report=report, progress=progress, stamps=stamps)
         cameras = find_cameras(reader.connections, source=str(reader.path))
-        metadata = _facts(reader, cameras, stamps)
+        metadata = _metadata(reader, cameras, stamps)
+        objects = pairing.vocabularies["detection"].names
         findings = pairing.findings(metadata, score_threshold=score_threshold)
-        names = chosen(findings, worst)
-        wanted = {key: _Frame(found.name) for key, found in metadata.items() if found.name in names}
+        names = frames_to_keep(findings, worst)
+        shown = {key: _Frame(frame.name) for key, frame in metadata.items() if frame.name in names}
         for camera in cameras:
-            _fill(reader, camera, wanted)
-    frames = {frame.name: kept for frame in wanted.values() if (kept := _kept(frame)) is not None}
+            _fill(reader, camera, shown)
+    frames = {frame.name: kept for frame in shown.values() if (kept := _kept(frame, objects)) is not None}
     return Evaluation(findings, tuple(frames[name] for name in names if name in frames), {"data": bag.name})
 
 
-def _facts(reader: BagReader, cameras: Sequence[Camera], stamps: Mapping[str, int]) -> dict[str, FrameMetadata]:
-    """``frame_key`` -> what the bag says of each annotated image; ``stamps`` holds the bag time stamps."""
+def _metadata(reader: BagReader, cameras: Sequence[Camera], stamps: Mapping[str, int]) -> dict[str, FrameMetadata]:
+    """Metadata of each annotated image by its ``frame_key``; ``stamps`` holds the bag time stamps."""
     names = {camera.namespace: _texts(reader, camera, NAME) for camera in cameras}
     attributes = {camera.namespace: _texts(reader, camera, ATTRIBUTES) for camera in cameras}
-    found = {}
+    metadata = {}
     for key, bag_stamp_ns in stamps.items():
         camera, _, stamp = key.rpartition(" ")
         name = names.get(camera, {}).get(bag_stamp_ns) or f"{int(stamp) / 1e9:.3f} s"
         if len(cameras) > 1:
             name = f"{camera} {name}"
-        found[key] = FrameMetadata(name, _attributes(attributes.get(camera, {}).get(bag_stamp_ns)))
-    return found
+        metadata[key] = FrameMetadata(name, _attributes(attributes.get(camera, {}).get(bag_stamp_ns)))
+    return metadata
 
 
 def _attributes(text: str | None) -> dict[str, str]:
     try:
-        stated: Any = json.loads(text or "{}")
+        loaded: Any = json.loads(text or "{}")
     except (ValueError, RecursionError):
         return {}
-    return {str(key): str(value) for key, value in stated.items()} if isinstance(stated, dict) else {}
+    return {str(key): str(value) for key, value in loaded.items()} if isinstance(loaded, dict) else {}
 
 
 def _texts(reader: BagReader, camera: Camera, topic: str) -> dict[int, str]:
     """Bag time stamp -> text of a std_msgs/String topic of a camera, such as the image's name in its data set."""
-    wanted = f"{camera.namespace}/{topic}"
-    connections = [connection for connection in reader.connections if connection.topic == wanted]
-    found = {}
+    topic = f"{camera.namespace}/{topic}"
+    connections = [connection for connection in reader.connections if connection.topic == topic]
+    texts = {}
     for connection, stamp, raw in reader.messages(connections):
         try:
-            found[stamp] = str(reader.deserialize(raw, connection).data)
+            texts[stamp] = str(reader.deserialize(raw, connection).data)
         except (BagError, AttributeError):
             continue
-    return found
+    return texts
 
 
-def _fill(reader: BagReader, camera: Camera, wanted: Mapping[str, _Frame]) -> None:
-    """Add the camera's images, predictions and annotation to the wanted frames."""
+def _fill(reader: BagReader, camera: Camera, frames: Mapping[str, _Frame]) -> None:
+    """Add the camera's images, predictions and annotation to the frames."""
     sides: dict[str, Side] = {}
     for connection in reader.connections:
         side = side_of(connection.topic, connection.msgtype)
@@ -169,7 +170,7 @@ def _fill(reader: BagReader, camera: Camera, wanted: Mapping[str, _Frame]) -> No
     for connection, _, raw in reader.messages([camera.connection, *others]):
         try:
             msg = reader.deserialize(raw, connection)
-            frame = wanted.get(frame_key(camera.namespace, stamp_ns(msg.header)))
+            frame = frames.get(frame_key(camera.namespace, stamp_ns(msg.header)))
             if frame is None:
                 continue
             if connection.topic in sides:
@@ -178,11 +179,11 @@ def _fill(reader: BagReader, camera: Camera, wanted: Mapping[str, _Frame]) -> No
             else:
                 frame.image = decode_message(msg, compressed=camera.compressed)
         except (BagError, ImageError, MessageError):
-            continue  # replay and evaluation have told of it
+            continue  # replay and evaluation have reported it
 
 
-def _kept(frame: _Frame) -> KeptFrame | None:
-    """The frame at the report's size; None when its image is not in the bag."""
+def _kept(frame: _Frame, objects: Sequence[str]) -> KeptFrame | None:
+    """The frame at the report's size; None when its image is not in the bag. ``objects`` are the detection classes."""
     if frame.image is None:
         return None
     size_hw: Size = (frame.image.shape[0], frame.image.shape[1])
@@ -191,19 +192,19 @@ def _kept(frame: _Frame) -> KeptFrame | None:
         msg = frame.parts.get((task, is_truth))
         return None if msg is None else mask_from_message(msg)
 
-    found, known = frame.parts.get(("detection", False)), frame.parts.get(("detection", True))
+    predicted, truth = frame.parts.get(("detection", False)), frame.parts.get(("detection", True))
     return keep_frame(
         frame.name,
         frame.image,
         Truth(
             size_hw,
-            None if known is None else truth_boxes_from_message(known),
+            None if truth is None else truth_boxes_from_message(truth, names=objects),
             mask("semantic", True),
             mask("drivable", True),
         ),
         Predictions(
             size_hw,
-            None if found is None else detections_from_message(found),
+            None if predicted is None else detections_from_message(predicted, names=objects),
             mask("semantic", False),
             mask("drivable", False),
         ),

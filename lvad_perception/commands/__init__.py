@@ -1,1 +1,1 @@
-"""The commands of ``lvad-perception``, by what they work on; ``cli.py`` puts them together."""
+"""Commands of ``lvad-perception``, assembled in ``cli.py``."""

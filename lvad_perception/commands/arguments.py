@@ -1,9 +1,9 @@
-"""What several commands share: model options, images to compare on, progress, and files of results."""
+"""Shared parts of commands: model options, calibration images, progress bar, and output files."""
 
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -13,25 +13,37 @@ from lvad_perception.errors import ConfigError
 from lvad_perception.files import write_whole
 
 if TYPE_CHECKING:
-    from lvad_perception.conversion.tensorrt_build import Progress
+    from lvad_perception.types import Progress
 
 MODEL_HELP: Final = "model file (.onnx)"
 
 
 def add_command(
-    group: Any, name: str, run: Callable[[argparse.Namespace], int | None], description: str
+    group: Any,
+    name: str,
+    run: Callable[[argparse.Namespace], int | None],
+    description: str,
+    *,
+    aliases: Sequence[str] = (),
 ) -> argparse.ArgumentParser:
-    """Add a command to a group of argparse's sub-parsers; ``run`` gets the parsed arguments, and gives None when all is
-    done and ``STATUS_INCOMPLETE`` when something was left out."""
+    """Add a command to a group of argparse's sub-parsers.
+
+    Args:
+        group: the sub-parsers.
+        name: of the command.
+        run: takes the parsed arguments; returns None, or ``STATUS_INCOMPLETE`` when something was left out.
+        description: for the help, in lower case and without a full stop.
+        aliases: other names of the command.
+    """
     command: argparse.ArgumentParser = group.add_parser(
-        name, help=description, description=description[0].upper() + description[1:] + "."
+        name, aliases=aliases, help=description, description=description[0].upper() + description[1:] + "."
     )
     command.set_defaults(run=run)
     return command
 
 
 def add_model(command: argparse.ArgumentParser, *, required: bool) -> None:
-    """Add the options that ``open_perceiver`` reads."""
+    """Add the options of ``open_perceiver`` and ``open_model``."""
     command.add_argument("--model", type=Path, required=required, metavar="FILE", help=MODEL_HELP)
     command.add_argument("--threads", type=int, metavar="N", help="CPU threads of the model (default: one per core)")
     command.add_argument(
@@ -46,7 +58,7 @@ def add_model(command: argparse.ArgumentParser, *, required: bool) -> None:
 
 
 def open_perceiver(arguments: argparse.Namespace, *, default_threshold: float | None) -> Any:
-    """The ``Perceiver`` that the options ask for; ``default_threshold`` where there is no ``--score-threshold``."""
+    """Open the ``Perceiver`` of the options; ``default_threshold`` applies without ``--score-threshold``."""
     from lvad_perception.perceiver import Perceiver
 
     threshold = getattr(arguments, "score_threshold", None)
@@ -55,7 +67,7 @@ def open_perceiver(arguments: argparse.Namespace, *, default_threshold: float | 
 
 
 def open_model(arguments: argparse.Namespace, path: Path) -> Engine:
-    """A model file with the options of ``add_model``; what ``auto`` chose goes to standard error."""
+    """Open a model file with the options of ``add_model``; logs the choice of ``auto`` to standard error."""
     return open_engine(
         path,
         threads=arguments.threads,
@@ -66,13 +78,13 @@ def open_model(arguments: argparse.Namespace, path: Path) -> Engine:
 
 
 def add_comparison_images(command: argparse.ArgumentParser, *, purpose: str, required: bool, check_images: int) -> None:
-    """Add the options of what measures scales on images and compares a new file with the old one on others.
+    """Add the options for images to calibrate on, and to compare the new file with the old one.
 
     Args:
-        command: to add them to.
-        purpose: what the images are for, in the help.
-        required: whether nothing works without them.
-        check_images: how many are compared by default.
+        command: the command.
+        purpose: of the images, for the help.
+        required: whether the folder must be given.
+        check_images: default number of images to compare on.
     """
     command.add_argument(
         "--calibration",
@@ -95,14 +107,14 @@ def add_comparison_images(command: argparse.ArgumentParser, *, purpose: str, req
 
 @contextmanager
 def progress_bar() -> Iterator["Progress"]:
-    """A bar on standard error, as soon as something reports to it."""
+    """A progress bar on standard error, which appears with the first report of progress."""
     from tqdm import tqdm
 
     bar: tqdm[Any] | None = None
 
     def show(share: float, phase: str) -> None:
         nonlocal bar
-        if bar is None:  # tqdm could wait by itself, but not that of Ubuntu 22.04
+        if bar is None:  # the tqdm of Ubuntu 22.04 has no ``delay``
             bar = tqdm(total=100, unit="%", bar_format="{l_bar}{bar}| {elapsed}", leave=False)
         bar.set_description(phase, refresh=False)
         bar.n = round(100 * share)
@@ -115,14 +127,14 @@ def progress_bar() -> Iterator["Progress"]:
             bar.close()
 
 
-def write_json(path: Path | None, metadata: dict[str, Any]) -> None:
-    """Write the facts where ``--json`` says; nowhere when None. Raises ConfigError."""
+def write_json(path: Path | None, content: dict[str, Any]) -> None:
+    """Write the file of ``--json``; nothing when ``path`` is None. Raises ConfigError."""
     if path is not None:
-        write_text(path, json.dumps(metadata, indent=2) + "\n", option="--json")
+        write_text(path, json.dumps(content, indent=2) + "\n", option="--json")
 
 
 def write_text(path: Path, text: str, *, option: str) -> None:
-    """Write a file that an option named, with its folders. Raises ConfigError."""
+    """Write the file of an option, and make its folders. Raises ConfigError."""
     try:
         write_whole(path, text)
     except OSError as err:

@@ -2,30 +2,36 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from lvad_perception.bags.problems import report_to_stderr
+from lvad_perception.bags.error_log import report_to_stderr
 from lvad_perception.command_line import STATUS_INCOMPLETE
 from lvad_perception.commands.arguments import add_command, add_model, open_perceiver, write_json
 from lvad_perception.errors import ConfigError
 
+_ROOT_HELP: Final = "folder of BDD100K (images/ and labels/) or nuImages (samples/ and v1.0-*/)"
+
 
 def add_bag_commands(commands: Any) -> None:
-    """Add them to the command line's sub-parsers."""
+    """Add the commands to the command line's sub-parsers."""
     bag = commands.add_parser("bag", help="make a rosbag2 bag from a data set or a video")
     sources = bag.add_subparsers(title="sources", required=True, metavar="SOURCE")
     command = add_command(
-        sources, "from-bdd100k", _bag_from_bdd100k, "a split in BDD100K's layout, with its annotation"
+        sources,
+        "from-dataset",
+        _bag_from_dataset,
+        "a split of BDD100K or nuImages, with its annotation",
+        aliases=("from-bdd100k",),
     )
-    command.add_argument("root", type=Path, metavar="ROOT", help="folder with images/ and labels/")
+    command.add_argument("root", type=Path, metavar="ROOT", help=_ROOT_HELP)
     _add_split(command, required=True)
     _add_bag_to_write(command)
-    command.add_argument("--rate", type=float, default=10.0, metavar="HZ", help="images a second (default: 10)")
-    command = add_command(sources, "from-video", _bag_from_video, "a video file, with its own time line")
+    command.add_argument("--rate", type=float, default=10.0, metavar="HZ", help="images per second (default: 10)")
+    command = add_command(sources, "from-video", _bag_from_video, "a video file, with its own time stamps")
     command.add_argument("video", type=Path, metavar="VIDEO", help="any video that FFmpeg decodes")
     _add_bag_to_write(command)
     command.add_argument("--raw", action="store_true", help="lossless rgb8 images instead of JPEG")
-    command.add_argument("--every", type=int, default=1, metavar="N", help="keep each N-th frame (default: 1)")
+    command.add_argument("--every", type=int, default=1, metavar="N", help="keep every N-th frame (default: 1)")
 
     command = add_command(
         commands, "replay", _replay, "run a model on a bag's images and write a bag with its predictions"
@@ -51,43 +57,50 @@ def add_bag_commands(commands: Any) -> None:
     )
 
     command = add_command(
-        commands, "evaluate", _evaluate, "measure predictions against annotation: of a bag, or of a data set"
+        commands, "evaluate", _evaluate, "compute metrics of the predictions in a bag, or of a model on a data set"
     )
-    command.add_argument("bag", type=Path, nargs="?", metavar="BAG", help="a bag that replay wrote")
+    command.add_argument("bag", type=Path, nargs="?", metavar="BAG", help="output of replay, with annotation")
     add_model(command, required=False)
-    command.add_argument("--data", type=Path, metavar="ROOT", help="folder with images/ and labels/")
+    command.add_argument("--data", type=Path, metavar="ROOT", help=_ROOT_HELP)
     _add_split(command, required=False)
     command.add_argument("--json", type=Path, metavar="FILE", help="also write the metrics as JSON")
 
-    command = add_command(commands, "report", _report, "show a replayed bag, and its model's training, as an HTML page")
-    command.add_argument("bag", type=Path, metavar="BAG", help="what replay wrote, with annotation")
+    command = add_command(
+        commands, "report", _report, "write an HTML report of a replayed bag, and of its model's training"
+    )
+    command.add_argument("bag", type=Path, metavar="BAG", help="output of replay, with annotation")
     command.add_argument("--output", type=Path, required=True, metavar="FILE.html", help="page to write")
     command.add_argument("--training", type=Path, metavar="RUN", help="folder of the training run, for its curves")
     command.add_argument("--examples", type=int, default=8, metavar="N", help="images to show (default: 8)")
     command.add_argument(
-        "--score-threshold", type=float, default=0.3, metavar="S", help="draw boxes from this score on (default: 0.3)"
+        "--score-threshold",
+        type=float,
+        default=0.3,
+        metavar="S",
+        help="minimum score of the boxes drawn (default: 0.3)",
     )
-    command.add_argument("--command", action="append", help="a command line to show as one that made the results")
+    command.add_argument("--command", action="append", help="a command line to show as origin of the results")
 
 
-def _bag_from_bdd100k(arguments: argparse.Namespace) -> int | None:
-    from lvad_perception.bags.convert import from_bdd100k
+def _bag_from_dataset(arguments: argparse.Namespace) -> int | None:
+    from lvad_perception.bags.convert import from_dataset
 
-    told = _Told()
-    summary = from_bdd100k(
+    reporter = _Reporter()
+    summary = from_dataset(
         arguments.root,
         arguments.split,
         arguments.output,
         rate_hz=arguments.rate,
         limit=arguments.limit,
         cache_dir=arguments.cache_dir,
-        report=told,
+        report=reporter,
         **_bag_to_write(arguments),
     )
     truth = ", ".join(f"{task} {count}" for task, count in summary.truth.items())
     print(f"{arguments.output}: {summary.images} images in {summary.duration_s:.1f} s; annotated: {truth}")
-    _print_skipped(summary.problems, "images or annotations")
-    return told.status
+    if summary.problems:
+        print(f"  {summary.problems} images or annotations left out")
+    return reporter.status
 
 
 def _bag_from_video(arguments: argparse.Namespace) -> None:
@@ -106,7 +119,7 @@ def _bag_from_video(arguments: argparse.Namespace) -> None:
 def _replay(arguments: argparse.Namespace) -> int | None:
     from lvad_perception.bags.replay import replay
 
-    told = _Told()
+    reporter = _Reporter()
     with open_perceiver(arguments, default_threshold=0.0) as perceiver:
         summary = replay(
             arguments.bag,
@@ -118,7 +131,7 @@ def _replay(arguments: argparse.Namespace) -> int | None:
             images=arguments.images,
             confidence=arguments.confidence,
             overlay_video=arguments.overlay_video,
-            report=told,
+            report=reporter,
             progress=True,
         )
     rate = summary.images / summary.seconds if summary.seconds else 0.0
@@ -130,19 +143,19 @@ def _replay(arguments: argparse.Namespace) -> int | None:
         print(f"  {topic}: {count} processed, {summary.skipped[topic]} skipped")
     if arguments.overlay_video is not None and arguments.overlay_video.exists():
         print(f"{arguments.overlay_video}: the predictions drawn in")
-    return told.status
+    return reporter.status
 
 
 def _evaluate(arguments: argparse.Namespace) -> int | None:
     from lvad_perception.bags.evaluate import evaluate_bag, evaluate_dataset
 
-    told = _Told()
+    reporter = _Reporter()
     needed = {"--model": arguments.model, "--data": arguments.data, "--split": arguments.split}
     if arguments.bag is not None:
         given = [option for option, value in needed.items() if value is not None]
         if given:
             raise ConfigError(f"a bag needs no {' '.join(given)}; leave it out, or leave out the bag")
-        metrics = evaluate_bag(arguments.bag, report=told, progress=True)
+        metrics = evaluate_bag(arguments.bag, report=reporter, progress=True)
     else:
         missing = [option for option, value in needed.items() if value is None]
         if missing:
@@ -154,12 +167,12 @@ def _evaluate(arguments: argparse.Namespace) -> int | None:
                 arguments.split,
                 limit=arguments.limit,
                 cache_dir=arguments.cache_dir,
-                report=told,
+                report=reporter,
                 progress=True,
             )
     write_json(arguments.json, metrics.to_dict())
     print(metrics.to_text())
-    return told.status
+    return reporter.status
 
 
 def _report(arguments: argparse.Namespace) -> int | None:
@@ -167,7 +180,7 @@ def _report(arguments: argparse.Namespace) -> int | None:
 
     if arguments.examples < 1:
         raise ConfigError(f"--examples {arguments.examples} shows nothing; give at least 1")
-    told = _Told()
+    reporter = _Reporter()
     report_bag(
         arguments.bag,
         arguments.output,
@@ -175,15 +188,15 @@ def _report(arguments: argparse.Namespace) -> int | None:
         examples=arguments.examples,
         score_threshold=arguments.score_threshold,
         commands=tuple(arguments.command or ()),
-        report=told,
+        report=reporter,
         progress=True,
     )
     print(f"{arguments.output}: open it in a browser")
-    return told.status
+    return reporter.status
 
 
-class _Told:
-    """Tells of problems on standard error, and knows whether there were any."""
+class _Reporter:
+    """Prints lines about errors on standard error, and remembers whether there were any."""
 
     def __init__(self) -> None:
         self._any = False
@@ -195,11 +208,6 @@ class _Told:
     @property
     def status(self) -> int | None:
         return STATUS_INCOMPLETE if self._any else None
-
-
-def _print_skipped(count: int, what: str) -> None:
-    if count:
-        print(f"  {count} {what} left out")
 
 
 def _add_split(command: argparse.ArgumentParser, *, required: bool) -> None:
@@ -228,6 +236,6 @@ def _add_bag_to_write(command: argparse.ArgumentParser) -> None:
 
 
 def _bag_to_write(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What every source is told of the bag that it becomes."""
+    """Options of the bag to write, as arguments of all conversions."""
     names = ("storage", "overwrite", "camera", "frame_id")
     return {name: getattr(arguments, name) for name in names} | {"progress": True}

@@ -1,4 +1,4 @@
-"""The command bench."""
+"""The command ``bench``: times of a model's stages, and comparisons with other networks."""
 
 import argparse
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ _REFERENCE_INPUTS = 8
 
 
 def add_bench(commands: Any) -> None:
-    """Add it to the command line's sub-parsers."""
+    """Add the command to the command line's sub-parsers."""
     command = add_command(commands, "bench", _bench, "time each stage of a frame: median and 99th percentile")
     add_model(command, required=True)
     frames = command.add_mutually_exclusive_group()
@@ -58,9 +58,9 @@ def add_bench(commands: Any) -> None:
         "--reference",
         type=Path,
         metavar="FILE.onnx",
-        help="say how far the outputs are from this file's in ONNX Runtime, as for another precision or a built engine",
+        help="compare the outputs with this file's in ONNX Runtime, as for another precision or a built engine",
     )
-    command.add_argument("--no-roofline", action="store_true", help="do not measure the machine's own peak")
+    command.add_argument("--no-roofline", action="store_true", help="do not measure the machine's peak performance")
     command.add_argument("--json", type=Path, metavar="FILE", help="also write the tables as JSON")
     command.add_argument("--plot", type=Path, metavar="FILE.svg", help="also draw them")
 
@@ -70,7 +70,7 @@ def _bench(arguments: argparse.Namespace) -> None:
     from lvad_perception.profiling.bench import Bench
     from lvad_perception.profiling.drawing import draw
     from lvad_perception.profiling.overlap import overlapped_fps
-    from lvad_perception.profiling.stages import run_benchmark
+    from lvad_perception.profiling.stages import time_stages
 
     if arguments.plot is not None and arguments.plot.suffix != ".svg":
         raise ConfigError(f"--plot {arguments.plot} is no SVG file; name one that ends in .svg")
@@ -82,7 +82,7 @@ def _bench(arguments: argparse.Namespace) -> None:
         others = [(path.name, open_model(arguments, path)) for path in arguments.batches]
         for _, other in others:
             open_files.callback(other.close)
-        stages = run_benchmark(
+        stages = time_stages(
             perceiver,
             frames,
             source=source,
@@ -134,7 +134,7 @@ def _batches(engines: list[tuple[str, Engine]], frames: "Iterator[Decode]", coun
 
 
 def _roofline(arguments: argparse.Namespace, engine: Engine, engine_ms: float) -> "Roofline | str":
-    """The roofline, or why it is not known: it is no reason to lose the times."""
+    """The roofline, or why it is unknown; the measured times must not be lost with it."""
     from lvad_perception.engines.plain import runtime_of
     from lvad_perception.profiling.cost import graph_cost
     from lvad_perception.profiling.roofline import Roofline, measure_cuda, measure_machine

@@ -1,4 +1,4 @@
-"""Commands on a model file: info."""
+"""The command ``info``: the manifest of a model file."""
 
 import argparse
 import json
@@ -10,14 +10,14 @@ from lvad_perception.manifest import Manifest
 
 
 def add_model_commands(commands: Any) -> None:
-    """Add them to the command line's sub-parsers."""
-    command = add_command(commands, "info", _info, "print what a model file says of itself")
+    """Add the command to the command line's sub-parsers."""
+    command = add_command(commands, "info", _info, "print the manifest of a model file")
     command.add_argument("model", type=Path, metavar="MODEL", help=MODEL_HELP)
     command.add_argument("--json", action="store_true", help="print it as JSON")
 
 
 def _info(arguments: argparse.Namespace) -> None:
-    manifest, where = _facts_of(arguments.model)
+    manifest, target = _manifest_and_target(arguments.model)
     metadata = json.loads(manifest.to_json())
     if arguments.json:
         print(json.dumps(metadata, indent=2, sort_keys=True))
@@ -36,20 +36,20 @@ def _info(arguments: argparse.Namespace) -> None:
         print(f"  {task:<16} {', '.join(names)}")
     for key, value in metadata["training"].items():
         print(f"  {'training ' + key:<16} {value if isinstance(value, str) else json.dumps(value)}")
-    for label, text in where.items():
+    for label, text in target.items():
         print(f"  {label:<16} {text}")
 
 
-def _facts_of(path: Path) -> tuple[Manifest, dict[str, str]]:
-    """The manifest, and where the file runs; of an engine file without TensorRT and its GPU, for which it was built."""
+def _manifest_and_target(path: Path) -> tuple[Manifest, dict[str, str]]:
+    """The manifest, and labelled lines on where the file runs; an engine file is read without TensorRT and its GPU."""
     from lvad_perception.engines import open_engine
     from lvad_perception.engines.tensorrt_file import SUFFIXES, read_engine_file
 
     if path.suffix in SUFFIXES:
         file = read_engine_file(path)
-        target = "it does not say" if file.target is None else file.target.to_text()
-        where = {"built for": target, "precision": file.precision, "agreed": file.agreement}
-        return file.manifest, {label: text for label, text in where.items() if text is not None}
+        built_for = "it does not say" if file.target is None else file.target.to_text()
+        lines = {"built for": built_for, "precision": file.precision, "agreed": file.agreement}
+        return file.manifest, {label: text for label, text in lines.items() if text is not None}
     engine = open_engine(path)
     try:
         return engine.manifest, {"runs here on": engine.description}

@@ -1,4 +1,4 @@
-"""The command optimize: an engine file for this machine's TensorRT and GPU."""
+"""The command ``optimize``: an engine file for this machine's TensorRT and GPU."""
 
 import argparse
 import sys
@@ -11,7 +11,7 @@ _MIB: Final = 1 << 20
 
 
 def add_optimize(commands: Any) -> None:
-    """Add it to the command line's sub-parsers."""
+    """Add the command to the command line's sub-parsers."""
     from lvad_perception.conversion.lowering import PRECISIONS
 
     command = add_command(
@@ -26,7 +26,9 @@ def add_optimize(commands: Any) -> None:
         metavar="FILE",
         help="file to write: .engine or .plan, built by TensorRT itself, or .pth, built by torch2trt",
     )
-    command.add_argument("--precision", choices=PRECISIONS, default="fp16", help="what to compute in (default: fp16)")
+    command.add_argument(
+        "--precision", choices=PRECISIONS, default="fp16", help="precision of the engine (default: fp16)"
+    )
     add_comparison_images(
         command, purpose="for the scales of int8, and to compare the engine on", required=False, check_images=8
     )
@@ -34,12 +36,15 @@ def add_optimize(commands: Any) -> None:
         "--level", type=int, choices=range(6), metavar="0-5", help="the builder's effort (default: TensorRT's own, 3)"
     )
     command.add_argument(
-        "--workspace-mib", type=int, metavar="MIB", help="most scratch memory for the build (default: all of the GPU's)"
+        "--workspace-mib",
+        type=int,
+        metavar="MIB",
+        help="maximum scratch memory of the build (default: all of the GPU's)",
     )
     command.add_argument(
         "--cache-dir", type=Path, metavar="DIR", help="folder for built engines (default: the user's cache folder)"
     )
-    command.add_argument("--rebuild", action="store_true", help="build also when the cache has this engine")
+    command.add_argument("--rebuild", action="store_true", help="build even if the cache has this engine")
 
 
 def _optimize(arguments: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""The command quantize: the same model with INT8 convolutions, for CPUs."""
+"""The command ``quantize``: a model file with INT8 convolutions for CPUs."""
 
 import argparse
 from pathlib import Path
@@ -8,7 +8,7 @@ from lvad_perception.commands.arguments import MODEL_HELP, add_command, add_comp
 
 
 def add_quantize(commands: Any) -> None:
-    """Add it to the command line's sub-parsers."""
+    """Add the command to the command line's sub-parsers."""
     command = add_command(
         commands, "quantize", _quantize, "write the model with INT8 convolutions for CPUs and check it on images"
     )

@@ -1,1 +1,1 @@
-"""One model file into another: TensorRT engines, FP16 and INT8."""
+"""Conversion of model files: to TensorRT engines, to FP16 and to INT8."""

@@ -1,17 +1,14 @@
-"""Images to measure the scales of INT8 on, and to compare a new model file with the old one on."""
+"""Images for the calibration of INT8 and for the comparison of a converted model with the original."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 
 from lvad_perception.errors import DatasetError
-from lvad_perception.media.images import read_image
+from lvad_perception.media.images import image_files, read_image
 from lvad_perception.preprocess import letterbox_image
 from lvad_perception.types import Size, UInt8
-
-_SUFFIXES: Final = (".jpg", ".jpeg", ".png")
 
 
 def folder_images(folder: Path, size_hw: Size, count: int) -> list[UInt8]:
@@ -21,15 +18,15 @@ def folder_images(folder: Path, size_hw: Size, count: int) -> list[UInt8]:
         DatasetError: the folder has no .jpg or .png file.
         ImageError: one cannot be decoded.
     """
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
+    paths = image_files(folder, recursive=True)
     if not paths:
         raise DatasetError(f"{folder} has no .jpg or .png file; name a folder of images of the vehicle's cameras")
-    places = np.unique(np.linspace(0, len(paths) - 1, min(count, len(paths))).round().astype(int))
-    return [letterbox_image(read_image(paths[place]), size_hw)[0] for place in places]
+    indices = np.unique(np.linspace(0, len(paths) - 1, min(count, len(paths))).round().astype(int))
+    return [letterbox_image(read_image(paths[index]), size_hw)[0] for index in indices]
 
 
 def rendered_images(size_hw: Size, count: int) -> list[UInt8]:
-    """Smooth colours with noise, the same in every call: uint8 [H, W, 3] each."""
+    """Images of smooth colours with noise, the same in every call: uint8 [H, W, 3] each."""
     import cv2
 
     random = np.random.default_rng(0)
@@ -40,6 +37,6 @@ def rendered_images(size_hw: Size, count: int) -> list[UInt8]:
 
 
 def to_batches(images: Sequence[UInt8], batch_size: int) -> list[UInt8]:
-    """Images [H, W, 3] -> batches [N, H, W, 3]; the last one is filled up from the start."""
+    """Images [H, W, 3] -> batches [N, H, W, 3]; the last batch is filled up with the first images."""
     starts = range(0, len(images), batch_size)
     return [np.stack([images[(start + each) % len(images)] for each in range(batch_size)]) for start in starts]

@@ -1,17 +1,17 @@
-"""Model file -> the ONNX file that a builder gets: in the precision and the opset that it shall read.
+"""Lowering of a model file: an ONNX file in the precision and opset that a TensorRT builder needs.
 
-Precision is written into the file, by casts and by quantisation pairs, instead of being left to a builder's flags:
-every builder then computes the same, and ONNX Runtime can say what it costs before an engine is built.
+The precision is written into the file, by casts and by quantisation pairs, instead of being left to a builder's flags.
+Every builder then computes the same, and ONNX Runtime measures the loss before an engine is built.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from lvad_perception.conversion.lowering_half import in_half
 from lvad_perception.conversion.lowering_int8 import in_int8
 from lvad_perception.conversion.lowering_opset import in_opset_17
 from lvad_perception.errors import ConfigError, MissingDependencyError, ModelFileError
-from lvad_perception.types import UInt8
+from lvad_perception.types import Progress, UInt8
 
 PRECISIONS: Final = ("fp32", "fp16", "int8")
 
@@ -22,24 +22,24 @@ def lower(
     precision: str,
     opset_17: bool = False,
     batches: Sequence[UInt8] = (),
-    progress: Callable[[float, str], None] = lambda share, phase: None,
+    progress: Progress = lambda share, phase: None,
 ) -> bytes:
-    """Write a model file anew.
+    """Rewrite a model file.
 
     Args:
         model: the content of an ``.onnx`` model file, in FP32.
-        precision: one of ``PRECISIONS``. INT8 is INT8 convolutions in an FP16 model.
-        opset_17: write it in opset 17, for TensorRT 8.6; otherwise in the file's own.
+        precision: one of ``PRECISIONS``. "int8" means INT8 convolutions in an FP16 model.
+        opset_17: convert to opset 17, for TensorRT 8.6; otherwise keep the file's opset.
         batches: calibration images for INT8, uint8 [N, H, W, 3] at the model's input size.
-        progress: told the done share of the calibration.
+        progress: receives the progress of the calibration.
 
     Returns:
         The content of an ``.onnx`` file with the same inputs, outputs and metadata.
 
     Raises:
-        ConfigError: INT8 without images.
+        ConfigError: INT8 without calibration images.
         ModelFileError: not an ONNX file.
-        EngineError: it uses what opset 17 does not have.
+        EngineError: it uses an operator or attribute that opset 17 lacks.
         MissingDependencyError: onnx is not installed.
     """
     try:

@@ -1,42 +1,42 @@
-"""An ONNX model whose convolutions are INT8, with scales measured on images and written into the file itself.
+"""INT8 convolutions in an ONNX model, with scales that are measured on images and written into the file.
 
-A QuantizeLinear and a DequantizeLinear stand before each convolution, on its input and on its weights. TensorRT reads
-such pairs in all versions from 8.6 to 11, while its own calibrators are gone in 11; and what the scales do to the
-outputs is known before any build, since ONNX Runtime runs the same file.
+A pair of QuantizeLinear and DequantizeLinear precedes each convolution, on its input and on its weights. TensorRT reads
+such pairs in all versions from 8.6 to 11, while its own calibrators were removed in 11. ONNX Runtime runs the same
+file, so that the effect of the scales on the outputs is known before a build.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from lvad_perception.conversion.lowering_half import deciding_products
+from lvad_perception.conversion.lowering_half import output_products
 from lvad_perception.conversion.lowering_norms import with_norms_folded
 from lvad_perception.engines.onnx import create_session
 from lvad_perception.machine import usable_cores
 from lvad_perception.manifest import INPUT_NAME
-from lvad_perception.types import Float32, UInt8
+from lvad_perception.types import Float32, Progress, UInt8
 
 _LEAST_CHANNELS: Final = 32
-"""Of the input of an INT8 convolution: integer kernels take 32 channels at a time, and the stem, which has fewer, cost
-more accuracy than all other layers together."""
+"""Minimum input channels of an INT8 convolution: integer kernels take 32 channels at a time, and the stem, which has
+fewer, cost more accuracy in INT8 than all other layers together."""
 _LEVELS: Final = 127
 _BINS: Final = 2048
 _LEAST_SHARE: Final = 0.2
-"""Of the largest value; the ranges that are tried go from there to all of it."""
+"""Smallest candidate for the range, as a share of the largest magnitude; the largest candidate is 1."""
 _CANDIDATES: Final = 81
 _LEAST_RANGE: Final = 1e-6
-"""A channel of zeros has a scale too."""
+"""Lower bound of a range, so that the scale of a channel of zeros is not 0."""
 
 
-def in_int8(model: Any, batches: Sequence[UInt8], *, progress: Callable[[float, str], None]) -> Any:
-    """A copy of the model with INT8 convolutions; the narrow ones of the stem and those that make outputs stay FP32.
+def in_int8(model: Any, batches: Sequence[UInt8], *, progress: Progress) -> Any:
+    """A copy of the model with INT8 convolutions; narrow ones and the last ones before the outputs stay FP32.
 
     Args:
         model: ``onnx.ModelProto`` in FP32.
         batches: images at the model's input size, uint8 [N, H, W, 3] each, at least one.
-        progress: told the done share of the measurement.
+        progress: receives the progress of the measurement.
     """
     import onnx
     from onnx import numpy_helper
@@ -44,12 +44,12 @@ def in_int8(model: Any, batches: Sequence[UInt8], *, progress: Callable[[float, 
     result = with_norms_folded(model)
     graph = result.graph
     weights = {tensor.name: tensor for tensor in graph.initializer}
-    kept = deciding_products(graph)
+    last = output_products(graph)
     chosen = [
         index
         for index, node in enumerate(graph.node)
         if node.op_type == "Conv"
-        and index not in kept
+        and index not in last
         and node.input[1] in weights
         and _input_channels(node, weights[node.input[1]]) >= _LEAST_CHANNELS
     ]
@@ -60,13 +60,14 @@ def in_int8(model: Any, batches: Sequence[UInt8], *, progress: Callable[[float, 
             data, weight = node.input[:2]
             array = numpy_helper.to_array(weights[weight])
             channels = np.abs(array).reshape(len(array), -1).max(axis=1)  # one scale per output channel
-            for place, name, most in ((0, data, np.float32(ranges[data])), (1, weight, channels.astype(np.float32))):
+            operands = ((data, np.float32(ranges[data])), (weight, channels.astype(np.float32)))
+            for position, (name, maximum) in enumerate(operands):
                 if name not in made:
                     made.add(name)
-                    pair, constants = _pair(name, most)
+                    pair, constants = _pair(name, maximum)
                     nodes += pair
                     graph.initializer.extend(constants)
-                node.input[place] = f"{name}.dequantised"
+                node.input[position] = f"{name}.dequantised"
         nodes.append(node)
     copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del graph.node[:], graph.value_info[:]
@@ -74,14 +75,12 @@ def in_int8(model: Any, batches: Sequence[UInt8], *, progress: Callable[[float, 
     return result
 
 
-def measure_ranges(
-    model: Any, names: Sequence[str], batches: Sequence[UInt8], progress: Callable[[float, str], None]
-) -> dict[str, float]:
-    """Run the model on images -> for each tensor the magnitude beyond which its values are best clipped.
+def measure_ranges(model: Any, names: Sequence[str], batches: Sequence[UInt8], progress: Progress) -> dict[str, float]:
+    """Run the model on images and find for each tensor the magnitude at which to clip its values.
 
-    A smaller one clips more values, a larger one has coarser steps for all of them: the one with the least mean squared
-    error over all images is taken. They run twice, first for the largest values, then for the histograms; one batch is
-    in memory at a time.
+    A smaller range clips more values, a larger one has coarser steps for all of them; the range with the least mean
+    squared error over all images is chosen. The images run twice, first for the largest magnitudes, then for the
+    histograms, so that one batch at a time is in memory.
     """
     import onnx
 
@@ -90,33 +89,33 @@ def measure_ranges(
     known = {value.name for value in watched.graph.output}
     watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in known)
     session = create_session(watched.SerializeToString(), threads=usable_cores())
-    most = dict.fromkeys(names, 0.0)
+    maxima = dict.fromkeys(names, 0.0)
     counts = {name: np.zeros(_BINS) for name in names}
-    for place, batch in enumerate([*batches, *batches] if names else ()):
+    for index, batch in enumerate([*batches, *batches] if names else ()):
         for name, array in zip(names, session.run(list(names), {INPUT_NAME: batch}), strict=True):
-            if place < len(batches):
-                most[name] = max(most[name], float(np.abs(array).max()))
+            if index < len(batches):
+                maxima[name] = max(maxima[name], float(np.abs(array).max()))
             else:
-                counts[name] += np.histogram(np.abs(array), _BINS, (0, max(most[name], _LEAST_RANGE)))[0]
-        progress((place + 1) / (2 * len(batches)), "calibration")
-    return {name: best_range(counts[name], max(most[name], _LEAST_RANGE)) for name in names}
+                counts[name] += np.histogram(np.abs(array), _BINS, (0, max(maxima[name], _LEAST_RANGE)))[0]
+        progress((index + 1) / (2 * len(batches)), "calibration")
+    return {name: best_range(counts[name], max(maxima[name], _LEAST_RANGE)) for name in names}
 
 
-def best_range(counts: npt.NDArray[np.float64], most: float) -> float:
-    """The range, in (0, most], with the least mean squared error of values in 127 steps to either side.
+def best_range(counts: npt.NDArray[np.float64], maximum: float) -> float:
+    """The range, in (0, maximum], with the least mean squared error of values rounded to 127 steps of either sign.
 
     Args:
-        counts: histogram of magnitudes over equal bins of [0, most], float64 [bins].
-        most: the largest magnitude.
+        counts: histogram of magnitudes over equal bins of [0, maximum], float64 [bins].
+        maximum: the largest magnitude.
     """
     counts = counts.copy()
-    counts[0] = 0  # zeros, which make up half of what follows a ReLU, are exact in any range
-    centres = (np.arange(len(counts)) + 0.5) / len(counts) * most
-    ranges = np.linspace(_LEAST_SHARE, 1, _CANDIDATES) * most
+    counts[0] = 0  # zeros, half of the values after a ReLU, are exact in any range
+    centres = (np.arange(len(counts)) + 0.5) / len(counts) * maximum
+    ranges = np.linspace(_LEAST_SHARE, 1, _CANDIDATES) * maximum
     rounding = (ranges / _LEVELS) ** 2 / 12  # variance within a step
     clipped = np.maximum(centres[:, None] - ranges, 0) ** 2  # (bins, candidates)
     errors = counts @ np.where(centres[:, None] <= ranges, rounding, clipped)
-    return float(ranges[errors.argmin()]) if counts.any() else most
+    return float(ranges[errors.argmin()]) if counts.any() else maximum
 
 
 def _input_channels(node: Any, weight: Any) -> int:
@@ -124,11 +123,11 @@ def _input_channels(node: Any, weight: Any) -> int:
     return int(weight.dims[1] * groups)
 
 
-def _pair(name: str, most: Float32 | np.float32) -> tuple[list[Any], list[Any]]:
-    """The two nodes and their constants; per channel of axis 0 where ``most`` is an array."""
+def _pair(name: str, maximum: Float32 | np.float32) -> tuple[list[Any], list[Any]]:
+    """QuantizeLinear, DequantizeLinear and their constants; per channel of axis 0 where ``maximum`` is an array."""
     from onnx import helper, numpy_helper
 
-    scale = np.maximum(most, _LEAST_RANGE).astype(np.float32) / np.float32(_LEVELS)
+    scale = np.maximum(maximum, _LEAST_RANGE).astype(np.float32) / np.float32(_LEVELS)
     constants = [
         numpy_helper.from_array(scale, f"{name}.scale"),
         numpy_helper.from_array(np.zeros(scale.shape, np.int8), f"{name}.zero"),

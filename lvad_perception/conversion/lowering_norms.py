@@ -1,7 +1,7 @@
-"""BatchNormalization behind a convolution, written into the convolution's weights.
+"""Folding of BatchNormalization into the weights of the convolution before it.
 
-Export leaves those that follow a convolution whose weights several levels share, each with a norm of its own. Runtimes
-fold them too, but not into weights that are in INT8 already, and not where FP32 norms follow products in FP16.
+Export folds all but those after a convolution whose weights several pyramid levels share, each with its own norm.
+Runtimes fold too, but neither into INT8 weights nor where an FP32 norm follows a product in FP16.
 """
 
 from collections import Counter
@@ -11,7 +11,7 @@ import numpy as np
 
 
 def with_norms_folded(model: Any) -> Any:
-    """A copy of the model whose convolutions do what a BatchNormalization behind them does.
+    """A copy of the model in which each BatchNormalization after a convolution is part of its weights.
 
     Args:
         model: ``onnx.ModelProto`` in FP32.
@@ -45,10 +45,10 @@ def with_norms_folded(model: Any) -> Any:
         node.input[:] = [node.input[0], *names.values()]
         node.output[0] = norm.output[0]
         graph.node.remove(norm)
-    del graph.value_info[:]  # some were of tensors that are gone
+    del graph.value_info[:]  # some describe tensors that no longer exist
     used = {name for node in graph.node for name in node.input}
-    kept = [tensor for tensor in graph.initializer if tensor.name in used]
-    copies = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in kept]
+    remaining = [tensor for tensor in graph.initializer if tensor.name in used]
+    copies = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in remaining]
     del graph.initializer[:]
     graph.initializer.extend(copies)
     return result

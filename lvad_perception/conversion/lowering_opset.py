@@ -1,8 +1,8 @@
-"""An ONNX model in opset 17, the newest that TensorRT 8.6 documents.
+"""Conversion of an ONNX model to opset 17, the newest that TensorRT 8.6 documents.
 
 Its parser does not refuse opset 18: it looks for the axes of ReduceMax, ReduceMean and their like in an attribute,
-while they are an input there, and so reduces over all axes without a word. ONNX's own converter knows no way back for
-Split.
+while opset 18 has them in an input, and so it silently reduces over all axes. ONNX's own version converter cannot
+convert Split from 18 to 17.
 """
 
 from collections.abc import Callable
@@ -12,15 +12,15 @@ from lvad_perception.errors import EngineError
 
 OPSET: Final = 17
 IR_VERSION: Final = 8
-"""Of the ONNX release that brought this opset."""
+"""IR version of the ONNX release that introduced this opset."""
 _REMEDY: Final = f"update TensorRT to 10 or newer, since 8.6 reads no opset above {OPSET}"
 
 
 def in_opset_17(model: Any) -> Any:
-    """The model in opset 17; the same object where it is in that or an older one already.
+    """The model in opset 17; the same object if it is in opset 17 or older.
 
     Raises:
-        EngineError: it uses what opset 17 does not have.
+        EngineError: it uses an operator or attribute that opset 17 lacks.
     """
     import onnx
 
@@ -31,7 +31,7 @@ def in_opset_17(model: Any) -> Any:
     result.CopyFrom(model)
     constants = {tensor.name: tensor for tensor in result.graph.initializer}
     for node in result.graph.node:
-        # What is not newer than 17 means the same in both.
+        # Operators that were not changed after 17 are the same in both.
         if onnx.defs.get_schema(node.op_type, current).since_version > OPSET:
             _REWRITES.get(node.op_type, _refuse)(node, constants)
     for each in result.opset_import:
@@ -42,7 +42,7 @@ def in_opset_17(model: Any) -> Any:
 
 
 def _reduce(node: Any, constants: dict[str, Any]) -> None:
-    """Axes from an input into an attribute."""
+    """Move the axes from an input to an attribute."""
     import onnx
 
     _drop(node, "noop_with_empty_axes", 0)
@@ -55,7 +55,7 @@ def _reduce(node: Any, constants: dict[str, Any]) -> None:
 
 
 def _split(node: Any, _constants: dict[str, Any]) -> None:
-    """Into as many equal parts as there are outputs, which is what 17 does without being told."""
+    """Drop the number of parts: opset 17 always splits into as many equal parts as there are outputs."""
     for attribute in [each for each in node.attribute if each.name == "num_outputs"]:
         node.attribute.remove(attribute)
 
@@ -77,12 +77,12 @@ def _scatter(node: Any, _constants: dict[str, Any]) -> None:
         _refuse(node, {})
 
 
-def _drop(node: Any, name: str, harmless: int | bytes) -> None:
-    """Remove an attribute that 17 does not know, where its value asks for what 17 does anyway."""
+def _drop(node: Any, name: str, default: int | bytes) -> None:
+    """Remove an attribute that opset 17 lacks, if its value is opset 17's behaviour."""
     import onnx
 
     for attribute in [each for each in node.attribute if each.name == name]:
-        if onnx.helper.get_attribute_value(attribute) != harmless:
+        if onnx.helper.get_attribute_value(attribute) != default:
             _refuse(node, {})
         node.attribute.remove(attribute)
 
@@ -100,4 +100,4 @@ _REWRITES: Final[dict[str, Callable[[Any, dict[str, Any]], None]]] = {
     "ScatterND": _scatter,
     "Split": _split,
 }
-"""Of the operators that opset 18 changed, those with a counterpart."""
+"""Rewrites of the operators that opset 18 changed, where opset 17 has an equivalent."""

@@ -1,21 +1,22 @@
-"""Model file -> engine file for this machine, written only when it agrees with ONNX Runtime on images."""
+"""TensorRT engines for this machine from a model file, written only when they agree with ONNX Runtime on images."""
 
 import hashlib
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from lvad_perception.conversion.calibration import folder_images, rendered_images, to_batches
+from lvad_perception.conversion.comparison import Comparison, compare_on, open_original
 from lvad_perception.conversion.lowering import PRECISIONS, lower
-from lvad_perception.conversion.tensorrt_build import BuildOptions, Progress, build_plan, build_with_torch2trt
-from lvad_perception.engines.agreement import TOLERANCES, Agreement, agree, copied
-from lvad_perception.engines.base import Engine
+from lvad_perception.conversion.tensorrt_build import BuildOptions, build_plan, build_with_torch2trt
+from lvad_perception.engines import Engine, open_engine
+from lvad_perception.engines.agreement import Agreement
 from lvad_perception.engines.cuda import Cuda
-from lvad_perception.engines.onnx import OnnxEngine
+from lvad_perception.engines.failures import write_failures
 from lvad_perception.engines.tensorrt import TensorRtEngine, import_tensorrt, version_of
 from lvad_perception.engines.tensorrt_file import (
     SUFFIXES,
@@ -26,28 +27,28 @@ from lvad_perception.engines.tensorrt_file import (
 )
 from lvad_perception.errors import ConfigError, EngineError, LvadError, ModelFileError
 from lvad_perception.files import draft
-from lvad_perception.machine import cache_places
+from lvad_perception.machine import cache_folders
 from lvad_perception.manifest import Manifest
 from lvad_perception.provenance import digest
-from lvad_perception.types import RawOutputs, Size, UInt8
+from lvad_perception.types import Progress, Size, UInt8
 
 CALIBRATION_IMAGES: Final = 64
 CHECK_IMAGES: Final = 8
 _FORMAT: Final = 2
-"""Of cached engines: raised when the same inputs would be built differently."""
+"""Version of the cached engines; raise it when the same inputs would be built differently."""
 
 
 @dataclass(frozen=True, slots=True)
 class Optimized:
-    """What was written.
+    """The result of ``optimize``.
 
     Attributes:
         path: the engine file.
         description: of the engine: runtime, version, GPU, precision.
         manifest: of the model.
-        agreement: with ONNX Runtime on the checked images.
-        images: how many those were, and whether they are from a folder.
-        built_s: seconds that the build took; None when the engine was in the cache.
+        agreement: with ONNX Runtime on the images of the comparison.
+        images: number and origin of those images, such as "8 images of DIR".
+        built_s: duration of the build in seconds; None when the engine was in the cache.
         size_bytes: of the file.
     """
 
@@ -60,7 +61,7 @@ class Optimized:
     size_bytes: int
 
     def to_text(self) -> str:
-        """Lines for people."""
+        """Two lines for a terminal."""
         how = "from the cache" if self.built_s is None else f"built in {self.built_s:.0f} s"
         return (
             f"{self.path}: {self.description}; {self.size_bytes / 2**20:.1f} MiB, {how}\n"
@@ -89,39 +90,35 @@ def optimize(
         model: the ``.onnx`` model file.
         output: ``.engine`` or ``.plan``, built by TensorRT's builder, or ``.pth``, built by torch2trt.
         precision: "fp32", "fp16" or "int8".
-        images: folder of images like those of the vehicle's cameras: to compare engines on, and to measure the scales
-            of INT8 on others of them. Without one, engines are compared on rendered images and INT8 is refused.
-        calibration_images: most images to measure scales on, evenly spread over the folder's sorted names.
-        check_images: about how many to compare on, likewise.
-        options: how hard to try; the timing cache is this function's.
-        cache_dir: where engines are kept, by TensorRT version, GPU, rewritten model and settings; the user's cache when
-            None.
-        rebuild: build also when the cache has it.
+        images: folder of images like those of the vehicle's cameras: some for the comparison, others for the
+            calibration of INT8. Without one, engines are compared on rendered images and INT8 is refused.
+        calibration_images: maximum number of images for the calibration, evenly spread over the folder's sorted names.
+        check_images: approximate number of images for the comparison, likewise.
+        options: of the build; its timing cache is replaced by that of the cache folder.
+        cache_dir: folder of built engines, by TensorRT version, GPU, rewritten model and settings; the user's cache
+            when None.
+        rebuild: build even when the engine is in the cache.
         device: the CUDA device; the first one when None.
-        report: told each step.
-        progress: told where calibration and build are.
+        report: receives one line per step.
+        progress: receives the progress of calibration and build.
 
     Raises:
         EngineError: there is no GPU, TensorRT cannot build it, or the engine disagrees; nothing is written.
-        ModelFileError, VocabularyMismatchError: the model file is none.
+        ModelFileError, VocabularyMismatchError: ``model`` is no model file.
         ConfigError: impossible options. DatasetError, ImageError: the folder has no images.
         MissingDependencyError: TensorRT, torch, onnx or, for ``.pth``, torch2trt is not installed.
     """
     _check(model, output, precision, images, (calibration_images, check_images))
     device = device or Cuda()
     target = Target(import_tensorrt("optimize").__version__, device.name, device.capability)
-    reference = OnnxEngine(model)
-    if reference.precision != "fp32":
-        raise ConfigError(f"{model} is in {reference.precision.upper()} already; give the FP32 file that was exported")
-    manifest = reference.manifest
-    calibration_images = calibration_images if precision == "int8" else 0
-    scales, checked, source = _images(images, manifest.input_hw, calibration_images, check_images)
-    batches, calibration = (to_batches(each, manifest.batch_size) for each in (checked, scales))
-    wanted = [copied(reference.infer(batch)) for batch in batches]
-    reference.close()
+    with open_original(model) as original:
+        manifest = original.manifest
+        calibration_images = calibration_images if precision == "int8" else 0
+        calibration, checked, source = _images(images, manifest.input_hw, calibration_images, check_images)
+        check = _Check(compare_on(original, checked, source), precision, output)
     options = options or BuildOptions()
     content = model.read_bytes()
-    metadata = EngineFile(
+    file = EngineFile(
         b"",
         manifest,
         precision=precision,
@@ -130,40 +127,40 @@ def optimize(
         builder="torch2trt" if output.suffix == ".pth" else "tensorrt",
     )
     folder = _cache_folder(cache_dir)
-    judge = _Judge(batches, wanted, precision, source, output)
     report(f"rewriting the model in {precision.upper()}")
-    old = version_of(import_tensorrt("optimize")) < (10, 0)
-    lowered = lower(content, precision=precision, opset_17=old, batches=calibration, progress=progress)
-    kept = folder / f"{_key(metadata, options, lowered)}{'.pth' if output.suffix == '.pth' else '.engine'}"
-    if kept.exists() and not rebuild:
-        report(f"found in the cache: {kept}")
+    opset_17 = version_of(import_tensorrt("optimize")) < (10, 0)
+    batches = to_batches(calibration, manifest.batch_size)
+    lowered = lower(content, precision=precision, opset_17=opset_17, batches=batches, progress=progress)
+    cached = folder / f"{_key(file, options, lowered)}{'.pth' if output.suffix == '.pth' else '.engine'}"
+    if cached.exists() and not rebuild:
+        report(f"found in the cache: {cached}")
         try:
-            agreement, description = judge.engine(kept, device)
+            agreement, description = check.engine(cached, device)
         except LvadError as err:
-            report(f"the cached engine is of no use: {err}")
+            report(f"the cached engine cannot be used: {err}")
         else:
-            return _deliver(kept, output, Optimized(output, description, manifest, agreement, source, None, 0))
-    report(f"the rewritten model in ONNX Runtime: {judge.model(lowered).to_text()}")
+            return _copy(cached, output, Optimized(output, description, manifest, agreement, source, None, 0))
+    report(f"the rewritten model in ONNX Runtime: {check.model(lowered).to_text()}")
     report(f"building for {target.to_text()}; this takes minutes")
     began = time.perf_counter()
-    metadata, state = _build(lowered, metadata, replace(options, timing_cache=_timings(folder, target)), progress)
+    file, state = _build(lowered, file, replace(options, timing_cache=_timing_cache(folder, target)), progress)
     built_s = time.perf_counter() - began
-    with draft(kept) as built:
-        _write(built, metadata, state)
-        agreement, description = judge.engine(built, device)
-        _write(built, replace(metadata, agreement=agreement.to_text()), state)
-    return _deliver(kept, output, Optimized(output, description, manifest, agreement, source, built_s, 0))
+    with draft(cached) as built:
+        _write(built, file, state)
+        agreement, description = check.engine(built, device)
+        _write(built, replace(file, agreement=agreement.to_text()), state)
+    return _copy(cached, output, Optimized(output, description, manifest, agreement, source, built_s, 0))
 
 
 def _build(
-    lowered: bytes, metadata: EngineFile, options: BuildOptions, progress: Progress
+    lowered: bytes, file: EngineFile, options: BuildOptions, progress: Progress
 ) -> tuple[EngineFile, dict[str, Any] | None]:
-    """The engine, and the state dict of torch2trt's module where that built it."""
-    assert metadata.precision is not None
-    if metadata.builder == "torch2trt":
-        plan, state = build_with_torch2trt(lowered, metadata.manifest, metadata.precision)
-        return replace(metadata, plan=plan), state
-    return replace(metadata, plan=build_plan(lowered, metadata.precision, options, progress=progress)), None
+    """The engine, and the state dict of torch2trt's module if that built it."""
+    assert file.precision is not None
+    if file.builder == "torch2trt":
+        plan, state = build_with_torch2trt(lowered, file.manifest, file.precision)
+        return replace(file, plan=plan), state
+    return replace(file, plan=build_plan(lowered, file.precision, options, progress=progress)), None
 
 
 def _write(path: Path, file: EngineFile, state: dict[str, Any] | None) -> None:
@@ -173,49 +170,35 @@ def _write(path: Path, file: EngineFile, state: dict[str, Any] | None) -> None:
         write_torch2trt_file(path, file, state)
 
 
-def _timings(folder: Path, target: Target) -> Path:
-    """Timing cache of one TensorRT version and GPU, for any model."""
+def _timing_cache(folder: Path, target: Target) -> Path:
+    """Timing cache of one TensorRT version and GPU, shared by all models."""
     return folder / f"timing-{hashlib.sha256(target.to_text().encode()).hexdigest()[:16]}.cache"
 
 
 @dataclass(frozen=True, slots=True)
-class _Judge:
-    """What an engine is compared with, and the refusal."""
+class _Check:
+    """The comparison of the rewritten model and of the engine with the original."""
 
-    batches: Sequence[UInt8]
-    wanted: Sequence[RawOutputs]
+    comparison: Comparison
     precision: str
-    source: str
     output: Path
 
     def model(self, content: bytes) -> Agreement:
-        """Judge an ONNX file in ONNX Runtime."""
+        """Check the rewritten model, an ONNX file's content, in ONNX Runtime."""
         with tempfile.TemporaryDirectory(prefix="lvad-lowered-") as folder:
             path = Path(folder) / "lowered.onnx"
             path.write_bytes(content)
-            return self._judge(OnnxEngine(path), "the rewritten model, in ONNX Runtime")
+            return self._compare(open_engine(path), "the rewritten model, in ONNX Runtime")
 
     def engine(self, path: Path, device: Cuda) -> tuple[Agreement, str]:
-        """Judge an engine file; its agreement and description."""
+        """Check an engine file; returns its agreement and description."""
         engine = TensorRtEngine(path, device=device)
         description = engine.description
-        return self._judge(engine, f"the engine ({description})"), description
+        return self._compare(engine, f"the engine ({description})"), description
 
-    def _judge(self, engine: Engine, what: str) -> Agreement:
-        try:
-            found = [copied(engine.infer(batch)) for batch in self.batches]
-        finally:
-            engine.close()
-        tolerance = TOLERANCES[self.precision]
-        agreement = agree(found, self.wanted, tolerance)
-        if not agreement.within(tolerance):
-            raise EngineError(
-                f"{self.output}: not written, since {what} disagrees with ONNX Runtime in FP32 on {self.source}: "
-                f"{agreement.to_text()}, where {self.precision.upper()} may differ by {tolerance.boxes_px:g} px, "
-                f"{tolerance.scores:g} in scores and {1 - tolerance.masks:.2%} of mask pixels; "
-                + ("use --precision fp16" if self.precision == "int8" else "use --precision fp32 or another TensorRT")
-            )
-        return agreement
+    def _compare(self, engine: Engine, name: str) -> Agreement:
+        remedy = "use --precision fp16" if self.precision == "int8" else "use --precision fp32 or another TensorRT"
+        return self.comparison.check(engine, self.precision, name=name, output=self.output, remedy=remedy)
 
 
 def _check(model: Path, output: Path, precision: str, images: Path | None, counts: tuple[int, int]) -> None:
@@ -228,28 +211,28 @@ def _check(model: Path, output: Path, precision: str, images: Path | None, count
     if precision == "int8" and images is None:
         raise ConfigError("INT8 needs images to measure its scales on; name a folder with --calibration")
     if min(counts) < 1:
-        raise ConfigError(f"{min(counts)} images show nothing; give at least 1")
+        raise ConfigError(f"{min(counts)} images are too few; give at least 1")
 
 
 def _images(folder: Path | None, size_hw: Size, calibration: int, check: int) -> tuple[list[UInt8], list[UInt8], str]:
-    """Images for the scales, others to compare on, and what to call the latter."""
+    """Images for the calibration, others for the comparison, and the number and origin of the latter."""
     if folder is None:
         return [], rendered_images(size_hw, check), f"{check} rendered images"
-    found = folder_images(folder, size_hw, calibration + check)
+    images = folder_images(folder, size_hw, calibration + check)
     if not calibration:
-        return [], found, f"{len(found)} images of {folder}"
-    stride = max(2, len(found) // check)
-    places = set(range(stride // 2, len(found), stride))
-    checked = [image for place, image in enumerate(found) if place in places]
+        return [], images, f"{len(images)} images of {folder}"
+    stride = max(2, len(images) // check)
+    chosen = set(range(stride // 2, len(images), stride))
+    checked = [image for index, image in enumerate(images) if index in chosen]
     if not checked:
         raise ConfigError(f"{folder} has a single image; scales and comparison need different ones")
-    others = [image for place, image in enumerate(found) if place not in places]
+    others = [image for index, image in enumerate(images) if index not in chosen]
     return others, checked, f"{len(checked)} images of {folder}"
 
 
 def _cache_folder(cache_dir: Path | None) -> Path:
-    for place in cache_places(cache_dir):
-        folder = place / "tensorrt"
+    for parent in cache_folders(cache_dir):
+        folder = parent / "tensorrt"
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder):
@@ -259,20 +242,17 @@ def _cache_folder(cache_dir: Path | None) -> Path:
     raise EngineError("no cache folder can be written; name one with space with --cache-dir")
 
 
-def _key(metadata: EngineFile, options: BuildOptions, lowered: bytes) -> str:
-    """What two builds must share for one to stand for the other: what the file says of itself and the builder is given.
+def _key(file: EngineFile, options: BuildOptions, lowered: bytes) -> str:
+    """Cache key of a build: the metadata of the file, the options and the rewritten graph.
 
-    The graph is the one that is built, so that also another way of rewriting the model has another key.
+    The rewritten graph, since another version of this package may rewrite the same model differently.
     """
-    return digest([_FORMAT, metadata.to_json(), options.level, options.workspace_bytes, digest(lowered)])
+    return digest([_FORMAT, file.to_json(), options.level, options.workspace_bytes, digest(lowered)])
 
 
-def _deliver(kept: Path, output: Path, result: Optimized) -> Optimized:
-    """Copy the engine from the cache; ``output`` appears whole or not at all."""
-    try:
-        with draft(output) as own:
-            shutil.copyfile(kept, own)
-            size = own.stat().st_size
-    except OSError as err:
-        raise EngineError(f"{output} cannot be written ({err.strerror}); choose a folder with space") from err
+def _copy(cached: Path, output: Path, result: Optimized) -> Optimized:
+    """Copy the engine from the cache; an interrupted copy leaves ``output`` as it was."""
+    with write_failures(output), draft(output) as own:
+        shutil.copyfile(cached, own)
+        size = own.stat().st_size
     return replace(result, size_bytes=size)

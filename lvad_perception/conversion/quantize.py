@@ -1,19 +1,19 @@
-"""Model file -> the same model with INT8 convolutions for CPUs, written only when it agrees with the original."""
+"""INT8 for CPUs: a copy of a model file with quantised convolutions, written only when it agrees with the original."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from lvad_perception.conversion.calibration import folder_images, to_batches
+from lvad_perception.conversion.comparison import compare_on, open_original
 from lvad_perception.conversion.lowering_int8 import in_int8
 from lvad_perception.engines import open_engine
-from lvad_perception.engines.agreement import TOLERANCES, Agreement, agree, copied
-from lvad_perception.engines.base import Engine
+from lvad_perception.engines.agreement import Agreement
+from lvad_perception.engines.failures import write_failures
 from lvad_perception.engines.onnx import PRECISION_KEY
-from lvad_perception.errors import ConfigError, EngineError, MissingDependencyError, ModelFileError
+from lvad_perception.errors import ConfigError, MissingDependencyError, ModelFileError
 from lvad_perception.files import draft
-from lvad_perception.types import RawOutputs, UInt8
+from lvad_perception.types import Progress, UInt8
 
 CALIBRATION_IMAGES: Final = 64
 CHECK_IMAGES: Final = 16
@@ -21,12 +21,12 @@ CHECK_IMAGES: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class Quantized:
-    """What was written.
+    """The result of ``quantize``.
 
     Attributes:
         path: the quantised file.
-        agreement: with the original, both in ONNX Runtime, on images that took no part in the calibration.
-        calibration_images: how many scales were measured on; ``check_images``: how many were compared.
+        agreement: with the original, both in ONNX Runtime, on images that were not used for the calibration.
+        calibration_images: number of images for the calibration; ``check_images``: for the comparison.
         size_bytes: of the file.
     """
 
@@ -37,7 +37,7 @@ class Quantized:
     size_bytes: int
 
     def to_text(self) -> str:
-        """Two lines for people."""
+        """Two lines for a terminal."""
         return (
             f"{self.path}: INT8 convolutions, {self.size_bytes / 2**20:.1f} MiB, scales from {self.calibration_images} "
             f"images\n  agrees with the original on {self.check_images} other images: {self.agreement.to_text()}"
@@ -51,23 +51,24 @@ def quantize(
     *,
     calibration_images: int = CALIBRATION_IMAGES,
     check_images: int = CHECK_IMAGES,
-    progress: Callable[[float, str], None] = lambda share, phase: None,
+    progress: Progress = lambda share, phase: None,
 ) -> Quantized:
     """Write a quantised copy of a model file, which ONNX Runtime and OpenVINO run in INT8.
 
     Args:
         model: an FP32 ``.onnx`` model file.
         output: the ``.onnx`` file to write.
-        images: folder of images like those of the vehicle's cameras. Those that scales are measured on and those that
-            are compared are different ones, both evenly spread over the sorted names.
-        calibration_images: most images to measure scales on.
-        check_images: most images to compare on.
-        progress: told the share of the calibration that is done.
+        images: folder of images like those of the vehicle's cameras. Different ones are used for the calibration and
+            for the comparison, both evenly spread over the sorted names.
+        calibration_images: maximum number of images for the calibration.
+        check_images: maximum number of images for the comparison.
+        progress: receives the progress of the calibration.
 
     Raises:
-        EngineError: it differs from the original by more than INT8 may; nothing is written.
-        ModelFileError, VocabularyMismatchError: the model file is none.
-        ConfigError: impossible counts, fewer than two images, a model that is not FP32, an output that is none.
+        EngineError: the quantised model differs from the original by more than the tolerance of INT8; nothing is
+            written.
+        ModelFileError, VocabularyMismatchError: ``model`` is no model file.
+        ConfigError: impossible counts, fewer than two images, a model that is not FP32, an impossible output.
         DatasetError, ImageError: the folder has no images, or one cannot be decoded.
         MissingDependencyError: onnx is not installed.
     """
@@ -75,39 +76,36 @@ def quantize(
         raise ConfigError("scales need at least 1 image, and so does the comparison; give 1 or more of each")
     if output.suffix != ".onnx" or output.resolve() == model.resolve():
         raise ConfigError(f"{output} cannot be the quantised file; name another one that ends in .onnx")
-    reference = open_engine(model)
-    try:
-        if reference.precision != "fp32":
-            raise ConfigError(f"{model} is in {reference.precision} already; give the FP32 file")
-        batch_size = reference.manifest.batch_size
-        found = folder_images(images, reference.manifest.input_hw, calibration_images + check_images)
-        if len(found) < 2:
+    with open_original(model) as original:
+        manifest = original.manifest
+        loaded = folder_images(images, manifest.input_hw, calibration_images + check_images)
+        if len(loaded) < 2:
             raise ConfigError(f"{images} has a single image; scales and comparison need different ones")
-        calibration, checked = _split(found, calibration_images, check_images)
-        content = _quantised(model, to_batches(calibration, batch_size), progress)
-        batches = to_batches(checked, batch_size)
-        wanted = _run(reference, batches)
-    finally:
-        reference.close()
-    try:
-        with draft(output) as own:
-            own.write_bytes(content)
-            agreement = _judge(own, output, batches, wanted)
-    except OSError as err:
-        raise EngineError(f"{output} cannot be written ({err.strerror}); choose a folder with space") from err
+        calibration, checked = _split(loaded, calibration_images, check_images)
+        content = _quantised(model, to_batches(calibration, manifest.batch_size), progress)
+        comparison = compare_on(original, checked, f"{len(checked)} images of {images}")
+    with write_failures(output), draft(output) as own:
+        own.write_bytes(content)
+        agreement = comparison.check(
+            open_engine(own),
+            "int8",
+            name="the quantised model",
+            output=output,
+            remedy="give more images like those of the cameras, or use bf16",
+        )
     return Quantized(output, agreement, len(calibration), len(checked), len(content))
 
 
-def _split(found: list[UInt8], calibration: int, check: int) -> tuple[list[UInt8], list[UInt8]]:
-    """Images for the scales and, spread between them, for the comparison; at least one of each."""
-    count = max(1, min(check, round(len(found) * check / (calibration + check))))
-    places = {(2 * place + 1) * len(found) // (2 * count) for place in range(count)}
-    chosen = [image for place, image in enumerate(found) if place in places]
-    return [image for place, image in enumerate(found) if place not in places], chosen
+def _split(images: list[UInt8], calibration: int, check: int) -> tuple[list[UInt8], list[UInt8]]:
+    """Images for the calibration and, spread between them, for the comparison; at least one of each."""
+    count = max(1, min(check, round(len(images) * check / (calibration + check))))
+    chosen = {(2 * index + 1) * len(images) // (2 * count) for index in range(count)}
+    checked = [image for index, image in enumerate(images) if index in chosen]
+    return [image for index, image in enumerate(images) if index not in chosen], checked
 
 
-def _quantised(model: Path, batches: list[UInt8], progress: Callable[[float, str], None]) -> bytes:
-    """The content of the quantised file."""
+def _quantised(model: Path, batches: list[UInt8], progress: Progress) -> bytes:
+    """Content of the quantised file."""
     try:
         import onnx
     except ImportError as err:
@@ -120,23 +118,3 @@ def _quantised(model: Path, batches: list[UInt8], progress: Callable[[float, str
     result.metadata_props.add(key=PRECISION_KEY, value="int8")
     content: bytes = result.SerializeToString()
     return content
-
-
-def _judge(file: Path, output: Path, batches: list[UInt8], wanted: list[RawOutputs]) -> Agreement:
-    engine = open_engine(file)
-    try:
-        tolerance = TOLERANCES["int8"]
-        agreement = agree(_run(engine, batches), wanted, tolerance)
-    finally:
-        engine.close()
-    if not agreement.within(tolerance):
-        raise EngineError(
-            f"{output}: not written, since it differs from the original on images: {agreement.to_text()}, where INT8 "
-            f"may differ by {tolerance.boxes_px:g} px, {tolerance.scores:g} in scores and {1 - tolerance.masks:.0%} of "
-            "mask pixels; give more images like those of the cameras, or use bf16"
-        )
-    return agreement
-
-
-def _run(engine: Engine, batches: list[UInt8]) -> list[RawOutputs]:
-    return [copied(engine.infer(batch)) for batch in batches]

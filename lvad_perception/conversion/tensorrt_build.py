@@ -1,16 +1,16 @@
-"""ONNX file -> TensorRT plan: by TensorRT's own builder (8.6 to 11), or by torch2trt's ONNX path (8.6 to 10).
+"""Build of a TensorRT plan from an ONNX file: by TensorRT's builder (8.6 to 11) or torch2trt's ONNX path (8.6 to 10).
 
-What differs between the versions of TensorRT and is handled here:
+Differences between the versions of TensorRT that are handled here:
 
-* 8.6 knows networks with an explicit batch only when told; from 10 on there are no others, and 11 has no such flag.
-* 10 has strongly typed networks, whose precision is the file's, and 11 has no others: ``BuilderFlag.FP16`` and
-  ``BuilderFlag.INT8`` are gone. 8.6 has only these flags, which let it lower any layer: there every layer that the file
-  has in FP32 is told to stay so.
-* ``IProgressMonitor`` came with 10.
+* 8.6 needs a flag for networks with an explicit batch; 10 has no others, and 11 has no such flag.
+* 10 has strongly typed networks, whose precision is the file's; 11 has no others and neither ``BuilderFlag.FP16`` nor
+  ``BuilderFlag.INT8``. 8.6 has only these flags, which permit it to lower any layer; there each FP32 layer of the file
+  gets a constraint to stay in FP32.
+* ``IProgressMonitor`` exists since 10.
 """
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,21 +20,19 @@ from lvad_perception.engines.tensorrt import import_tensorrt, make_log, version_
 from lvad_perception.errors import EngineError, MissingDependencyError
 from lvad_perception.files import write_whole
 from lvad_perception.manifest import INPUT_NAME, Manifest
-
-Progress = Callable[[float, str], None]
-"""Called with the done share of the build, in [0, 1], and the phase that it is in."""
+from lvad_perception.types import Progress
 
 _TORCH2TRT_WORKSPACE: Final = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
 class BuildOptions:
-    """How hard to try.
+    """Options of TensorRT's builder.
 
     Attributes:
-        level: of the builder's effort, 0 to 5; TensorRT's default, 3, when None.
-        workspace_bytes: most scratch memory that a layer may use; all of the device's when None.
-        timing_cache: file that keeps the measurements of kernels for the next build; none when None.
+        level: optimisation level, 0 to 5; TensorRT's default, 3, when None.
+        workspace_bytes: maximum scratch memory of a layer; all of the device's when None.
+        timing_cache: file of kernel timings, which the next build reuses; none when None.
     """
 
     level: int | None = None
@@ -46,15 +44,15 @@ def build_plan(model: bytes, precision: str, options: BuildOptions, *, progress:
     """Build a plan with TensorRT's own builder.
 
     Args:
-        model: an ONNX file in the types that it shall run in; see ``lowering``.
-        precision: "fp32", "fp16" or "int8": what the file is in.
-        options: how hard to try.
-        progress: told where the build is, from TensorRT 10 on.
+        model: content of an ONNX file whose types are those of the engine; see ``lowering``.
+        precision: "fp32", "fp16" or "int8", the precision of the file.
+        options: of the builder.
+        progress: receives the progress of the build, from TensorRT 10 on.
 
     Raises:
         EngineError: there is no GPU, TensorRT refuses the file or builds nothing.
         MissingDependencyError: TensorRT is not installed.
-        KeyboardInterrupt: as soon as TensorRT, from version 10 on, lets go.
+        KeyboardInterrupt: during the build, from TensorRT 10 on.
     """
     trt = import_tensorrt("building an engine")
     log = make_log(trt)
@@ -80,7 +78,7 @@ def build_plan(model: bytes, precision: str, options: BuildOptions, *, progress:
             "--workspace-mib, or choose another --precision"
         )
     _write_timings(config, options.timing_cache)
-    del parser  # its weights are the network's: it must outlive the build
+    del parser  # it owns the network's weights and must outlive the build
     return bytes(plan)
 
 
@@ -89,15 +87,15 @@ def build_with_torch2trt(
 ) -> tuple[bytes, dict[str, Any]]:
     """Build a plan with torch2trt's ONNX path.
 
-    torch2trt exports a torch module, parses the file and builds; here the file is there already, so its export is
-    replaced by handing it over. Its flattener counts float and bool tensors only, so the images are passed as bool; of
-    them only the shape is used.
+    torch2trt exports a torch module to ONNX, parses the file and builds. Here the file exists already, so the export is
+    replaced by a function that writes it. torch2trt counts only float and bool tensors among the inputs, so the images
+    are passed as bool; only their shape is used.
 
     Args:
-        model: an ONNX file; types are hints to TensorRT here, see the module's text.
+        model: content of an ONNX file; its types are only hints to TensorRT here.
         manifest: of the file.
-        precision: "fp32", "fp16" or "int8" (whose file has its own scales: nothing is calibrated here).
-        device: torch's name of the device that builds.
+        precision: "fp32", "fp16" or "int8" (whose file has its own scales; torch2trt calibrates nothing).
+        device: torch's name of the device for the build.
 
     Returns:
         The plan, and the state dict of torch2trt's ``TRTModule``.
@@ -128,11 +126,11 @@ def build_with_torch2trt(
 
     log = make_log(trt)
     trt.init_libnvinfer_plugins(log, "")
-    _parse(trt, log, _builder(trt, log), model)  # torch2trt does not look at what its parser says
+    _parse(trt, log, _builder(trt, log), model)  # torch2trt ignores the errors of its parser
     images = torch.zeros((manifest.batch_size, *manifest.input_hw, 3), dtype=torch.bool, device=device)
-    # "qat_mode" says that the file has its own scales.
+    # "qat_mode": the file has its own scales.
     lowered = {"fp16_mode": precision != "fp32", "int8_mode": precision == "int8", "qat_mode": True}
-    with _handing_over(model):
+    with _export_replaced_by(model):
         module = torch2trt(
             Net().eval(),
             [images],
@@ -153,8 +151,8 @@ def build_with_torch2trt(
 
 
 @contextmanager
-def _handing_over(model: bytes) -> Iterator[None]:
-    """``torch.onnx.export`` writes this file, whatever it is given."""
+def _export_replaced_by(model: bytes) -> Iterator[None]:
+    """While the block runs, ``torch.onnx.export`` writes this file."""
     import torch
 
     def export(_module: Any, _inputs: Any, stream: Any, **_options: Any) -> None:
@@ -171,7 +169,7 @@ def _handing_over(model: bytes) -> Iterator[None]:
 def _builder(trt: Any, log: Any) -> Any:
     try:
         return trt.Builder(log)
-    except (TypeError, RuntimeError) as err:  # what pybind11 makes of a null pointer
+    except (TypeError, RuntimeError) as err:  # how pybind11 reports a null pointer
         raise EngineError(
             f"TensorRT {trt.__version__} cannot start its builder ({log.text()}); check that nvidia-smi shows a GPU "
             "whose driver is new enough"
@@ -179,7 +177,7 @@ def _builder(trt: Any, log: Any) -> Any:
 
 
 def _parse(trt: Any, log: Any, builder: Any, model: bytes) -> tuple[Any, Any]:
-    """The network and its parser, which holds the weights."""
+    """The network, and its parser, which owns the weights."""
     flags = 0
     if version_of(trt) < (10, 0):
         flags |= 1 << int(trt.NetworkDefinitionCreationFlag.EXPLICIT_BATCH)
@@ -197,15 +195,15 @@ def _parse(trt: Any, log: Any, builder: Any, model: bytes) -> tuple[Any, Any]:
 
 
 def _set_types(trt: Any, config: Any, network: Any, precision: str) -> None:
-    """Make the builder keep to the types of the file."""
-    # On by default, and 10 bits of mantissa are not FP32.
+    """Make the builder keep the types of the file."""
+    # TF32 is on by default and has only 10 bits of mantissa.
     config.clear_flag(trt.BuilderFlag.TF32)
     if version_of(trt) >= (10, 0) or precision == "fp32":
         return
     config.set_flag(trt.BuilderFlag.FP16)
     if precision == "int8":
         config.set_flag(trt.BuilderFlag.INT8)
-    # "Obey" would end the build at a layer that has no FP32 kernel; the check of the outputs judges instead.
+    # Not OBEY_PRECISION_CONSTRAINTS, which fails at a layer without an FP32 kernel; the outputs are compared anyway.
     config.set_flag(trt.BuilderFlag.PREFER_PRECISION_CONSTRAINTS)
     untyped = {getattr(trt.LayerType, name) for name in ("CONSTANT", "SHAPE", "CAST", "QUANTIZE", "DEQUANTIZE")}
     quantised: set[str] = set()
@@ -215,7 +213,7 @@ def _set_types(trt: Any, config: Any, network: Any, precision: str) -> None:
         if layer.type == trt.LayerType.DEQUANTIZE:
             quantised |= {output.name for output in outputs}
         if layer.type in untyped or any(tensor is not None and tensor.name in quantised for tensor in inputs):
-            continue  # an integer kernel reads and writes these
+            continue  # integer kernels read and write these
         if outputs and all(output.dtype == trt.DataType.FLOAT for output in outputs):
             layer.precision = trt.DataType.FLOAT
             for index in range(len(outputs)):
@@ -227,7 +225,7 @@ def _read_timings(config: Any, path: Path | None) -> None:
         return
     data = path.read_bytes() if path.exists() else b""
     if not config.set_timing_cache(config.create_timing_cache(data), False):
-        config.set_timing_cache(config.create_timing_cache(b""), False)  # of another GPU or version: start anew
+        config.set_timing_cache(config.create_timing_cache(b""), False)  # the file is of another GPU or version
 
 
 def _write_timings(config: Any, path: Path | None) -> None:
@@ -243,12 +241,16 @@ def _monitor(trt: Any, progress: Progress) -> Any:
         return None
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
-        """Phases nest: the share that is done counts the steps of a phase and the share of the step that is open."""
+        """Computes the progress over nested phases: the finished steps, plus the progress within the current step.
+
+        TensorRT calls it from several threads; the lock protects ``_phases``. ``stopped`` is the exception of
+        ``progress``, such as KeyboardInterrupt, which ``build_plan`` raises after TensorRT has cancelled the build.
+        """
 
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
             self.stopped: BaseException | None = None
-            self._lock = threading.Lock()  # called from several threads
+            self._lock = threading.Lock()
             self._phases: dict[str, tuple[str | None, int, int]] = {}
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
@@ -256,7 +258,7 @@ def _monitor(trt: Any, progress: Progress) -> Any:
                 self._phases[phase_name] = (parent_phase, num_steps, 0)
 
         def step_complete(self, phase_name: str, step: int) -> bool:
-            """False cancels the build; an exception here would only be printed."""
+            """Returns False to cancel the build; TensorRT would only print an exception."""
             try:
                 with self._lock:
                     parent, steps, _ = self._phases[phase_name]

@@ -1,9 +1,9 @@
-"""Arrays that are made from large source files once, kept on disk, and memory-mapped by every process that reads them.
+"""A disk cache of arrays: parsed from large source files once, memory-mapped by every process.
 
-A set of arrays lives in the cache directory under a key made of its sources' paths, sizes, modification times and the
-version of its format. It is written beside its place and renamed, so that concurrent writers cannot disturb each other.
-Nobody removes a set that somebody may be using: one that is damaged stays, and another is made beside it. What was not
-opened for a month goes.
+A set of arrays is a folder of the cache directory. Its key is a hash of the sources' paths, sizes, modification times
+and the version of its format. A set is written under a temporary name and then renamed, so that concurrent writers do
+not disturb each other. A damaged set is never removed, since another process may be using it; a new one is written
+beside it. Sets that were not opened for a month are removed.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from lvad_perception.errors import DatasetError, LabelError
 from lvad_perception.files import draft
-from lvad_perception.machine import cache_places
+from lvad_perception.machine import cache_folders
 
 Arrays = dict[str, npt.NDArray[Any]]
 Meta = dict[str, Any]
@@ -36,7 +36,7 @@ _STALE_AFTER_S: Final = 30 * 24 * 3600
 
 
 def stat_files(paths: Iterable[Path]) -> list[FileStat]:
-    """What tells one state of the files from another. Raises LabelError when one is not there."""
+    """Path, size and modification time of each file. Raises LabelError when one is missing."""
     stats = []
     for path in paths:
         try:
@@ -57,16 +57,16 @@ def open_cached(
     open_folder: Callable[[Path], Opened],
     read: Callable[[], tuple[Arrays, Meta]],
 ) -> Opened:
-    """Open what the cache has of a source; make it when there is nothing that fits.
+    """Open the cached arrays of a source; parse the source where the cache has none that match its files.
 
     Args:
-        kind: folder of the cache.
-        source: what the arrays are made from; older sets of the same source are removed once they are stale.
+        kind: subfolder of the cache.
+        source: file or folder that is parsed; stale sets of the same source are removed.
         files: every file of the source.
         version: of the arrays' format.
-        cache_dir: as for ``cache_places``.
-        open_folder: opens a set; raises what ``load_arrays`` raises where there is none or it is damaged.
-        read: makes the arrays, and what is kept as JSON beside them.
+        cache_dir: as for ``cache_folders``.
+        open_folder: opens a set; raises as ``load_arrays`` does where it is missing or damaged.
+        read: parses the source; returns the arrays and the metadata to store as JSON beside them.
 
     Raises:
         LabelError: the source cannot be read.
@@ -74,34 +74,34 @@ def open_cached(
     """
     key = hashlib.sha256(repr((version, list(files))).encode()).hexdigest()[:16]
     family = hashlib.sha256(os.fsencode(source)).hexdigest()[:16]
-    places = [place / kind / f"{family}-{key}" for place in cache_places(cache_dir)]
-    for place in places:
-        for folder in (place, *sorted(place.parent.glob(f"{place.name}-*"))):
-            if (found := _try_open(open_folder, folder)) is not None:
-                return found
+    folders = [folder / kind / f"{family}-{key}" for folder in cache_folders(cache_dir)]
+    for folder in folders:
+        for candidate in (folder, *sorted(folder.parent.glob(f"{folder.name}-*"))):
+            if (opened := _try_open(open_folder, candidate)) is not None:
+                return opened
     arrays, meta = read()
-    for place in places:
+    for folder in folders:
         try:
-            found = _write(place, arrays, meta, open_folder)
+            opened = _write(folder, arrays, meta, open_folder)
         except OSError:
             continue
-        _remove_stale(place.parent, family)
-        return found
-    raise DatasetError(f"the label cache cannot be written to {places[-1].parent}; pass a cache directory with space")
+        _remove_stale(folder.parent, family)
+        return opened
+    raise DatasetError(f"the label cache cannot be written to {folders[-1].parent}; pass a cache directory with space")
 
 
 def load_arrays(folder: Path, names: Iterable[str]) -> tuple[Arrays, Meta]:
-    """The arrays of a set, memory-mapped, and what is beside them.
+    """The memory-mapped arrays of a set, and its metadata.
 
     Raises:
-        OSError, EOFError, ValueError, KeyError, TypeError: there is no whole set.
+        OSError, EOFError, ValueError, KeyError, TypeError: the set is missing or damaged.
     """
     meta = json.loads((folder / "meta.json").read_text())
     return {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in names}, meta
 
 
 def map_source(file: Path) -> mmap.mmap:
-    """A source file as bytes that are read when they are looked at. Raises LabelError when it is absent or empty."""
+    """Memory-map a source file. Raises LabelError when it is missing or empty."""
     try:
         with file.open("rb") as stream:
             return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
@@ -112,12 +112,12 @@ def map_source(file: Path) -> mmap.mmap:
 
 
 def address(buffer: Any) -> int:
-    """Where a buffer lies in memory: the difference of two views of a mapped file is that of their offsets."""
+    """Memory address of a buffer: views of one mapped file differ by as much as their offsets in the file."""
     return int(np.frombuffer(buffer, np.uint8).ctypes.data)
 
 
 def read_parts(file: FileStat, parts: Iterable[tuple[int, int]]) -> list[bytes]:
-    """Parts of a source file, each (offset, length) in bytes.
+    """Read parts of a source file, each given as (offset, length) in bytes.
 
     Raises:
         DatasetError: the file changed since its arrays were opened.
@@ -136,20 +136,21 @@ def read_parts(file: FileStat, parts: Iterable[tuple[int, int]]) -> list[bytes]:
 
 def _try_open(open_folder: Callable[[Path], Opened], folder: Path) -> Opened | None:
     try:
-        found = open_folder(folder)
+        opened = open_folder(folder)
     except (OSError, EOFError, ValueError, KeyError, TypeError):
-        return None  # absent, or damaged by a full disk or a clean-up: another is made
+        return None  # missing, or damaged by a full disk or a clean-up
     with suppress(OSError):
-        os.utime(folder)  # it is in use
-    return found
+        os.utime(folder)  # mark it as used, for _remove_stale
+    return opened
 
 
-def _write(place: Path, arrays: Arrays, meta: Meta, open_folder: Callable[[Path], Opened]) -> Opened:
-    """Write a set, beside a damaged one under another name; one that somebody else has just written is taken."""
-    taken = place.exists()  # before it is opened: what somebody else writes in between is no damaged set
-    if (found := _try_open(open_folder, place)) is not None:
-        return found
-    folder = place.with_name(f"{place.name}-{uuid.uuid4().hex[:8]}") if taken else place
+def _write(folder: Path, arrays: Arrays, meta: Meta, open_folder: Callable[[Path], Opened]) -> Opened:
+    """Write a set, under another name where a damaged one is; open the one that another process wrote meanwhile."""
+    exists = folder.exists()  # before opening: a set that another process writes in between is not damaged
+    if (opened := _try_open(open_folder, folder)) is not None:
+        return opened
+    if exists:
+        folder = folder.with_name(f"{folder.name}-{uuid.uuid4().hex[:8]}")
     try:
         with draft(folder) as own:
             own.mkdir()
@@ -157,8 +158,8 @@ def _write(place: Path, arrays: Arrays, meta: Meta, open_folder: Callable[[Path]
                 np.save(own / f"{name}.npy", values)
             (own / "meta.json").write_text(json.dumps(meta))
     except OSError:
-        if (found := _try_open(open_folder, folder)) is not None:  # somebody else was as fast
-            return found
+        if (opened := _try_open(open_folder, folder)) is not None:  # another process was faster
+            return opened
         raise
     return open_folder(folder)
 

@@ -1,4 +1,4 @@
-"""Label files of other tools and data sets, told by keys that BDD100K's and Scalabel's do not have."""
+"""Recognises label files of other tools and data sets by keys that BDD100K's files do not have."""
 
 import re
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ import msgspec
 from lvad_perception.errors import LabelError
 
 JSON_ERRORS: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-"""What msgspec raises for text that is no JSON or of another kind, is not UTF-8, or is nested too deeply."""
+"""Raised by msgspec for text that is not JSON, is not UTF-8, has another type or is nested too deeply."""
 
 _OBJECTS: Final[tuple[tuple[str, frozenset[str]], ...]] = (
     ("COCO's format", frozenset({"images", "annotations"})),
@@ -42,7 +42,7 @@ _LISTS: Final[tuple[tuple[str, frozenset[str]], ...]] = (
     ("Labelbox's format", frozenset({"Labeled Data"})),
     ("Scale's format", frozenset({"task_id", "response"})),
 )
-"""Format -> keys of its object, or of the first object of its list, all of which are there."""
+"""(format, keys): files of the format have all of these keys in their object, or in the first object of their list."""
 
 _STARTS: Final = (
     (b"\x1f\x8b", "gzip data; unpack it with gunzip"),
@@ -63,37 +63,37 @@ _CONSTANT: Final = re.compile(rb"-?(?:NaN|Infinity)\b|-?(?:nan|inf(?:inity)?)\b"
 
 
 class OtherFormatError(LabelError):
-    """A file is sound, but no label file of BDD100K.
+    """A file is valid, but of another format than BDD100K's label files.
 
     Attributes:
-        what: what it is, as "COCO's format".
+        format_name: the file's format, as "COCO's format".
     """
 
-    def __init__(self, file: object, what: str) -> None:
+    def __init__(self, file: object, format_name: str) -> None:
         super().__init__(
-            f"{file} is not a BDD100K label file but {what}: neither a list of frames nor an object with 'frames'; "
-            "convert it, or move it elsewhere"
+            f"{file} is not a BDD100K label file but {format_name}: neither a list of frames nor an object with "
+            "'frames'; convert it, or move it elsewhere"
         )
-        self.what = what
+        self.format_name = format_name
 
 
 def format_of_object(keys: Mapping[str, Any]) -> str | None:
-    """Whose format a file is whose JSON is one object of these keys and without "frames"; None when unknown."""
-    if found := _first(_OBJECTS, keys):
-        return found
+    """Format of a JSON file that is one object with these keys and without "frames"; None when unknown."""
+    if name := _first(_OBJECTS, keys):
+        return name
     values = list(keys.values())[:1]
     inner = _keys_of(values[0]) if values else {}
     return "VGG Image Annotator's format" if {"filename", "regions"} <= inner.keys() else None
 
 
 def format_of_list(entry: bytes) -> str | None:
-    """Whose format a file is whose JSON is a list that begins with this entry; None when it may be BDD100K's."""
+    """Format of a JSON file that is a list beginning with this entry; None when it may be BDD100K's."""
     keys = _keys_of(entry)
     return None if "labels" in keys else _first(_LISTS, keys)
 
 
 def wrong_bytes(start: bytes) -> str | None:
-    """What a file is whose first bytes cannot be UTF-8 JSON, with the remedy; None when they can."""
+    """Kind of a file whose first bytes cannot be UTF-8 JSON, and the remedy; None when they can."""
     if not start.strip():
         return "empty; download it again"
     for magic, what in _STARTS:
@@ -109,7 +109,7 @@ def wrong_bytes(start: bytes) -> str | None:
 
 
 def format_of_xml(start: bytes) -> str | None:
-    """Whose format a file of XML is, None when it is no XML."""
+    """Format of an XML file; None when it is not XML."""
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n")
     if not text.startswith(b"<"):
         return None
@@ -118,15 +118,15 @@ def format_of_xml(start: bytes) -> str | None:
     return "Pascal VOC's XML" if re.search(rb"<annotation[\s>]", text) else "XML"
 
 
-def constant_at(data: memoryview, place: int) -> str | None:
-    """The word that JSON does not have (NaN, -Infinity) at a place of a file or behind its sign; None for others."""
-    start = max(0, place - 1)
-    match = _CONSTANT.match(bytes(data[start : start + 16])) or _CONSTANT.match(bytes(data[place : place + 16]))
+def constant_at(data: memoryview, offset: int) -> str | None:
+    """The constant that JSON lacks (NaN, -Infinity) at an offset, or whose sign is right before it; None for others."""
+    start = max(0, offset - 1)
+    match = _CONSTANT.match(bytes(data[start : start + 16])) or _CONSTANT.match(bytes(data[offset : offset + 16]))
     return match[0].decode() if match else None
 
 
 def without_constants(data: memoryview) -> bytes:
-    """A copy of the file, as long as it, with 0 in the place of each NaN and Infinity, to find out whose they are."""
+    """A copy of the file with 0 for each NaN and Infinity, at unchanged offsets, so that their entry can be located."""
     pattern = rb"(?<=[\s:\[,])-?(?:NaN|Infinity|nan|inf(?:inity)?)(?=\s*[,\]}])"
     return re.sub(pattern, lambda match: b"0".ljust(len(match[0])), bytes(data))
 
@@ -139,4 +139,4 @@ def _keys_of(entry: Any) -> dict[str, Any]:
 
 
 def _first(formats: tuple[tuple[str, frozenset[str]], ...], keys: Mapping[str, Any]) -> str | None:
-    return next((name for name, wanted in formats if wanted <= keys.keys()), None)
+    return next((name for name, required in formats if required <= keys.keys()), None)

@@ -1,4 +1,4 @@
-"""Loaded models: ``open_engine`` picks the runtime by the file and by what is asked; all meet ``base.Engine``."""
+"""Runtimes for model files: ``open_engine`` opens a file in the runtime of its kind, or in the requested one."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -11,7 +11,7 @@ from lvad_perception.errors import ConfigError, EngineError, ModelFileError
 __all__ = ["PRECISIONS", "RUNTIMES", "Engine", "open_engine"]
 
 RUNTIMES: Final = ("auto", "onnxruntime", "openvino", "onnxruntime-cuda", "onnxruntime-tensorrt")
-"""For an ``.onnx`` file. Every other file has one runtime of its own."""
+"""Runtimes of an ``.onnx`` file; every other kind of file has a single one."""
 PRECISIONS: Final = ("fp32", "fp16", "bf16", "int8")
 
 _OTHER_FILES: Final[Mapping[str, str]] = {
@@ -44,14 +44,14 @@ def open_engine(
         threads: CPU threads for one inference; None uses one per core.
         runtime: one of ``RUNTIMES``. None is ONNX Runtime on the CPU for an ``.onnx`` file, which gives the same
             numbers wherever it is evaluated. "auto" takes the fastest of the installed CPU runtimes that agree with
-            ONNX Runtime; it tries them the first time that it sees a model on a machine, and remembers what it found.
-        precision: one of ``PRECISIONS``; None is what the file was written in or, of ``.pt2``, what suits the device.
-        log: takes the sentence in which "auto" states its choice and the reason.
+            ONNX Runtime; it times them at the first start of a model on a machine and caches the choice.
+        precision: one of ``PRECISIONS``; None is the file's own or, for ``.pt2``, the default of the device.
+        log: receives the sentence in which "auto" states its choice and the reason.
 
     Raises:
         ModelFileError: the file is missing, truncated, of another kind, or does not fit its manifest.
         VocabularyMismatchError: the model has an unknown task or other drivable classes.
-        EngineError: the runtime or the precision is not to be had on this machine or for this file.
+        EngineError: the runtime or the precision is not available on this machine or for this file.
         MissingDependencyError: the runtime is not installed.
         ConfigError: ``threads`` is below 1; no such runtime or precision.
     """

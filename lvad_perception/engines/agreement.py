@@ -1,4 +1,4 @@
-"""How far two engines' outputs on the same images are apart, and how far each precision may be."""
+"""Comparison of two engines' outputs on the same images, and the tolerance of each precision."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,28 +9,28 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from lvad_perception.engines.base import Engine
 from lvad_perception.errors import EngineError
-from lvad_perception.types import Float32, Int32, RawOutputs
+from lvad_perception.metrics.matching import MATCH_IOU, iou
+from lvad_perception.types import Float32, Int32, RawOutputs, UInt8
 
 _LABEL_MAPS: Final = ("semantic", "drivable")
 _OUTPUTS: Final = ("boxes", "scores", "labels", "semantic", "drivable", "semantic_confidence")
-_SAME_OBJECT: Final = 0.5
-"""Least intersection over union of two boxes of one object, as in AP50."""
 _ALTERNATE: Final = -1.0
-"""In the place of a distance."""
+"""Marks an alternate in an array of distances."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """How far outputs of one precision may be from the FP32 outputs of the same model file.
+    """Permitted distance of one precision's outputs from the FP32 outputs of the same model file.
 
     Attributes:
-        boxes_px: corners of boxes, network pixels.
-        scores: confidences; two boxes are candidates for one another when theirs differ by at most twice as much.
-        masks: least share of equal pixels in the label maps of any batch, in [0, 1].
-        least_score: boxes whose confidence is below it in both outputs are not judged.
-        share: share of the judged boxes that must keep to ``boxes_px`` and ``scores``, in (0, 1].
-        alternates: share of the judged boxes that may be answered by another box of the same object, in [0, 1].
+        boxes_px: distance of box corners, network pixels.
+        scores: difference of confidences; boxes whose scores differ by at most twice as much are match candidates.
+        masks: minimum share of equal pixels in the label maps of any batch, in [0, 1].
+        least_score: boxes with a lower confidence in both outputs are not compared.
+        share: share of the compared boxes that must keep to ``boxes_px`` and ``scores``, in (0, 1].
+        alternates: share of the compared boxes that may be matched by another box of the same object, in [0, 1].
     """
 
     boxes_px: float
@@ -43,22 +43,22 @@ class Tolerance:
 
 TOLERANCES: Final[Mapping[str, Tolerance]] = MappingProxyType(
     {
-        # Other kernels only order the sums differently: every box and all but a few pixels on class borders stay.
+        # Other kernels only sum in another order: every box and all but a few pixels on class borders stay.
         "fp32": Tolerance(boxes_px=1e-2, scores=1e-4, masks=0.999),
-        # 11 significant bits: a coordinate of 640 px is a multiple of 0.5 px, and each refinement starts from the last
-        # one's rounding. Below the published scores the order of nearly equal candidates is left to chance, and so is
-        # which of two nearly equal classes wins for single boxes. Of the boxes that a dense head gives for one object
-        # suppression leaves the best: where two are nearly equally good, either.
+        # 11 significant bits: a coordinate of 640 px is rounded to a multiple of 0.5 px, and each refinement starts
+        # from the rounded box of the last one. Rounding also decides the order of nearly equal candidates with low
+        # scores, the class of single boxes with two nearly equal classes, and which of two nearly equal boxes of one
+        # object non-maximum suppression keeps.
         "fp16": Tolerance(boxes_px=2.0, scores=0.02, masks=0.99, least_score=0.3, share=0.95, alternates=0.1),
-        # 8 significant bits: a coordinate of 640 px is a multiple of 4 px wherever it passes through a product. Where a
-        # network is unsure of whole regions, as on scenes unlike its training's, two of a hundred pixels change class.
+        # 8 significant bits: a coordinate of 640 px is rounded to a multiple of 4 px in every product. Where a network
+        # is unsure of whole regions, as on scenes unlike its training data, two of a hundred pixels change class.
         "bf16": Tolerance(boxes_px=6.0, scores=0.05, masks=0.97, least_score=0.3, share=0.95, alternates=0.2),
-        # 256 levels a tensor, chosen from calibration images: accuracy has to be measured again on the data set;
-        # what these bounds rule out is a calibration that went wrong.
+        # 256 levels per tensor, chosen on calibration images. These bounds detect a failed calibration only; the
+        # accuracy has to be measured again on the data set.
         "int8": Tolerance(boxes_px=8.0, scores=0.1, masks=0.95, least_score=0.3, share=0.9, alternates=0.3),
     }
 )
-"""Precision of an engine ("fp32", "fp16", "bf16", "int8") -> what it must keep to."""
+"""Precision of an engine ("fp32", "fp16", "bf16", "int8") -> its tolerance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +66,14 @@ class Agreement:
     """The distance between two engines' outputs on the same images.
 
     Attributes:
-        boxes_px: corner distance, in network pixels, that the tolerance's share of judged boxes keeps to, without those
-            that are swapped; infinite where a box has no counterpart.
-        scores: difference of confidences, best to best and so on, that the share keeps to.
+        boxes_px: corner distance, in network pixels, that the tolerance's share of the compared boxes keeps to,
+            without alternates; infinite where a box has no match.
+        scores: difference of confidences, compared in order of rank, that the share keeps to.
         masks: smallest share of equal pixels in the label maps of one batch, in [0, 1].
-        confidence: largest difference of ``semantic_confidence``, in steps of 1 / 255; told, not judged.
-        boxes: how many boxes were judged, counted in both outputs.
-        alternates: how many of them are further from their counterpart than the tolerance's ``boxes_px`` but share at
-            least half of their union with one, where the tolerance allows for that at all.
+        confidence: largest difference of ``semantic_confidence``, in steps of 1 / 255; for information.
+        boxes: number of compared boxes, counted in both outputs.
+        alternates: number of boxes further than the tolerance's ``boxes_px`` from every candidate, one of which
+            overlaps with an intersection over union of 0.5 or more; 0 where the tolerance allows none.
     """
 
     boxes_px: float
@@ -84,7 +84,7 @@ class Agreement:
     alternates: int = 0
 
     def within(self, tolerance: Tolerance) -> bool:
-        """Whether it keeps to a tolerance; a value that is no number does not."""
+        """Whether the distance is within a tolerance; NaN never is."""
         return (
             self.boxes_px <= tolerance.boxes_px
             and self.scores <= tolerance.scores
@@ -93,7 +93,7 @@ class Agreement:
         )
 
     def to_text(self) -> str:
-        """One line for people."""
+        """One line for a terminal or a log."""
         alternates = f" ({self.alternates} are another box of the same object)" if self.alternates else ""
         return (
             f"{self.boxes} boxes within {self.boxes_px:.3g} px{alternates}, scores within {self.scores:.2g}, "
@@ -102,30 +102,30 @@ class Agreement:
 
 
 def agree(
-    found: Sequence[RawOutputs], wanted: Sequence[RawOutputs], tolerance: Tolerance = TOLERANCES["fp32"]
+    outputs: Sequence[RawOutputs], reference: Sequence[RawOutputs], tolerance: Tolerance = TOLERANCES["fp32"]
 ) -> Agreement:
     """Compare two engines' outputs, batch by batch.
 
-    Boxes are compared as sets, since nearly equal scores may come in either order: each box of either side is as far
-    away as the nearest one of the same label and a score within the tolerance's reach on the other. The last boxes may
-    compete with candidates that fell off the list: those within reach of the other side's lowest score are left out.
+    Boxes are compared as sets, since nearly equal scores may come in either order: the distance of a box is that to the
+    nearest box on the other side with the same label and a score within twice the tolerance. Boxes whose score is that
+    close to the lowest one on the other side are left out, since their match may be missing from the top K there.
 
     Args:
-        found: outputs of the engine that is judged.
-        wanted: outputs of the trusted one, in the same order. Engines reuse their arrays: hand over ``copied``.
-        tolerance: which boxes are candidates for one another, which are judged and what share of them.
+        outputs: of the engine under test, of ``infer_all``.
+        reference: of the trusted engine on the same batches.
+        tolerance: selects the candidates for a match, the compared boxes and their share.
 
     Raises:
         EngineError: nothing to compare, or outputs of different tasks or shapes.
     """
-    if not found or len(found) != len(wanted):
+    if not outputs or len(outputs) != len(reference):
         raise EngineError(
-            f"{len(found)} outputs cannot be compared with {len(wanted)}; run both engines on the same images"
+            f"{len(outputs)} outputs cannot be compared with {len(reference)}; run both engines on the same images"
         )
     distances: list[Float32] = []
     differences: list[Float32] = []
     masks, confidence = 1.0, 0
-    for one, other in zip(found, wanted, strict=True):
+    for one, other in zip(outputs, reference, strict=True):
         _check_shapes(one, other)
         for name in _LABEL_MAPS:
             if getattr(one, name) is not None:
@@ -134,8 +134,8 @@ def agree(
             steps = one.semantic_confidence.astype(np.int16) - other.semantic_confidence
             confidence = max(confidence, int(np.abs(steps).max()))
         if one.scores is not None and other.scores is not None:
-            judged = ~(np.maximum(one.scores, other.scores) < tolerance.least_score)  # NaN is judged
-            differences.append(np.abs(one.scores - other.scores)[judged])
+            compared = ~(np.maximum(one.scores, other.scores) < tolerance.least_score)  # also NaN
+            differences.append(np.abs(one.scores - other.scores)[compared])
             for image in range(len(one.scores)):
                 sides = _boxes_of(one, image), _boxes_of(other, image)
                 distances.append(_distances(*sides, tolerance))
@@ -152,8 +152,13 @@ def agree(
     )
 
 
+def infer_all(engine: Engine, batches: Sequence[UInt8]) -> list[RawOutputs]:
+    """An engine's outputs on each batch, as copies, since the engine reuses its arrays."""
+    return [copied(engine.infer(batch)) for batch in batches]
+
+
 def copied(outputs: RawOutputs) -> RawOutputs:
-    """Outputs that the engine's next call does not overwrite."""
+    """A copy that the engine does not overwrite."""
     arrays = {name: array.copy() for name in _OUTPUTS if (array := getattr(outputs, name)) is not None}
     return replace(outputs, **arrays)
 
@@ -170,38 +175,28 @@ def _boxes_of(outputs: RawOutputs, image: int) -> _Boxes:
 
 
 def _distances(these: _Boxes, those: _Boxes, tolerance: Tolerance) -> Float32:
-    """Largest corner distance from each judged box of ``these`` to its nearest candidate of ``those``, float32 [J].
+    """Corner distance from each compared box of ``these`` to its nearest candidate of ``those``, float32 [J].
 
-    Of a swapped box it is ``_ALTERNATE``.
+    The distance is the largest of the four coordinates'; ``_ALTERNATE`` marks an alternate.
     """
     boxes, scores, labels = these
     other_boxes, other_scores, other_labels = those
     if not len(scores) or not len(other_scores):
         return np.zeros(0, np.float32)
     reach = 2 * tolerance.scores
-    judged = ~((scores <= other_scores.min() + reach) | (scores < tolerance.least_score))
-    boxes, scores, labels = boxes[judged], scores[judged], labels[judged]
+    compared = ~((scores <= other_scores.min() + reach) | (scores < tolerance.least_score))
+    boxes, scores, labels = boxes[compared], scores[compared], labels[compared]
     candidates = (labels[:, None] == other_labels) & (np.abs(scores[:, None] - other_scores) <= reach)  # (J, K)
     apart = np.abs(boxes[:, None] - other_boxes).max(axis=2)  # (J, K)
     nearest = np.where(candidates, apart, np.inf).min(axis=1)  # (J,)
     if tolerance.alternates > 0:
-        same_object = (candidates & (_overlaps(boxes, other_boxes) >= _SAME_OBJECT)).any(axis=1)
+        same_object = (candidates & (iou(boxes, other_boxes) >= MATCH_IOU)).any(axis=1)
         nearest[same_object & (nearest > tolerance.boxes_px)] = _ALTERNATE
     return np.asarray(nearest, np.float32)
 
 
-def _overlaps(boxes: Float32, others: Float32) -> npt.NDArray[np.float64]:
-    """Intersection over union of every box [J, 4] with every other one [K, 4], float64 [J, K]."""
-    low = np.maximum(boxes[:, None, :2], others[:, :2]).astype(np.float64)
-    high = np.minimum(boxes[:, None, 2:], others[:, 2:])
-    common = (high - low).clip(min=0).prod(axis=2)
-    areas, other_areas = ((sides[:, 2:] - sides[:, :2]).prod(axis=1) for sides in (boxes, others))
-    union = np.maximum(areas[:, None] + other_areas - common, np.finfo(np.float32).tiny)
-    return np.asarray(common / union)
-
-
 def _bound(values: npt.NDArray[Any], share: float) -> float:
-    """The least of the values that ``share`` of them do not exceed; 0 for none, NaN if one is."""
+    """The smallest of the values that ``share`` of them do not exceed; 0 for none, NaN if one is NaN."""
     if not len(values):
         return 0.0
     ordered = np.sort(values)  # NaN last

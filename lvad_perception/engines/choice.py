@@ -1,6 +1,6 @@
-"""Which CPU runtime runs a model file fastest on this machine, among those that agree with ONNX Runtime.
+"""Choice of the fastest CPU runtime for a model file on this machine, among those that agree with ONNX Runtime.
 
-What a trial found is kept in the cache folder, so that only the first start of a model on a machine measures.
+The result of a trial is cached, so that only the first start of a model on a machine measures.
 """
 
 import hashlib
@@ -15,20 +15,20 @@ from typing import Final
 import numpy as np
 
 from lvad_perception import __version__
-from lvad_perception.engines.agreement import TOLERANCES, agree, copied
+from lvad_perception.engines.agreement import TOLERANCES, agree, infer_all
 from lvad_perception.engines.base import Engine
 from lvad_perception.engines.onnx import OnnxEngine
 from lvad_perception.engines.openvino import OpenVinoEngine
 from lvad_perception.errors import EngineError, LvadError
 from lvad_perception.files import write_whole
-from lvad_perception.machine import cache_places, cpu_identity, usable_cores
+from lvad_perception.machine import cache_folders, cpu_identity, usable_cores
 from lvad_perception.manifest import Manifest
 from lvad_perception.types import UInt8
 
 ROUNDS: Final = 7
-"""Timed inferences of each runtime, in turns, so that a busy moment of the machine hits both."""
+"""Timed inferences of each runtime, in alternation, so that a busy moment of the machine affects both."""
 ADVANTAGE: Final = 0.95
-"""Another runtime must need less than this share of ONNX Runtime's time, so that a near tie falls out the same way."""
+"""The other runtime must need less than this share of ONNX Runtime's time; near ties then have the same result."""
 
 _ONNX_RUNTIME: Final = "onnxruntime"
 _OPENVINO: Final = "openvino"
@@ -45,34 +45,34 @@ def fastest(
 ) -> Engine:
     """Open a model file with the fastest runtime that agrees with ONNX Runtime in the file's own precision.
 
-    Without OpenVINO there is nothing to choose, and ONNX Runtime is opened without a trial. What a trial found holds
-    for the same model, versions, CPU, threads and precision; then the runtime that it found is opened and no other.
+    Without OpenVINO there is no choice, and ONNX Runtime is opened without a trial. The cached result of a trial is
+    valid for the same model, versions, CPU, threads and precision; only the chosen runtime is opened then.
 
     Args:
         path: an ``.onnx`` model file.
         threads: CPU threads for one inference; None uses one per core.
-        precision: what to compute in; None is the file's own. One that ONNX Runtime does not compute in leaves
-            OpenVINO, if it keeps to that precision's tolerance.
-        log: takes the sentence that states the choice and its reason.
+        precision: None is the file's own. For one that ONNX Runtime does not offer, OpenVINO is chosen if it is
+            within that precision's tolerance.
+        log: receives the sentence that states the choice and its reason.
         clock: seconds.
-        cache_dir: where trials are kept; the user's cache directory when None, see ``machine.cache_places``. Where
+        cache_dir: folder of cached results; the user's cache directory when None, see ``machine.cache_folders``. If
             none can be written, every start measures.
 
     Raises:
-        EngineError: no runtime here computes in that precision within its tolerance.
-        ModelFileError: and the others of ``OnnxEngine``.
+        EngineError: no installed runtime offers the precision within its tolerance.
+        ModelFileError: as for ``OnnxEngine``, and its other errors.
     """
     if find_spec(_OPENVINO) is None:
         return _without_choice(path, threads=threads, precision=precision)
     files = _files_of_trial(path, threads=threads, precision=precision, cache_dir=cache_dir)
-    if (found := _recall(files)) is not None:
-        runtime, reason, file = found
+    if (cached := _read_cache(files)) is not None:
+        runtime, reason, file = cached
         try:
             engine = _open(runtime, path, threads=threads, precision=precision)
-        except LvadError:  # it ran when it was tried; the trial below says what is wrong
+        except LvadError:  # it ran at the trial; a new trial below reports the cause
             pass
         else:
-            log(f"runtime: {reason}; measured at an earlier start and kept in {file}")
+            log(f"runtime: {reason}; measured at an earlier start and cached in {file}")
             return engine
     return _try_both(path, files, threads=threads, precision=precision, log=log, clock=clock)
 
@@ -82,7 +82,7 @@ def _without_choice(path: Path, *, threads: int | None, precision: str | None) -
     if precision in (None, engine.precision):
         return engine
     engine.close()
-    raise EngineError(f"no runtime here computes {path} in {precision}; pip install openvino, or ask for no other")
+    raise EngineError(f"no runtime here computes {path} in {precision}; pip install openvino, or give no precision")
 
 
 def _open(runtime: str, path: Path, *, threads: int | None, precision: str | None) -> Engine:
@@ -107,7 +107,7 @@ def _try_both(
         rival = OpenVinoEngine(path, threads=threads, precision=precision)
         engines.append(rival)
         winner, reason = _compare(reference, rival, able=able, clock=clock)
-        _keep(files, _OPENVINO if winner is rival else _ONNX_RUNTIME, reason)
+        _write_cache(files, _OPENVINO if winner is rival else _ONNX_RUNTIME, reason)
     except LvadError as err:
         if not able:
             _close(engines)
@@ -122,12 +122,12 @@ def _try_both(
 
 
 def _files_of_trial(path: Path, *, threads: int | None, precision: str | None, cache_dir: Path | None) -> list[Path]:
-    """Cache files for the trial of this model on this machine, best first; none if the model file cannot be read."""
+    """Candidate cache files for this model and machine, preferred first; none if the model file cannot be read."""
     try:
         content = hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError:  # opening the model reports it
         return []
-    facts = (
+    key = (
         __version__,
         content,
         _installation(_ONNX_RUNTIME),
@@ -136,15 +136,16 @@ def _files_of_trial(path: Path, *, threads: int | None, precision: str | None, c
         threads or usable_cores(),
         precision,
     )
-    name = hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
-    return [place / "runtimes" / f"{name}.json" for place in cache_places(cache_dir)]
+    name = hashlib.sha256(repr(key).encode()).hexdigest()[:32]
+    return [parent / "runtimes" / f"{name}.json" for parent in cache_folders(cache_dir)]
 
 
 def _installation(package: str) -> list[str]:
-    """Identify the installed version of a package without importing it, which takes a while.
+    """Identify the installed version of a package without importing it, which is slow.
 
-    The names of its distributions, ``onnxruntime_gpu-1.20.0.dist-info``, and when its code was written to disk, which
-    tells versions where there is no such name.
+    Returns:
+        The names of its distributions, such as ``onnxruntime_gpu-1.20.0.dist-info``, and the modification time of its
+        code, which distinguishes versions without such a name.
     """
     spec = find_spec(package)
     if spec is None or spec.origin is None:
@@ -152,28 +153,28 @@ def _installation(package: str) -> list[str]:
     code = Path(spec.origin)
     try:
         written_ns = code.stat().st_mtime_ns
-        return [*sorted(found.name for found in code.parent.parent.glob(f"{package}*.dist-info")), str(written_ns)]
+        return [*sorted(info.name for info in code.parent.parent.glob(f"{package}*.dist-info")), str(written_ns)]
     except OSError:
         return []
 
 
-def _recall(files: Sequence[Path]) -> tuple[str, str, Path] | None:
-    """The runtime that a trial found, why, and where that is kept; None without such a file or where it is damaged."""
+def _read_cache(files: Sequence[Path]) -> tuple[str, str, Path] | None:
+    """Runtime, reason and file of a cached result; None if there is none or it is damaged."""
     for file in files:
         with suppress(OSError, ValueError, KeyError, TypeError):
-            kept = json.loads(file.read_text(encoding="utf-8"))
-            runtime, reason = kept["runtime"], kept["reason"]
+            cached = json.loads(file.read_text(encoding="utf-8"))
+            runtime, reason = cached["runtime"], cached["reason"]
             if runtime in (_ONNX_RUNTIME, _OPENVINO) and isinstance(reason, str):
                 return runtime, reason, file
     return None
 
 
-def _keep(files: Sequence[Path], runtime: str, reason: str) -> None:
-    """Keep what a trial found, in the first place that can be written; in none, the next start measures again."""
+def _write_cache(files: Sequence[Path], runtime: str, reason: str) -> None:
+    """Cache a result in the first file that can be written; if none can, the next start measures again."""
     text = json.dumps({"runtime": runtime, "reason": reason})
     for file in files:
         with suppress(OSError):
-            write_whole(file, text)  # starts at the same time cannot disturb each other
+            write_whole(file, text)  # atomic, since other processes may start at the same time
             return
 
 
@@ -196,12 +197,10 @@ def trial_images(manifest: Manifest, count: int, *, seed: int = 0) -> list[UInt8
 
 
 def _compare(reference: Engine, rival: Engine, *, able: bool, clock: Callable[[], float]) -> tuple[Engine, str]:
-    """The engine to take and why. ``able``: the reference computes in the precision that was asked for."""
+    """The engine to use and the reason. ``able``: the reference offers the requested precision."""
     images = trial_images(reference.manifest, 3)
     tolerance = TOLERANCES[rival.precision]
-    wanted = [copied(reference.infer(batch)) for batch in images]
-    found = [copied(rival.infer(batch)) for batch in images]
-    agreement = agree(found, wanted, tolerance)
+    agreement = agree(infer_all(rival, images), infer_all(reference, images), tolerance)
     if not agreement.within(tolerance):
         reason = f"{rival.description} differs from ONNX Runtime ({agreement.to_text()})"
         if not able:
@@ -222,10 +221,10 @@ def _compare(reference: Engine, rival: Engine, *, able: bool, clock: Callable[[]
 
 def _medians_ms(engines: Sequence[Engine], images: Sequence[UInt8], clock: Callable[[], float]) -> list[float]:
     times: list[list[float]] = [[] for _ in engines]
-    for turn in range(ROUNDS):
+    for index in range(ROUNDS):
         for engine, samples in zip(engines, times, strict=True):
             began = clock()
-            engine.infer(images[turn % len(images)])
+            engine.infer(images[index % len(images)])
             samples.append(1e3 * (clock() - began))
     return [float(np.median(samples)) for samples in times]
 

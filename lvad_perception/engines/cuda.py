@@ -1,7 +1,7 @@
-"""What an engine needs of a CUDA device, through torch: lasting buffers, three streams, a CUDA graph.
+"""CUDA through torch: pinned buffers, three streams with events between them, and CUDA graphs.
 
-A copy to the device, a network and copies back are three things that a GPU does at the same time, of different images:
-each has a stream of its own here, and events keep those of one image in order. See ``Pipeline``.
+A GPU copies to the device, computes and copies back at the same time if these run in different streams. Here each has
+its own stream, and events keep the three steps of one inference in order; see ``Pipeline``.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,27 +12,27 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from lvad_perception.engines.base import SLOTS
+from lvad_perception.engines.base import SLOTS, Pending
 from lvad_perception.engines.failures import engine_failure
 from lvad_perception.errors import EngineError, MissingDependencyError
 from lvad_perception.types import UInt8
 
 _WARM_UPS: Final = 2
-"""Runs before recording: libraries allocate in the first, which a recording forbids."""
+"""Runs before a network is recorded: libraries allocate memory in the first run, which a recording forbids."""
 
 Network = Callable[[], Sequence[Any]]
-"""Queues one run in the current stream, from a device tensor that always is the same one, and returns the tensors on
-the device that will hold the outputs until the next run."""
+"""Queues one run in the current stream. It reads the same device tensor in each run, and returns device tensors that
+hold the outputs until the next run."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Buffer:
-    """One tensor twice: in page-locked memory of the host, which the device copies from and to by itself, and there.
+    """A tensor on the device and its copy in pinned host memory, so that copies between them are asynchronous.
 
     Attributes:
-        host: the host's side as an array; what is written to it reaches the device by ``upload``.
-        pinned: the same memory as a tensor.
-        device: the device's side.
+        host: the pinned memory as an array.
+        pinned: the pinned memory as a tensor.
+        device: the tensor on the device.
     """
 
     host: npt.NDArray[Any]
@@ -55,7 +55,7 @@ class Cuda:
         name: of the device, such as "Orin with 16 multiprocessors".
         capability: its compute capability, such as "8.7".
         upload: stream of the copies from the host.
-        compute: stream of the network; work on one and the same memory is in order for being in here.
+        compute: stream of the network, in which inferences that share memory are serialised.
         download: stream of the copies to the host.
     """
 
@@ -80,43 +80,43 @@ class Cuda:
         self._device = torch.device("cuda", 0)
         try:
             self.upload, self.compute, self.download = (torch.cuda.Stream(self._device) for _ in range(3))
-            facts = torch.cuda.get_device_properties(self._device)
+            properties = torch.cuda.get_device_properties(self._device)
         except RuntimeError as err:
             raise engine_failure("CUDA", err, remedy="check nvidia-smi") from err
         # Jetson modules of one generation share a name and differ in their number of multiprocessors.
-        self.name = f"{facts.name} with {facts.multi_processor_count} multiprocessors"
-        self.capability = f"{facts.major}.{facts.minor}"
+        self.name = f"{properties.name} with {properties.multi_processor_count} multiprocessors"
+        self.capability = f"{properties.major}.{properties.minor}"
 
     def tensor(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Any:
         """A zeroed tensor on the device."""
         tensor = self._torch.zeros(shape, dtype=self._kind(dtype), device=self._device)
-        # Zeroed in the default stream, which the own ones do not wait for.
+        # It is zeroed in the default stream, for which the three streams do not wait.
         self._torch.cuda.current_stream(self._device).synchronize()
         return tensor
 
     def buffer(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Buffer:
-        """A zeroed tensor on both sides."""
+        """A zeroed buffer."""
         pinned = self._torch.zeros(shape, dtype=self._kind(dtype), pin_memory=True)
         return Buffer(pinned.numpy(), pinned, self.tensor(shape, dtype))
 
     def event(self) -> Any:
-        """An event; whoever waits for it on the host sleeps meanwhile, so that the core can decode the next image."""
+        """An event; a host thread that waits for it sleeps instead of spinning, so that the core can decode images."""
         return self._torch.cuda.Event(blocking=True)
 
     def queue_in(self, stream: Any) -> Any:
-        """A context in which ``stream`` is the current one."""
+        """A context in which ``stream`` is the current stream."""
         return self._torch.cuda.stream(stream)
 
     def record(self, network: Network) -> tuple[Network, str]:
-        """Record a network as a CUDA graph, one launch instead of one per kernel, where it can be recorded.
+        """Record a network as a CUDA graph, which takes one launch instead of one per kernel.
 
-        A network that waits for the device in between, as for a number of boxes that depends on the image, cannot.
+        A network that waits for the device cannot be recorded, for instance to get a number of boxes.
 
         Returns:
-            The recorded network, or the same where it cannot be; and which: "CUDA graph" or "no CUDA graph".
+            The recorded network and "CUDA graph", or the network itself and "no CUDA graph".
 
         Raises:
-            RuntimeError: it does not even run.
+            RuntimeError: the network fails without recording, too.
         """
         with self.queue_in(self.compute):
             for _ in range(_WARM_UPS):
@@ -124,7 +124,7 @@ class Cuda:
         self.compute.synchronize()
         graph = self._torch.cuda.CUDAGraph()
         try:
-            # Other threads of a process, such as another engine's, may go on using the device meanwhile.
+            # "thread_local": other threads, such as another engine's, may use the device during the recording.
             with self._torch.cuda.graph(graph, stream=self.compute, capture_error_mode="thread_local"):
                 outputs = network()
         except RuntimeError:
@@ -137,23 +137,24 @@ class Cuda:
         return replay, "CUDA graph"
 
     def _kind(self, dtype: npt.DTypeLike) -> Any:
-        """Torch's type for numpy's."""
+        """Torch's equivalent of a numpy type."""
         return self._torch.from_numpy(np.zeros(0, dtype)).dtype
 
 
 class Pipeline:
-    """A network with its copies, of ``SLOTS`` inferences at a time.
+    """Runs a network asynchronously, with ``SLOTS`` inferences in flight.
 
-    Each slot has its own buffers on both sides. An inference is queued in three streams::
+    Each slot owns a host and a device buffer for its input and each output. ``submit`` queues an inference in three
+    streams and returns::
 
         upload    host -> the slot's input
-        compute   ... waits for that; the slot's input -> the network's, the network, its outputs -> the slot's
-        download  ... waits for that; the slot's outputs -> host
+        compute   after that: the slot's input -> the network's input, the network, its outputs -> the slot's outputs
+        download  after that: the slot's outputs -> host
 
-    so that one slot is copied while the other computes. The two copies within the device, which take microseconds, let
-    both share one network, one graph and one scratch memory: what runs in ``compute`` never overlaps. Nothing else has
-    to be waited for, since a slot begins again only after its result was fetched: by then all that was queued for it is
-    done, its buffers are free, and so is the host's side of its input.
+    One slot is copied while the other is computed. The network, its graph, its input and outputs and its scratch memory
+    exist once; ``compute`` serialises their use, at the price of two copies within the device, which take microseconds.
+    No other wait is needed: the engine reuses a slot only after its result was fetched, and by then all work that was
+    queued for it is done.
     """
 
     def __init__(
@@ -164,7 +165,7 @@ class Pipeline:
         Args:
             cuda: the device.
             source: the device tensor that the network reads, uint8 [N, H, W, 3].
-            network: what runs, recorded or not.
+            network: recorded or not.
             shapes: shape and type of each output.
         """
         self._cuda = cuda
@@ -186,43 +187,43 @@ class Pipeline:
         """Device memory of all slots."""
         return sum(buffer.host.nbytes for slot in self._slots for buffer in (slot.source, *slot.results))
 
-    def begin(self, slot: int, images: UInt8) -> "Download":
-        """Queue an inference on images of ``source``'s shape, which may change when this returns.
+    def submit(self, slot: int, images: UInt8) -> Pending[list[npt.NDArray[Any]]]:
+        """Queue an inference and return.
 
         Args:
-            slot: its number; what was begun in it before has been fetched.
-            images: on the host.
+            slot: in [0, ``SLOTS``); the result of its previous inference has been fetched.
+            images: of ``source``'s shape, on the host; the caller may change them when this returns.
 
         Raises:
-            RuntimeError: of torch or of the network; nothing of this slot is under way then.
+            RuntimeError: of torch or of the network; nothing of this slot is in flight then.
         """
         assert self._network is not None
-        cuda, mine = self._cuda, self._slots[slot]
-        np.copyto(mine.source.host, images)
+        cuda, buffers = self._cuda, self._slots[slot]
+        np.copyto(buffers.source.host, images)
         try:
             with cuda.queue_in(cuda.upload):
-                mine.source.upload()
-                mine.uploaded.record(cuda.upload)
+                buffers.source.upload()
+                buffers.uploaded.record(cuda.upload)
             with cuda.queue_in(cuda.compute):
-                cuda.compute.wait_event(mine.uploaded)
-                self._source.copy_(mine.source.device, non_blocking=True)
-                for result, tensor in zip(mine.results, self._network(), strict=True):
+                cuda.compute.wait_event(buffers.uploaded)
+                self._source.copy_(buffers.source.device, non_blocking=True)
+                for result, tensor in zip(buffers.results, self._network(), strict=True):
                     result.device.copy_(tensor, non_blocking=True)
-                mine.computed.record(cuda.compute)
+                buffers.computed.record(cuda.compute)
             with cuda.queue_in(cuda.download):
-                cuda.download.wait_event(mine.computed)
-                for result in mine.results:
+                cuda.download.wait_event(buffers.computed)
+                for result in buffers.results:
                     result.download()
-                mine.downloaded.record(cuda.download)
+                buffers.downloaded.record(cuda.download)
         except BaseException:
-            with suppress(RuntimeError):  # a consequence of what is raised
+            with suppress(RuntimeError):  # a consequence of the error that is raised
                 self._synchronize()
             raise
-        return Download(mine.downloaded, [result.host for result in mine.results])
+        return _download(buffers.downloaded, [result.host for result in buffers.results])
 
     def close(self) -> None:
-        """Wait for what is under way and let go of the network; fetched and unfetched results stay."""
-        with suppress(RuntimeError):  # that is for whoever fetches the result
+        """Wait for inferences in flight and free the network and the device buffers; results can still be fetched."""
+        with suppress(RuntimeError):  # ``result`` raises it
             self._synchronize()
         self._network = None
         self._slots = []
@@ -235,7 +236,7 @@ class Pipeline:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Slot:
-    """Buffers of one inference, and the events that end its parts."""
+    """Buffers of one inference, and the events after its three steps."""
 
     source: Buffer
     results: list[Buffer]
@@ -244,32 +245,17 @@ class _Slot:
     downloaded: Any
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Download:
-    """The copies to the host that end an inference; meets ``base.Pending``, of arrays in the order of the outputs."""
+def _download(downloaded: Any, arrays: list[npt.NDArray[Any]]) -> Pending[list[npt.NDArray[Any]]]:
+    """The arrays on the host, pending until the event after their copies."""
 
-    ended: Any
-    arrays: list[npt.NDArray[Any]]
-
-    @property
-    def done(self) -> bool:
-        """Whether they are through, or have failed."""
+    def fetch() -> list[npt.NDArray[Any]]:
         try:
-            return bool(self.ended.query())
-        except RuntimeError:  # of the device, as ``result`` will say
-            return True
-
-    def result(self) -> list[npt.NDArray[Any]]:
-        """Wait until they are through.
-
-        Raises:
-            EngineError: something that was queued has failed on the device.
-        """
-        try:
-            self.ended.synchronize()
+            downloaded.synchronize()
         except RuntimeError as err:
             raise engine_failure("CUDA", err, remedy="restart the process") from err
-        return self.arrays
+        return arrays
+
+    return Pending(fetch, done=downloaded.query)
 
 
 def _import() -> Any:
@@ -277,7 +263,7 @@ def _import() -> Any:
         import torch
     except ImportError as err:
         raise MissingDependencyError(
-            "torch, which holds the memory of TensorRT engines, is not installed; install torch with CUDA: "
+            "torch, which allocates the memory of TensorRT engines, is not installed; install torch with CUDA: "
             "docs/deploy.md says which"
         ) from err
     return torch

@@ -1,12 +1,15 @@
-"""What a runtime's message says of a failed inference: the device, its memory, or something else."""
+"""Errors of engines, by cause: a failed device, exhausted memory, a failed inference, an unwritable file."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Final
 
 from lvad_perception.engines.graph import first_line
 from lvad_perception.errors import DeviceError, EngineError
 
-# As torch, ONNX Runtime's CUDA and TensorRT providers and TensorRT itself word it.
+# Wording of torch, of ONNX Runtime's CUDA and TensorRT providers, and of TensorRT.
 _TAKEN: Final = re.compile(r"busy or unavailable|cudaErrorDevices?Unavailable", re.IGNORECASE)
 _MEMORY: Final = re.compile(
     r"out of memory|cudaErrorMemoryAllocation|STATUS_ALLOC_FAILED|(failed to|can't|cannot) allocate|bad_alloc",
@@ -18,20 +21,20 @@ _DEVICE: Final = re.compile(
     re.IGNORECASE,
 )
 _CUDA: Final = re.compile(r"cuda|gpu", re.IGNORECASE)
-# Behind ONNX Runtime's names of its own files and functions: "CUDA failure 700: an illegal … ; GPU=0 ; hostname=…".
+# The reason in ONNX Runtime's message, after names of source files: "CUDA failure 700: an illegal … ; GPU=0 ; …".
 _REASON: Final = re.compile(r"CUDA failure \d+: [^;\n]+")
 
 
 def device_failure(err: Exception) -> EngineError | None:
-    """The error that tells of a device; None where the message says nothing of one.
+    """The error for a runtime's exception that reports a failed device or exhausted memory; None for any other.
 
     Returns:
-        A ``DeviceError`` where the device does nothing more for this process, an EngineError where its memory, or that
-        of the process, ran out.
+        A ``DeviceError`` where the device can no longer be used by this process, an EngineError where its memory, or
+        that of the process, is exhausted.
     """
     text = str(err)
-    found = _REASON.search(text)
-    reason = found[0].strip() if found else first_line(err)
+    match = _REASON.search(text)
+    reason = match[0].strip() if match else first_line(err)
     if _TAKEN.search(text):
         return DeviceError(
             f"the CUDA device cannot be used ({reason}); end the process that holds it, which nvidia-smi shows, or "
@@ -52,11 +55,20 @@ def device_failure(err: Exception) -> EngineError | None:
 
 
 def engine_failure(runtime: str, err: Exception, *, remedy: str) -> EngineError:
-    """The error of an inference that failed.
+    """The error of a failed inference.
 
     Args:
         runtime: its name.
-        err: what it raised.
-        remedy: what to do where the message says nothing of a device.
+        err: the runtime's exception.
+        remedy: for the message, unless the device failed or memory is exhausted.
     """
     return device_failure(err) or EngineError(f"{runtime} failed ({first_line(err)}); {remedy}")
+
+
+@contextmanager
+def write_failures(path: Path) -> Iterator[None]:
+    """Raise EngineError where the block raises OSError because the model file ``path`` cannot be written."""
+    try:
+        yield
+    except OSError as err:
+        raise EngineError(f"{path} cannot be written ({err.strerror}); choose a folder with space") from err

@@ -1,10 +1,11 @@
-"""What every runtime checks of a graph before it runs it: inputs and outputs exactly as the manifest promises."""
+"""The check of a model's graph against its manifest: names, types and shapes of inputs and outputs."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 from lvad_perception.errors import ModelFileError
-from lvad_perception.manifest import INPUT_NAME, Manifest
+from lvad_perception.manifest import INPUT_NAME, MANIFEST_KEY, Manifest
 
 OUTPUT_TYPES: Final[Mapping[str, str]] = {
     "boxes": "float32",
@@ -14,22 +15,23 @@ OUTPUT_TYPES: Final[Mapping[str, str]] = {
     "drivable": "uint8",
     "semantic_confidence": "uint8",
 }
-"""Output -> element type as numpy calls it; the order is that of ``types.RawOutputs``."""
+"""Output -> numpy's name of its element type, in the order of ``types.RawOutputs``."""
 
 REMEDY: Final = "export the model again with lvad-train export"
 
 Tensors = Mapping[str, tuple[str, Sequence[Any]]]
-"""Name -> element type as numpy calls it, and shape, in which a dynamic side is anything but a number."""
+"""Name -> numpy's name of the element type, and shape, in which a dynamic side is not a number."""
 
 
 def check_graph(inputs: Tensors, outputs: Tensors, manifest: Manifest, *, source: str, remedy: str = REMEDY) -> None:
     """Compare a graph with its manifest.
 
     Args:
-        inputs: of the graph; ``outputs``: likewise.
+        inputs: of the graph.
+        outputs: of the graph.
         manifest: of the same file.
         source: the file, for messages.
-        remedy: what makes a file of its kind again, for messages.
+        remedy: how to create such a file again, for messages.
 
     Raises:
         ModelFileError: a name, type or shape differs.
@@ -42,19 +44,34 @@ def check_graph(inputs: Tensors, outputs: Tensors, manifest: Manifest, *, source
     _check_tensors(outputs, promised, "output", source, remedy)
 
 
+def read_manifest(metadata: Mapping[str, str], inputs: Tensors, outputs: Tensors, *, path: Path) -> Manifest:
+    """The manifest in an ONNX file's metadata, after comparison with the graph.
+
+    Raises:
+        ModelFileError: there is no manifest, or the graph differs from it.
+        VocabularyMismatchError: the model has an unknown task or other drivable classes.
+    """
+    if MANIFEST_KEY not in metadata:
+        raise ModelFileError(f"{path} carries no {MANIFEST_KEY} in its metadata; {REMEDY}")
+    manifest = Manifest.from_json(metadata[MANIFEST_KEY], source=str(path))
+    check_graph(inputs, outputs, manifest, source=str(path))
+    return manifest
+
+
 def first_line(err: Exception) -> str:
-    """The first line of a runtime's message, which goes on with its own source code."""
+    """The first line of a runtime's message; later lines show the runtime's own source code."""
     return next((line.strip() for line in str(err).splitlines() if line.strip()), type(err).__name__)
 
 
-def _check_tensors(found: Tensors, promised: Tensors, kind: str, source: str, remedy: str) -> None:
-    if found.keys() != promised.keys():
+def _check_tensors(tensors: Tensors, promised: Tensors, kind: str, source: str, remedy: str) -> None:
+    if tensors.keys() != promised.keys():
         raise ModelFileError(
-            f"{source}: its {kind}s are {', '.join(found)} but its manifest promises {', '.join(promised)}; {remedy}"
+            f"{source}: its {kind}s are {', '.join(tensors)} but its manifest promises {', '.join(promised)}; {remedy}"
         )
     for name, (dtype, shape) in promised.items():
-        if found[name][0] != dtype or list(found[name][1]) != list(shape):
+        own_dtype, own_shape = tensors[name]
+        if own_dtype != dtype or list(own_shape) != list(shape):
             raise ModelFileError(
-                f"{source}: its {kind} {name} is {found[name][0]} {list(found[name][1])} but its manifest promises "
+                f"{source}: its {kind} {name} is {own_dtype} {list(own_shape)} but its manifest promises "
                 f"{dtype} {list(shape)}; {remedy}"
             )

@@ -5,39 +5,38 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from lvad_perception.engines.base import Finished
+from lvad_perception.engines.base import Engine, Pending, on_cpu
 from lvad_perception.engines.failures import device_failure, engine_failure
-from lvad_perception.engines.graph import REMEDY, Tensors, check_graph, first_line
-from lvad_perception.engines.loaded import LoadedEngine
+from lvad_perception.engines.graph import REMEDY, Tensors, first_line, read_manifest
 from lvad_perception.engines.onnx_parts import refuse_external_data
 from lvad_perception.errors import EngineError, MissingDependencyError, ModelFileError, one_line
 from lvad_perception.machine import usable_cores
-from lvad_perception.manifest import INPUT_NAME, MANIFEST_KEY, Manifest
+from lvad_perception.manifest import INPUT_NAME
 from lvad_perception.types import UInt8
 
 PRECISION_KEY: Final = "lvad_precision"
-"""Metadata of a file that is not FP32: its precision."""
+"""Metadata key of the precision of a file that is not FP32."""
 
 _PROVIDERS: Final[Mapping[str, str]] = {
     "cpu": "CPUExecutionProvider",
     "cuda": "CUDAExecutionProvider",
     "tensorrt": "TensorrtExecutionProvider",
 }
-_ELEMENT_TYPES: Final = {"float": "float32", "double": "float64"}  # the others are called as in numpy
-# In ONNX Runtime's words; the numbers are the file's and the highest that it takes.
+_ELEMENT_TYPES: Final = {"float": "float32", "double": "float64"}  # the other names are numpy's
+# Messages of ONNX Runtime; the numbers are the file's version and the highest supported one.
 _NEWER_IR: Final = re.compile(r"Unsupported model IR version: (\d+), max supported IR version: (\d+)")
 _NEWER_OPSET: Final = re.compile(
     r"Opset (\d+) is under development .*official support for domain \S+ is till opset (\d+)"
 )
 _UNKNOWN_OPERATOR: Final = re.compile(r"(\S+)\(-?\d+\) is not a registered function/op")
-_ERROR_LEVEL: Final = 3  # of ONNX Runtime's own log: what matters comes as an exception
+_ERROR_LEVEL: Final = 3  # of ONNX Runtime's own log; failures that matter are raised
 
 
-class OnnxEngine(LoadedEngine):
-    """A model file in an ONNX Runtime session; meets ``base.Engine``.
+class OnnxEngine(Engine):
+    """A model file in an ONNX Runtime session.
 
-    It computes in line: ``begin`` returns when it has run. Its precision is the file's own, or "fp16" where TensorRT
-    was asked for it. It does not say what memory it holds.
+    It is synchronous: ``submit`` returns when the result is computed. Its precision is the file's own, or "fp16" where
+    that was requested from TensorRT. The memory that it holds on a device is not known.
     """
 
     def __init__(
@@ -49,14 +48,14 @@ class OnnxEngine(LoadedEngine):
             path: an ``.onnx`` file with a manifest in its metadata.
             threads: CPU threads for one inference; None uses one per core.
             provider: "cpu", "cuda" or "tensorrt", an execution provider of the installed ONNX Runtime.
-            precision: what to compute in; None is the file's own. Only "tensorrt" can lower it, to "fp16".
+            precision: None is the file's own; only "tensorrt" can lower it, to "fp16".
 
         Raises:
             ModelFileError: truncated, not ONNX, of a newer ONNX, in more than one file, without manifest, or its graph
                 does not fit the manifest.
             VocabularyMismatchError: the model has an unknown task or other drivable classes.
             MissingDependencyError: ONNX Runtime is not installed.
-            EngineError: it has no such provider, the provider did not load, or it does not compute in this precision.
+            EngineError: the provider is missing or did not load, or it does not compute in this precision.
         """
         threads = threads or usable_cores()
         refuse_external_data(path)
@@ -65,10 +64,7 @@ class OnnxEngine(LoadedEngine):
             metadata = session.get_modelmeta().custom_metadata_map
         except UnicodeDecodeError as err:
             raise ModelFileError(f"{path}: its metadata is not UTF-8 ({err.reason}); {REMEDY}") from err
-        if MANIFEST_KEY not in metadata:
-            raise ModelFileError(f"{path} carries no {MANIFEST_KEY} in its metadata; {REMEDY}")
-        manifest = Manifest.from_json(metadata[MANIFEST_KEY], source=str(path))
-        check_graph(_tensors(session.get_inputs()), _tensors(session.get_outputs()), manifest, source=str(path))
+        manifest = read_manifest(metadata, _tensors(session.get_inputs()), _tensors(session.get_outputs()), path=path)
         used: str = metadata.get(PRECISION_KEY, "fp32")
         if provider == "tensorrt" and precision == "fp16":
             used = "fp16"
@@ -77,7 +73,7 @@ class OnnxEngine(LoadedEngine):
                 f"ONNX Runtime computes {path} in {used}, as it was written, not in {precision}; "
                 "leave the precision to the file, or ask another runtime"
             )
-        where = f"CPU, {threads} thread{'s'[: threads != 1]}" if provider == "cpu" else _PROVIDERS[provider]
+        where = on_cpu(threads) if provider == "cpu" else _PROVIDERS[provider]
         self._session: Any = session
         super().__init__(
             manifest=manifest,
@@ -85,15 +81,15 @@ class OnnxEngine(LoadedEngine):
             precision=used,
         )
 
-    def _begin(self, slot: int, images: UInt8) -> Finished[list[Any]]:
+    def _submit(self, slot: int, images: UInt8) -> Pending[list[Any]]:
         try:
             arrays: list[Any] = self._session.run(list(self.manifest.output_names), {INPUT_NAME: images})
         except Exception as err:
             remedy = "check the free memory and that the model file fits this version"
             raise engine_failure("ONNX Runtime", err, remedy=remedy) from err
-        return Finished(arrays)
+        return Pending.finished(arrays)
 
-    def _release(self) -> None:
+    def _close(self) -> None:
         self._session = None
 
 
@@ -103,10 +99,10 @@ def session_options(threads: int) -> Any:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = _ERROR_LEVEL
-    # Threads wait for the next part of an inference at full load, but no longer: between inferences, where they would
-    # by default, they would take the cores from decoding and publishing.
+    # Threads spin while they wait for work within an inference, but not between inferences, where they would keep cores
+    # from decoding and publishing.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    # Denormal numbers stay: to take them for zero, ONNX Runtime changes the arithmetic of the calling thread for good.
+    # Flushing denormals to zero would change the floating-point mode of the calling thread for good.
     return options
 
 
@@ -120,9 +116,9 @@ def create_session(model: Path | bytes, *, threads: int, provider: str = "cpu", 
         fp16: let TensorRT compute in FP16.
 
     Raises:
-        ModelFileError: not an ONNX file, or one that this version does not know.
+        ModelFileError: not an ONNX file, or one of a newer version or with unknown operators.
         MissingDependencyError: ONNX Runtime is not installed.
-        EngineError: there is no such provider, or it did not load.
+        EngineError: the provider is missing or did not load.
     """
     onnxruntime = _import()
     source = "the network" if isinstance(model, bytes) else str(model)
@@ -142,43 +138,43 @@ def create_session(model: Path | bytes, *, threads: int, provider: str = "cpu", 
     except Exception as err:
         if (failure := device_failure(err)) is not None:
             raise failure from err
-        raise ModelFileError(f"{source} {_why_not(err, onnxruntime.__version__)}") from err
-    if session.get_providers()[0] != name:  # it falls back to the CPU without an error
+        raise ModelFileError(f"{source} {_load_failure(err, onnxruntime.__version__)}") from err
+    if session.get_providers()[0] != name:  # ONNX Runtime falls back to the CPU without an error
         raise EngineError(
-            f"{source}: {name} did not load, which is for want of a CUDA, cuDNN or TensorRT library; "
+            f"{source}: {name} did not load, since a CUDA, cuDNN or TensorRT library is missing; "
             "install the versions that this ONNX Runtime was built for, or choose another runtime"
         )
     return session
 
 
-def _why_not(err: Exception, version: str) -> str:
-    """Why a file was not loaded, with the remedy of that cause."""
+def _load_failure(err: Exception, version: str) -> str:
+    """The reason why a file was not loaded, with its remedy."""
     text = str(err)
-    if found := _NEWER_IR.search(text):
-        is_of, reads = f"is written in ONNX IR version {found[1]}", f"reads up to {found[2]}"
-    elif found := _NEWER_OPSET.search(text):
-        is_of, reads = f"is written in opset {found[1]}", f"knows up to {found[2]}"
-    elif found := _UNKNOWN_OPERATOR.search(text):
-        return f"uses the operator {one_line(found[1])}, which ONNX Runtime {version} does not have; {REMEDY}"
+    if match := _NEWER_IR.search(text):
+        written, supported = f"is written in ONNX IR version {match[1]}", f"reads up to {match[2]}"
+    elif match := _NEWER_OPSET.search(text):
+        written, supported = f"is written in opset {match[1]}", f"knows up to {match[2]}"
+    elif match := _UNKNOWN_OPERATOR.search(text):
+        return f"uses the operator {one_line(match[1])}, which ONNX Runtime {version} does not have; {REMEDY}"
     else:
         return (
             f"cannot be loaded as an ONNX model ({first_line(err)}); it is truncated or no ONNX file: "
             f"copy it again or {REMEDY}"
         )
     return (
-        f"{is_of}, and ONNX Runtime {version} {reads}; update it with pip install --upgrade onnxruntime, or {REMEDY}, "
-        "by an onnx of the same time as this ONNX Runtime"
+        f"{written}, and ONNX Runtime {version} {supported}; update it with pip install --upgrade onnxruntime, or "
+        f"{REMEDY}, with an onnx no newer than this ONNX Runtime"
     )
 
 
 def element_type(session_type: str) -> str:
-    """ "tensor(float)" -> "float32", as numpy calls it."""
+    """Numpy's name of ONNX Runtime's type: "tensor(float)" -> "float32"."""
     name = session_type.removeprefix("tensor(").removesuffix(")")
     return _ELEMENT_TYPES.get(name, name)
 
 
 def _chain(provider: str, *, fp16: bool) -> list[tuple[str, dict[str, str]]]:
-    """The provider, then those that take what it leaves."""
+    """The provider and its fallbacks for operators that it lacks."""
     cuda = (_PROVIDERS["cuda"], {"use_tf32": "0"})  # TF32 keeps 11 bits of FP32's 24
     cpu: tuple[str, dict[str, str]] = (_PROVIDERS["cpu"], {})
     tensorrt = (_PROVIDERS["tensorrt"], {"trt_fp16_enable": "1" if fp16 else "0"})

@@ -1,8 +1,8 @@
-"""What an ONNX file says of other files, read without onnx and before a runtime opens it.
+"""Refusal of ONNX files that refer to other files, without the library onnx and before a runtime opens them.
 
-A tensor may be kept outside the file, under a name that the file chooses: ``../../etc/passwd``, ``/dev/zero``, a link.
-The runtimes of today refuse names that leave the file's folder, those of some years ago open them. A model file is one
-file, so nothing of the kind is needed.
+A tensor may be stored outside the file, under any name: ``../../etc/passwd``, ``/dev/zero``, a link. Current runtimes
+refuse names outside the file's folder, but older ones open them. A model file is a single file and needs no such
+reference.
 """
 
 import mmap
@@ -14,9 +14,9 @@ from lvad_perception.engines.graph import REMEDY
 from lvad_perception.errors import ModelFileError, one_line
 
 Field = tuple[int, int | memoryview]
-"""Number of a field of protobuf's wire format, and what it holds."""
+"""Number and value of a field in protobuf's wire format."""
 
-# Message of onnx.proto -> number of a field -> message in it; only what leads to a tensor.
+# Message type of onnx.proto -> number of a field -> its message type; only the paths to tensors.
 _PARTS: Final = {
     "model": {7: "graph", 20: "training", 25: "function"},
     "graph": {1: "node", 5: "tensor", 15: "sparse"},
@@ -31,15 +31,15 @@ _ENTRY_KEY, _ENTRY_VALUE = 1, 2
 
 
 def refuse_external_data(path: Path) -> None:
-    """Raise ModelFileError where an ONNX file keeps a tensor in another file; damaged files are for the runtime."""
+    """Raise ModelFileError if an ONNX file stores a tensor in another file; the runtime reports damaged files."""
     try:
         with path.open("rb") as file:
-            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)  # unmapped with the last view of it
-        found = next(external_tensors(memoryview(data)), None)
-    except (OSError, ValueError):  # empty, or not to be read
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)  # unmapped when its last view is deleted
+        tensor = next(external_tensors(memoryview(data)), None)
+    except (OSError, ValueError):  # empty or unreadable
         return
-    if found is not None:
-        name, location = (one_line(text) for text in found)
+    if tensor is not None:
+        name, location = (one_line(text) for text in tensor)
         raise ModelFileError(
             f"{path} keeps its tensor '{name}' in another file, '{location}', which a model file has no need of and "
             f"which may be any file of this machine; {REMEDY}, which writes one file"
@@ -47,14 +47,14 @@ def refuse_external_data(path: Path) -> None:
 
 
 def external_tensors(data: memoryview) -> Iterator[tuple[str, str]]:
-    """Name and location of each tensor of an ONNX file that is kept elsewhere, as far as the file can be read."""
+    """Name and location of each externally stored tensor of an ONNX file, as far as the file can be parsed."""
     waiting = [("model", data)]
     while waiting:
         kind, part = waiting.pop()
         if kind == "tensor":
-            found = _external(part)
-            if found is not None:
-                yield found
+            external = _external(part)
+            if external is not None:
+                yield external
             continue
         parts = _PARTS[kind]
         waiting += [
@@ -83,7 +83,7 @@ def _text(value: int | memoryview | None) -> str:
 
 
 def _fields(message: memoryview) -> Iterator[Field]:
-    """The fields of a message in order, until its end or to where it cannot be read."""
+    """The fields of a message in order, up to the end or the first one that cannot be parsed."""
     at, end = 0, len(message)
     try:
         while at < end:

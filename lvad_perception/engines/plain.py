@@ -1,4 +1,4 @@
-"""Any ONNX network in one of the CPU runtimes, on random input: only to be timed."""
+"""Timing of any ONNX network on random input in one of the CPU runtimes."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -29,8 +29,8 @@ class PlainNetwork:
 
     Attributes:
         name: for tables.
-        precision: what it computes in; "fp32" also stands for "as it is written" in ONNX Runtime.
-        batch_size: length of its first input's first side.
+        precision: of its convolutions in OpenVINO; always "fp32" in ONNX Runtime, which runs the file as it is.
+        batch_size: first dimension of its first input.
         run: runs it once, synchronously.
     """
 
@@ -47,7 +47,7 @@ class PlainNetwork:
 
 
 def runtime_of(engine: Engine) -> str | None:
-    """The CPU runtime that other networks can be run in like this engine; None for engines of other devices."""
+    """The name of an engine's CPU runtime, for ``open_plain``; None for engines on other devices."""
     if isinstance(engine, OpenVinoEngine):
         return "openvino"
     return "onnxruntime" if isinstance(engine, OnnxEngine) and ", CPU, " in engine.description else None
@@ -56,19 +56,19 @@ def runtime_of(engine: Engine) -> str | None:
 def open_plain(
     model: Path | bytes, *, runtime: str, threads: int, precision: str, name: str | None = None
 ) -> PlainNetwork:
-    """Load any ONNX network with random input of its own types and shapes.
+    """Load any ONNX network and create random input of its types and shapes.
 
     Args:
         model: an ONNX file, or its content.
         runtime: "onnxruntime" or "openvino".
         threads: CPU threads for one inference.
-        precision: as ``compile_network`` takes it; OpenVINO alone heeds it.
+        precision: as for ``compile_network``; ONNX Runtime ignores it.
         name: for tables; the file's name when None.
 
     Raises:
         ModelFileError: not an ONNX file, or an operator is unknown.
-        ConfigError: an input has a dynamic side other than the first, or no type that can be filled.
-        EngineError: the CPU does not compute in that precision, or the network cannot run on such input.
+        ConfigError: an input has a dynamic side other than the first, or a type that is not numeric.
+        EngineError: the CPU lacks the precision, or the network cannot run on random input.
         MissingDependencyError: the runtime is not installed.
     """
     name = name or (model.name if isinstance(model, Path) else "network")
@@ -76,14 +76,14 @@ def open_plain(
     inputs, used, run = load(name, model, threads, precision)
     try:
         run()
-    except Exception as err:  # the runtimes have no common class
+    except Exception as err:  # the runtimes' exceptions have no common class
         raise _unfit(name, err) from err
     first = next(iter(inputs.values()), np.zeros(1))
     return PlainNetwork(name, used, first.shape[0] if first.ndim else 1, run)
 
 
 _Loaded = tuple[dict[str, Any], str, Callable[[], Any]]
-"""Inputs by name, the precision that is computed in, and what runs it."""
+"""Inputs by name, the precision, and the function that runs the network."""
 
 
 def _in_onnxruntime(name: str, model: Path | bytes, threads: int, _precision: str) -> _Loaded:
@@ -117,7 +117,7 @@ def _unfit(name: str, err: Exception) -> EngineError:
 
 
 def _random(network: str, name: str, dtype: str, shape: Sequence[Any]) -> Any:
-    """Random input: floats in [0, 1), bytes of all values, other integers 0 or 1, which are valid indices mostly."""
+    """Random input: floats in [0, 1), bytes of all values, other integers 0 or 1, which are valid as most indices."""
     sides = [side if isinstance(side, int) else None for side in shape]
     if None in sides[1:]:
         raise ConfigError(

@@ -1,8 +1,8 @@
-"""``.pt2`` files: torch's exported programs with the manifest inside, read so that nothing in them can run by itself.
+"""``.pt2`` files: programs that ``torch.export`` wrote, with a manifest; read only if they cannot run other code.
 
-torch warns of loading such a file from a stranger: parts of it may be pickles, which run what they like, and its graph
-may name any function that torch can reach. The files that ``lvad-train export`` writes hold neither, so files that do
-are refused before torch sees them: raw tensors, static shapes, operators of ATen and torchvision alone.
+torch warns against loading such files from untrusted sources: a file may contain pickles, which can run any code, and
+its graph may call any function that torch can import. Files of ``lvad-train export`` contain neither. Before torch
+reads a file, anything but raw tensors, static shapes and operators of ATen and torchvision is refused.
 """
 
 import json
@@ -35,7 +35,7 @@ def load_program(path: Path) -> tuple[Any, Manifest]:
     Raises:
         ModelFileError: truncated, of another kind, without manifest, unsafe, or its graph does not fit its manifest.
         VocabularyMismatchError: the model has an unknown task or other drivable classes.
-        EngineError: this torch cannot read what another version wrote.
+        EngineError: this version of torch cannot read the file of another version.
         MissingDependencyError: torch or torchvision is not installed.
     """
     manifest = _read_manifest(path)
@@ -49,7 +49,7 @@ def load_program(path: Path) -> tuple[Any, Manifest]:
         ) from err
     try:
         program = torch.export.load(path)
-    # Whatever a later version changed shows as an exception of any class.
+    # A file of another version can raise any exception.
     except Exception as err:
         raise EngineError(
             f"{path} cannot be read by torch {torch.__version__} ({first_line(err)}); export the model again with this "
@@ -60,7 +60,7 @@ def load_program(path: Path) -> tuple[Any, Manifest]:
 
 
 def _read_manifest(path: Path) -> Manifest:
-    """The manifest, after everything in the archive has been found harmless."""
+    """The manifest, after a check that nothing in the archive can run code."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = [name.partition("/")[2] for name in archive.namelist()]  # below a folder named after the file
@@ -68,7 +68,7 @@ def _read_manifest(path: Path) -> Manifest:
             _refuse(path, _unsafe_entries(names))
             if packed := [item.filename for item in archive.infolist() if item.compress_type != zipfile.ZIP_STORED]:
                 raise ModelFileError(
-                    f"{path} holds {one_line(packed[0])} compressed, as torch writes nothing, and unpacked it may be "
+                    f"{path} holds {one_line(packed[0])} compressed, which torch never does, and unpacked it may be "
                     f"more than the memory holds; {REMEDY} from a checkpoint that you trust"
                 )
             texts = {name: archive.read(entries[name]) for name in (_PROGRAM, *_CONFIGS) if name in entries}
@@ -80,7 +80,8 @@ def _read_manifest(path: Path) -> Manifest:
         contents = {name: json.loads(content) for name, content in texts.items()}
         _refuse(path, _unsafe_program(contents[_PROGRAM], texts[_PROGRAM]))
         for name in _CONFIGS:
-            _refuse(path, [f"the pickle {key}" for key, fact in contents[name]["config"].items() if fact["use_pickle"]])
+            tensors = contents[name]["config"].items()
+            _refuse(path, [f"the pickle {key}" for key, entry in tensors if entry["use_pickle"]])
     except (OSError, zipfile.BadZipFile, ValueError, KeyError, TypeError, AttributeError, RecursionError) as err:
         raise ModelFileError(
             f"{path} cannot be read as an exported program ({first_line(err)}); it is truncated or of another kind: "
@@ -92,28 +93,28 @@ def _read_manifest(path: Path) -> Manifest:
 
 
 def _unsafe_entries(names: list[str]) -> list[str]:
-    repeated = {name for name in names if names.count(name) > 1}  # two readers may see two different files
+    repeated = {name for name in names if names.count(name) > 1}  # two readers may read different ones
     return sorted(repeated | {name for name in names if not _ENTRIES.fullmatch(name)})
 
 
 def _unsafe_program(program: dict[str, Any], text: bytes) -> list[str]:
     nodes = program["graph_module"]["graph"]["nodes"]
-    found = {node["target"] for node in nodes if not _OPERATORS.fullmatch(node["target"])}
-    if b'"expr_str"' in text:  # sizes as expressions, which are evaluated
-        found.add("dynamic sizes")
-    return sorted(found)
+    unsafe = {node["target"] for node in nodes if not _OPERATORS.fullmatch(node["target"])}
+    if b'"expr_str"' in text:  # sizes as expressions, which torch evaluates
+        unsafe.add("dynamic sizes")
+    return sorted(unsafe)
 
 
-def _refuse(path: Path, found: list[str]) -> None:
-    if found:
+def _refuse(path: Path, unsafe: list[str]) -> None:
+    if unsafe:
         raise ModelFileError(
-            f"{path} holds {', '.join(map(one_line, found[:3]))}, which a model file has no need of and which could "
+            f"{path} holds {', '.join(map(one_line, unsafe[:3]))}, which a model file has no need of and which could "
             f"run code when it is loaded; {REMEDY} from a checkpoint that you trust"
         )
 
 
 def _check_tensors(program: Any, manifest: Manifest, source: str) -> None:
-    """Raise ModelFileError unless inputs and outputs are exactly what the manifest promises."""
+    """Raise ModelFileError if inputs or outputs differ from the manifest."""
     values = {node.name: node.meta["val"] for node in program.graph.nodes if "val" in node.meta}
     inputs = [values[name] for name in program.graph_signature.user_inputs]
     outputs = [values[name] for name in program.graph_signature.user_outputs]

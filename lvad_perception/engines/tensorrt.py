@@ -1,8 +1,7 @@
-"""TensorRT engines, from TensorRT's own builder or from torch2trt, in one runtime.
+"""TensorRT runtime for engine files that TensorRT's builder or torch2trt built.
 
-Written for TensorRT 8.6 to 11 after the sources of its Python bindings. What differs between them and is used here: the
-context's memory is ``device_memory_size`` up to 10 and ``device_memory_size_v2`` from 10.1 on; tensors go by name and
-``execute_async_v3`` in all of them.
+It supports TensorRT 8.6 to 11 and was written from the sources of their Python bindings. They differ in the size of a
+context's memory: ``device_memory_size`` up to 10.0, ``device_memory_size_v2`` from 10.1 on.
 """
 
 from pathlib import Path
@@ -10,28 +9,26 @@ from typing import Any, Final
 
 import numpy as np
 
-from lvad_perception.engines.base import SLOTS
-from lvad_perception.engines.cuda import Cuda, Download, Pipeline
+from lvad_perception.engines.base import SLOTS, Engine, Pending
+from lvad_perception.engines.cuda import Cuda, Pipeline
 from lvad_perception.engines.failures import device_failure, engine_failure
 from lvad_perception.engines.graph import check_graph, first_line
-from lvad_perception.engines.loaded import LoadedEngine
 from lvad_perception.engines.tensorrt_file import REBUILD, EngineFile, Target, read_engine_file
 from lvad_perception.errors import EngineError, MissingDependencyError
 from lvad_perception.manifest import INPUT_NAME
 from lvad_perception.types import UInt8
 
 _TYPES: Final = {"UINT8": "uint8", "FLOAT": "float32", "INT32": "int32"}
-"""TensorRT's name of an element type -> numpy's, of those that inputs and outputs may have."""
+"""TensorRT's name of an element type of inputs and outputs -> numpy's."""
 _Tensors = dict[str, tuple[str, tuple[int, ...]]]
 
 
-class TensorRtEngine(LoadedEngine):
-    """An engine file on the CUDA device; meets ``base.Engine``.
+class TensorRtEngine(Engine):
+    """A TensorRT engine file on the CUDA device.
 
-    Input and outputs live in buffers that are allocated once, on the host page-locked; the network is one CUDA graph,
-    and copies of one inference overlap the network of another (``cuda.Pipeline``). Its precision is that of the build,
-    "fp32" where the file does not say; its memory that of the plan, which is about the size of its weights, of scratch
-    memory and of buffers.
+    It is asynchronous: the network is one CUDA graph, and the copies of one inference overlap the network of the other
+    (``cuda.Pipeline``). Its precision is that of the build, "fp32" where the file has none. Its memory is the size of
+    the plan, which is about that of the weights, plus scratch memory and buffers.
     """
 
     def __init__(self, path: Path, *, device: Cuda | None = None) -> None:
@@ -39,7 +36,7 @@ class TensorRtEngine(LoadedEngine):
 
         Args:
             path: ``.engine``, ``.plan`` or torch2trt's ``.pth``; see ``tensorrt_file``.
-            device: the device; the first CUDA device when None.
+            device: the first CUDA device when None.
 
         Raises:
             ModelFileError: truncated, of another kind, without manifest, or its tensors do not fit the manifest.
@@ -67,10 +64,10 @@ class TensorRtEngine(LoadedEngine):
             self._results = [self._bind(name, *tensors[1][name]) for name in file.manifest.output_names]
             self._log.clear()
             network, how = self._cuda.record(self._enqueue)
-            self._log.clear()  # of why it was not recorded
+            self._log.clear()  # a failed recording is no error
             self._pipeline = Pipeline(self._cuda, source, network, outputs)
             black = np.zeros(tensors[0][INPUT_NAME][1], np.uint8)
-            self._pipeline.begin(0, black).result()
+            self._pipeline.submit(0, black).result()
         except RuntimeError as err:  # of torch, or of _enqueue
             if (failure := device_failure(err)) is not None:
                 raise failure from err
@@ -88,20 +85,20 @@ class TensorRtEngine(LoadedEngine):
             device_memory_bytes=memory,
         )
 
-    def _begin(self, slot: int, images: UInt8) -> Download:
+    def _submit(self, slot: int, images: UInt8) -> Pending[list[Any]]:
         try:
-            return self._pipeline.begin(slot, images)
+            return self._pipeline.submit(slot, images)
         except RuntimeError as err:  # of torch, or of _enqueue
             raise engine_failure("TensorRT", err, remedy="restart the process") from err
 
-    def _release(self) -> None:
-        # The recording uses the context, the context the engine, the engine the runtime: in this order.
+    def _close(self) -> None:
+        # The graph uses the context, the context the engine, the engine the runtime: they are freed in this order.
         self._pipeline.close()
         self._context = self._engine = self._runtime = None
         del self._results, self._cuda
 
     def _bind(self, name: str, dtype: str, shape: tuple[int, ...]) -> Any:
-        """A device tensor for an input or output. Once: a CUDA graph must not outlive what its context was bound to."""
+        """A device tensor for an input or output; bound once, since the CUDA graph contains its address."""
         tensor = self._cuda.tensor(shape, dtype)
         self._context.set_tensor_address(name, tensor.data_ptr())
         return tensor
@@ -116,7 +113,7 @@ def import_tensorrt(source: str) -> Any:
     """The module ``tensorrt``, version 8.6 or newer.
 
     Args:
-        source: what needs it, for messages.
+        source: the file or step that needs it, for messages.
 
     Raises:
         MissingDependencyError: not installed, or its libraries do not load.
@@ -144,10 +141,10 @@ def version_of(trt: Any) -> tuple[int, int]:
 
 
 def make_log(trt: Any) -> Any:
-    """A logger for TensorRT that keeps what went wrong; ``text()`` is the cause.
+    """A ``tensorrt.ILogger`` whose ``text()`` is the cause of a failure.
 
-    That is the first error, of which later ones are consequences; without one it is the last warning, as which 8.6
-    reports that CUDA does not start.
+    The cause is the first error, since later ones are its consequences; without an error it is the last warning, by
+    which 8.6 reports that CUDA does not start.
     """
     severities = trt.ILogger.Severity
 
@@ -172,8 +169,8 @@ def make_log(trt: Any) -> Any:
 
 
 def _load(trt: Any, log: Any, file: EngineFile, here: Target, path: Path) -> tuple[Any, Any]:
-    # RoiAlign is a plugin of TensorRT's own library; without this call its plans do not load. The device is known to be
-    # there: without one, making a Runtime of 8.6 crashes the process.
+    # RoiAlign is a plugin of TensorRT's library; plans that use it do not load without this call. The caller has opened
+    # the device: without one, 8.6 crashes the process when a Runtime is made.
     trt.init_libnvinfer_plugins(log, "")
     runtime = trt.Runtime(log)
     engine = runtime.deserialize_cuda_engine(file.plan)
@@ -186,7 +183,7 @@ def _load(trt: Any, log: Any, file: EngineFile, here: Target, path: Path) -> tup
 
 
 def _check_target(file: EngineFile, here: Target, path: Path) -> None:
-    """Raise EngineError where a plan was built for another version or GPU, before TensorRT looks at it."""
+    """Raise EngineError if a plan was built for another version or GPU, before TensorRT reads it."""
     if file.target is not None and file.target != here:
         raise EngineError(
             f"{path} was built for {file.target.to_text()} and this is {here.to_text()}; "

@@ -1,17 +1,18 @@
-"""Files that hold a TensorRT plan, and what each says of itself; read and written without TensorRT.
+"""Engine files: a TensorRT plan with its metadata; read and written without TensorRT.
 
 ``.engine`` (or ``.plan``), written by ``lvad-perception optimize``::
 
     offset 0    8 bytes      MAGIC
-    offset 8    4 bytes      length L of the facts, unsigned, little-endian
-    offset 12   L bytes      the facts as JSON: manifest, precision, target, model_sha256, builder, agreement
+    offset 8    4 bytes      length L of the metadata, unsigned, little-endian
+    offset 12   L bytes      the metadata as JSON: manifest, precision, target, model_sha256, builder, agreement
     offset 12+L to the end   the plan, as TensorRT serialised it
 
-A plan says nothing that can be read before TensorRT has accepted it, so the facts stand in front of it: one file cannot
-lose its manifest, and a wrong version or GPU is named before anything is loaded. Two more kinds are read:
+A plan can be read only by the TensorRT and GPU that it was built for. With the metadata in front of it, the manifest
+cannot get lost, and a wrong version or GPU is reported before anything is loaded. Two more kinds of files are read:
 
-* ``.pth``: the state dict of a torch2trt ``TRTModule``, with the facts as JSON text under ``METADATA_KEY``;
-* a bare plan, or a ``.pth`` without facts, with the manifest as JSON beside it: ``model.plan`` and ``model.plan.json``.
+* ``.pth``: the state dict of a torch2trt ``TRTModule``, with the metadata as JSON text under ``METADATA_KEY``;
+* a bare plan, or a ``.pth`` without metadata, with the manifest as JSON beside it: ``model.plan`` and
+  ``model.plan.json``.
 """
 
 import json
@@ -20,7 +21,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from lvad_perception.errors import EngineError, MissingDependencyError, ModelFileError
+from lvad_perception.engines.failures import write_failures
+from lvad_perception.errors import MissingDependencyError, ModelFileError
 from lvad_perception.files import replacing
 from lvad_perception.manifest import Manifest
 
@@ -28,18 +30,18 @@ MAGIC: Final = b"LVADTRT1"
 METADATA_KEY: Final = "lvad_facts"
 SUFFIXES: Final = (".engine", ".plan", ".pth")
 _LENGTH_BYTES: Final = 4
-_MOST_FACTS: Final = 16 << 20
+_MOST_METADATA: Final = 16 << 20
 REBUILD: Final = "build it with: lvad-perception optimize MODEL.onnx --output"
-"""The remedy of a file that cannot be used; the file's name goes behind."""
+"""The remedy for a file that cannot be used; the file's name follows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a plan was built, which is the only place where it runs.
+    """The TensorRT version and GPU that a plan was built for; it runs with no other.
 
     Attributes:
         tensorrt: full version, such as "10.3.0".
-        gpu: the device's name, such as "Orin".
+        gpu: name of the device, such as "Orin with 16 multiprocessors".
         capability: its compute capability, such as "8.7".
     """
 
@@ -54,16 +56,16 @@ class Target:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EngineFile:
-    """A plan and what is known of it.
+    """A plan and its metadata, of which all but the manifest is None for a plan that another program built.
 
     Attributes:
-        plan: what TensorRT deserialises.
+        plan: the engine as TensorRT serialised it.
         manifest: of the model file that it was built from.
-        precision: "fp32", "fp16" or "int8"; None for a plan that was built elsewhere and does not say.
-        target: where it was built, or None as above.
-        model_sha256: hash of the model file, or None as above.
-        builder: "tensorrt" or "torch2trt", or None as above.
-        agreement: how far it was from ONNX Runtime after the build, for people, or None as above.
+        precision: "fp32", "fp16" or "int8".
+        target: the version and GPU that it was built for.
+        model_sha256: hash of the model file.
+        builder: "tensorrt" or "torch2trt".
+        agreement: the comparison with ONNX Runtime after the build, as text.
     """
 
     plan: bytes | bytearray | memoryview
@@ -114,7 +116,7 @@ def read_engine_file(path: Path) -> EngineFile:
 
 
 def write_engine_file(path: Path, file: EngineFile) -> None:
-    """Write the plan with its facts; ``path`` appears whole or not at all.
+    """Write the plan with its metadata; an interrupted write leaves ``path`` as it was.
 
     Raises:
         EngineError: it cannot be written.
@@ -124,9 +126,9 @@ def write_engine_file(path: Path, file: EngineFile) -> None:
 
 
 def write_torch2trt_file(path: Path, file: EngineFile, state: Mapping[str, Any]) -> None:
-    """Write the state dict of a ``TRTModule`` with the facts; ``path`` appears whole or not at all.
+    """Write the state dict of a ``TRTModule`` with the metadata; an interrupted write leaves ``path`` as it was.
 
-    torch2trt's own ``load_state_dict`` reads it too and passes over the facts.
+    torch2trt's own ``load_state_dict`` reads the file too and ignores the metadata.
 
     Raises:
         EngineError: it cannot be written.
@@ -148,10 +150,10 @@ def _read(path: Path) -> bytes:
 
 
 def _split(data: bytes, path: Path) -> tuple[str, memoryview]:
-    """The facts and the plan of a file that starts with ``MAGIC``."""
+    """The metadata and the plan of a file that starts with ``MAGIC``."""
     start = len(MAGIC) + _LENGTH_BYTES
     length = int.from_bytes(data[len(MAGIC) : start], "little")
-    if length > _MOST_FACTS or len(data) <= start + length:
+    if length > _MOST_METADATA or len(data) <= start + length:
         raise ModelFileError(f"{path} is truncated; copy it again or {REBUILD} {path.name}")
     return data[start : start + length].decode(errors="replace"), memoryview(data)[start + length :]
 
@@ -184,16 +186,11 @@ def _from_metadata(text: str, plan: bytes | bytearray | memoryview, source: str)
         target = None if metadata["target"] is None else Target(**metadata["target"])
         rest = {name: metadata[name] for name in ("precision", "model_sha256", "builder", "agreement")}
     except (ValueError, TypeError, KeyError, RecursionError) as err:
-        raise ModelFileError(
-            f"{source}: what it says of itself cannot be read ({err}); copy it again or {REBUILD} FILE"
-        ) from err
+        raise ModelFileError(f"{source}: its metadata cannot be read ({err}); copy it again or {REBUILD} FILE") from err
     return EngineFile(plan, Manifest.from_json(manifest, source=source), target=target, **rest)
 
 
 def _write(path: Path, parts: tuple[bytes | bytearray | memoryview, ...]) -> None:
-    try:
-        with replacing(path) as stream:
-            for part in parts:
-                stream.write(part)
-    except OSError as err:
-        raise EngineError(f"{path} cannot be written ({err.strerror}); choose a folder with space") from err
+    with write_failures(path), replacing(path) as stream:
+        for part in parts:
+            stream.write(part)

@@ -1,7 +1,7 @@
-"""Size of an encoded image by its first bytes, for every format that OpenCV decodes: nothing is decompressed.
+"""Image size from the header of an encoded image, for every format that OpenCV decodes.
 
-A file of a few hundred bytes can claim 65,500 pixels a side, for which a decoder would take all memory of the machine.
-Sizes are read here as the decoders read them: where a file says two, the larger counts.
+Nothing is decoded: a file of a few hundred bytes can state 65,500 pixels a side, for which a decoder would allocate all
+memory of the machine. Sizes are read as the decoders read them; where a file states several, the largest counts.
 """
 
 import re
@@ -12,14 +12,14 @@ from typing import Final
 from lvad_perception.types import Size
 
 MOST_PIXELS: Final = 67_000_000
-"""A larger image than about 8192 x 8192 pixels is not decoded; as RGB it would have more than 201 MB."""
+"""Limit for decoding: about 8192 x 8192 pixels, 201 MB as RGB."""
 START_OF_SCAN: Final = 0xDA
-# A marker; bytes between segments and 0xFF as filling are skipped, as libjpeg does.
+# A marker; bytes between segments and 0xFF fill bytes are skipped, as libjpeg does.
 _JPEG_MARKER: Final = re.compile(rb"\xff([\x01-\xfe])", re.DOTALL)
 _STANDALONE_MARKERS: Final = frozenset({0x01, *range(0xD0, 0xD9)})
 _START_OF_FRAME: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # those are tables and a reserved one
 _MOST_SEGMENTS: Final = 4096
-# Tag -> place in (height, width), of the image and of its tiles, for one of which a decoder makes room as well.
+# Tag -> index in (height, width), of the image and of its tiles, since decoders allocate a tile too.
 _TIFF_SIZES: Final = {257: 0, 256: 1, 323: 0, 322: 1}
 _PNM: Final = re.compile(rb"P(?:[1-6Ff])(?:\s+|#[^\n]*\n)+(\d+)(?:\s+|#[^\n]*\n)+(\d+)")
 _PAM: Final = re.compile(rb"P7\s.*?WIDTH\s+(\d+).*?HEIGHT\s+(\d+)", re.DOTALL)
@@ -27,10 +27,10 @@ _RADIANCE: Final = re.compile(rb"[-+]Y (\d+) [-+]X (\d+)")
 
 
 def encoded_size(data: bytes) -> Size | None:
-    """(height, width) that an encoded image states; None when it is none that is known, or its header is cut off.
+    """(height, width) stated in the header; None for an unknown format or an incomplete header.
 
     Args:
-        data: the encoded image, or its first 64 KiB, which a TIFF or a JPEG with a large profile may exceed.
+        data: the encoded image, or its first 64 KiB, which suffice except for TIFF and JPEGs with a large profile.
     """
     try:
         return _size(data)
@@ -39,7 +39,7 @@ def encoded_size(data: bytes) -> Size | None:
 
 
 def jpeg_segments(data: bytes) -> Iterator[tuple[int, int]]:
-    """Marker and offset of each segment of a JPEG up to and with its first start of scan, or to where they end."""
+    """(marker, offset) of each segment of a JPEG, up to and including the first start of scan."""
     at = 2
     for _ in range(_MOST_SEGMENTS):
         found = _JPEG_MARKER.search(data, at)
@@ -55,8 +55,8 @@ def jpeg_segments(data: bytes) -> Iterator[tuple[int, int]]:
 
 
 def jpeg_scans(data: bytes) -> int:
-    """How often a JPEG goes over its pixels: 1, or about ten in a progressive one. No more than this."""
-    return data.count(bytes((0xFF, START_OF_SCAN)))  # in a scan, 0xFF is always followed by 0 or a restart
+    """Upper bound of the number of scans of a JPEG: 1 in a baseline file, about ten in a progressive one."""
+    return data.count(bytes((0xFF, START_OF_SCAN)))  # within a scan, 0xFF is always followed by 0 or a restart marker
 
 
 def _size(data: bytes) -> Size | None:
@@ -81,9 +81,9 @@ def _size(data: bytes) -> Size | None:
         return height - top, width - left
     if data[4:8] == b"jP  ":
         return _unpack(">II", data, data.index(b"ihdr") + 4)
-    if data[4:8] == b"ftyp":  # AVIF: the largest of its pictures and tiles
-        places = [match.end() for match in re.finditer(b"ispe", data[: 1 << 16])]
-        return max(_swapped(_unpack(">II", data, at + 4)) for at in places)
+    if data[4:8] == b"ftyp":  # AVIF: the largest of its images and tiles
+        offsets = [match.end() for match in re.finditer(b"ispe", data[: 1 << 16])]
+        return max(_swapped(_unpack(">II", data, offset + 4)) for offset in offsets)
     if data.startswith(b"\x59\xa6\x6a\x95"):  # Sun raster
         return _swapped(_unpack(">II", data, 4))
     if data.startswith(b"#?"):

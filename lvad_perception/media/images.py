@@ -1,4 +1,4 @@
-"""Encoded image -> RGB pixels: the one decoder of data sets and bags, so that both see identical pixels."""
+"""Image files and encoded images -> RGB pixels, by one decoder for data sets and bags."""
 
 from pathlib import Path
 from typing import Final
@@ -13,26 +13,29 @@ from lvad_perception.types import UInt8
 # Labels and camera calibrations refer to the stored raster, so an EXIF orientation is not applied.
 _FLAGS: Final = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
 
+IMAGE_SUFFIXES: Final = (".jpg", ".jpeg", ".png")
+"""Suffixes of the image files that folders are searched for, in lower case."""
+
 _MOST_SCANNED: Final = 1 << 30
-"""Pixels times scans of a JPEG, which bounds the time: a few kilobytes can hold thousands of progressive scans."""
+"""Limit of pixels times scans of a JPEG, which bounds the time: a few kilobytes can hold thousands of scans."""
 
 
 def decode_image(data: bytes, *, source: str, most_pixels: int = MOST_PIXELS) -> UInt8:
     """Decode a JPEG, PNG or any other format that OpenCV reads.
 
-    Grey images become RGB, an alpha channel is dropped, 16-bit samples become 8-bit, an EXIF orientation is ignored.
-    A truncated JPEG or PNG is refused: decoders fill the missing rows with grey and say nothing.
+    Grey images become RGB, an alpha channel is dropped, 16-bit samples become 8-bit, an EXIF orientation is ignored. A
+    truncated JPEG or PNG is an error, because decoders silently fill the missing rows with grey.
 
     Args:
         data: the encoded image.
-        source: what to call the image in messages: a path, or a topic with index and stamp.
-        most_pixels: an image that says it has more is not decoded.
+        source: name of the image in messages: a path, or a topic with index and stamp.
+        most_pixels: an image whose header states more is not decoded.
 
     Returns:
         uint8 [H, W, 3], RGB, C-contiguous.
 
     Raises:
-        ImageError: the data are empty, truncated, not an image, or one of too many pixels.
+        ImageError: the data are empty, truncated, not an image, or have too many pixels.
     """
     if not data:
         raise ImageError(f"{source} is empty; record or copy it again")
@@ -49,13 +52,13 @@ def decode_image(data: bytes, *, source: str, most_pixels: int = MOST_PIXELS) ->
 
 
 def jpeg_damage(data: bytes) -> str | None:
-    """What a strict decoder says of a JPEG whose damage OpenCV hides behind grey or shifted blocks.
+    """Find damage of a JPEG that OpenCV hides behind grey or shifted blocks, with a strict decoder.
 
     Args:
         data: an encoded image that OpenCV decoded.
 
     Returns:
-        The reason without a final stop; None where it is sound, no JPEG, or simplejpeg is not installed.
+        The fault, without a final stop; None where the data are intact or no JPEG, or simplejpeg is not installed.
     """
     if not data.startswith(b"\xff\xd8"):
         return None
@@ -64,7 +67,7 @@ def jpeg_damage(data: bytes) -> str | None:
     except ImportError:
         return None
     try:
-        # An eighth of the size reads all of the data, and costs half of what the whole image would.
+        # Decoding to an eighth of the size reads all data at half the cost.
         simplejpeg.decode_jpeg(data, "GRAY", fastdct=True, min_height=1, min_width=1, min_factor=8, strict=True)
     except ValueError as err:
         return str(err).rstrip(".")
@@ -84,8 +87,23 @@ def read_image(path: Path) -> UInt8:
     return decode_image(data, source=str(path))
 
 
+def is_image_name(name: str) -> bool:
+    """Whether a file name has an image's suffix; hidden files, such as macOS's ``._x.jpg``, are no images."""
+    return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
+
+
+def image_files(folder: Path, *, recursive: bool = False) -> list[Path]:
+    """The JPEG and PNG files of a folder, sorted by path; empty where there is no such folder.
+
+    Args:
+        folder: to search.
+        recursive: search its subfolders too.
+    """
+    return sorted(path for path in (folder.rglob if recursive else folder.glob)("*") if is_image_name(path.name))
+
+
 def _check_size(data: bytes, source: str, most_pixels: int) -> None:
-    """Refuse by its header what would take more memory or time than a camera's image does."""
+    """Raise ImageError for an image whose header states a size that would take too much memory or time."""
     size_hw = encoded_size(data)
     if size_hw is None:
         raise ImageError(f"{source} cannot be decoded as an image; replace it or leave it out")
@@ -102,11 +120,11 @@ def _check_size(data: bytes, source: str, most_pixels: int) -> None:
 
 
 def _is_truncated(data: bytes) -> bool:
-    """Whether a JPEG lacks its end-of-image marker or a PNG its IEND chunk; bytes after those are tolerated."""
+    """Whether a JPEG lacks its end-of-image marker or a PNG its IEND chunk; bytes after them are ignored."""
     if data.startswith(b"\xff\xd8"):
         scan = next((at for marker, at in jpeg_segments(data) if marker == START_OF_SCAN), None)
-        # Inside a scan 0xFF is always stuffed, so this two-byte sequence is the marker itself; a thumbnail inside the
-        # EXIF header has one of its own, hence the search from the scan on.
+        # Within a scan, 0xFF is always stuffed, so these two bytes are the marker itself. The search begins at the scan
+        # because a thumbnail in the EXIF header has an end-of-image marker of its own.
         return scan is None or data.rfind(b"\xff\xd9", scan) < 0
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         return data.rfind(b"IEND") < 0

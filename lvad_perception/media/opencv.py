@@ -1,4 +1,4 @@
-"""OpenCV imported, or one sentence on why it cannot be."""
+"""Imports OpenCV, with a one-sentence error where that fails."""
 
 import contextlib
 import io
@@ -8,21 +8,21 @@ from lvad_perception.errors import MissingDependencyError
 
 
 def import_opencv() -> None:
-    """Import OpenCV where its failure can still be told; whatever needs it imports it as usual afterwards.
+    """Import OpenCV at a point where a failure can be reported; later imports of cv2 then succeed.
 
     Raises:
-        MissingDependencyError: it is not installed, was built for another numpy, or lacks a library of the system.
+        MissingDependencyError: it is not installed, was built for another numpy, or lacks a system library.
     """
-    told = io.StringIO()
+    stderr = io.StringIO()
     try:
-        with contextlib.redirect_stderr(told):  # numpy tells of another numpy in a page of text and a traceback
+        with contextlib.redirect_stderr(stderr):  # numpy prints a page of text when its version does not match
             import cv2  # noqa: F401
     except ImportError as err:
-        raise MissingDependencyError(_sentence(err, told.getvalue())) from err
-    sys.stderr.write(told.getvalue())
+        raise MissingDependencyError(_explanation(err, stderr.getvalue())) from err
+    sys.stderr.write(stderr.getvalue())
 
 
-def _sentence(err: ImportError, told: str) -> str:
+def _explanation(err: ImportError, stderr: str) -> str:
     if isinstance(err, ModuleNotFoundError) and err.name == "cv2":
         return (
             f"OpenCV is not installed for {sys.executable}; install it with: sudo apt install python3-opencv, or "
@@ -30,7 +30,7 @@ def _sentence(err: ImportError, told: str) -> str:
         )
     if isinstance(err, ModuleNotFoundError):
         return f"OpenCV needs {err.name}, which is not installed for {sys.executable}; pip install {err.name}"
-    if "numpy" in f"{err} {told}".lower():
+    if "numpy" in f"{err} {stderr}".lower():
         import numpy as np
 
         newer = int(np.__version__.partition(".")[0]) >= 2
@@ -39,7 +39,7 @@ def _sentence(err: ImportError, told: str) -> str:
             f"OpenCV cannot be imported with numpy {np.__version__}, since it was built for {built_for}; into the "
             f"environment of {sys.executable}, pip install {remedy}"
         )
-    if "shared object" in str(err):  # opencv-python's libGL.so.1 on a machine without a display, for one
+    if "shared object" in str(err):  # such as opencv-python's libGL.so.1 on a machine without a display
         return (
             f"OpenCV cannot be imported ({err}); install that library, or pip install 'opencv-python-headless<5' in "
             "place of opencv-python"

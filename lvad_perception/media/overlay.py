@@ -1,8 +1,8 @@
-"""Predictions and truth drawn on the image, in one look: what an engineer wants to see of a frame.
+"""Overlays: draws predictions or annotation onto an image.
 
-Semantic classes tint the image in the colours of their vocabulary; BDD100K's are the Cityscapes palette. Where the
-drivable area is known its colours take the place of the semantic ones, which there say no more than "road". Boxes carry
-their class and score.
+Semantic classes tint the image in the colours of their vocabulary; BDD100K's are the Cityscapes palette. Direct and
+alternative drivable area replace the semantic colours, which would only show "road" there. Boxes are labelled with
+class and score.
 """
 
 from collections.abc import Mapping
@@ -16,8 +16,8 @@ from lvad_perception.errors import ImageError
 from lvad_perception.types import Bool, Float32, Predictions, Size, Truth, UInt8
 from lvad_perception.vocabulary import BACKGROUND, DRIVABLE, DRIVABLE_BACKGROUND, TASKS, Rgb, Vocabulary
 
-_NOTHING: Final = 255
-_DRIVABLE_START: Final = _NOTHING - len(DRIVABLE.names)  # drivable classes are at the end of the common palette
+_UNCOLOURED: Final = 255
+_DRIVABLE_START: Final = _UNCOLOURED - len(DRIVABLE.names)  # drivable classes are at the end of the common palette
 _IGNORED_COLOR: Final[Rgb] = (170, 170, 170)
 _FONT: Final = cv2.FONT_HERSHEY_SIMPLEX
 
@@ -30,12 +30,12 @@ def draw_predictions(
     alpha: float = 0.5,
     vocabularies: Mapping[str, Vocabulary] = TASKS,
 ) -> UInt8:
-    """Draw what the model says.
+    """Draw a model's predictions.
 
     Args:
-        image: uint8 [H, W, 3], RGB; left as it is.
+        image: uint8 [H, W, 3], RGB; not modified.
         predictions: of this image; tasks that are None are not drawn.
-        score_threshold: boxes with a lower confidence are left out.
+        score_threshold: boxes with a lower score are not drawn.
         alpha: weight of the mask colours, 0 (invisible) to 1 (opaque).
         vocabularies: the classes by task, a model file's or a data set's; BDD100K's by default.
 
@@ -43,27 +43,28 @@ def draw_predictions(
         uint8 [H, W, 3], RGB.
 
     Raises:
-        ImageError: the predictions are of another size than the image.
+        ImageError: predictions and image differ in size.
     """
     canvas = _tinted(
         image, predictions.size_hw, predictions.semantic, predictions.drivable, alpha, vocabularies.get("semantic")
     )
     if predictions.detections is not None:
-        found = predictions.detections
-        keep = np.flatnonzero(found.scores >= score_threshold)[::-1]  # the best are drawn last, on top
+        detections = predictions.detections
+        keep = np.flatnonzero(detections.scores >= score_threshold)[::-1]  # the best are drawn last, on top
+        boxes_xyxy, labels, scores = detections.boxes_xyxy[keep], detections.labels[keep], detections.scores[keep]
         objects = vocabularies["detection"]
-        texts = [f"{objects.names[found.labels[place]]} {found.scores[place]:.2f}" for place in keep]
-        _draw_boxes(canvas, found.boxes_xyxy[keep], [objects.colors[label] for label in found.labels[keep]], texts)
+        texts = [f"{objects.names[label]} {score:.2f}" for label, score in zip(labels, scores, strict=True)]
+        _draw_boxes(canvas, boxes_xyxy, [objects.colors[label] for label in labels], texts)
     return canvas
 
 
 def draw_truth(
     image: UInt8, truth: Truth, *, alpha: float = 0.5, vocabularies: Mapping[str, Vocabulary] = TASKS
 ) -> UInt8:
-    """Draw the annotation in the look of ``draw_predictions``; crowds and ignored boxes are thin and grey.
+    """Draw the annotation in the style of ``draw_predictions``; crowds and ignored boxes are thin and grey.
 
     Args:
-        image: uint8 [H, W, 3], RGB; left as it is.
+        image: uint8 [H, W, 3], RGB; not modified.
         truth: of this image; tasks that are None are not drawn.
         alpha: weight of the mask colours, 0 (invisible) to 1 (opaque).
         vocabularies: the classes by task, a model file's or a data set's; BDD100K's by default.
@@ -72,7 +73,7 @@ def draw_truth(
         uint8 [H, W, 3], RGB.
 
     Raises:
-        ImageError: the truth is of another size than the image.
+        ImageError: annotation and image differ in size.
     """
     canvas = _tinted(image, truth.size_hw, truth.semantic, truth.drivable, alpha, vocabularies.get("semantic"))
     if truth.boxes is not None:
@@ -81,7 +82,7 @@ def draw_truth(
         real: Bool = ~truth.boxes.crowd
         labels = truth.boxes.labels[real]
         boxes_xyxy = truth.boxes.boxes_xyxy[real]
-        order = np.argsort(boxes_xyxy[:, 3], kind="stable")  # nearer objects reach lower and lie on top
+        order = np.argsort(boxes_xyxy[:, 3], kind="stable")  # nearer objects reach lower in the image: draw them last
         objects = vocabularies["detection"]
         colors = [objects.colors[label] for label in labels[order]]
         _draw_boxes(canvas, boxes_xyxy[order], colors, [objects.names[label] for label in labels[order]])
@@ -97,7 +98,7 @@ def _palette(vocabulary: Vocabulary, start: int = 0) -> UInt8:
 
 @cache
 def _common_palette(vocabulary: Vocabulary | None) -> UInt8:
-    """uint8 [256, 1, 3]: the colours of the semantic classes, if there are any, and of the drivable ones."""
+    """uint8 [256, 1, 3]: colours of the semantic classes, unless None, and of the drivable classes at the end."""
     semantic = np.zeros((256, 3), np.uint8) if vocabulary is None else _palette(vocabulary)
     return np.maximum(semantic, _palette(DRIVABLE, _DRIVABLE_START))[:, None]
 
@@ -110,31 +111,30 @@ def _tinted(
     alpha: float,
     vocabulary: Vocabulary | None,
 ) -> UInt8:
-    """A copy of the image, blended with the colours of both masks where they say something; ``vocabulary`` is
-    semantic's."""
+    """A copy of the image, blended with the colours of both masks; ``vocabulary`` is that of ``semantic``."""
     if image.shape != (*size_hw, 3) or any(mask is not None and mask.shape != size_hw for mask in (semantic, drivable)):
         raise ImageError(
             f"an image of shape {image.shape} cannot carry an overlay of size {size_hw}; "
-            "draw predictions and truth on the very image that they belong to"
+            "draw predictions and truth on the image that they belong to"
         )
     if semantic is None and drivable is None:
         return np.array(image)
-    classes: UInt8 = np.full(size_hw, _NOTHING, np.uint8) if semantic is None else semantic.copy()
+    classes: UInt8 = np.full(size_hw, _UNCOLOURED, np.uint8) if semantic is None else semantic.copy()
     if vocabulary is not None:
-        classes[classes >= len(vocabulary.names)] = _NOTHING
+        classes[classes >= len(vocabulary.names)] = _UNCOLOURED
         if BACKGROUND in vocabulary.names:
-            classes[classes == vocabulary.index(BACKGROUND)] = _NOTHING
+            classes[classes == vocabulary.index(BACKGROUND)] = _UNCOLOURED
     if drivable is not None:
         free = drivable < DRIVABLE_BACKGROUND
         classes[free] = drivable[free] + _DRIVABLE_START
     colors = cv2.applyColorMap(classes, _common_palette(vocabulary))
     blended = cv2.addWeighted(image, 1 - alpha, colors, alpha, 0)
-    known = np.not_equal(classes, _NOTHING).view(np.uint8)
+    known = np.not_equal(classes, _UNCOLOURED).view(np.uint8)
     return np.asarray(cv2.copyTo(blended, known, image.copy()), np.uint8)
 
 
 def _draw_boxes(canvas: UInt8, boxes_xyxy: Float32, colors: list[Rgb], texts: list[str]) -> None:
-    """Outlines, the last on top, and then names, which make way for the names of later boxes; in place."""
+    """Draw outlines, later boxes on top, then names, of which later boxes' have priority; in place."""
     height, width = canvas.shape[:2]
     thickness = max(1, round(min(height, width) / 320))
     corners = np.round(boxes_xyxy).astype(int).tolist()
@@ -153,9 +153,9 @@ def _draw_name(
     thickness: int,
     plates: list[tuple[int, int, int, int]],
 ) -> None:
-    """The name on a plate above the box, or inside it at the upper edge of the image.
+    """Draw the name on a plate above the box, or inside the box at the upper edge of the image.
 
-    It is left out where it would cover another name or a whole small object: the outline's colour still says the class.
+    The name is omitted where it would cover another name or a whole small object; the outline's colour shows the class.
     """
     height, width = canvas.shape[:2]
     x1, y1, _, y2 = corner

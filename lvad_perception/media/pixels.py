@@ -1,4 +1,4 @@
-"""The pixel encodings of ``sensor_msgs/Image`` -> uint8 RGB."""
+"""Pixel encodings of ``sensor_msgs/Image`` -> uint8 RGB."""
 
 from dataclasses import dataclass
 from typing import Any, Final
@@ -17,13 +17,13 @@ Samples = npt.NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class _Packed:
-    """Pixel after pixel in one plane.
+    """A packed encoding: all samples of a pixel side by side in one plane.
 
     Attributes:
-        channels: samples a pixel.
-        conversion: OpenCV's to RGB, or None where there is nothing to convert.
+        channels: samples per pixel.
+        conversion: OpenCV's code to RGB, None where no conversion is needed.
         sample_bytes: 1, or 2 for samples that are scaled to 8 bits.
-        paired: two neighbours share their chroma, so that rows hold pairs of pixels.
+        paired: two neighbouring pixels share their chroma, so that a row consists of pixel pairs.
     """
 
     channels: int
@@ -66,7 +66,7 @@ _PACKED: Final = {
 }
 # A plane of luma, then a half-height plane of interleaved chroma with the same step.
 _SEMI_PLANAR: Final = {"nv12": cv2.COLOR_YUV2RGB_NV12, "nv21": cv2.COLOR_YUV2RGB_NV21}
-# A plane of luma, then a plane of interleaved chroma for every pixel, with twice the step: (place of U, place of V).
+# A plane of luma, then a plane of interleaved chroma for every pixel, with twice the step: (index of U, index of V).
 _FULL_PLANAR: Final = {"nv24": (0, 1), "nv42": (1, 0)}
 _LEAST_BAYER_SIDE: Final = 3
 _REMEDY: Final = "publish rgb8, bgr8, mono8 or a JPEG/PNG CompressedImage instead"
@@ -87,8 +87,9 @@ def to_rgb(
 ) -> UInt8:
     """Pixels of an image message as RGB.
 
-    16-bit samples are scaled from their whole range: v / 257, rounded. YUV is BT.601 in limited range, as OpenCV and
-    cv_bridge take it to be. Of an odd number of columns or rows in subsampled chroma the last pair must be complete.
+    16-bit samples are scaled from their full range: v / 257, rounded. YUV is taken as BT.601 in limited range, as
+    OpenCV and cv_bridge do. With subsampled chroma and an odd number of columns or rows, the last pair must be
+    complete.
 
     Args:
         data: uint8 [N], the message's bytes; rows may be padded.
@@ -97,13 +98,13 @@ def to_rgb(
         width: columns.
         step: bytes from the start of one row to the start of the next.
         big_endian: 16-bit samples have their high byte first.
-        most_pixels: a larger image is refused.
+        most_pixels: larger images are an error.
 
     Returns:
-        uint8 [height, width, 3]; for rgb8 a view of ``data``, so that it must not be written to.
+        uint8 [height, width, 3]; for rgb8 a view of ``data``, which must not be written to.
 
     Raises:
-        MessageError: the encoding is not a colour or grey one, or size, step and data do not fit together.
+        MessageError: the encoding is not a colour or grey one, or size, step and data are inconsistent.
     """
     check_layout(data.size, encoding=encoding, height=height, width=width, step=step, most_pixels=most_pixels)
     if encoding in _SEMI_PLANAR:
@@ -134,7 +135,7 @@ def to_mask(data: UInt8, *, encoding: str, height: int, width: int, step: int) -
 def check_layout(
     size: int, *, encoding: str, height: int, width: int, step: int, most_pixels: int = MOST_PIXELS
 ) -> None:
-    """Check that an image of an encoding can have this layout.
+    """Check that the layout of an image message is consistent.
 
     Args:
         size: bytes that the message carries.
@@ -142,10 +143,10 @@ def check_layout(
         height: rows.
         width: columns.
         step: bytes from the start of one row to the start of the next.
-        most_pixels: a larger image is refused.
+        most_pixels: larger images are an error.
 
     Raises:
-        MessageError: it cannot, or the encoding is unknown; one sentence with what to change.
+        MessageError: the layout is inconsistent, or the encoding unknown; one sentence with the remedy.
     """
     if encoding not in ENCODINGS:
         given = one_line(encoding)
@@ -178,7 +179,7 @@ def is_mosaic(encoding: str) -> bool:
 
 
 def demosaic(mosaic: UInt8, encoding: str) -> UInt8:
-    """An 8-bit Bayer mosaic, uint8 [H, W], of an encoding's pattern as uint8 RGB [H, W, 3]. Raises MessageError."""
+    """RGB, uint8 [H, W, 3], of an 8-bit Bayer mosaic, uint8 [H, W], in an encoding's pattern. Raises MessageError."""
     height, width = mosaic.shape
     pattern = encoding.removeprefix("bayer_").removesuffix("16").removesuffix("8")
     data = np.ascontiguousarray(mosaic).ravel()
@@ -186,7 +187,7 @@ def demosaic(mosaic: UInt8, encoding: str) -> UInt8:
 
 
 def _extent(encoding: str, height: int, width: int) -> tuple[int, int]:
-    """Least bytes in a row, and rows of the message's step in all planes together."""
+    """(minimum bytes of a row, total number of rows of all planes)."""
     if encoding in _SEMI_PLANAR:
         return width + width % 2, height + (height + 1) // 2
     if encoding in _FULL_PLANAR:
@@ -217,15 +218,15 @@ def _to_8_bits(image: Samples) -> UInt8:
 def _from_semi_planar(data: UInt8, conversion: int, height: int, width: int, step: int) -> UInt8:
     even_width = width + width % 2
     rows = _rows(data, height + (height + 1) // 2, even_width, step)
-    if height % 2:  # OpenCV wants pairs of rows; the row that is added is cut off again
+    if height % 2:  # OpenCV needs an even number of rows; the added one is removed below
         rows = np.concatenate([rows[:height], rows[height - 1 :]])
     return np.ascontiguousarray(cv2.cvtColor(np.ascontiguousarray(rows), conversion)[:height, :width], np.uint8)
 
 
-def _from_full_planar(data: UInt8, places: tuple[int, int], height: int, width: int, step: int) -> UInt8:
+def _from_full_planar(data: UInt8, uv: tuple[int, int], height: int, width: int, step: int) -> UInt8:
     luma = _rows(data, height, width, step)
     chroma = _rows(data[height * step :], height, 2 * width, 2 * step).reshape(height, width, 2)
-    # OpenCV knows chroma for every pixel in full range only, so each pixel becomes a pair that has it for itself.
-    pairs = np.stack([chroma[:, :, places[0]], luma, chroma[:, :, places[1]], luma], axis=2)  # (H, W, UYVY)
+    # OpenCV converts YUV with chroma for every pixel in full range only, so each pixel is doubled to a UYVY pair.
+    pairs = np.stack([chroma[:, :, uv[0]], luma, chroma[:, :, uv[1]], luma], axis=2)  # (H, W, UYVY)
     doubled = cv2.cvtColor(pairs.reshape(height, 2 * width, 2), cv2.COLOR_YUV2RGB_UYVY)
     return np.ascontiguousarray(doubled[:, ::2], np.uint8)

@@ -1,4 +1,4 @@
-"""Video files in and out, one frame at a time, through PyAV (FFmpeg)."""
+"""Reads and writes video files frame by frame with PyAV (FFmpeg)."""
 
 import contextlib
 import logging
@@ -17,28 +17,29 @@ from lvad_perception.types import Size, UInt8
 
 _LOG: Final = logging.getLogger(__name__)
 _QUALITY: Final = {"crf": "21", "preset": "veryfast"}
-_CLOCK_HZ: Final = 90_000  # of frames with times of their own, as in MPEG
-_ENOUGH: Final = 0.95
-_SLACK_S: Final = 1.0
-"""A video that ends so far before the length that it states is told; lengths are rounded, and tracks differ."""
-_LARGEST_RATE: Final = 100_000  # denominator of frame rates such as 30000/1001
+_CLOCK_HZ: Final = 90_000  # time base of frames with explicit times, as in MPEG
+_LENGTH_SHARE: Final = 0.95
+_LENGTH_SLACK_S: Final = 1.0
+"""A warning is logged where less than this share of the stated length minus the slack could be read: stated lengths are
+rounded, and audio tracks may be longer."""
+_LARGEST_DENOMINATOR: Final = 100_000  # of frame rates such as 30000/1001
 
 
 def write_video(path: Path, frames: Iterable[UInt8], fps: float, *, times_ns: Iterable[int] | None = None) -> int:
-    """Encode frames as H.264 (yuv420p, MP4), which browsers and players open. Frames are encoded as they come.
+    """Encode frames as H.264 (yuv420p, MP4), which browsers and players open, one by one.
 
-    The first frame sets the size; frames of another size are letterboxed into it. Odd sides grow by one pixel, for
-    yuv420p has half as many colour samples. The file appears under its name only once it is complete.
+    The first frame sets the size; frames of another size are letterboxed into it. Odd sides are padded by one pixel,
+    since yuv420p subsamples chroma by two. The file appears under its name only when it is complete.
 
     Args:
         path: file to write, ending in .mp4; its folder is created.
         frames: uint8 [H, W, 3], RGB.
         fps: frames per second, > 0.
-        times_ns: when each frame is shown, in nanoseconds from the first one's 0 on, rising; asked for after its frame.
-            None shows them at an even ``fps``.
+        times_ns: time of each frame in nanoseconds, ascending from 0; each is read after its frame. None for a constant
+            rate of ``fps``.
 
     Returns:
-        The number of frames written; no file is written for none.
+        The number of frames written; without frames, no file is written.
 
     Raises:
         ConfigError: the frame rate is not positive.
@@ -51,8 +52,8 @@ def write_video(path: Path, frames: Iterable[UInt8], fps: float, *, times_ns: It
     times = None if times_ns is None else iter(times_ns)
     with contextlib.ExitStack() as files:
         with _writing(av, path):
-            own = files.enter_context(draft(path))
-            container = av.open(_url(own), "w", format="mp4", options={"movflags": "faststart"})
+            temporary = files.enter_context(draft(path))
+            container = av.open(_url(temporary), "w", format="mp4", options={"movflags": "faststart"})
         count = 0
         try:
             stream: Any = None
@@ -70,7 +71,7 @@ def write_video(path: Path, frames: Iterable[UInt8], fps: float, *, times_ns: It
                     container.mux(stream.encode())
                 container.close()
                 if not count:
-                    own.unlink(missing_ok=True)
+                    temporary.unlink(missing_ok=True)
                 files.close()
         finally:
             with contextlib.suppress(OSError, av.error.FFmpegError):
@@ -79,16 +80,16 @@ def write_video(path: Path, frames: Iterable[UInt8], fps: float, *, times_ns: It
 
 
 def read_video(path: Path) -> Iterator[tuple[int, UInt8]]:
-    """Decode a video of any kind that FFmpeg reads; memory does not grow with its length.
+    """Decode a video of any format that FFmpeg reads, in constant memory.
 
-    Damaged packets are skipped and counted in a warning, and so is an end before the length that the file states; the
-    length is not relied on. Frames are turned upright where the file says how. Nothing but the file itself is opened.
+    Damaged packets are skipped, and a warning states how many. A warning is also logged where the video ends before its
+    stated length, which is not used otherwise. Frames are rotated as the file states. No other file or URL is opened.
 
     Yields:
         (stamp_ns, frame): time since the first frame in ns, as the file states it, and uint8 RGB [H, W, 3].
 
     Raises:
-        ImageError: the file is missing or is no video. Raised when the first frame is asked for.
+        ImageError: the file is missing or not a video. Raised with the first frame.
         MissingDependencyError: PyAV is not installed.
     """
     av = _pyav()
@@ -112,14 +113,14 @@ def read_video(path: Path) -> Iterator[tuple[int, UInt8]]:
         for frame in _decoded(av, container, stream, path):
             stamp_ns = None if frame.pts is None else int(Fraction(frame.pts) * frame.time_base * 1_000_000_000)
             if stamp_ns is None or (last_ns is not None and stamp_ns <= last_ns):
-                stamp_ns = 0 if last_ns is None else last_ns + step_ns  # some files have no or broken stamps
+                stamp_ns = 0 if last_ns is None else last_ns + step_ns  # missing or broken in some files
             first_ns = stamp_ns if first_ns is None else first_ns
             last_ns = stamp_ns
             image = frame.to_ndarray(format="rgb24")
-            turns = round(getattr(frame, "rotation", 0) / 90) % 4
-            yield stamp_ns - first_ns, np.ascontiguousarray(np.rot90(image, turns))
+            quarter_turns = round(getattr(frame, "rotation", 0) / 90) % 4
+            yield stamp_ns - first_ns, np.ascontiguousarray(np.rot90(image, quarter_turns))
         read_s = 0.0 if first_ns is None or last_ns is None else (last_ns - first_ns + step_ns) / 1e9
-        if stated_s is not None and read_s < _ENOUGH * stated_s - _SLACK_S:
+        if stated_s is not None and read_s < _LENGTH_SHARE * stated_s - _LENGTH_SLACK_S:
             _LOG.warning(
                 "%s: it states %.1f s and %.1f s could be read; if something is missing, copy it again",
                 path,
@@ -129,12 +130,12 @@ def read_video(path: Path) -> Iterator[tuple[int, UInt8]]:
 
 
 def _url(path: Path) -> str:
-    """A path as FFmpeg takes it: what stands before a colon in a name would be a protocol ("drive 12:30.mp4")."""
+    """A path as a URL for FFmpeg, which would take the part before a colon ("drive 12:30.mp4") for a protocol."""
     return f"file:{path}"
 
 
 def _stated_length_s(container: Any, stream: Any) -> float | None:
-    """How long a video says that it is, None where it does not."""
+    """The stated length of a video; None where it states none."""
     if stream.duration is not None and stream.time_base is not None:
         return float(stream.duration * stream.time_base)
     return None if container.duration is None else container.duration / 1e6  # microseconds
@@ -152,7 +153,7 @@ def _decoded(av: Any, container: Any, stream: Any, path: Path) -> Iterator[Any]:
             frames = packet.decode()
         except av.error.FFmpegError:
             damaged += 1
-            if damaged > 10_000:  # nothing but garbage
+            if damaged > 10_000:  # hardly a video
                 break
             continue
         yield from frames
@@ -162,7 +163,7 @@ def _decoded(av: Any, container: Any, stream: Any, path: Path) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def _writing(av: Any, path: Path) -> Iterator[None]:
-    """Translate what goes wrong while writing, and nothing that goes wrong where the frames come from."""
+    """Translate errors of writing to ImageError; never wrapped around the caller's iterator of frames."""
     try:
         yield
     except (OSError, av.error.FFmpegError) as err:
@@ -172,19 +173,19 @@ def _writing(av: Any, path: Path) -> Iterator[None]:
 
 
 def _add_stream(av: Any, container: Any, picture: Any, fps: float, *, timed: bool) -> Any:
-    """An H.264 stream of the picture's size; frames are ``timed`` or come at an even rate."""
-    stream = container.add_stream("libx264", Fraction(fps).limit_denominator(_LARGEST_RATE), options=_QUALITY)
+    """An H.264 stream of the picture's size; ``timed`` frames have explicit times, others a constant rate."""
+    stream = container.add_stream("libx264", Fraction(fps).limit_denominator(_LARGEST_DENOMINATOR), options=_QUALITY)
     stream.width, stream.height, stream.pix_fmt = picture.width, picture.height, picture.format.name
     if timed:
         stream.codec_context.time_base = Fraction(1, _CLOCK_HZ)
-    # Players guess the colour matrix from the size unless it is stated.
+    # Otherwise players guess the colour matrix from the size.
     stream.codec_context.colorspace = av.video.reformatter.Colorspace.ITU709
     stream.codec_context.color_range = av.video.reformatter.ColorRange.MPEG
     return stream
 
 
 def _encodable(av: Any, frame: UInt8, size_hw: Size | None) -> Any:
-    """A frame as yuv420p of the given size; of its own, with sides made even, when None."""
+    """A frame as yuv420p of the given size; None keeps its own size, padded to even sides."""
     if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8 or frame.size == 0:
         raise ImageError(f"a frame of shape {frame.shape} and type {frame.dtype} is not uint8 RGB; convert it first")
     even_hw = (frame.shape[0] + frame.shape[0] % 2, frame.shape[1] + frame.shape[1] % 2)

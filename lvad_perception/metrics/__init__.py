@@ -1,8 +1,8 @@
-"""How good predictions are: COCO AP for boxes, IoU for masks. One room for training and for the vehicle.
+"""Metrics of predictions, for training and the vehicle: COCO AP of boxes, IoU of masks.
 
-``Evaluator`` takes one image at a time and keeps only boxes and confusion matrices; ``Metrics`` is the frozen result.
-Every rate is in percent. The definitions are those of pycocotools and of the BDD100K toolkit; the modules
-``detection`` and ``segmentation`` state them precisely.
+``Evaluator`` takes one image at a time and keeps only boxes and confusion matrices; ``Metrics`` is its result.
+Every rate is in percent. The definitions are those of pycocotools and of the BDD100K toolkit; see the modules
+``detection`` and ``segmentation``.
 """
 
 from lvad_perception.metrics.detection import DetectionMetrics, DetectionScores

@@ -1,14 +1,14 @@
 """COCO average precision of boxes, computed by faster-coco-eval class by class.
 
-Definitions, those of pycocotools and so of the BDD100K toolkit:
+The definitions of pycocotools, which the BDD100K toolkit uses too:
 
 * AP is the mean over the IoU thresholds 0.50, 0.55 ... 0.95 of the area under the 101-point interpolated
   precision-recall curve; AP50 and AP75 use one threshold. "All classes" is the mean over the classes that have truth.
-* Per image *and class* the 100 best scores count. Equal scores keep the order in which images were added.
+* The 100 best scores of each image *and class* count. Equal scores keep the order in which images were added.
 * A crowd box (``TruthBoxes.crowd``) is neither a miss nor, for detections inside it, a false positive.
 * Small, medium, large: box area up to 32^2, 96^2, and more source pixels.
-* Width is x2 - x1. The toolkit's ``box2d`` names the last pixel *inside* the box, so its ``x2`` is one less than here;
-  written that way its numbers are equal.
+* Width is x2 - x1. The toolkit's ``box2d`` names the last pixel *inside* the box, so its ``x2`` is one less than ours;
+  with that conversion the numbers are equal.
 """
 
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ _ALL, _SMALL, _MEDIUM, _LARGE = range(4)  # area ranges as faster-coco-eval orde
 
 @dataclass(frozen=True, slots=True)
 class DetectionScores:
-    """COCO scores in percent; None where no truth box defines the number.
+    """COCO scores in percent; None without truth boxes to define the number.
 
     Attributes:
         ap: mean over IoU 0.50:0.95.
@@ -42,7 +42,7 @@ class DetectionScores:
         ap_medium: of boxes with an area from 32^2 to 96^2 pixels.
         ap_large: of boxes with an area above 96^2 pixels.
         ar100: recall with at most 100 detections per image and class, mean over IoU 0.50:0.95.
-        truth: truth boxes, crowds not counted.
+        truth: number of truth boxes, without crowds.
     """
 
     ap: float | None
@@ -60,7 +60,7 @@ class DetectionMetrics:
     """Detection of traffic objects.
 
     Attributes:
-        images: images with both detections (perhaps none found) and a truth (perhaps annotated and empty).
+        images: images with detections and a truth; either may be empty.
         scores: over all classes.
         per_class: class name -> its scores.
     """
@@ -72,7 +72,7 @@ class DetectionMetrics:
 
 @dataclass(slots=True)
 class BoxStore:
-    """The boxes of all images so far: per image a few small arrays, nothing else.
+    """The boxes of all images so far, as a few small arrays for each image.
 
     Attributes:
         names: the classes, in id order.
@@ -83,10 +83,10 @@ class BoxStore:
     truths: list[TruthBoxes] = field(default_factory=list)
 
     def add(self, detections: Detections, truth: TruthBoxes) -> None:
-        """Keep one image's boxes.
+        """Add the boxes of one image.
 
         Raises:
-            MissingDependencyError: faster-coco-eval is not installed; said with the first image, not after the last.
+            MissingDependencyError: faster-coco-eval is not installed; raised on the first image.
             VocabularyMismatchError: a label is not one of the classes.
             EngineError: a score or box is not finite.
         """
@@ -100,7 +100,7 @@ class BoxStore:
                 )
         if not (np.isfinite(detections.scores).all() and np.isfinite(detections.boxes_xyxy).all()):
             raise EngineError("a detection has a score or box that is not a finite number; check the model's weights")
-        # Copies, for an engine may reuse its output buffers; what no class can use is not kept.
+        # Copies, since an engine may reuse its output buffers. COCO ignores the boxes beyond the best ones of a class.
         keep = _best_per_class(detections)
         self.detections.append(
             Detections(
@@ -110,14 +110,14 @@ class BoxStore:
         self.truths.append(TruthBoxes(truth.boxes_xyxy.copy(), truth.labels.copy(), truth.crowd.copy()))
 
     def compute(self) -> DetectionMetrics:
-        """COCO scores of everything added."""
+        """COCO scores of all images added."""
         return self.compute_with_curves()[0]
 
     def compute_with_curves(self) -> tuple[DetectionMetrics, dict[str, npt.NDArray[np.float64]]]:
-        """The scores, and of each class with truth the curve behind its AP50.
+        """The scores, and the precision-recall curve behind the AP50 of each class with truth.
 
         Returns:
-            COCO scores of everything added; class name -> float64 [101], precision in percent at recall 0 to 100 %.
+            COCO scores of all images added; class name -> float64 [101], precision in percent at recall 0 to 100 %.
         """
         detections, truth = _flatten(self.detections, self.truths)
         curves = [_class_curves(class_id, detections, truth) for class_id in range(len(self.names))]
@@ -127,11 +127,11 @@ class BoxStore:
         per_class = {
             name: _scores(precision[i : i + 1], recall[i : i + 1], counts[i]) for i, name in enumerate(self.names)
         }
-        shown = {name: 100.0 * precision[i, _IOU_50, :, _ALL] for i, name in enumerate(self.names) if counts[i]}
-        return DetectionMetrics(len(self.truths), _scores(precision, recall, sum(counts)), per_class), shown
+        curves_50 = {name: 100.0 * precision[i, _IOU_50, :, _ALL] for i, name in enumerate(self.names) if counts[i]}
+        return DetectionMetrics(len(self.truths), _scores(precision, recall, sum(counts)), per_class), curves_50
 
     def compute_part(self, images: Sequence[int]) -> tuple[float | None, float | None]:
-        """AP and AP50 over all classes of some of the images, given by their places; cheaper than ``compute``."""
+        """AP and AP50 over all classes for the images of some indices; cheaper than ``compute``."""
         detections, truth = _flatten([self.detections[i] for i in images], [self.truths[i] for i in images])
         curves = [_class_curves(class_id, detections, truth, all_areas=False) for class_id in range(len(self.names))]
         precision = np.stack([curve.precision for curve in curves])  # (C, T, R, 1)
@@ -140,17 +140,17 @@ class BoxStore:
 
 @dataclass(frozen=True, slots=True)
 class _Boxes:
-    """Boxes of all images in one row of arrays; ``flags`` are scores of detections or crowd flags of truth."""
+    """Boxes of all images, concatenated; ``extra`` holds the scores of detections or the crowd flags of truth."""
 
     image: npt.NDArray[np.int64]
     boxes_xyxy: Float32
     labels: Int32
-    flags: Float32 | Bool
+    extra: Float32 | Bool
 
 
 @dataclass(frozen=True, slots=True)
 class _Curves:
-    """One class: precision [T, R, A] and recall [T] (all areas) with -1 where undefined, and its truth boxes."""
+    """Precision [T, R, A] and recall [T] (all areas) of a class, -1 where undefined, and its number of truth boxes."""
 
     precision: npt.NDArray[np.float64]
     recall: npt.NDArray[np.float64]
@@ -169,7 +169,7 @@ def _faster_coco_eval() -> ModuleType:
 
 
 def _best_per_class(detections: Detections) -> npt.NDArray[np.int64]:
-    """Indices in order, at most ``MAX_DETECTIONS`` per class: what COCO looks at. All of them in the usual case."""
+    """Ascending indices of the boxes that COCO evaluates: the ``MAX_DETECTIONS`` best of each class."""
     if len(detections) <= MAX_DETECTIONS:
         return np.arange(len(detections))
     best = np.argsort(-detections.scores, kind="stable")
@@ -179,28 +179,28 @@ def _best_per_class(detections: Detections) -> npt.NDArray[np.int64]:
 
 def _flatten(detections: Sequence[Detections], truths: Sequence[TruthBoxes]) -> tuple[_Boxes, _Boxes]:
     image = np.arange(1, len(truths) + 1)
-    found = _Boxes(
+    predicted = _Boxes(
         np.repeat(image, [len(item) for item in detections]),
         np.concatenate([item.boxes_xyxy for item in detections]).astype(np.float32),
         np.concatenate([item.labels for item in detections]).astype(np.int32),
         np.concatenate([item.scores for item in detections]).astype(np.float32),
     )
-    wanted = _Boxes(
+    truth = _Boxes(
         np.repeat(image, [len(item) for item in truths]),
         np.concatenate([item.boxes_xyxy for item in truths]).astype(np.float32),
         np.concatenate([item.labels for item in truths]).astype(np.int32),
         np.concatenate([item.crowd for item in truths]).astype(np.bool_),
     )
-    return found, wanted
+    return predicted, truth
 
 
 def _annotations(boxes: _Boxes, class_id: int, *, key: str) -> list[dict[str, Any]]:
-    """COCO annotations of one class; ids start at 1, for 0 means "unmatched" to some evaluators."""
+    """COCO annotations of one class; ids start at 1, since 0 means "unmatched" to some evaluators."""
     chosen = np.flatnonzero(boxes.labels == class_id)
     corners = boxes.boxes_xyxy[chosen].astype(np.float64)
     xywh = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
     area = xywh[:, 2] * xywh[:, 3]
-    columns = (boxes.image[chosen].tolist(), xywh.tolist(), area.tolist(), boxes.flags[chosen].tolist())
+    columns = (boxes.image[chosen].tolist(), xywh.tolist(), area.tolist(), boxes.extra[chosen].tolist())
     return [
         {"id": i, "image_id": image, "category_id": 1, "bbox": bbox, "area": size, "iscrowd": 0, key: flag}
         for i, (image, bbox, size, flag) in enumerate(zip(*columns, strict=True), start=1)
@@ -208,22 +208,22 @@ def _annotations(boxes: _Boxes, class_id: int, *, key: str) -> list[dict[str, An
 
 
 def _class_curves(class_id: int, detections: _Boxes, truth: _Boxes, *, all_areas: bool = True) -> _Curves:
-    """Evaluate one class alone: classes never interact, and one at a time keeps faster-coco-eval's objects few.
+    """Evaluate one class. Classes do not interact, and one at a time keeps faster-coco-eval's objects few.
 
-    Without ``all_areas`` only boxes of any size are looked at (A = 1), not the small, medium and large ones too.
+    Without ``all_areas``, small, medium and large boxes are not evaluated separately (A = 1).
     """
     coco = _faster_coco_eval()
-    wanted = _annotations(truth, class_id, key="iscrowd")
-    found = _annotations(detections, class_id, key="score")
-    for annotation in wanted:
+    truths = _annotations(truth, class_id, key="iscrowd")
+    predictions = _annotations(detections, class_id, key="score")
+    for annotation in truths:
         annotation["iscrowd"] = int(annotation["iscrowd"])
-    count = sum(1 for annotation in wanted if not annotation["iscrowd"])
+    count = sum(1 for annotation in truths if not annotation["iscrowd"])
     if count == 0:
         return _Curves(np.full((10, 101, 4 if all_areas else 1), -1.0), np.full(10, -1.0), 0)
-    images = sorted({annotation["image_id"] for annotation in wanted + found})
+    images = sorted({annotation["image_id"] for annotation in truths + predictions})
     base = {"images": [{"id": image} for image in images], "categories": [{"id": 1, "name": "object"}]}
     evaluation = coco.COCOeval_faster(
-        coco.COCO({**base, "annotations": wanted}), coco.COCO({**base, "annotations": found}), iouType="bbox"
+        coco.COCO({**base, "annotations": truths}), coco.COCO({**base, "annotations": predictions}), iouType="bbox"
     )
     evaluation.params.maxDets = [MAX_DETECTIONS]
     if not all_areas:

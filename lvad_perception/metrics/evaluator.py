@@ -1,4 +1,4 @@
-"""``Evaluator``: images one by one in, ``Metrics`` out."""
+"""``Evaluator`` collects predictions and truth image by image and computes ``Metrics``."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lvad_perception.errors import ConfigError, DatasetError
+from lvad_perception.metrics.confusion import confuse_boxes, f1
 from lvad_perception.metrics.detection import BoxStore, DetectionMetrics, DetectionScores
 from lvad_perception.metrics.findings import (
     SCORE_THRESHOLD,
@@ -17,7 +18,6 @@ from lvad_perception.metrics.findings import (
     SliceScores,
     groups,
 )
-from lvad_perception.metrics.matching import confuse_boxes, f1
 from lvad_perception.metrics.segmentation import (
     Confusion,
     DrivableMetrics,
@@ -35,19 +35,19 @@ from lvad_perception.vocabulary import TASKS, Vocabulary
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """What an evaluation found. A task for which no image had both a prediction and a truth is None."""
+    """Results of an evaluation; None for a task without an image that has both a prediction and a truth."""
 
     detection: DetectionMetrics | None
     semantic: SegmentationMetrics | None
     drivable: DrivableMetrics | None
 
     def to_dict(self) -> dict[str, Any]:
-        """Nested dict of numbers, None and names, ready for JSON; ``from_dict`` reads it back."""
+        """Nested dict of numbers, None and names, ready for JSON; inverse of ``from_dict``."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, metadata: dict[str, Any]) -> "Metrics":
-        """Inverse of ``to_dict``. Raises DatasetError when ``metadata`` is something else."""
+        """Inverse of ``to_dict``. Raises DatasetError for any other dict."""
         try:
             return cls(
                 detection=_detection_from(metadata["detection"]),
@@ -67,11 +67,11 @@ class Metrics:
 
 @dataclass(slots=True)
 class _Frame:
-    """What is kept of a named frame.
+    """Data of one frame, for ``findings``.
 
     Attributes:
-        boxes: place of its boxes in the store, None where it has none.
-        masks: task -> its confusion matrix without the zeros: places in the flat matrix, and counts.
+        boxes: index of its boxes in the store; None without boxes.
+        masks: task -> its sparse confusion matrix: indices into the flat matrix, and counts.
     """
 
     boxes: int | None = None
@@ -79,9 +79,9 @@ class _Frame:
 
 
 class Evaluator:
-    """Collects predictions against truth; memory grows with boxes, never with pixels.
+    """Collects predictions and truth; memory grows with the number of boxes, not of pixels.
 
-    Images may be added in any order; only equal scores of boxes make the order matter, as they do in pycocotools.
+    The order of images matters only for boxes of equal scores, as in pycocotools.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class Evaluator:
 
         Args:
             tasks: names of ``vocabulary.TASKS``.
-            vocabularies: the classes of predictions and truth by task; BDD100K's where None or a task is absent.
+            vocabularies: task -> the classes of predictions and truth; BDD100K's by default.
 
         Raises:
             ConfigError: there is no such task.
@@ -114,10 +114,10 @@ class Evaluator:
         """Add one image. A task that the predictions or the truth lack is skipped for this image.
 
         Args:
-            predictions: what the model says of it.
-            truth: its annotation.
-            frame: key of the image, for ``findings`` to say something of it alone; its tasks may come one at a time.
-                None keeps it in the sums only.
+            predictions: of the model.
+            truth: the annotation.
+            frame: key under which ``findings`` reports the image; its tasks may be added one at a time. None adds it
+                to the totals only.
 
         Raises:
             DatasetError: prediction and truth differ in size.
@@ -138,18 +138,18 @@ class Evaluator:
             self._boxes.add(predictions.detections, truth.boxes)
             if frame is not None:
                 self._frames.setdefault(frame, _Frame()).boxes = len(self._boxes.truths) - 1
-        for task, confusion in masks.items():  # last, so that a refused image leaves no trace
+        for task, confusion in masks.items():  # last, so that a refused image changes nothing
             self._confusions[task] += confusion
             self._images[task] += 1
             if frame is not None:
-                places = np.flatnonzero(confusion)
-                self._frames.setdefault(frame, _Frame()).masks[task] = places, confusion.ravel()[places]
+                cells = np.flatnonzero(confusion)
+                self._frames.setdefault(frame, _Frame()).masks[task] = cells, confusion.ravel()[cells]
 
     def merge(self, other: "Evaluator") -> None:
-        """Add everything that ``other`` collected, as when several processes evaluate a part each."""
+        """Add the images of another evaluator, such as that of another process."""
         for key, frame in other._frames.items():
-            place = None if frame.boxes is None else frame.boxes + len(self._boxes.truths)
-            self._frames[key] = _Frame(place, dict(frame.masks))
+            index = None if frame.boxes is None else frame.boxes + len(self._boxes.truths)
+            self._frames[key] = _Frame(index, dict(frame.masks))
         self._boxes.detections.extend(other._boxes.detections)
         self._boxes.truths.extend(other._boxes.truths)
         for task in self._confusions:
@@ -167,11 +167,11 @@ class Evaluator:
     def findings(
         self, frames: Mapping[str, FrameMetadata] | None = None, *, score_threshold: float = SCORE_THRESHOLD
     ) -> Findings:
-        """Metrics of all images and, of those that were added with a key, what each contributed to them.
+        """Metrics of all images, and the errors of each image that was added with a key.
 
         Args:
-            frames: key -> what is known of the frame; one that is missing is called by its key.
-            score_threshold: least score of the boxes in the confusion matrix and in the frames' errors.
+            frames: key -> metadata of the frame; its key is its name by default.
+            score_threshold: minimum score of the boxes in the confusion matrix and in the frames' errors.
 
         Raises:
             DatasetError: as ``compute``.
@@ -183,7 +183,7 @@ class Evaluator:
         classes, classes_of = len(self._boxes.names), {task: v.names for task, v in self._vocabularies.items()}
         if boxes is not None:
             confusions["detection"] = np.zeros((classes + 1, classes + 1), np.int64)
-        found = []
+        frame_findings = []
         for key, metadata in known.items():
             frame, errors = self._frames[key], {}
             if frame.boxes is not None:
@@ -199,24 +199,26 @@ class Evaluator:
                 mean_iou = score(self._summed(task, [key]), self._vocabularies[task].names).mean_iou
                 if mean_iou is not None:
                     errors[task] = 100.0 - mean_iou
-            found.append(FrameFindings(metadata.name, dict(metadata.attributes), dict(metadata.losses), errors))
+            frame_findings.append(
+                FrameFindings(metadata.name, dict(metadata.attributes), dict(metadata.losses), errors)
+            )
         slices = {
             attribute: {value: self._slice(keys) for value, keys in values.items()}
             for attribute, values in groups(known).items()
         }
-        return Findings(metrics, classes_of, precision, confusions, score_threshold, slices, tuple(found))
+        return Findings(metrics, classes_of, precision, confusions, score_threshold, slices, tuple(frame_findings))
 
     def _summed(self, task: str, keys: Sequence[str]) -> Confusion:
-        """A mask task's confusion matrix over some of the frames."""
+        """Confusion matrix of a mask task, summed over some frames."""
         total = np.zeros_like(self._confusions[task])
         for key in keys:
             if task in self._frames[key].masks:
-                places, counts = self._frames[key].masks[task]
-                total.ravel()[places] += counts
+                cells, counts = self._frames[key].masks[task]
+                total.ravel()[cells] += counts
         return total
 
     def _slice(self, keys: Sequence[str]) -> SliceScores:
-        boxes = [place for key in keys if (place := self._frames[key].boxes) is not None]
+        boxes = [index for key in keys if (index := self._frames[key].boxes) is not None]
         ap, ap50 = self._boxes.compute_part(boxes) if boxes else (None, None)
         semantic, drivable = (
             score(self._summed(task, keys), self._vocabularies[task].names).mean_iou
@@ -240,10 +242,10 @@ class Evaluator:
         )
 
 
-def _size_error(what: str, found: Size | tuple[int, ...], wanted: Size | tuple[int, ...]) -> DatasetError:
+def _size_error(what: str, predicted: Size | tuple[int, ...], truth: Size | tuple[int, ...]) -> DatasetError:
     return DatasetError(
-        f"the {what} is {'x'.join(map(str, found[::-1]))} pixels (width x height) but its truth is "
-        f"{'x'.join(map(str, wanted[::-1]))}; predict at the size of the labelled image"
+        f"the {what} is {'x'.join(map(str, predicted[::-1]))} pixels (width x height) but its truth is "
+        f"{'x'.join(map(str, truth[::-1]))}; predict at the size of the labelled image"
     )
 
 

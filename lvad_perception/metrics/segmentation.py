@@ -1,15 +1,15 @@
 """IoU and pixel accuracy of label maps from one confusion matrix per task.
 
-Definitions, those of the BDD100K toolkit:
+The definitions of the BDD100K toolkit:
 
-* A pixel whose truth is ``UNLABELED`` counts for nothing, whatever was predicted there.
-* A labelled pixel that is predicted as no class at all (255) is a miss of its true class and no false positive.
+* Pixels whose truth is ``UNLABELED`` are ignored.
+* A labelled pixel with no predicted class (255) is a miss of its true class and no false positive.
 * The IoU of a class is taken over all images together: intersection pixels over union pixels.
-* The mean runs over the classes that occur in the truth. A class that occurs in predictions only is left out of the
-  mean (it still costs IoU: its pixels are missed by their true classes), as is a class that occurs in neither.
-* Drivable area, "official": pixels whose truth is background are dropped too and the mean runs over direct and
-  alternative, so painting the whole sky drivable costs nothing. The 3-class numbers next to it treat background as any
-  class; they are what a planner would notice.
+* The mean runs over the classes that occur in the truth. A class that occurs in predictions only is not in the mean,
+  but lowers it: its pixels are misses of their true classes.
+* Drivable area, "official": pixels whose truth is background are ignored too and the mean runs over direct and
+  alternative, so that predicting the whole sky as drivable costs nothing. The 3-class numbers treat background as any
+  other class; they are the ones that matter to a planner.
 """
 
 from dataclasses import dataclass
@@ -30,9 +30,9 @@ class SegmentationScores:
 
     Attributes:
         mean_iou: mean of ``iou`` over the classes that occur in the truth.
-        pixel_accuracy: share of the labelled pixels that are right.
+        pixel_accuracy: share of the labelled pixels whose class is right.
         iou: class name -> IoU; None for a class that does not occur in the truth.
-        constant_mean_iou: the best ``mean_iou`` that predicting one class everywhere reaches on the same truth.
+        constant_mean_iou: the best ``mean_iou`` of a constant prediction on the same truth.
     """
 
     mean_iou: float | None
@@ -62,7 +62,7 @@ class DrivableMetrics:
 
     Attributes:
         images: images with both a prediction and a truth.
-        official: over direct and alternative; pixels whose truth is background are dropped (BDD100K toolkit).
+        official: over direct and alternative; pixels whose truth is background are ignored (BDD100K toolkit).
         three_class: over direct, alternative and background.
         truth_share: class name -> share of the labelled truth pixels in percent.
     """
@@ -77,11 +77,11 @@ def confuse(truth: UInt8, prediction: UInt8, classes: int) -> Confusion:
     """Confusion matrix of one image.
 
     Args:
-        truth: uint8 [H, W]; values >= ``classes`` (such as ``UNLABELED``) are left out.
+        truth: uint8 [H, W]; values >= ``classes`` (such as ``UNLABELED``) are ignored.
         prediction: uint8 [H, W]; values >= ``classes`` count as "no class".
         classes: C.
     """
-    # All 256 x 256 value pairs are counted and folded afterwards: no masks over pixels are needed.
+    # Count all 256 x 256 pairs of values first and fold them afterwards, which needs no masks over pixels.
     pairs = (truth.astype(np.uint16) << 8) | prediction
     joint = np.bincount(pairs.ravel(), minlength=1 << 16).reshape(256, 256)[:classes]
     folded = [joint[:, :classes], joint[:, classes:].sum(1, keepdims=True)]
@@ -89,7 +89,7 @@ def confuse(truth: UInt8, prediction: UInt8, classes: int) -> Confusion:
 
 
 def score(confusion: Confusion, names: tuple[str, ...]) -> SegmentationScores:
-    """Scores of a confusion matrix [R, C + 1] over its R true classes; R < C when some truth was dropped."""
+    """Scores of a confusion matrix [R, C + 1] over its R true classes; R < C when some of the truth is ignored."""
     truth = confusion.sum(1)
     hits = np.diagonal(confusion)
     union = truth + confusion.sum(0)[: len(truth)] - hits
@@ -107,10 +107,10 @@ def score(confusion: Confusion, names: tuple[str, ...]) -> SegmentationScores:
 
 
 def constant_baseline(confusion: Confusion) -> float:
-    """The best mean IoU in percent that predicting one class everywhere reaches; NaN without labelled pixels.
+    """The best mean IoU in percent of a constant prediction; NaN without labelled pixels.
 
-    Predicting class c everywhere gives c the IoU (pixels of c) / (all pixels) and every other class 0, so the
-    commonest class is the best choice. Only the truth side of the confusion matrix [R, C + 1] matters.
+    Predicting class c everywhere gives c the IoU (pixels of c) / (all pixels) and every other class 0, so the most
+    frequent class is the best choice. Only the truth counts of the confusion matrix [R, C + 1] matter.
     """
     truth = confusion.sum(1)
     if truth.sum() == 0:
@@ -131,7 +131,7 @@ def segmentation_metrics(confusion: Confusion, images: int, vocabulary: Vocabula
 
 def drivable_metrics(confusion: Confusion, images: int) -> DrivableMetrics:
     """Metrics of drivable area from its summed confusion matrix [3, 4]."""
-    # Background is the last class, so dropping its truth pixels is dropping the last row.
+    # Background is the last class: without the last row, its truth pixels are ignored.
     official = score(confusion[:DRIVABLE_BACKGROUND], DRIVABLE.names[:DRIVABLE_BACKGROUND])
     three_class = score(confusion, DRIVABLE.names)
     return DrivableMetrics(images, official, three_class, _truth_share(confusion, DRIVABLE.names))

@@ -11,7 +11,7 @@ Row = tuple[str, ...]
 def metrics_table(
     detection: DetectionMetrics | None, semantic: SegmentationMetrics | None, drivable: DrivableMetrics | None
 ) -> str:
-    """One block per task that was evaluated; percent; "-" where the truth defines no number."""
+    """One block per evaluated task, in percent; "-" where the truth defines no number."""
     blocks = []
     if detection is not None:
         blocks.append(_detection(detection))
@@ -76,12 +76,12 @@ def _present(iou: dict[str, float | None]) -> str:
 
 
 def number(value: float | None) -> str:
-    """One decimal; "-" where there is no number."""
+    """A number with one decimal; "-" for None."""
     return "-" if value is None else f"{value:.1f}"
 
 
 def aligned(rows: Sequence[Row]) -> str:
-    """Rows of equal length as lines: the first column to the left, the others to the right."""
+    """Rows of equal length as lines: the first column left-aligned, the others right-aligned."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for first, *rest in rows:

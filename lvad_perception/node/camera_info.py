@@ -1,7 +1,7 @@
-"""CameraInfo that belongs to the results: with the image's header, and where asked for at network size.
+"""CameraInfo for the results: with the header of the processed image, at source or network size.
 
-Pixel coordinates in CameraInfo have the centre of the first pixel at 0, as in OpenCV's calibration; a resize by s that
-keeps the image's edges therefore maps u to s * (u + 0.5) - 0.5.
+Pixel coordinates in CameraInfo have their origin at the centre of the first pixel, as in OpenCV's calibration; a resize
+by s that keeps the image's edges therefore maps u to s * (u + 0.5) - 0.5.
 """
 
 import copy
@@ -20,15 +20,15 @@ Float64 = npt.NDArray[np.float64]
 
 
 def camera_info_of_image(info: Message, header: Message, source_hw: Size) -> Message:
-    """A ``sensor_msgs/CameraInfo`` as it is, but with the header of the image that it goes with.
+    """A copy of a ``sensor_msgs/CameraInfo`` with the header of a processed image.
 
     Args:
-        info: the camera's; left as it is.
+        info: the camera's.
         header: of the processed image.
         source_hw: size of that image.
 
     Raises:
-        MessageError: it describes images of another size, or holds what is no calibration.
+        MessageError: ``info`` is for images of another size, or is not a valid calibration.
     """
     _check(info, source_hw)
     out = copy.copy(info)
@@ -39,16 +39,16 @@ def camera_info_of_image(info: Message, header: Message, source_hw: Size) -> Mes
 def camera_info_at_network_size(info: Message, header: Message, box: Letterbox) -> Message:
     """The CameraInfo of the network input that an image was placed in.
 
-    It describes whole images without binning and region of interest: what those say of the source image is in K and
-    P. Distortion and rectification are those of the source, as they do not depend on the pixel grid.
+    It has neither binning nor a region of interest: those of the source image are folded into K and P. Distortion and
+    rectification are the source's, as they do not depend on the pixel grid.
 
     Args:
-        info: the camera's; left as it is.
+        info: the camera's; not modified.
         header: of the processed image.
         box: the placement of the image in the network input.
 
     Raises:
-        MessageError: it describes images of another size, or holds what is no calibration.
+        MessageError: ``info`` is for images of another size, or is not a valid calibration.
     """
     _check(info, box.source_hw)
     to_network = _letterbox_matrix(box) @ _window_matrix(info)
@@ -82,25 +82,25 @@ def _check(info: Message, source_hw: Size) -> None:
 
 
 def _window_hw(info: Message) -> Size:
-    """Size of the part of the sensor that is sent, before binning."""
-    whole = info.roi.height == 0 or info.roi.width == 0
-    return (info.height, info.width) if whole else (info.roi.height, info.roi.width)
+    """Size of the region of interest, or of the full image where there is none, before binning."""
+    is_full = info.roi.height == 0 or info.roi.width == 0
+    return (info.height, info.width) if is_full else (info.roi.height, info.roi.width)
 
 
 def _window_matrix(info: Message) -> Float64:
-    """Pixels of the calibrated image -> pixels of the image that is sent, float64 [3, 3]."""
+    """From pixels of the calibrated image to pixels of the sent one, float64 [3, 3]."""
     scale_x, scale_y = 1 / max(1, info.binning_x), 1 / max(1, info.binning_y)
     return _resize_matrix(scale_x, scale_y, -info.roi.x_offset * scale_x, -info.roi.y_offset * scale_y)
 
 
 def _letterbox_matrix(box: Letterbox) -> Float64:
-    """Source pixels -> network pixels, float64 [3, 3]."""
+    """From source pixels to network pixels, float64 [3, 3]."""
     scale_y, scale_x = box.resized_hw[0] / box.source_hw[0], box.resized_hw[1] / box.source_hw[1]
     return _resize_matrix(scale_x, scale_y, box.left, box.top)
 
 
 def _resize_matrix(scale_x: float, scale_y: float, left: float, top: float) -> Float64:
-    """A resize that keeps the edges, then a shift; for coordinates of pixel centres."""
+    """A resize that keeps the edges, then a shift, float64 [3, 3]; for coordinates of pixel centres."""
     return np.array(
         [[scale_x, 0, 0.5 * scale_x - 0.5 + left], [0, scale_y, 0.5 * scale_y - 0.5 + top], [0, 0, 1]], np.float64
     )

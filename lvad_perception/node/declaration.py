@@ -1,52 +1,49 @@
-"""The parameter table in ROS: declared with descriptors, checked before a change, applied after it."""
+"""Declaration of the parameter table in ROS: descriptors, the check before a change, its application afterwards."""
 
 import re
 from collections.abc import Callable, Sequence
 from typing import Final, cast
 
-from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
+from rcl_interfaces.msg import SetParametersResult
 from rclpy.node import Node
 from rclpy.parameter import Parameter as RosParameter
 
 from lvad_perception.errors import ConfigError
-from lvad_perception.node.parameters import NodeParameters
-from lvad_perception.node.table import (
+from lvad_perception.node.parameters import (
     CLASS_PREFIX,
-    DEFAULT_CAMERAS,
-    Change,
-    Parameter,
-    check_cameras,
-    check_value,
+    NodeParameters,
+    camera_names,
     class_parameter,
     class_row,
     expand_table,
     unknown_classes,
     unknown_parameter,
 )
+from lvad_perception.node.ros_parameter import Change, Parameter
 
-# What the Updater of the diagnostics declares, and rclpy for itself.
+# Parameters that the Updater of the diagnostics declares, and those that rclpy declares.
 _OF_UPDATER: Final = "diagnostic_updater."
-_FOREIGN: Final = re.compile(r"use_sim_time|start_type_description_service|qos_overrides\..*")
+_OF_RCLPY: Final = re.compile(r"use_sim_time|start_type_description_service|qos_overrides\..*")
 
 
 class DeclaredParameters:
-    """The table as parameters of a node that was created with ``automatically_declare_parameters_from_overrides`` and
-    ``allow_undeclared_parameters``.
+    """The table, declared as parameters of a node. All calls are made in the executor's thread.
 
-    Names that the node was given and that nobody knows are warned of, and setting such a name later is refused: ROS
-    alone drops them silently, so that a misspelt name in a YAML file is never noticed.
+    Unknown names among the given parameters are logged as warnings, and setting an unknown name later is refused: ROS
+    alone drops them silently, so that a misspelt name in a YAML file goes unnoticed.
 
-    Which classes of objects have a threshold is known when the model file is read. Until then any class may be given
-    one; from ``declare_classes`` to ``forget_classes`` the parameters are those of the model's classes.
+    The model file decides which classes have a threshold. Before it is read, any class may be given one; from
+    ``declare_classes`` to ``forget_classes`` only the model's classes have parameters.
 
-    A change is checked as a whole before any of it takes effect. While the node is configured the values must also fit
-    each other, and parameters that are fixed until the next configure are refused: what ``ros2 param get`` shows is
-    what the node works with.
+    Changes that are set together are checked as a whole before any of them takes effect. While the node is configured
+    the values must also be consistent, and parameters that are fixed until the next configure are refused. So
+    ``ros2 param get`` always shows the values in use.
 
     Args:
-        node: the node.
-        is_configured: whether the node works with the values.
-        apply: called with the new values after a change while it does.
+        node: a node created with ``automatically_declare_parameters_from_overrides`` and
+            ``allow_undeclared_parameters``.
+        is_configured: whether the values are in use.
+        apply: called with the new values after a change while they are in use.
 
     Raises:
         ConfigError: a given value has the wrong type or is not allowed.
@@ -62,62 +59,61 @@ class DeclaredParameters:
             name: parameter.value
             for name, parameter in cast("dict[str, RosParameter]", node.get_parameters_by_prefix("")).items()
         }
-        cameras = check_cameras(given.get("cameras", DEFAULT_CAMERAS))
-        self._cameras = cameras
-        self._rows = expand_table(cameras)
+        self._cameras = camera_names(given)
+        self._rows = expand_table(self._cameras)
         self._class_names: Sequence[str] | None = None
         self._declare(given)
         if hasattr(node, "add_pre_set_parameters_callback"):
-            node.add_pre_set_parameters_callback(self._take_whole_numbers)
+            node.add_pre_set_parameters_callback(self._accept_whole_numbers)
         node.add_on_set_parameters_callback(self._check)
-        # ROS 2 Humble asks before a change only, so there it takes effect with the check.
-        self._told_afterwards = hasattr(node, "add_post_set_parameters_callback")
-        if self._told_afterwards:
-            node.add_post_set_parameters_callback(self._take_effect)
+        # ROS 2 Humble has only the callback before a change, so there the check also applies it.
+        self._has_post_callback = hasattr(node, "add_post_set_parameters_callback")
+        if self._has_post_callback:
+            node.add_post_set_parameters_callback(self._apply_changes)
 
     def values(self) -> dict[str, object]:
-        """Every parameter's value now."""
+        """The current values of all parameters."""
         return {name: self._node.get_parameter(name).value for name in (*self._rows, *self._class_parameters())}
 
     def declare_classes(self, class_names: Sequence[str]) -> None:
-        """Give each class of objects its threshold, the value that it was given or the default.
+        """Declare the threshold of each class of objects, with the given value or the default.
 
-        Thresholds of other classes are warned of. They keep their values, for a model that has the classes.
+        Thresholds of other classes are logged as a warning and keep their values, for a model that has the classes.
 
         Args:
-            class_names: the model's, in whatever spelling; none for a model that detects no objects.
+            class_names: the model's, as its file spells them; empty for a model that detects no objects.
         """
         given = {name: self._node.get_parameter(name).value for name in self._class_parameters()}
         for name in dict.fromkeys(map(class_parameter, class_names)):
             row = class_row(name)
             assert row is not None
             if name in given:
-                self._node.undeclare_parameter(name)  # it may have been set without a descriptor
+                self._node.undeclare_parameter(name)  # declared without a descriptor when it was set early
             self._declare_one(row, given.pop(name, row.default))
         if given:
             self._node.get_logger().warning(unknown_classes(list(given), class_names))
         self._class_names = tuple(class_names)
 
     def forget_classes(self) -> None:
-        """Keep the thresholds of classes that were given a value, for the next model."""
+        """Undeclare the thresholds of classes that have no value of their own; the others wait for the next model."""
         self._class_names = None
         for name in self._class_parameters():
             if float(str(self._node.get_parameter(name).value)) < 0:
                 self._node.undeclare_parameter(name)
 
     def _class_parameters(self) -> list[str]:
-        """Names of the declared thresholds of classes, the model's or not."""
+        """Names of all declared thresholds of classes, whether the model has the class or not."""
         return [f"{CLASS_PREFIX}.{name}" for name in self._node.get_parameters_by_prefix(CLASS_PREFIX)]
 
     def _declare(self, given: dict[str, object]) -> None:
         for name, given_value in given.items():
             row = self._row(name)
             if row is not None:
-                check_value(row, given_value)
+                row.check(given_value)
                 self._node.undeclare_parameter(name)  # declared again below, with its descriptor
             elif name.startswith(_OF_UPDATER):
                 self._node.undeclare_parameter(name)  # the Updater declares it
-            elif not _FOREIGN.fullmatch(name):
+            elif not _OF_RCLPY.fullmatch(name):
                 self._node.get_logger().warning(unknown_parameter(name, self._cameras))
         for name in (*self._rows, *(name for name in given if class_row(name) is not None)):
             row = self._row(name)
@@ -126,16 +122,16 @@ class DeclaredParameters:
 
     def _declare_one(self, row: Parameter, value: object) -> None:
         if isinstance(row.default, float):
-            value = float(str(value))  # ROS would refuse the 1 of a YAML file where it wants 1.0
+            value = float(str(value))  # ROS refuses 1 in a YAML file for the type of 1.0
         elif isinstance(value, tuple):
             value = list(value)
-        self._node.declare_parameter(row.name, value, _descriptor(row), ignore_override=True)
+        self._node.declare_parameter(row.name, value, row.descriptor(), ignore_override=True)
 
     def _row(self, name: str) -> Parameter | None:
         return self._rows.get(name) or class_row(name)
 
-    def _take_whole_numbers(self, changes: list[RosParameter]) -> list[RosParameter]:
-        """``ros2 param set … 1`` for 1.0, which ROS would refuse as a value of another type."""
+    def _accept_whole_numbers(self, changes: list[RosParameter]) -> list[RosParameter]:
+        """Convert ``ros2 param set … 1`` to 1.0 for float parameters; ROS would refuse the type."""
         return [
             RosParameter(change.name, value=float(change.value))
             if change.type_ == RosParameter.Type.INTEGER and isinstance(self._default(change.name), float)
@@ -155,46 +151,32 @@ class DeclaredParameters:
                 if row is None:
                     self._refuse_unknown(change.name)
                     continue
-                check_value(row, change.value)
+                row.check(change.value)
                 self._refuse_unknown_class(change, values)
                 if row.change is not Change.ANY_TIME and self._is_configured() and change.value != values[row.name]:
                     raise ConfigError(f"parameter {row.name} {row.change.value}; deactivate it and clean it up first")
                 values[row.name] = change.value
             if self._is_configured():
                 parameters = NodeParameters.from_values(values)
-                if not self._told_afterwards:
+                if not self._has_post_callback:
                     self._apply(parameters)
         except ConfigError as err:
             return SetParametersResult(successful=False, reason=str(err))
         return SetParametersResult(successful=True)
 
     def _refuse_unknown(self, name: str) -> None:
-        """What others declare passes here too, and names that were warned of when the node was given them."""
-        known = self._node.has_parameter(name) or name.startswith(_OF_UPDATER) or _FOREIGN.fullmatch(name)
+        """Unless rclpy or the Updater declares it, or it was given at the start and warned of then."""
+        known = self._node.has_parameter(name) or name.startswith(_OF_UPDATER) or _OF_RCLPY.fullmatch(name)
         if not known:
             raise ConfigError(unknown_parameter(name, self._cameras))
 
     def _refuse_unknown_class(self, change: RosParameter, values: dict[str, object]) -> None:
-        """Unless it is what it is already, as in a file that is loaded again."""
+        """Unless the value stays the same, as when a file is loaded again."""
         if self._class_names is None or class_row(change.name) is None or change.value == values.get(change.name):
             return
         if change.name not in map(class_parameter, self._class_names):
             raise ConfigError(unknown_classes([change.name], self._class_names))
 
-    def _take_effect(self, changes: list[RosParameter]) -> None:
+    def _apply_changes(self, changes: list[RosParameter]) -> None:
         if self._is_configured() and any(self._row(change.name) is not None for change in changes):
             self._apply(NodeParameters.from_values(self.values()))
-
-
-def _descriptor(row: Parameter) -> ParameterDescriptor:
-    """What ``ros2 param describe`` shows of a parameter."""
-    descriptor = ParameterDescriptor(description=row.description, read_only=row.change is Change.START)
-    choices = f"one of {', '.join(row.choices)}; " if row.choices else ""
-    descriptor.additional_constraints = f"{choices}{row.change.value}"
-    if row.bounds and isinstance(row.default, float):
-        low, high = row.bounds
-        descriptor.floating_point_range = [FloatingPointRange(from_value=low, to_value=high, step=0.0)]
-    elif row.bounds:
-        low, high = map(int, row.bounds)
-        descriptor.integer_range = [IntegerRange(from_value=low, to_value=high, step=1)]
-    return descriptor

@@ -1,17 +1,19 @@
-"""Image messages -> RGB pixels, in the node: by cv_bridge where it can be relied on, else by the package itself.
+"""Decoding of image messages to RGB pixels: by cv_bridge where it is exact, else by the package itself.
 
-A bag that is replayed without ROS must show the model the pixels that the node saw. So for each layout of images
-(encoding, width, row padding, byte order) that arrives, both decode a random image once, and cv_bridge is used only
-where they agree to the bit. On ROS 2 Jazzy with NumPy 2 they disagree, or cv_bridge fails, for
+A replay without ROS must give the model the same pixels as the node. So for each layout of images (encoding, width, row
+padding, byte order) both decoders convert a random image once, and cv_bridge is used only if the results are identical.
+On ROS 2 Jazzy with NumPy 2 they differ, or cv_bridge fails, for
 
 * rows whose padding is not a whole number of pixels: cv_bridge skews the image,
-* an odd number of YUV columns: its last column is wrong,
-* messages that say big-endian,
-* nv12, nv21, nv24, 8UC1, 8UC3, 8UC4, uyvy and yuyv, which it does not convert.
+* an odd number of YUV columns: cv_bridge's last column is wrong,
+* big-endian messages,
+* nv12, nv21, nv24, 8UC1, 8UC3, 8UC4, uyvy and yuyv, which cv_bridge does not convert.
 
-Compressed images are the package's alone: cv_bridge hands out 16-bit samples as they are, and of a truncated image
-whatever the decoder makes of it. Where NumPy is newer than the one that cv_bridge was built with, it cannot be loaded;
-that is said once, and the package decodes everything.
+The package always decodes compressed images: cv_bridge returns 16-bit samples unscaled, and a partial image for
+truncated data. cv_bridge cannot be loaded beside a NumPy newer than the one it was built with; then a warning is logged
+once, and the package decodes everything.
+
+The functions are called in several decoder threads at once; their caches are thread-safe.
 """
 
 from functools import cache, lru_cache
@@ -27,11 +29,11 @@ from lvad_perception.types import UInt8
 
 _PROBED_ROWS: Final = 32
 _MOST_PROBED_BYTES: Final = 1 << 26
-"""Of an image with longer rows, which no camera sends, there is no probe."""
+"""A layout with longer rows, which no camera has, is not probed."""
 
 
 def prepare_decoding() -> None:
-    """Load cv_bridge, so that the first frame need not wait for it; says so where that is impossible."""
+    """Load cv_bridge ahead of the first frame; logs a warning if that is impossible."""
     _cv_bridge()
 
 
@@ -39,20 +41,20 @@ def decode(message: Message, *, most_pixels: int = MOST_PIXELS) -> UInt8:
     """Pixels of a ``sensor_msgs/Image`` or ``sensor_msgs/CompressedImage``.
 
     Args:
-        message: it.
-        most_pixels: an image that says it has more is not decoded.
+        message: the message.
+        most_pixels: an image with more pixels by its header is not decoded.
 
     Returns:
         uint8 [H, W, 3], RGB. It may share the message's memory: do not write to it.
 
     Raises:
-        MessageError: the encoding is unknown, size, step and data do not fit together, or it has too many pixels.
-        ImageError: compressed bytes are empty, truncated, not an image, or one of too many pixels.
+        MessageError: the encoding is unknown, size, step and data are inconsistent, or it has too many pixels.
+        ImageError: compressed bytes are empty, truncated or not an image, or the image has too many pixels.
     """
     if not hasattr(message, "encoding"):
         return image_from_compressed(message, most_pixels=most_pixels)
     encoding, height, width, step = message.encoding, message.height, message.width, message.step
-    # First of all: a corrupt size could make the probe of a layout larger than the memory.
+    # Before the probe, which a corrupt size could make larger than the memory.
     size = len(message.data)
     check_layout(size, encoding=encoding, height=height, width=width, step=step, most_pixels=most_pixels)
     if uses_cv_bridge(encoding, height, width, step, bool(message.is_bigendian)):
@@ -62,7 +64,7 @@ def decode(message: Message, *, most_pixels: int = MOST_PIXELS) -> UInt8:
 
 @lru_cache(maxsize=256)
 def uses_cv_bridge(encoding: str, height: int, width: int, step: int, big_endian: bool) -> bool:
-    """Whether images of a layout are decoded by cv_bridge: it is there and agrees with the package to the bit."""
+    """Whether cv_bridge decodes images of a layout: it is installed and identical to the package."""
     if _cv_bridge() is None:
         return False
     types = ros_types()
@@ -73,12 +75,12 @@ def uses_cv_bridge(encoding: str, height: int, width: int, step: int, big_endian
     probe.data = types.pack(np.random.default_rng(0).integers(0, 256, 3 * rows * step, np.uint8))
     try:
         return np.array_equal(_by_cv_bridge(probe), image_from_message(probe))
-    except Exception:  # of either: an image that one of them refuses is the package's to refuse, in its words
+    except Exception:  # of either decoder; the package then decodes or refuses the image, with its own error
         return False
 
 
 def _by_cv_bridge(message: Message) -> UInt8:
-    # Without a conversion cv_bridge hands out a view, with the conversion of rgb8 to rgb8 a copy.
+    # passthrough returns a view, while "rgb8" copies even an rgb8 image.
     desired = "passthrough" if message.encoding == "rgb8" else "rgb8"
     return np.asarray(_cv_bridge().imgmsg_to_cv2(message, desired), np.uint8)
 
@@ -91,11 +93,11 @@ def _cv_bridge() -> Any:
 
         types = ros_types()
         bridge = CvBridge()
-        # Only a conversion loads the compiled part.
+        # A conversion, because only that loads the compiled part.
         probe = types.Image(height=1, width=2, encoding="bgr8", step=6)
         probe.data = types.pack(np.arange(6, dtype=np.uint8))
         bridge.imgmsg_to_cv2(probe, "rgb8")
-    except Exception as err:  # ImportError, AttributeError or SystemError, by the NumPy versions
+    except Exception as err:  # ImportError, AttributeError or SystemError, depending on the NumPy versions
         reason = (str(err).splitlines() or [type(err).__name__])[0]
         get_logger("perception").warning(
             f"cv_bridge cannot be loaded ({reason}), so the package decodes all images itself; install the cv_bridge "

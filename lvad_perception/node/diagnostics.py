@@ -1,4 +1,7 @@
-"""Reports -> ``diagnostic_msgs``: how bad it is, one sentence why, and the numbers."""
+"""Diagnostics from the cameras' reports: a level, one sentence with the reason, and the numbers.
+
+Everything runs in the executor's thread, by the timer of ``diagnostic_updater``.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,11 +16,11 @@ from lvad_perception.manifest import Manifest
 from lvad_perception.node.health import Report
 
 STALE_AFTER_S: Final = 2.0
-"""An active camera whose newest frame is older is an error."""
+"""The newest frame of an active camera must not be older."""
 STUCK_AFTER_S: Final = 10.0
-"""A frame that has no result after so long never gets one, or the model is of no use on this machine."""
+"""A frame without result after this time is an error: the model hangs or is too slow for this machine."""
 _COMPARABLE_S: Final = 3600.0
-"""Stamps further from now are those of a recording that is played without its clock; their age says nothing."""
+"""Stamps further from now belong to a recording that is played without its clock; their age is ignored."""
 _OK: Final = DiagnosticStatus.OK
 _WARN: Final = DiagnosticStatus.WARN
 _ERROR: Final = DiagnosticStatus.ERROR
@@ -28,15 +31,15 @@ class CameraState(Enum):
 
     INACTIVE = "inactive"
     STOPPED = "stopped"
-    """It should work, but its worker has ended."""
+    """The node is active, but the worker has ended unexpectedly."""
     RESTING = "resting"
-    """Nobody subscribes to the results."""
+    """The results have no subscriber."""
     WORKING = "working"
 
 
 @dataclass(frozen=True, slots=True)
 class EngineState:
-    """What is said of the engine; see ``engines.base.Engine``."""
+    """The engine's properties for the diagnostics; see ``engines.base.Engine``."""
 
     description: str
     precision: str
@@ -45,7 +48,7 @@ class EngineState:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """How a camera does: a level of ``DiagnosticStatus`` and one sentence."""
+    """The state of a camera: a level of ``DiagnosticStatus`` and one sentence."""
 
     level: bytes
     sentence: str
@@ -60,15 +63,15 @@ def judge(
     stale_after_s: float,
     min_interval_s: float = 0.0,
 ) -> Verdict:
-    """The worst thing that is to be said of a camera.
+    """The most serious problem of a camera, or its normal state.
 
     Args:
         report: the camera's.
         state: what the node does with it.
         topic: full name of its image topic.
-        why_silent: is asked for the reason when no image comes.
-        stale_after_s: a newest frame that is older is an error.
-        min_interval_s: for so long frames are made to wait on purpose.
+        why_silent: called for the reason when no image arrives.
+        stale_after_s: greatest age of the newest frame, in seconds.
+        min_interval_s: time that frames wait on purpose because of ``max_rate_hz``.
     """
     if state is CameraState.INACTIVE:
         return Verdict(_OK, "not active")
@@ -99,7 +102,7 @@ def judge(
 
 
 def fill_camera(status: DiagnosticStatusWrapper, report: Report, verdict: Verdict) -> DiagnosticStatusWrapper:
-    """The status of one camera: the verdict and all numbers."""
+    """Fill the status of one camera with its verdict and all numbers."""
     status.summary(verdict.level, verdict.sentence)
     status.add("input rate [Hz]", f"{report.input_hz:.1f}")
     status.add("output rate [Hz]", f"{report.output_hz:.1f}")
@@ -130,13 +133,13 @@ def fill_node(
     engine: EngineState,
     model: str,
 ) -> DiagnosticStatusWrapper:
-    """The status of the node as a whole: the worst camera's level and sentence, the engine, the memory.
+    """Fill the status of the whole node: level and sentences of the worst cameras, model, engine and memory.
 
     Args:
-        status: to be filled.
-        verdicts: camera -> its own.
+        status: the status to fill.
+        verdicts: camera -> its verdict.
         manifest: of the model.
-        engine: what runs the model.
+        engine: of the model.
         model: path of the model file.
     """
     bad = {camera: verdict for camera, verdict in verdicts.items() if verdict.level != _OK}
@@ -163,7 +166,7 @@ def fill_node(
 
 
 def resident_mb() -> float | None:
-    """Memory of this process that is in RAM, 10**6 bytes; None where the system does not say."""
+    """Resident memory of this process in 10**6 bytes; None where the system has no ``/proc``."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:

@@ -1,4 +1,7 @@
-"""The ``evaluation`` executable: prints and writes the metrics of a bag that is being played, when it ends."""
+"""The ``evaluation`` executable: prints and writes the metrics of a played bag when it ends.
+
+The main thread spins the node; the *signals* thread of ``process.py`` sets ``stop``.
+"""
 
 import json
 import sys
@@ -27,7 +30,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0 with metrics, 1 when nothing could be paired, 2 when an argument is impossible or a
-        dependency is missing; 130 without metrics after a second Ctrl-C.
+        dependency is missing, 130 (without metrics) after a second Ctrl-C.
     """
     return run_until_signal("evaluation", lambda stop: _run(args, stop), status_at_once=STATUS_INTERRUPTED)
 

@@ -1,4 +1,8 @@
-"""What one camera's frames went through: counts, rates, ages and latencies, for diagnostics and the log."""
+"""Counters of one camera: frames, rates, ages and latencies, for diagnostics and the log.
+
+Threads: the executor's thread counts received frames and makes reports, the worker's, decoders' and publisher's threads
+count skipped and published ones. ``CameraHealth._lock`` protects all counters.
+"""
 
 import threading
 import time
@@ -8,9 +12,9 @@ from dataclasses import dataclass
 from typing import Final
 
 LOG_PERIOD_S: Final = 5.0
-"""A camera that sends only bad frames is reported so often, not with every frame."""
+"""Least time between two log messages about bad frames of a camera."""
 PARTS: Final = ("wait", "decode", "preprocess", "engine", "postprocess", "publish")
-"""Where a frame's time goes between its reception and its published results, in order."""
+"""The parts of a frame's latency from its reception to its published results, in order."""
 _KEPT_FRAMES: Final = 300
 
 Quantiles = tuple[float, float]
@@ -24,22 +28,21 @@ class Report:
     Attributes:
         input_hz: frames received a second.
         output_hz: frames whose results were published a second.
-        silent_s: time since a frame was received, or since activation when none ever was.
-        waiting_s: how long the camera has waited for a result since a frame that is to be processed came; None where
-            it does not wait.
+        silent_s: time since the last received frame, or since activation if there was none.
+        waiting_s: time since the first frame that came after the last result and is to be processed; None without one.
         newest_age_s: time since the stamp of the newest frame by the node's clock, or None before the first frame.
-        received: frames in all.
-        dropped: frames that a newer one replaced before they were processed, in all.
-        corrupt: frames that could not be decoded, in all.
-        failed: frames that were decoded but could not be processed or published, in all.
-        jumps: times that the stamps jumped back, in all.
+        received: total of frames.
+        dropped: total of frames that a newer one replaced before they were processed.
+        corrupt: total of frames that could not be decoded.
+        failed: total of frames that were decoded but could not be processed or published.
+        jumps: how often the stamps jumped back.
         newly_skipped: corrupt and failed frames since the previous report.
         newly_published: frames whose results were published since the previous report.
         newly_jumped: jumps since the previous report.
-        last_problem: why the last corrupt or failed frame was left out, or empty.
-        latency_ms: from reception to the published results over the last frames, or None.
-        age_ms: from the header's stamp to the published results by the node's clock, or None.
-        parts_ms: the latency's parts by name, in the order of ``PARTS``; only those that were measured.
+        last_problem: reason of the last corrupt or failed frame, or empty.
+        latency_ms: from reception to the published results over the last frames, or None without any.
+        age_ms: from the header's stamp to the published results by the node's clock, or None without any.
+        parts_ms: measured parts of the latency by name, in the order of ``PARTS``.
     """
 
     input_hz: float
@@ -62,12 +65,12 @@ class Report:
 
     @property
     def skipped(self) -> int:
-        """Corrupt and failed frames in all."""
+        """Total of corrupt and failed frames."""
         return self.corrupt + self.failed
 
 
 class CameraHealth:
-    """Counters of one camera, written by the receiving and the working thread and read by the diagnostics.
+    """Counters of one camera. Thread-safe.
 
     Args:
         clock: seconds, monotonic; for tests.
@@ -88,12 +91,12 @@ class CameraHealth:
         self._parts_ms: dict[str, deque[float]] = {part: deque(maxlen=_KEPT_FRAMES) for part in PARTS}
 
     def count_received(self, *, replaced: bool, age_s: float | None = None, wanted: bool = True) -> None:
-        """A frame arrived.
+        """Count a received frame.
 
         Args:
-            replaced: it took the place of one that nobody had looked at.
+            replaced: it replaced one in the mailbox that had not been taken.
             age_s: time from the header's stamp until now by the node's clock; None where it is not known.
-            wanted: it is to be processed, because somebody subscribes to the results.
+            wanted: the results have a subscriber, so the frame is to be processed.
         """
         with self._lock:
             self._received += 1
@@ -104,19 +107,19 @@ class CameraHealth:
                 self._waiting_since_s = self._last_received_s
 
     def count_jump(self) -> None:
-        """The stamps jumped back: a bag began again or a clock was set."""
+        """Count a jump back of the stamps: a bag has restarted or a clock was set."""
         with self._lock:
             self._jumps += 1
 
     def count_skipped(self, problem: str, *, corrupt: bool = False) -> int:
-        """A frame could not be processed.
+        """Count a frame that could not be processed.
 
         Args:
-            problem: why, in one sentence.
-            corrupt: the frame itself is bad, so that it could not even be decoded.
+            problem: the reason, in one sentence.
+            corrupt: the frame could not even be decoded.
 
         Returns:
-            How many have been skipped when it is time to say so in the log, else 0.
+            The total of skipped frames if it is time to log again, else 0.
         """
         with self._lock:
             self._corrupt += corrupt
@@ -130,12 +133,12 @@ class CameraHealth:
             return self._corrupt + self._failed
 
     def count_published(self, *, received_s: float, age_s: float, parts_ms: Mapping[str, float]) -> None:
-        """A frame's results were published.
+        """Count a frame whose results were published.
 
         Args:
-            received_s: when the frame arrived, ``time.monotonic`` seconds.
+            received_s: time of reception, ``time.monotonic`` seconds.
             age_s: time from the header's stamp until now by the node's clock; negative where the clocks disagree.
-            parts_ms: where the time went, keys from ``PARTS``; a part that was not measured is missing.
+            parts_ms: measured parts of the latency, keys from ``PARTS``.
         """
         with self._lock:
             self._published += 1
@@ -146,7 +149,7 @@ class CameraHealth:
                 self._parts_ms[part].append(spent_ms)
 
     def report(self) -> Report:
-        """The state now; the next report's rates start here."""
+        """The current state; rates and new counts refer to the time since the previous report."""
         with self._lock:
             now = self._clock()
             elapsed_s = max(now - self._reported_s, 1e-3)
@@ -180,7 +183,7 @@ class CameraHealth:
 
 
 def _quantiles(values: Iterable[float]) -> Quantiles | None:
-    """None where there are no values."""
+    """Median and 99th percentile, or None without values."""
     ordered = sorted(values)
     if not ordered:
         return None

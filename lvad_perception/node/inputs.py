@@ -1,4 +1,8 @@
-"""What one camera sends: its images, and its CameraInfo where that is asked for."""
+"""The subscriptions of one camera: its images, and its CameraInfo where a topic is given.
+
+Everything runs in the executor's thread. The publisher's thread reads ``CameraInput.camera_info``, a reference that the
+executor's replaces, without a lock.
+"""
 
 from collections.abc import Callable
 from typing import Final
@@ -10,27 +14,25 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from lvad_perception.messages import Message, stamp_ns
 from lvad_perception.node.parameters import CameraParameters
 
-# Deep enough that bursts reach the mailbox, where the newest wins and the others are counted.
+# Deep enough that bursts reach the mailbox, which keeps the newest and counts the others.
 _DEPTH: Final = 5
 _JUMP_LOG_PERIOD_S: Final = 1.0
-"""Two drivers with clocks of their own on one topic would otherwise fill the log."""
+"""Two drivers with different clocks on one topic would otherwise fill the log."""
 
 
 class CameraInput:
     """The subscriptions of one camera.
 
-    Everything happens in the executor's thread; ``camera_info`` may be read in any.
-
     Args:
         node: the node that subscribes.
-        camera: which topics, and how.
-        lossless: keep every image until the node gets to it.
-        deliver: is called with each image message.
-        jumped: is called when a stamp is older than the one before: a bag began again, or a clock was set.
+        camera: the topics, their type and reliability.
+        lossless: the middleware keeps every image until the node receives it.
+        deliver: called with each image message.
+        jumped: called when a stamp is older than the one before: a bag has restarted or a clock was set.
 
     Attributes:
         topic: full name of the image topic, after remapping.
-        camera_info: the newest ``sensor_msgs/CameraInfo``, or None before the first and where none is asked for.
+        camera_info: the newest ``sensor_msgs/CameraInfo``, or None before the first or without a topic for it.
     """
 
     def __init__(
@@ -71,12 +73,12 @@ class CameraInput:
             )
 
     def destroy(self) -> None:
-        """Withdraw the subscriptions."""
+        """Destroy the subscriptions."""
         while self._subscriptions:
             self._node.destroy_subscription(self._subscriptions.pop())
 
     def explain_silence(self) -> str:
-        """Why no image comes, as far as the graph tells."""
+        """The reason why no image arrives, as far as the ROS graph shows, with a remedy."""
         name = self._camera.name
         publishers = self._node.get_publishers_info_by_topic(self.topic)
         if not publishers:
@@ -91,7 +93,7 @@ class CameraInput:
             parameter = "lossless to false" if self._lossless else f"{name}.reliability to best_effort"
             return f"its publisher is best effort; set {parameter}"
         if not self._camera.reliable and ReliabilityPolicy.RELIABLE in reliabilities:
-            # Large images come in many packets, and best effort gives an image up when one of them is lost.
+            # A large image has many packets, and best effort drops it when one of them is lost.
             lost = "or packets are lost on the way"
             return f"its publisher sends nothing, {lost}; check the camera, or set {name}.reliability to reliable"
         return "its publisher sends nothing; check the camera"

@@ -1,8 +1,10 @@
-"""The frames between the thread that receives and the thread that works.
+"""The mailbox: received frames that wait for the worker, the newest one of each camera or a short queue.
 
-On the vehicle one frame a camera waits: one that arrives before the previous one was taken replaces it, so that what is
-taken is the newest that has arrived, however slow the model is. For evaluation there is a short queue
-a camera instead, and who puts a frame into a full one waits.
+On the vehicle a new frame replaces the one of its camera that still waits, so that the worker always takes the newest,
+however slow the model is. For evaluation each camera has a short queue instead, and ``put`` blocks while it is full.
+
+Threads: the executor's thread calls ``put`` and ``limit_rate``, the worker's calls ``take``, both call ``close``. The
+condition ``_changed`` protects all state; it is notified of new frames, free room, changed rates and the end.
 """
 
 import itertools
@@ -18,12 +20,12 @@ MessageT = TypeVar("MessageT")
 
 @dataclass(frozen=True, slots=True)
 class Frame(Generic[MessageT]):
-    """A message and where and when it came from.
+    """A received message.
 
     Attributes:
         camera: the camera's name.
-        message: as received.
-        received_s: when it was received, ``time.monotonic`` seconds.
+        message: the message.
+        received_s: time of reception, ``time.monotonic`` seconds.
     """
 
     camera: str
@@ -44,11 +46,11 @@ class _Slot(Generic[MessageT]):
 
 
 class Mailbox(Generic[MessageT]):
-    """One slot a camera. ``take`` blocks until a frame is due or the mailbox is closed.
+    """A slot per camera for the frames between ``put`` and ``take``. Thread-safe.
 
     Args:
         min_interval_s: camera -> least time between two taken frames in seconds, 0 for no limit.
-        queue_depth: None keeps the newest frame of each camera only; a number keeps so many, in order, and ``put``
+        queue_depth: None keeps only the newest frame of each camera; a number keeps that many in order, and ``put``
             waits for room.
         clock: seconds, monotonic; for tests.
     """
@@ -68,10 +70,10 @@ class Mailbox(Generic[MessageT]):
         self._closed = False
 
     def put(self, camera: str, message: MessageT) -> bool:
-        """Leave a message of a camera.
+        """Add a message of a camera.
 
         Returns:
-            True when an older one, which nobody had taken, was thrown away for it.
+            True if it replaced an older one that had not been taken.
         """
         frame = Frame(camera, message, self._clock())
         with self._changed:
@@ -88,11 +90,14 @@ class Mailbox(Generic[MessageT]):
         return replaced
 
     def take(self, count: int) -> list[Frame[MessageT]]:
-        """Wait for frames that are due and take them; empty once the mailbox is closed.
+        """Wait for frames that are due and take them.
 
         Args:
-            count: at most so many. The others stay, open to be replaced by newer ones; the camera that has waited
-                longest for its turn comes first.
+            count: maximum number of frames. The cameras whose last frame was taken longest ago come first; frames of
+                the others stay and may be replaced by newer ones.
+
+        Returns:
+            At least one frame; none once the mailbox is closed.
         """
         with self._changed:
             while not self._closed:
@@ -113,7 +118,7 @@ class Mailbox(Generic[MessageT]):
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Wake whoever waits; from now on ``take`` returns nothing."""
+        """Wake all waiting threads; from now on ``take`` returns no frames and ``put`` does not block."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()

@@ -1,10 +1,14 @@
-"""The ``perception`` executable: runs the node until SIGINT or SIGTERM, then ends with exit status 0; at once after a
-second Ctrl-C.
+"""The ``perception`` executable: runs the node until SIGINT or SIGTERM, then ends with exit status 0.
 
-    perception [--activate] [--ros-args ...]
+    ros2 run lvad_perception perception [--activate] [--ros-args ...]
+    lvad-perception-node [--activate] [--ros-args ...]
 
-With ``--activate`` the node configures and activates itself, and the process ends where that fails; without, it waits
-for whoever manages the life cycle. The main thread only waits for the signal; the executor has a thread of its own.
+With ``--activate`` the node configures and activates itself, and the process ends if that fails; otherwise it waits for
+a life cycle manager. A second Ctrl-C ends the process at once.
+
+Threads: *main* only waits for ``stop``; *executor* spins the node and sets ``stop`` when it ends, whatever the reason;
+*signals* (``process.py``) sets ``stop`` at a signal; *closing* frees the node once the executor's thread has ended, for
+at most ``_GRACE_S``. ``failures`` and ``refused`` are written by executor and closing and read by main after both.
 """
 
 import os
@@ -19,8 +23,8 @@ if TYPE_CHECKING:
     from lvad_perception.node.perception import PerceptionNode
 
 _GRACE_S: Final = 1.5
-"""Time for the frame or callback in work to end and the model to be freed. A large model or a slow one can take longer,
-and whoever stops a robot does not wait."""
+"""Time for the current frame or callback to end and the model to be freed. A large or slow model can take longer; the
+process then ends without, as a robot must stop promptly."""
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -30,8 +34,8 @@ def main(args: Sequence[str] | None = None) -> int:
         args: command line, ``sys.argv`` when None.
 
     Returns:
-        The exit status: 0 after a signal, 2 when an argument or parameter is impossible or a dependency is missing,
-        1 after an unexpected failure, and where ``--activate`` could not be done, as the node's last message says.
+        The exit status: 0 after a signal; 1 after an unexpected failure or a failed ``--activate``, as the node's last
+        message says; 2 when an argument or parameter is impossible or a dependency is missing.
     """
     return run_until_signal("perception", lambda stop: _run(args, stop), status_at_once=0)
 
@@ -44,7 +48,7 @@ def _run(args: Sequence[str] | None, stop: threading.Event) -> int:
 
     from lvad_perception.node.perception import PerceptionNode
 
-    if stop.is_set():  # while all that was imported
+    if stop.is_set():  # during the imports
         return 0
     node = open_node("perception", args, PerceptionNode)
     if node is None:
@@ -85,7 +89,7 @@ def _run(args: Sequence[str] | None, stop: threading.Event) -> int:
     closing = threading.Thread(target=close, name="closing", daemon=True)
     closing.start()
     closing.join(_GRACE_S)
-    if closing.is_alive():  # deep in the model; there is nothing to save
+    if closing.is_alive():  # still computing in the model; there is no state to save
         sys.stderr.flush()
         os._exit(1 if failures or refused.is_set() else 0)
     if failures:
@@ -95,7 +99,7 @@ def _run(args: Sequence[str] | None, stop: threading.Event) -> int:
 
 
 def _activate(node: "PerceptionNode", stop: threading.Event) -> bool:
-    """Configure and activate a node, unless a signal comes first; False where it refuses, and has said why."""
+    """Configure and activate a node, unless a signal comes first; False if a transition failed, which it has logged."""
     from rclpy.lifecycle import TransitionCallbackReturn
 
     return all(

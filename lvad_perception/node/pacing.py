@@ -1,9 +1,11 @@
-"""When to take the next frames: not while the device still has long to work on the ones before.
+"""Just-in-time start of the next batch: its preparation ends when the engine becomes free.
 
-An engine computes while the next frames are decoded and brought to its input size. Started at once they would be ready
-long before a slow engine, and wait for it: older images than necessary, as newer ones may come meanwhile. Started when
-the engine is free, it would have nothing to do until they are ready. They are taken so long before it becomes free as
-they usually take to be prepared.
+The next frames are decoded and resized while an engine computes. Prepared too early, they would wait for the engine
+while newer images arrive; prepared only when the engine is free, they would leave it idle. So they are taken from the
+mailbox ahead of the expected end of the computation by the usual duration of the preparation.
+
+Threads: the worker's thread calls ``began`` and ``wait``, the publisher's calls ``ended``. The condition ``_changed``
+protects all state and is notified by ``ended``.
 """
 
 import threading
@@ -14,14 +16,11 @@ from statistics import median
 from typing import Final
 
 _RECENT: Final = 15
-"""Batches whose times say how long the next will take: half a second at 30 frames a second."""
+"""Batches whose median predicts the next one: half a second at 30 frames a second."""
 
 
 class Pace:
-    """Times of batches, from which follows when the next is due.
-
-    One thread prepares and begins batches and waits here for the next; the thread that fetches their results says when
-    each is through the engine.
+    """Predicts from the times of recent batches when to take the next. Thread-safe.
 
     Args:
         clock: seconds, monotonic; for tests.
@@ -30,35 +29,35 @@ class Pace:
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._changed = threading.Condition()
-        self._under_way: deque[float] = deque()  # since when
-        self._free_s = float("-inf")
+        self._under_way: deque[float] = deque()  # begin of each batch that the engine has not finished
+        self._free_s = float("-inf")  # end of the latest finished batch
         self._preparing_s: deque[float] = deque(maxlen=_RECENT)
         self._engine_s: deque[float] = deque(maxlen=_RECENT)
 
     def began(self, *, taken_s: float) -> None:
-        """A batch has been begun whose frames were taken at ``taken_s``."""
+        """Record that the engine has begun a batch whose frames were taken at ``taken_s``."""
         with self._changed:
             now = self._clock()
             self._preparing_s.append(now - taken_s)
             self._under_way.append(now)
 
     def ended(self) -> None:
-        """The oldest of the batches that were begun is through the engine, or has failed there."""
+        """Record that the engine has finished the oldest batch under way, or failed at it."""
         with self._changed:
             now = self._clock()
-            # Until the batch before was through, it only waited: that is not what the engine needs for one.
+            # Without the time that it waited for the batch before.
             self._engine_s.append(now - max(self._under_way.popleft(), self._free_s))
             self._free_s = now
             self._changed.notify_all()
 
     @property
     def due_s(self) -> float:
-        """When to take the next frames: at once where the engine is idle; never where no batch has shown times yet."""
+        """When to take the next frames: -inf if the engine is idle, inf until the first batch has been timed."""
         with self._changed:
             return self._due_s()
 
     def wait(self) -> None:
-        """Wait until the next frames are due, or until the engine has nothing more to do."""
+        """Wait until the next frames are due or the engine is idle."""
         with self._changed:
             while (left_s := self._due_s() - self._clock()) > 0:
                 self._changed.wait(min(left_s, threading.TIMEOUT_MAX))

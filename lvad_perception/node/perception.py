@@ -1,9 +1,15 @@
 """The lifecycle node: images of cameras in, detections and masks out.
 
-Three threads share the work. The executor's thread receives messages and leaves the newest one of each camera in the
-mailbox; it also runs the transitions. The worker's thread takes them from there, a batch of the model at a time,
-decodes them and begins the inference; the publisher's thread waits for its result and publishes it. So a model of any
-speed always sees the newest frames, and services answer while it works.
+Threads:
+
+* *executor* (``main.py`` starts it): runs every callback of ROS: images, transitions, services, parameters,
+  diagnostics. It alone writes the attributes of ``PerceptionNode`` and puts received images into the mailbox.
+* *worker*, *decoder*, *publisher* (``worker.py``): from the mailbox to the published results, from activate to
+  deactivate. They use only what ``_start`` gives the ``Worker``.
+
+There is no lock here: ``Mailbox``, ``CameraHealth`` and ``CameraOutputs``, which the threads share, have their own, and
+``Perceiver.set_thresholds`` replaces a reference. So a model of any speed always gets the newest frames, and services
+answer meanwhile.
 """
 
 import time
@@ -34,26 +40,27 @@ from lvad_perception.node.diagnostics import (
 from lvad_perception.node.health import CameraHealth
 from lvad_perception.node.inputs import CameraInput
 from lvad_perception.node.mailbox import Mailbox
-from lvad_perception.node.outputs import CAMERA_INFO, CameraOutputs, OutputOptions
+from lvad_perception.node.outputs import CameraOutputs, OutputOptions
 from lvad_perception.node.parameters import CameraParameters, NodeParameters
 from lvad_perception.node.transitions import attempt
 from lvad_perception.node.worker import ActiveCamera, Worker
 from lvad_perception.perceiver import Perceiver
 from lvad_perception.preprocess import PAD_VALUE
+from lvad_perception.topics import CAMERA_INFO_TOPIC
 
 _REMIND_EVERY_S: Final = 10.0
 _NODE_STATUS: Final = "all cameras"
 _LOSSLESS_DEPTH: Final = 4
-"""Images of a camera that wait in the node in lossless mode; the others wait in the middleware."""
+"""Images per camera that are queued in the node in lossless mode; further ones wait in the middleware."""
 
 
 class PerceptionNode(LifecycleNode):  # type: ignore[misc]
     """ROS 2 lifecycle node ``perception``.
 
     configure loads, checks and warms up the model; activate subscribes to the cameras and starts the worker; deactivate
-    stops within one frame; cleanup frees the model. A transition that fails says why in one sentence. The node then
-    holds nothing of what the transition began and can be configured again: configure and activate leave it in the state
-    that it was in, the others in the state unconfigured.
+    stops within one frame; cleanup frees the model. A transition that fails logs its reason in one sentence and undoes
+    what it had begun: configure and activate return to the previous state, the others to unconfigured. From both the
+    node can be configured again.
 
     Raises:
         ConfigError: a parameter has the wrong type or an impossible value.
@@ -61,7 +68,7 @@ class PerceptionNode(LifecycleNode):  # type: ignore[misc]
 
     def __init__(self, **node_options: object) -> None:
         try:
-            # Which parameters there are depends on the model, so they cannot all be declared here.
+            # The classes of the model decide on some parameters, so not all can be declared here.
             super().__init__(
                 "perception",
                 automatically_declare_parameters_from_overrides=True,
@@ -83,7 +90,7 @@ class PerceptionNode(LifecycleNode):  # type: ignore[misc]
         self._worker: Worker | None = None
         self._verdicts: dict[str, Verdict] = {}
         self._reminded_s: dict[str, float] = {}
-        self._class_names: tuple[str, ...] = ()  # the newest that were published, and how many there have been
+        self._class_names: tuple[str, ...] = ()  # of the latest model, and the number of different lists so far
         self._class_lists = 0
         try:
             self._parameters_of_ros = DeclaredParameters(
@@ -95,7 +102,7 @@ class PerceptionNode(LifecycleNode):  # type: ignore[misc]
         self._diagnostics = Updater(self)
         self._diagnostics.setHardwareID("none")
 
-    # Transitions. rclpy swallows exceptions here, so each is caught and said.
+    # Transitions. rclpy swallows exceptions of these callbacks; ``attempt`` logs them.
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load, check and warm up the model; declare the output topics."""
@@ -114,16 +121,16 @@ class PerceptionNode(LifecycleNode):  # type: ignore[misc]
         return attempt(self.get_logger(), "clean up", self._release)
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Stop and free, from whatever state."""
+        """Stop working and free the model, from any state."""
         return attempt(self.get_logger(), "shut down", self.close)
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Back to unconfigured, with nothing held."""
+        """Release everything and return to unconfigured."""
         attempt(self.get_logger(), "recover", self.close)
-        return TransitionCallbackReturn.SUCCESS  # what could not be freed is forgotten and has been said
+        return TransitionCallbackReturn.SUCCESS  # even if that failed: it is logged, and nothing refers to it any more
 
     def close(self) -> None:
-        """Stop working and free the model, whatever the state; calling it again does nothing."""
+        """Stop working and free the model, from any state; calling it again does nothing."""
         with ExitStack() as steps:
             steps.callback(self._release)
             steps.callback(self._stop)
@@ -131,7 +138,7 @@ class PerceptionNode(LifecycleNode):  # type: ignore[misc]
     def _configure(self) -> None:
         parameters = NodeParameters.from_values(self._parameters_of_ros.values())
         self._refuse_own_camera_info(parameters)
-        with ThreadPoolExecutor(1) as loader:  # runtimes load without Python's lock, so the rest is done meanwhile
+        with ThreadPoolExecutor(1) as loader:  # runtimes release the GIL while they load, so cv_bridge loads meanwhile
             loading = loader.submit(
                 open_engine,
                 parameters.model,
@@ -173,7 +180,7 @@ class PerceptionNode(LifecycleNode):  # type: ignore[misc]
             )
             self._health[camera.name] = CameraHealth()
             self._diagnostics.add(camera.name, partial(self._diagnose, camera))
-        self._diagnostics.add(_NODE_STATUS, self._diagnose_node)  # the last: it sums up the cameras
+        self._diagnostics.add(_NODE_STATUS, self._diagnose_node)  # last, as it summarises the cameras
         self._diagnostics.setHardwareID(engine.description)
         self._settings = parameters
         height, width = manifest.network_hw
@@ -183,9 +190,9 @@ class PerceptionNode(LifecycleNode):  # type: ignore[misc]
         )
 
     def _refuse_own_camera_info(self, parameters: NodeParameters) -> None:
-        """A node that republishes what it republished would never hear the camera again."""
+        """Raise ConfigError where the node would receive its own CameraInfo and publish it again, endlessly."""
         for camera in parameters.cameras:
-            own = self.resolve_topic_name(f"{camera.name}/{CAMERA_INFO}")
+            own = self.resolve_topic_name(f"{camera.name}/{CAMERA_INFO_TOPIC}")
             if camera.camera_info_topic and self.resolve_topic_name(camera.camera_info_topic) == own:
                 raise ConfigError(
                     f"parameter {camera.name}.camera_info_topic is {own}, where the node would publish it itself; "
@@ -196,7 +203,7 @@ class PerceptionNode(LifecycleNode):  # type: ignore[misc]
         perceiver, outputs, statuses = self._perceiver, self._outputs, [*self._health, _NODE_STATUS]
         self._perceiver = self._settings = None
         self._outputs, self._health, self._verdicts = {}, {}, {}
-        with ExitStack() as steps:  # each is done even when another fails
+        with ExitStack() as steps:  # each step runs even if another fails
             steps.callback(self._parameters_of_ros.forget_classes)
             if perceiver is not None:
                 steps.callback(perceiver.close)
@@ -242,7 +249,7 @@ class PerceptionNode(LifecycleNode):  # type: ignore[misc]
     def _stop(self) -> None:
         inputs, mailbox, worker = self._inputs, self._mailbox, self._worker
         self._inputs, self._mailbox, self._worker = {}, None, None
-        with ExitStack() as steps:  # each is done even when another fails
+        with ExitStack() as steps:  # each step runs even if another fails
             if worker is not None:
                 steps.callback(worker.stop)
             for source in inputs.values():
@@ -251,7 +258,7 @@ class PerceptionNode(LifecycleNode):  # type: ignore[misc]
                 steps.callback(mailbox.close)
 
     def _apply(self, parameters: NodeParameters) -> None:
-        """Take over what can change while frames flow."""
+        """Apply the parameters that can change while frames flow."""
         assert self._perceiver is not None
         class_thresholds = parameters.thresholds_of(self._perceiver.manifest.classes.get("detection", ()))
         self._perceiver.set_thresholds(parameters.score_threshold, class_thresholds)
@@ -265,7 +272,7 @@ class PerceptionNode(LifecycleNode):  # type: ignore[misc]
         if self._mailbox is None:
             return
         age_s = (self._now_ns() - stamp_ns(message.header)) / 1e9
-        # What nobody wants takes no turn from the others.
+        # Skip cameras without subscribers: they would take the model's time from the others.
         wanted = self._outputs[camera].wanted
         replaced = wanted and self._mailbox.put(camera, message)
         self._health[camera].count_received(replaced=replaced, age_s=age_s, wanted=wanted)
@@ -273,7 +280,7 @@ class PerceptionNode(LifecycleNode):  # type: ignore[misc]
     def _now_ns(self) -> int:
         return int(self.get_clock().now().nanoseconds)
 
-    # Diagnostics, once a second in the executor's thread.
+    # Diagnostics, by default once a second.
 
     def _diagnose(self, camera: CameraParameters, status: DiagnosticStatusWrapper) -> DiagnosticStatusWrapper:
         report, source = self._health[camera.name].report(), self._inputs.get(camera.name)
@@ -306,7 +313,7 @@ class PerceptionNode(LifecycleNode):  # type: ignore[misc]
         return fill_node(status, self._verdicts, manifest=perceiver.manifest, engine=engine, model=model)
 
     def _min_interval_s(self, camera: str) -> float:
-        """As it is now: it can change while frames flow."""
+        """The current limit, which can change while frames flow."""
         cameras = self._settings.cameras if self._settings is not None else ()
         return next((settings.min_interval_s for settings in cameras if settings.name == camera), 0.0)
 

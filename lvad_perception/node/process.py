@@ -1,4 +1,8 @@
-"""What the executables share: an orderly end, and one sentence where they cannot start."""
+"""Start and end of the executables: signals end them in order, and a failed start is one sentence on standard error.
+
+Threads: *main* runs the program; *signals* reads the numbers of received signals from a socket pair and sets the
+program's ``stop`` event, or ends the process. It shares only that event with main and ends when the socket is closed.
+"""
 
 import os
 import signal
@@ -17,25 +21,25 @@ STATUS_BAD_INPUT: Final = 2
 """Exit status when an argument or parameter is impossible or a dependency is missing."""
 
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
-_INSISTS_AFTER_S: Final = 1.0
-"""A SIGINT so long after the first signal is a second Ctrl-C; sooner, ``ros2 launch`` has passed on the first."""
+_SECOND_AFTER_S: Final = 1.0
+"""A SIGINT this long after the first signal is a second Ctrl-C; an earlier one is the first, forwarded by
+``ros2 launch``."""
 
 
 def run_until_signal(program: str, run: Callable[[threading.Event], int], *, status_at_once: int) -> int:
     """Run a program that ends soon after SIGINT or SIGTERM, and at once after a second Ctrl-C.
 
-    rclpy's own signal handling raises KeyboardInterrupt wherever the main thread happens to be, a second time during
-    the clean-up when a terminal and ``ros2 launch`` both pass on a Ctrl-C. Here a signal only sets an event.
+    rclpy's own signal handling raises KeyboardInterrupt at any point of the main thread, and again during the clean-up
+    when a terminal and ``ros2 launch`` both forward a Ctrl-C. Here a signal only sets an event.
 
     Args:
         program: its name, for messages.
-        run: is handed the event; imports what needs ROS itself, which takes a second in which a signal must end the
-            process as cleanly as later; returns the exit status.
-        status_at_once: exit status after a second Ctrl-C, a second or more after the first signal.
+        run: the program; ends when its argument, the event, is set, and returns the exit status. It imports ROS itself:
+            that takes a second, in which a signal must end the process just as cleanly.
+        status_at_once: exit status after a second Ctrl-C, ``_SECOND_AFTER_S`` or more after the first signal.
 
     Returns:
-        The exit status, ``STATUS_BAD_INPUT`` with one sentence on standard error when an import failed, OpenCV's or
-        another.
+        The program's exit status, or ``STATUS_BAD_INPUT`` with one sentence on standard error when an import failed.
     """
     stop = threading.Event()
     with _signals_set(stop, status_at_once):
@@ -55,22 +59,22 @@ def run_until_signal(program: str, run: Callable[[threading.Event], int], *, sta
 
 @contextmanager
 def _signals_set(stop: threading.Event, status_at_once: int) -> Iterator[None]:
-    """Signals set ``stop`` while the block runs, and are ignored from then on.
+    """Let signals set ``stop`` while the block runs, and ignore them afterwards.
 
-    Python calls a handler in the main thread, between any two of its instructions: also where that thread, or the
-    handler of the signal before, holds the event's own lock, for which the handler would then wait for ever. So the
-    handlers do nothing. What a signal writes to the wake-up descriptor is read in a thread of its own.
+    Python runs a handler in the main thread between any two instructions, even while that thread or the handler of an
+    earlier signal holds the event's lock; setting the event there could deadlock. So the handlers do nothing, and a
+    thread reads the signal numbers that Python writes to the wake-up descriptor.
     """
     reader, writer = socket.socketpair()
     writer.setblocking(False)
 
     def watch() -> None:
         first_s: float | None = None
-        while received := reader.recv(64):  # numbers of signals; nothing when the other end is closed
+        while received := reader.recv(64):  # signal numbers; empty when the other end is closed
             if first_s is None and set(received) & set(_SIGNALS):
                 first_s = time.monotonic()
                 stop.set()
-            elif first_s is not None and signal.SIGINT in received and time.monotonic() - first_s >= _INSISTS_AFTER_S:
+            elif first_s is not None and signal.SIGINT in received and time.monotonic() - first_s >= _SECOND_AFTER_S:
                 os._exit(status_at_once)
 
     watching = threading.Thread(target=watch, name="signals", daemon=True)
@@ -81,7 +85,7 @@ def _signals_set(stop: threading.Event, status_at_once: int) -> Iterator[None]:
     try:
         yield
     finally:
-        # Python gives the handlers back while it ends; a second Ctrl-C then would still kill the process.
+        # Python restores the default handlers while it ends, and a second Ctrl-C would then still kill the process.
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         signal.set_wakeup_fd(-1)
@@ -91,17 +95,17 @@ def _signals_set(stop: threading.Event, status_at_once: int) -> Iterator[None]:
 
 
 def _do_nothing(*_: object) -> None:
-    """A handler that takes no lock; without one, Python writes nothing to the wake-up descriptor."""
+    """A handler that takes no lock; without any handler Python writes nothing to the wake-up descriptor."""
 
 
 def _init_ros(program: str, args: Sequence[str] | None) -> bool:
-    """Initialise rclpy without its signal handlers; one sentence on standard error, and False, where it refuses."""
+    """Initialise rclpy without its signal handlers; False, with one sentence on standard error, if that fails."""
     import rclpy
     from rclpy.signals import SignalHandlerOptions
 
     try:
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
-    except Exception as err:  # rclpy has no public class for it
+    except Exception as err:  # rclpy has no public exception class for this
         print(
             f"{program}: ROS refuses to start ({_reason(err)}); correct the arguments after --ros-args", file=sys.stderr
         )
@@ -110,12 +114,15 @@ def _init_ros(program: str, args: Sequence[str] | None) -> bool:
 
 
 def open_node(program: str, args: Sequence[str] | None, make: Callable[[], Any]) -> Any | None:
-    """Initialise rclpy and make a node; None, with one sentence for people, where either is refused.
+    """Initialise rclpy and make a node.
 
     Args:
         program: its name, for messages.
         args: command line, ``sys.argv`` when None.
         make: makes the node.
+
+    Returns:
+        The node, or None, after one sentence on standard error, if ROS or the node refuses.
     """
     import rclpy
     from rclpy.logging import get_logger
@@ -139,5 +146,5 @@ def open_node(program: str, args: Sequence[str] | None, make: Callable[[], Any])
 
 
 def _reason(err: Exception) -> str:
-    """Of an error of rclpy's, without the places in ROS's sources that follow, in one line."""
+    """The message of an rclpy error in one line, without the source locations that follow it."""
     return " ".join(str(err).partition(", at ")[0].split())

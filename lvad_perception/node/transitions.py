@@ -1,4 +1,4 @@
-"""Transitions of a lifecycle node that say why they fail: rclpy swallows exceptions in them."""
+"""Lifecycle transitions that log why they fail; rclpy alone swallows their exceptions."""
 
 import traceback
 from collections.abc import Callable
@@ -15,31 +15,31 @@ def attempt(
     """Run a transition.
 
     Args:
-        logger: of the node; is told in one sentence why it failed.
-        action: what the transition does, for that sentence.
-        work: does it; may raise anything.
-        undo: leaves the node as it was before; None where there is no way back.
+        logger: of the node; gets one sentence with the reason of a failure.
+        action: verb of the transition for that sentence, such as "configure".
+        work: does the transition; may raise anything.
+        undo: restores the state before ``work``; None where that is impossible.
 
     Returns:
-        SUCCESS; FAILURE, back in the former state, when what was begun could be undone; else ERROR, which leads to
-        ``on_error``.
+        SUCCESS; FAILURE if ``work`` failed and was undone, so that the node stays in its previous state; else ERROR,
+        after which rclpy calls ``on_error``.
     """
     try:
         work()
         return TransitionCallbackReturn.SUCCESS
     except Exception as err:
-        _say_failure(logger, action, err)
+        _log_failure(logger, action, err)
     if undo is None:
         return TransitionCallbackReturn.ERROR
     try:
         undo()
         return TransitionCallbackReturn.FAILURE
     except Exception as err:
-        _say_failure(logger, f"undo {action}", err)
+        _log_failure(logger, f"undo {action}", err)
         return TransitionCallbackReturn.ERROR
 
 
-def _say_failure(logger: RcutilsLogger, action: str, err: Exception) -> None:
+def _log_failure(logger: RcutilsLogger, action: str, err: Exception) -> None:
     sentence = str(err) if isinstance(err, LvadError) else f"unexpected {type(err).__name__}: {err}"
     logger.error(f"cannot {action}: {sentence}")
     if not isinstance(err, LvadError):

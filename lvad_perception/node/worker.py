@@ -1,15 +1,24 @@
-"""The thread that decodes and begins inferences, and its helpers: images of several cameras are decoded side by side,
-and the thread that waits for results publishes them.
+"""The pipeline from the mailbox to the published results: decode, inference and publishing overlap.
 
-While an engine computes one batch, the previous one is published and the next is decoded and copied to the device,
-where the engine goes on by itself. No frame gets older by that: it is taken from the mailbox only when the device will
-be free as soon as it is decoded (``Pace``), and of an engine that computes in line, when that has ended.
+While the engine computes one batch, the previous one is published and the next is decoded and copied to the device. No
+frame gets older by that: it is taken from the mailbox just in time (``Pace``), so that the engine becomes free when the
+frame is decoded. With an engine that computes synchronously it is taken after the computation.
+
+Threads:
+
+* *worker* (one): takes frames, decodes them, begins inferences. Owns ``_publishing``, the future of the latest batch.
+* *decoder* (one per image of a batch): decode a batch's images in parallel while the worker waits for them.
+* *publisher* (one): waits for the inference of a batch and publishes it, batch after batch in order.
+
+The executor's thread creates the worker and stops it. There is no lock here: ``Mailbox``, ``Pace``, ``CameraHealth``
+and ``CameraOutputs`` have their own, and a batch is handed from worker to publisher by ``submit``. The worker waits
+for the previous batch before each ``submit``, so at most two batches are under way.
 """
 
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -24,7 +33,6 @@ from lvad_perception.node.inputs import CameraInput
 from lvad_perception.node.mailbox import Frame, Mailbox
 from lvad_perception.node.outputs import CameraOutputs
 from lvad_perception.node.pacing import Pace
-from lvad_perception.node.pipeline_stage import PipelineStage
 from lvad_perception.perceiver import PendingPredictions, Perceiver
 from lvad_perception.types import Predictions, UInt8
 
@@ -48,16 +56,16 @@ class _Decoded:
 
 
 class Worker:
-    """Takes frames from the mailbox until that is closed, one batch of the model after the other.
+    """Takes frames from the mailbox, a batch of the model at a time, until the mailbox is closed.
 
-    A frame that cannot be processed is counted, logged now and then, and costs no other frame of its camera; one that
-    cannot even be decoded costs no other camera's either.
+    A frame that cannot be processed is counted, logged at most every ``LOG_PERIOD_S``, and costs no other frame of its
+    camera. One that cannot even be decoded costs no frame of another camera either.
 
     Args:
-        mailbox: where the frames come from.
-        perceiver: the model; nobody else uses it meanwhile.
-        cameras: camera -> where its results go.
-        now_ns: the node's clock, which the stamps are compared with.
+        mailbox: source of the frames.
+        perceiver: the model; nothing else runs it until ``stop`` returns.
+        cameras: camera name -> its parts.
+        now_ns: the node's clock, for the age of frames by their stamps.
         logger: the node's.
     """
 
@@ -76,20 +84,21 @@ class Worker:
         self._now_ns = now_ns
         self._logger = logger
         self._batch_size = perceiver.manifest.batch_size
-        # A batch's images are decoded at the same time: OpenCV lets other threads run meanwhile.
+        # OpenCV releases the GIL while it decodes.
         self._decoders = ThreadPoolExecutor(self._batch_size, thread_name_prefix="perception decoder")
-        self._publishing = PipelineStage("perception publisher")
+        self._publisher = ThreadPoolExecutor(1, thread_name_prefix="perception publisher")
+        self._publishing: Future[None] | None = None
         self._pace = Pace()
         self._thread = threading.Thread(target=self._work, name="perception worker")
         self._thread.start()
 
     @property
     def is_alive(self) -> bool:
-        """Whether it works or waits for work."""
+        """Whether the worker's thread runs; it ends by ``stop`` or an unexpected error."""
         return self._thread.is_alive()
 
     def stop(self) -> None:
-        """Close the mailbox and wait until the batch that is in work is published."""
+        """Close the mailbox and wait until the batches under way are published; calling it again does nothing."""
         self._mailbox.close()
         self._thread.join()
 
@@ -103,12 +112,13 @@ class Worker:
                     self._process(batch, taken_s)
                     self._pace.wait()
         finally:
-            self._mailbox.close()  # whoever waits for room in it would wait for ever
+            self._mailbox.close()  # or a ``put`` that waits for room would wait for ever
             self._decoders.shutdown()
-            self._publishing.close()
+            self._publisher.shutdown()
+            self._wait_for_publisher()
 
     def _decode(self, frame: Frame[Message]) -> _Decoded | None:
-        """None for a frame that cannot be decoded or is of a size that the model does not take: counted and logged."""
+        """Decode a frame in a decoder's thread; None, counted and logged, where that or its size is impossible."""
         began_s = time.monotonic()
         try:
             image = decode(frame.message, most_pixels=self._cameras[frame.camera].most_pixels)
@@ -117,32 +127,40 @@ class Worker:
             return None
         try:
             self._perceiver.check_image(image)
-        except ImageError as err:  # here, where it costs the other cameras of the batch nothing
+        except ImageError as err:  # checked here, before the frame could fail its whole batch
             self._skip(frame, err)
             return None
         return _Decoded(frame, image, 1000 * (began_s - frame.received_s), 1000 * (time.monotonic() - began_s))
 
     def _process(self, batch: list[_Decoded], taken_s: float) -> None:
-        """Begin and hand over; a failure that lasts shows in the log and the diagnostics, and the cameras go on.
-
-        The handover waits until the batch before is published. So at most this one and the next are in the engine.
-        """
+        """Begin the inference of a batch and leave the rest to the publisher; a failure skips its frames only."""
         began_s = time.monotonic()
-        asked = [self._cameras[item.frame.camera].outputs.wanted_tasks for item in batch]
-        if not any(asked):  # somebody wants the CameraInfo only
+        wanted = [self._cameras[item.frame.camera].outputs.wanted_tasks for item in batch]
+        if not any(wanted):  # only CameraInfo has subscribers
             nothing = [Predictions((item.image.shape[0], item.image.shape[1]), None, None, None) for item in batch]
-            self._publishing.put(partial(self._publish_all, batch, nothing, {}, began_s))
+            self._submit(partial(self._publish_all, batch, nothing, {}, began_s))
             return
         try:
-            pending = self._perceiver.begin([item.image for item in batch], tasks=asked)
+            pending = self._perceiver.submit([item.image for item in batch], tasks=wanted)
         except Exception as err:
             self._skip_all(batch, err)
             return
         self._pace.began(taken_s=taken_s)
-        self._publishing.put(partial(self._finish, batch, pending, began_s))
+        self._submit(partial(self._finish, batch, pending, began_s))
+
+    def _submit(self, work: Callable[[], None]) -> None:
+        """Give the publisher its next batch once the previous one is published."""
+        self._wait_for_publisher()
+        self._publishing = self._publisher.submit(work)
+
+    def _wait_for_publisher(self) -> None:
+        """Wait until the latest batch is published. Raises what publishing raised."""
+        publishing, self._publishing = self._publishing, None
+        if publishing is not None:
+            publishing.result()
 
     def _finish(self, batch: list[_Decoded], pending: PendingPredictions, began_s: float) -> None:
-        """In the publishing thread: wait for the engine, and publish what it says."""
+        """In the publisher's thread: wait for the inference and publish its results."""
         try:
             try:
                 pending.wait()
@@ -163,8 +181,11 @@ class Worker:
     def _publish_all(
         self, batch: list[_Decoded], results: list[Predictions], spent_ms: dict[str, float], began_s: float
     ) -> None:
-        """In the publishing thread. The first camera's time to publish includes what the previous batch still took, of
-        an engine that computes in line; of others that shows in the engine's time."""
+        """In the publisher's thread: publish a batch, camera after camera.
+
+        ``began_s`` is when the inference ended. With a synchronous engine the first camera's time to publish therefore
+        includes the wait for the previous batch; with an asynchronous one that wait is part of the engine's time.
+        """
         for item, predictions in zip(batch, results, strict=True):
             try:
                 self._publish(item, predictions, spent_ms, began_s)
@@ -193,7 +214,7 @@ class Worker:
         sentence = f"unexpected {type(err).__name__}: {err}" if known is None else str(known)
         camera = self._cameras[frame.camera]
         skipped = camera.health.count_skipped(sentence, corrupt=corrupt)
-        if skipped:
+        if skipped:  # it is time to log again
             stamp = frame.message.header.stamp
             self._logger.error(
                 f"{camera.source.topic}: frame stamped {stamp.sec}.{stamp.nanosec:09d} skipped ({skipped} so far): "

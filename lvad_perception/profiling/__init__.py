@@ -1,1 +1,1 @@
-"""How long a model takes, where the time goes, and how near that is to what the machine can do."""
+"""Profiling of a model: times of the stages of a frame, throughput, and roofline of the engine."""

@@ -1,4 +1,4 @@
-"""Everything that ``lvad-perception bench`` says of a model: its stages, other batch sizes, its work, its rivals."""
+"""Results of ``lvad-perception bench`` as text and JSON, and the timing of engines alone."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,7 @@ from lvad_perception.errors import ConfigError
 from lvad_perception.preprocess import letterbox_image
 from lvad_perception.profiling.frames import Decode
 from lvad_perception.profiling.roofline import Roofline
-from lvad_perception.profiling.stages import BenchmarkResult
+from lvad_perception.profiling.stages import StageTimes
 from lvad_perception.profiling.statistics import Samples, median, p99, ratio_of_medians
 from lvad_perception.types import RawOutputs, UInt8
 
@@ -24,10 +24,11 @@ _FEWEST_RUNS: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class BatchTimes:
-    """An engine alone.
+    """Times of an engine alone, without the other stages.
 
     Attributes:
-        name: of the model file; ``batch_size``: images in a run.
+        name: of the model file.
+        batch_size: images of a run.
         runs_ms: time of each run, float64 [runs].
     """
 
@@ -37,11 +38,11 @@ class BatchTimes:
 
     @property
     def images_per_s(self) -> float:
-        """Throughput, one run after the other."""
+        """Throughput of successive runs."""
         return self.batch_size * 1e3 / float(self.runs_ms.mean())
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Dict of numbers and names, ready for JSON."""
         return {
             "model": self.name,
             "batch_size": self.batch_size,
@@ -54,34 +55,34 @@ class BatchTimes:
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """The findings.
+    """All results of the command.
 
     Attributes:
-        stages: times of whole frames and of the rivals in between.
-        batches: engines alone, the benchmarked one among them; empty when no other batch size was asked for.
-        roofline: or the sentence why it is not known.
-        overlapped_fps: frames a second when the stages of different frames overlap as in the node; None where that was
-            not timed.
-        agreement: with the reference's outputs, and what its precision may be apart; None when none was asked for.
+        stages: times of whole frames, and of the rivals timed in turns with them.
+        batches: times of engines alone, this one included; empty without other batch sizes.
+        roofline: the roofline, or a sentence why it is unknown.
+        agreement: distance from the reference's outputs, and the tolerance of the precision; None without a reference.
+        overlapped_fps: frames per second when the stages of successive frames overlap as in the node; None where that
+            was not timed.
     """
 
-    stages: BenchmarkResult
+    stages: StageTimes
     batches: Sequence[BatchTimes] = ()
     roofline: Roofline | str = ""
     agreement: tuple[Agreement, Tolerance] | None = None
     overlapped_fps: float | None = None
 
     def to_text(self) -> str:
-        """The tables for people."""
+        """The results as tables."""
         blocks = [self.stages.to_text()]
         if self.overlapped_fps is not None:
             blocks[0] += f"\n{'stages overlapping, as in the node':<40}{self.overlapped_fps:>7.1f} frames/s"
         if self.stages.rivals_ms:
             lines = [f"{'against, ms per image':<32}{'median':>9}{'p99':>9}   {'engine / it':<20}whole frame / it"]
-            for name, theirs in self.stages.rivals_ms.items():
+            for name, rival_ms in self.stages.rivals_ms.items():
                 engine, frame = self._ratios(name)
                 lines.append(
-                    f"{name:<32}{median(theirs):>9.2f}{p99(theirs):>9.2f}   {engine.to_text():<20}{frame.to_text()}"
+                    f"{name:<32}{median(rival_ms):>9.2f}{p99(rival_ms):>9.2f}   {engine.to_text():<20}{frame.to_text()}"
                 )
             blocks.append("\n".join([*lines, "ratios of medians, taken in turns, with 95 % bootstrap intervals"]))
         if self.batches:
@@ -103,24 +104,24 @@ class Bench:
         return "\n\n".join(blocks)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything that the tables show, ready for JSON."""
-        metadata = self.stages.to_dict()
-        metadata["frames_per_second_overlapping"] = self.overlapped_fps
-        metadata["rivals"] = {
+        """The content of the tables, ready for JSON."""
+        result = self.stages.to_dict()
+        result["frames_per_second_overlapping"] = self.overlapped_fps
+        result["rivals"] = {
             name: {
-                "median_ms": median(theirs),
-                "p99_ms": p99(theirs),
+                "median_ms": median(rival_ms),
+                "p99_ms": p99(rival_ms),
                 **{key: value.to_dict() for key, value in zip(("engine", "frame"), self._ratios(name), strict=True)},
             }
-            for name, theirs in self.stages.rivals_ms.items()
+            for name, rival_ms in self.stages.rivals_ms.items()
         }
-        metadata["batches"] = [row.to_dict() for row in self.batches]
+        result["batches"] = [row.to_dict() for row in self.batches]
         known = isinstance(self.roofline, Roofline)
-        metadata["roofline"] = self.roofline.to_dict() if isinstance(self.roofline, Roofline) else None
-        metadata["roofline_unknown"] = None if known else self.roofline
+        result["roofline"] = self.roofline.to_dict() if isinstance(self.roofline, Roofline) else None
+        result["roofline_unknown"] = None if known else self.roofline
         if self.agreement is not None:
             agreement, tolerance = self.agreement
-            metadata["agreement"] = {
+            result["agreement"] = {
                 "boxes": agreement.boxes,
                 "boxes_px": agreement.boxes_px if math.isfinite(agreement.boxes_px) else None,  # JSON has no infinity
                 "scores": agreement.scores,
@@ -128,28 +129,28 @@ class Bench:
                 "confidence": agreement.confidence,
                 "within": agreement.within(tolerance),
             }
-        return metadata
+        return result
 
     def _ratios(self, name: str) -> Any:
-        theirs = self.stages.rivals_ms[name]
+        rival_ms = self.stages.rivals_ms[name]
         return (
-            ratio_of_medians(self.stages.samples_ms["engine"], theirs),
-            ratio_of_medians(self.stages.total_ms, theirs),
+            ratio_of_medians(self.stages.samples_ms["engine"], rival_ms),
+            ratio_of_medians(self.stages.total_ms, rival_ms),
         )
 
 
 def network_inputs(engine: Engine, frames: Iterator[Decode], count: int) -> list[UInt8]:
-    """The next frames as ``count`` inputs of the engine, uint8 [N, H, W, 3] each."""
+    """Preprocess the next frames to ``count`` inputs of the engine, uint8 [N, H, W, 3] each."""
     size_hw, batch_size = engine.manifest.input_hw, engine.manifest.batch_size
     images = [letterbox_image(decode(), size_hw)[0] for decode in islice(frames, count * batch_size)]
     return [np.stack(images[start : start + batch_size]) for start in range(0, len(images), batch_size)]
 
 
 def compare_outputs(engine: Engine, reference: Engine, inputs: Sequence[UInt8], tolerance: Tolerance) -> Agreement:
-    """How far an engine's outputs are from a reference's on the same inputs.
+    """Distance of an engine's outputs from a reference's on the same inputs.
 
     Raises:
-        ConfigError: the reference takes another batch or input size.
+        ConfigError: the reference has another batch size, input size or other tasks.
     """
     ours, theirs = engine.manifest, reference.manifest
     if (ours.batch_size, ours.input_hw, ours.classes) != (theirs.batch_size, theirs.input_hw, theirs.classes):
@@ -161,10 +162,9 @@ def time_batches(engines: Sequence[tuple[str, Engine]], inputs: Sequence[UInt8],
     """Time engines of different batch sizes alone, in turns.
 
     Args:
-        engines: name and engine each.
-        inputs: one input each.
-        count: images to run through the engine with the largest batch; every engine runs as often as that one, five
-            times at least.
+        engines: names and engines.
+        inputs: an input of each engine.
+        count: images for the engine with the largest batch; all engines run equally often, at least five times.
     """
     largest = max(engine.manifest.batch_size for _, engine in engines)
     runs = max(_FEWEST_RUNS, count // largest)

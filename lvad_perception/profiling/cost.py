@@ -1,4 +1,4 @@
-"""What one run of an ONNX graph has to compute and to move, counted from its static shapes."""
+"""Operations and memory traffic of an ONNX graph, counted from its static shapes."""
 
 import math
 from collections import Counter
@@ -14,12 +14,12 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class GraphCost:
-    """Convolutions and matrix products of one run; everything else is taken to be fused into them.
+    """Cost of the convolutions and matrix products of one run; all other operators are assumed to be fused into them.
 
     Attributes:
-        flop: 2 per multiply-add.
-        elements: inputs, weights and outputs, once for each product that reads or writes them.
-        weights: constants of the graph, elements.
+        flop: floating-point operations, 2 per multiply-add.
+        elements: elements of inputs, weights and outputs, counted for each product that reads or writes them.
+        weights: elements of the graph's constants.
         by_operator: operator -> its part of ``flop``.
     """
 
@@ -30,11 +30,11 @@ class GraphCost:
 
 
 def graph_cost(path: Path) -> GraphCost:
-    """Count a model file.
+    """Count the cost of a model file.
 
     Raises:
         MissingDependencyError: the library onnx is not installed.
-        ModelFileError: it cannot be read, or a product has a side that is not fixed.
+        ModelFileError: it cannot be read, or a product has a dimension that is not fixed.
     """
     try:
         import onnx
@@ -48,7 +48,7 @@ def graph_cost(path: Path) -> GraphCost:
         if model.functions:
             model = inliner.inline_local_functions(model)
         model = shape_inference.infer_shapes(model, data_prop=True)
-    except Exception as err:  # onnx raises protobuf's and its own exceptions, which have no common base
+    except Exception as err:  # of protobuf and of onnx, without a common base
         raise ModelFileError(f"{path} cannot be read as an ONNX model ({err}); export it again") from err
     shapes = _shapes(model.graph)
     flop: Counter[str] = Counter()
@@ -71,12 +71,12 @@ def graph_cost(path: Path) -> GraphCost:
 
 
 def _shapes(graph: Any) -> dict[str, Shape]:
-    """Name -> shape of every tensor whose sides are all known."""
+    """Name -> shape of every tensor with static shape."""
     shapes = {constant.name: tuple(constant.dims) for constant in graph.initializer}
     for info in (*graph.input, *graph.value_info, *graph.output):
-        sides = info.type.tensor_type.shape.dim
-        if info.type.tensor_type.HasField("shape") and all(side.HasField("dim_value") for side in sides):
-            shapes[info.name] = tuple(side.dim_value for side in sides)
+        dims = info.type.tensor_type.shape.dim
+        if info.type.tensor_type.HasField("shape") and all(dim.HasField("dim_value") for dim in dims):
+            shapes[info.name] = tuple(dim.dim_value for dim in dims)
     for node in graph.node:
         if node.op_type == "Constant":
             shapes.update((node.output[0], tuple(item.t.dims)) for item in node.attribute if item.name == "value")
@@ -106,12 +106,12 @@ def _gemm(node: Any, inputs: Sequence[Shape], output: Shape) -> int:
 
 
 def _einsum(node: Any, inputs: Sequence[Shape], _output: Shape) -> int:
-    """Every label of the equation is a loop; a multiply-add for each further operand."""
+    """Every label of the equation is a loop, with one multiply-add per operand beyond the first."""
     terms = _attribute(node, "equation", b"").decode().replace(" ", "").partition("->")[0].split(",")
-    sides: dict[str, int] = {}
+    sizes: dict[str, int] = {}
     for term, shape in zip(terms, inputs, strict=True):
-        sides.update(zip(term, shape, strict=True))
-    return 2 * (len(inputs) - 1) * math.prod(sides.values())
+        sizes.update(zip(term, shape, strict=True))
+    return 2 * (len(inputs) - 1) * math.prod(sizes.values())
 
 
 _COUNTS = {

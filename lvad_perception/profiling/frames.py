@@ -1,27 +1,25 @@
-"""Where the benchmark's frames come from: rendered shapes, a folder of images, a bag. All are still encoded."""
+"""Encoded frames to time: synthetic ones, images of a folder, or images of a bag."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import cycle
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import cv2
 import numpy as np
 
-from lvad_perception.bags.problems import Problems
+from lvad_perception.bags.error_log import ErrorLog
 from lvad_perception.errors import BagError, DatasetError, ImageError, MessageError
-from lvad_perception.media.images import decode_image
+from lvad_perception.media.images import decode_image, image_files
 from lvad_perception.types import Size, UInt8
 
-IMAGE_SUFFIXES: Final = (".jpg", ".jpeg", ".png")
-
 Decode = Callable[[], UInt8]
-"""One frame, still encoded; calling it gives uint8 [H, W, 3] RGB."""
+"""An encoded frame; calling it decodes to uint8 [H, W, 3] RGB."""
 
 
 def synthetic_frames(size_hw: Size = (720, 1280)) -> Iterator[Decode]:
-    """Endless JPEGs of rendered shapes, as smooth and as detailed as a road scene."""
+    """Endless JPEGs of coloured patches with noise, which decode about as slowly as road scenes."""
     random = np.random.default_rng(0)
     encoded = []
     for _ in range(8):
@@ -33,10 +31,8 @@ def synthetic_frames(size_hw: Size = (720, 1280)) -> Iterator[Decode]:
 
 
 def folder_frames(folder: Path) -> Iterator[Decode]:
-    """The JPEG and PNG files of a folder, again and again. Raises DatasetError when there is none."""
-    paths = (
-        sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES) if folder.is_dir() else []
-    )
+    """The JPEG and PNG files of a folder, repeated endlessly. Raises DatasetError when there is none."""
+    paths = image_files(folder)
     if not paths:
         raise DatasetError(f"{folder} has no .jpg or .png file; name a folder of images or a bag")
 
@@ -51,28 +47,28 @@ def folder_frames(folder: Path) -> Iterator[Decode]:
 
 
 def bag_frames(bag: Path) -> Iterator[Decode]:
-    """The images of a bag's cameras, again and again; malformed ones are told and left out. Raises BagError."""
+    """The images of a bag's cameras, repeated endlessly; malformed ones are reported and left out. Raises BagError."""
     from lvad_perception.bags.cameras import find_cameras
-    from lvad_perception.bags.replay import decode_frame
-    from lvad_perception.bags.storage import open_bag
+    from lvad_perception.bags.frames import decode_frame
+    from lvad_perception.bags.reader import open_bag
 
-    problems: Problems | None = Problems()
+    errors: ErrorLog | None = ErrorLog()
     while True:
         usable = 0
         with open_bag(bag) as reader:
             cameras = {camera.topic: camera for camera in find_cameras(reader.connections, source=str(bag))}
             connections = [camera.connection for camera in cameras.values()]
-            for connection, stamp_ns, raw in reader.messages(connections, problems=problems):
+            for connection, stamp_ns, raw in reader.messages(connections, errors=errors):
                 camera = cameras[connection.topic]
                 try:
                     decode_frame(reader, camera, stamp_ns, raw)
                 except (BagError, MessageError, ImageError) as err:
-                    if problems is not None:
-                        problems.add(camera.topic, f"image stamped {stamp_ns} ns", err)
+                    if errors is not None:
+                        errors.add(camera.topic, f"image stamped {stamp_ns} ns", err)
                     continue
                 usable += 1
                 yield partial(_image_of, decode_frame, reader, camera, stamp_ns, raw)
-        problems = None  # the second time is like the first
+        errors = None  # the first pass has reported them
         if not usable:
             raise BagError(f"{bag} has no image that can be decoded; name another bag")
 

@@ -1,4 +1,4 @@
-"""What a frame's results cost until they are bytes: messages as the node publishes them, serialised."""
+"""The messages stage: a frame's results as serialized ROS messages, as the node publishes them."""
 
 from functools import cache
 
@@ -16,7 +16,7 @@ from lvad_perception.types import Predictions
 
 @cache
 def unavailable() -> str:
-    """Why there are no messages here, for want of rosbags; empty where there are."""
+    """Why messages cannot be built, when rosbags is missing; empty when it is installed."""
     try:
         rosbags_types()
     except MissingDependencyError as err:
@@ -25,7 +25,7 @@ def unavailable() -> str:
 
 
 def publish(predictions: Predictions, index: int) -> None:
-    """Build and serialise the messages of one frame, as publishing does; nothing where they are ``unavailable``."""
+    """Build and serialize the messages of one frame; does nothing where they are ``unavailable``."""
     if unavailable():
         return
     types, store = rosbags_types(), rosbags_typestore()

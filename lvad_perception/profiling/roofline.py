@@ -1,4 +1,4 @@
-"""How near an engine comes to what this machine can do: peak of matrix products, bandwidth of copies, both measured."""
+"""Roofline of an engine, from the measured peak of matrix products and bandwidth of copies."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +15,7 @@ from lvad_perception.profiling.cost import GraphCost
 _SIDE: Final = 1536
 _REPEATS: Final = 10
 _COPIED_BYTES: Final = 128 * 2**20
-"""More than the caches of most CPUs."""
+"""Larger than the caches of most CPUs."""
 _CUDA_SIDE: Final = 8192
 _CUDA_COPIED_BYTES: Final = 2**29
 _ELEMENT_BYTES: Final = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
@@ -23,11 +23,11 @@ _ELEMENT_BYTES: Final = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What the machine can do with so many threads.
+    """Measured peak performance of a machine with a number of threads.
 
     Attributes:
         gflops: GFLOP/s of a large square matrix product in the engine's runtime and precision.
-        gbytes_s: GB/s read and written by a copy of large arrays.
+        gbytes_s: GB/s, reads plus writes, of a copy of large arrays.
     """
 
     gflops: float
@@ -36,11 +36,12 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Roofline:
-    """An engine under the machine's roof.
+    """An engine's performance and its bound by peak and bandwidth (Williams et al., CACM 2009).
 
     Attributes:
-        cost: of one run; ``machine``: what it runs on.
-        precision: the engine's, which says how large an element is.
+        cost: of one run.
+        machine: on which the engine runs.
+        precision: of the engine, which determines the bytes of an element.
         engine_ms: median time of one run.
     """
 
@@ -51,7 +52,7 @@ class Roofline:
 
     @property
     def moved_bytes(self) -> int:
-        """Inputs, weights and outputs of every product, if no cache kept them."""
+        """Bytes of the inputs, weights and outputs of every product, without reuse in caches."""
         return self.cost.elements * _ELEMENT_BYTES[self.precision]
 
     @property
@@ -61,26 +62,26 @@ class Roofline:
 
     @property
     def gflops(self) -> float:
-        """GFLOP/s that the engine reaches."""
+        """GFLOP/s of the engine."""
         return self.cost.flop / self.engine_ms / 1e6
 
     @property
     def roof_gflops(self) -> float:
-        """GFLOP/s that this intensity allows on this machine."""
+        """Upper bound of GFLOP/s at this intensity on this machine."""
         return min(self.machine.gflops, self.intensity * self.machine.gbytes_s)
 
     @property
     def limit_ms(self) -> float:
-        """The shortest time that the roof allows."""
+        """Lower bound of the time of a run."""
         return self.cost.flop / self.roof_gflops / 1e6
 
     @property
     def fraction(self) -> float:
-        """Share of the roof that the engine reaches; above 1 where caches saved more than was counted."""
+        """Share of the bound that the engine reaches; above 1 where caches save traffic."""
         return self.gflops / self.roof_gflops
 
     def to_text(self) -> str:
-        """Three lines for people."""
+        """The roofline as three lines."""
         parts = ", ".join(f"{name} {flop / 1e9:.2f}" for name, flop in self.cost.by_operator.items())
         return (
             f"work of a run: {self.cost.flop / 1e9:.2f} GFLOP ({parts}), {self.cost.weights / 1e6:.2f} M constants, "
@@ -92,7 +93,7 @@ class Roofline:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Dict of numbers, ready for JSON."""
         return {
             "gflop": self.cost.flop / 1e9,
             "gflop_by_operator": {name: flop / 1e9 for name, flop in self.cost.by_operator.items()},
@@ -109,12 +110,12 @@ class Roofline:
 
 
 def measure_machine(*, runtime: str, precision: str, threads: int) -> Machine:
-    """Measure this machine, for about two seconds.
+    """Measure the CPU; takes about two seconds.
 
     Args:
-        runtime: "onnxruntime" or "openvino", which does the matrix product.
+        runtime: "onnxruntime" or "openvino", for the matrix product.
         precision: of the product.
-        threads: CPU threads, of the copy too.
+        threads: CPU threads of the product and the copy.
 
     Raises:
         MissingDependencyError: the library onnx is not installed.
@@ -127,7 +128,7 @@ def measure_machine(*, runtime: str, precision: str, threads: int) -> Machine:
 
 
 def measure_cuda(precision: str) -> Machine:
-    """Measure the first CUDA device with torch, for about a second.
+    """Measure the first CUDA device with torch; takes about a second.
 
     Raises:
         MissingDependencyError: torch is not installed.
@@ -142,7 +143,7 @@ def measure_cuda(precision: str) -> Machine:
     side = _CUDA_SIDE
     if precision == "int8":
         left, right = (torch.randint(-127, 128, (side, side), dtype=torch.int8, device="cuda") for _ in range(2))
-        product = partial(torch._int_mm, left, right.t())  # takes its second factor by columns
+        product = partial(torch._int_mm, left, right.t())  # needs a column-major second factor
     else:
         dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
         product = partial(torch.mm, *(torch.randn(side, side, device="cuda").to(dtype) for _ in range(2)))
@@ -151,7 +152,7 @@ def measure_cuda(precision: str) -> Machine:
     best_s = []
     for work in (product, copy):
         times = []
-        for _ in range(_REPEATS + 3):  # the first ones set up libraries and raise the clocks; the best counts
+        for _ in range(_REPEATS + 3):  # the first ones initialize libraries and raise the clocks; the best counts
             torch.cuda.synchronize()
             began = time.perf_counter()
             work()
@@ -162,7 +163,7 @@ def measure_cuda(precision: str) -> Machine:
 
 
 def _copy_gbytes_s(threads: int) -> float:
-    """The best of several copies; numpy lets go of the interpreter's lock while it copies."""
+    """The best of several copies by threads; numpy releases the GIL while it copies."""
     source = [np.ones(_COPIED_BYTES // threads, np.uint8) for _ in range(threads)]
     target = [np.zeros_like(part) for part in source]
     best_s = float("inf")
@@ -175,7 +176,7 @@ def _copy_gbytes_s(threads: int) -> float:
 
 
 def _product_model(precision: str) -> bytes:
-    """A matrix times a constant one as an ONNX file; for "int8" quantised at both ends, as the layers of a network."""
+    """ONNX file of a product with a constant matrix; "int8" has quantized inputs and outputs, as a network's layers."""
     try:
         from onnx import TensorProto, helper, numpy_helper
     except ImportError as err:

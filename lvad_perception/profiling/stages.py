@@ -1,4 +1,4 @@
-"""Where the time of a frame goes: decode, preprocess, engine, postprocess, messages; and rivals timed in between."""
+"""Times of the stages of a frame, and of other networks timed in turns with it."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -21,17 +21,17 @@ STAGES: Final = ("decode", "preprocess", "engine", "postprocess", "messages")
 
 
 @dataclass(frozen=True, slots=True)
-class BenchmarkResult:
+class StageTimes:
     """Times per frame, in milliseconds.
 
     Attributes:
-        source: what the frames are.
+        source: description of the frames.
         engine: the engine's description.
         network_hw: size of the network input.
-        batch_size: images in one run of the engine; its stages' times are shared out among them.
+        batch_size: images of a run of the engine; the times of a batch are divided evenly among its images.
         size_hw: size of the first frame.
         samples_ms: stage -> float64 [frames]; without "messages" where they cannot be built.
-        rivals_ms: name of another network -> its time per image, each taken right after that frame, float64 [frames].
+        rivals_ms: name of another network -> its time per image, taken right after that frame, float64 [frames].
         no_messages: why "messages" were not timed; empty when they were.
     """
 
@@ -46,21 +46,21 @@ class BenchmarkResult:
 
     @property
     def total_ms(self) -> Samples:
-        """All stages of each frame, float64 [frames]."""
+        """Sum of all stages of each frame, float64 [frames]."""
         return np.asarray(np.sum(list(self.samples_ms.values()), axis=0))
 
     @property
     def overhead_ms(self) -> Samples:
-        """All stages but the engine, float64 [frames]."""
+        """Sum of all stages except the engine, float64 [frames]."""
         return np.asarray(self.total_ms - self.samples_ms["engine"])
 
     @property
     def engine_run_ms(self) -> float:
-        """Median time of one run of the engine, all images of its batch."""
+        """Median time of one run of the engine on a batch."""
         return median(self.samples_ms["engine"]) * self.batch_size
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything that the table shows, ready for JSON."""
+        """The content of the table, ready for JSON."""
         rows = {**self.samples_ms, "total": self.total_ms, "overhead": self.overhead_ms}
         return {
             "source": self.source,
@@ -75,7 +75,7 @@ class BenchmarkResult:
         }
 
     def to_text(self) -> str:
-        """A table for people."""
+        """The times as a table."""
         total = self.total_ms
         lines = [
             f"{len(total)} frames of {self.source}, {self.size_hw[1]}x{self.size_hw[0]} pixels",
@@ -94,7 +94,7 @@ class BenchmarkResult:
         return "\n".join(lines)
 
 
-def run_benchmark(
+def time_stages(
     perceiver: Perceiver,
     frames: Iterator[Decode],
     *,
@@ -103,17 +103,17 @@ def run_benchmark(
     warm_up: int = 5,
     rivals: Sequence[PlainNetwork] = (),
     progress: bool = False,
-) -> BenchmarkResult:
-    """Time ``count`` frames.
+) -> StageTimes:
+    """Time the stages of ``count`` frames.
 
     Args:
-        perceiver: what is timed.
+        perceiver: the model to time.
         frames: encoded frames, endless or at least ``warm_up + count``; a shorter iterator gives fewer samples.
-        source: what the frames are, for the table.
+        source: description of the frames, for the table.
         count: frames to time.
         warm_up: frames to run before.
-        rivals: other networks; each runs once after every batch, so that a busy moment of the machine hits all.
-        progress: show a bar on standard error.
+        rivals: other networks; each runs once after every batch, so that other load on the machine affects all alike.
+        progress: show a progress bar on standard error.
 
     Raises:
         ConfigError: ``count`` is below 1, or there was no frame after the warm-up.
@@ -136,7 +136,7 @@ def run_benchmark(
             began = time.perf_counter_ns()
             images = [decode() for decode in batch]
             decoded = time.perf_counter_ns()
-            pending = perceiver.begin(images)
+            pending = perceiver.submit(images)
             predictions = pending.result()
             timings = pending.timings
             perceived = time.perf_counter_ns()
@@ -158,7 +158,7 @@ def run_benchmark(
             bar.update(len(batch))
     if not samples["engine"]:
         raise ConfigError(f"{source} has no frame left after {warm_up} of warm-up; give more frames")
-    return BenchmarkResult(
+    return StageTimes(
         source=source,
         engine=perceiver.description,
         network_hw=perceiver.manifest.network_hw,

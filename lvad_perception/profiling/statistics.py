@@ -1,4 +1,4 @@
-"""What is said of samples: median, 99th percentile, and how sure the ratio of two medians is."""
+"""Median, 99th percentile, and ratio of two medians with its confidence interval."""
 
 from dataclasses import dataclass
 from typing import Any, Final
@@ -14,7 +14,7 @@ _RESAMPLES: Final = 2000
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """Ratio of two medians with its 95 % bootstrap interval, ``low`` to ``high``."""
+    """Ratio of two medians, and the limits of its 95 % bootstrap interval."""
 
     value: float
     low: float
@@ -25,24 +25,24 @@ class Ratio:
         return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Dict of numbers, ready for JSON."""
         return {"ratio_of_medians": self.value, "interval_95": [self.low, self.high]}
 
 
 def median(values: Samples) -> float:
-    """The middle sample."""
+    """Median of samples."""
     return float(np.median(values))
 
 
 def p99(values: Samples) -> float:
-    """What 99 of 100 samples do not exceed."""
+    """99th percentile of samples."""
     return float(np.percentile(values, 99))
 
 
 def ratio_of_medians(ours: Samples, theirs: Samples) -> Ratio:
-    """median(ours) / median(theirs) of samples that were taken in pairs, float64 [N] each, N >= 1.
+    """median(ours) / median(theirs) of paired samples, float64 [N] each, N >= 1.
 
-    Pairs are drawn together, so that what slowed both at a time counts as one observation.
+    The bootstrap draws pairs, since load on the machine slows both samples of a pair.
     """
     pairs = np.random.default_rng(0).integers(0, len(ours), (_RESAMPLES, len(ours)))
     ratios = np.median(ours[pairs], axis=1) / np.median(theirs[pairs], axis=1)

@@ -1,4 +1,4 @@
-"""Self-contained HTML pages about training and evaluation: no scripts, no external files."""
+"""Self-contained HTML reports of trainings and evaluations, without scripts and external files."""
 
 from lvad_perception.report.page import provenance, write_page, write_report
 from lvad_perception.report.run import Run

@@ -1,7 +1,7 @@
-"""Line charts as inline SVG. Colours come from the page's style sheet, so that they follow light and dark.
+"""Line charts as inline SVG, coloured by the page's style sheet for light and dark mode.
 
-Several runs share a chart: each has a colour and a dash of its own (classes ``s0``, ``s1``, …), so that they can be
-told apart in print and without colour vision.
+In a chart of several runs, each run has its own colour and dash pattern (classes ``s0``, ``s1``, …), so that they
+differ in print and without colour vision too.
 """
 
 import math
@@ -14,11 +14,11 @@ from typing import Final
 Point = tuple[float, float]
 
 STYLES: Final = 6
-"""So many series look different from each other; the next one looks like the first."""
+"""Number of distinct line styles; further series repeat them."""
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 14, 12, 30
 _MOST_POINTS: Final = 400
-"""About as many as a chart has pixels; longer curves are thinned out."""
+"""About the width of a chart in pixels; longer curves are subsampled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,19 +26,19 @@ class Series:
     """One curve of a chart.
 
     Attributes:
-        place: which run it is of, from 0; decides its look.
-        name: what to call it in the description; may be empty when it is alone.
-        points: (x, y) in order of x.
+        index: of its run, from 0; selects the line style.
+        name: in the accessible description; may be empty for a single curve.
+        points: (x, y), sorted by x.
     """
 
-    place: int
+    index: int
     name: str
     points: Sequence[Point]
 
     @property
-    def look(self) -> str:
+    def css_class(self) -> str:
         """Its class in the style sheet."""
-        return f"s{self.place % STYLES}"
+        return f"s{self.index % STYLES}"
 
 
 def line_chart(
@@ -49,17 +49,17 @@ def line_chart(
     size_wh: tuple[int, int] = (640, 260),
     unit: str = "step",
 ) -> str:
-    """Curves as SVG: the running mean bold, and where there is only one curve, every value thin.
+    """Curves as SVG: the running mean in bold; for a single curve also every value, as a thin line.
 
     Args:
-        series: the curves; values that are not finite, or not positive where ``log``, are left out.
-        name: what the curves show, for the accessible description.
+        series: the curves; values that are not finite, or not positive if ``log``, are dropped.
+        name: of the quantity, for the accessible description.
         log: logarithmic y axis.
         size_wh: size of the drawing in CSS pixels at full width.
-        unit: what x counts.
+        unit: of x.
 
     Returns:
-        An ``<svg>`` element, or a paragraph that says that there is nothing to show.
+        An ``<svg>`` element, or a paragraph that there is nothing to show.
     """
     curves = [_Curve.of(item, log=log) for item in series]
     curves = [curve for curve in curves if curve.raw]
@@ -83,9 +83,9 @@ def line_chart(
     for curve in curves:
         if len(curve.raw) > 1:
             if alone:
-                parts.append(f'<path class="raw {curve.series.look}" d="{axes.path(curve.raw)}"/>')
-            parts.append(f'<path class="smooth {curve.series.look}" d="{axes.path(curve.smooth)}"/>')
-        parts.append(axes.dot(curve.smooth[-1], f"last {curve.series.look}"))
+                parts.append(f'<path class="raw {curve.series.css_class}" d="{axes.path(curve.raw)}"/>')
+            parts.append(f'<path class="smooth {curve.series.css_class}" d="{axes.path(curve.smooth)}"/>')
+        parts.append(axes.dot(curve.smooth[-1], f"last {curve.series.css_class}"))
     return "".join([*parts, "</svg>"])
 
 
@@ -96,12 +96,12 @@ def recall_chart(
 
     Args:
         series: the curves, (recall, precision) from recall 0 on.
-        marks: a point for each series where its boxes are shown, (recall, precision).
+        marks: for each series, one point (recall, precision) at the report's score threshold.
         name: the class.
         size_wh: size of the drawing in CSS pixels at full width.
 
     Returns:
-        An ``<svg>`` element, or a paragraph that says that nothing was found.
+        An ``<svg>`` element, or a paragraph that nothing was found.
     """
     if all(y <= 0 for item in series for _, y in item.points):
         return f'<p class="empty">No {escape(name)} is found.</p>'
@@ -116,14 +116,14 @@ def recall_chart(
     for item in series:
         shown = [point for point in item.points if point[1] > 0]  # beyond the last detection precision is 0
         if shown:
-            parts.append(f'<path class="smooth {item.look}" d="{axes.path(shown)}"/>')
-    parts += [axes.dot(mark.points[0], f"mark {mark.look}", radius=4.5) for mark in marks]
+            parts.append(f'<path class="smooth {item.css_class}" d="{axes.path(shown)}"/>')
+    parts += [axes.dot(mark.points[0], f"mark {mark.css_class}", radius=4.5) for mark in marks]
     return "".join([*parts, "</svg>"])
 
 
 @dataclass(frozen=True, slots=True)
 class Axes:
-    """A chart's frame: where values are on the drawing, with ticks and grid lines."""
+    """The axes of a chart: maps values to pixels and draws ticks and grid lines."""
 
     size_wh: tuple[int, int]
     x_range: tuple[float, float]
@@ -132,39 +132,39 @@ class Axes:
     y_ticks: Sequence[float]
     log: bool = False
 
-    def place(self, point: Point) -> Point:
-        """Position of a value in CSS pixels."""
+    def position(self, point: Point) -> Point:
+        """Position of a point in CSS pixels."""
         width, height = self.size_wh
         x = _Scale(*self.x_range, _LEFT, width - _RIGHT, log=False)
         y = _Scale(*self.y_range, height - _BOTTOM, _TOP, log=self.log)
         return x(point[0]), y(point[1])
 
     def open(self, label: str) -> str:
-        """The ``<svg>`` tag and the axes."""
+        """The opening ``<svg>`` tag, ticks and grid lines."""
         width, height = self.size_wh
         parts = [f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}">']
         for tick in self.y_ticks:
-            y = self.place((self.x_range[0], tick))[1]
+            y = self.position((self.x_range[0], tick))[1]
             parts.append(f'<line class="grid" x1="{_LEFT}" x2="{width - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
             parts.append(f'<text class="tick" x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{number(tick)}</text>')
         for tick in self.x_ticks:
             if self.x_range[0] <= tick <= self.x_range[1]:
-                x = self.place((tick, self.y_range[0]))[0]
+                x = self.position((tick, self.y_range[0]))[0]
                 anchor = "end" if x > width - _RIGHT - 12 else "middle"
                 text = f'<text class="tick" x="{x:.1f}" y="{height - 8}" text-anchor="{anchor}">{number(tick)}</text>'
                 parts.append(text)
         return "".join(parts)
 
     def path(self, points: Sequence[Point]) -> str:
-        """The curve through the points, thinned out, for an element ``path``."""
-        thin = max(1, math.ceil(len(points) / _MOST_POINTS))
-        kept = sorted({*range(0, len(points), thin), len(points) - 1})
-        return "M" + "L".join("{:.1f},{:.1f}".format(*self.place(points[place])) for place in kept)
+        """The curve through the points, subsampled, as data of a ``path`` element."""
+        step = max(1, math.ceil(len(points) / _MOST_POINTS))
+        kept = sorted({*range(0, len(points), step), len(points) - 1})
+        return "M" + "L".join("{:.1f},{:.1f}".format(*self.position(points[index])) for index in kept)
 
-    def dot(self, point: Point, look: str, *, radius: float = 3.5) -> str:
+    def dot(self, point: Point, css_class: str, *, radius: float = 3.5) -> str:
         """A circle at a point."""
-        x, y = self.place(point)
-        return f'<circle class="{look}" cx="{x:.1f}" cy="{y:.1f}" r="{radius}"/>'
+        x, y = self.position(point)
+        return f'<circle class="{css_class}" cx="{x:.1f}" cy="{y:.1f}" r="{radius}"/>'
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,29 +180,29 @@ class _Curve:
 
 
 def smoothed(points: Sequence[Point]) -> list[Point]:
-    """Mean over about a thirtieth of the curve around every point, less at both ends; so it does not lag behind."""
-    reach = len(points) // 60
+    """Centred running mean over about a thirtieth of the curve; the window shrinks towards both ends."""
+    half_window = len(points) // 60
     sums = [0.0, *accumulate(y for _, y in points)]
     result = []
-    for place, (x, _) in enumerate(points):
-        side = min(reach, place, len(points) - 1 - place)
-        result.append((x, (sums[place + side + 1] - sums[place - side]) / (2 * side + 1)))
+    for index, (x, _) in enumerate(points):
+        half = min(half_window, index, len(points) - 1 - index)
+        result.append((x, (sums[index + half + 1] - sums[index - half]) / (2 * half + 1)))
     return result
 
 
 def nice_ticks(low: float, high: float, *, most: int = 5) -> list[float]:
-    """Round numbers that span [low, high], at most ``most`` intervals."""
+    """Round numbers that span [low, high] in at most about ``most`` intervals."""
     if high <= low:
         high = low + (abs(low) or 1.0)
     raw = (high - low) / most
     magnitude = 10.0 ** math.floor(math.log10(raw))
     step = next(factor * magnitude for factor in (1, 2, 5, 10) if factor * magnitude >= raw * (1 - 1e-9))
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [place * step for place in range(first, last + 1)]
+    return [index * step for index in range(first, last + 1)]
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Powers of ten around [low, high], both > 0, with 2 and 5 between them on a short axis."""
+    """Powers of ten that span [low, high], both > 0, with 2 and 5 in between on a short axis."""
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     factors: tuple[int, ...] = (1,) if last - first > 3 else (1, 2, 5)
     ticks = [factor * 10.0**power for power in range(first, last + 1) for factor in factors]
@@ -212,7 +212,7 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 
 class _Scale:
-    """Value -> position along one axis."""
+    """Maps values to positions along one axis."""
 
     def __init__(self, low: float, high: float, start: float, stop: float, *, log: bool) -> None:
         self._log = log
@@ -220,8 +220,8 @@ class _Scale:
         self._start, self._stop = start, stop
 
     def __call__(self, value: float) -> float:
-        place = math.log(value) if self._log else value
-        share = (place - self._low) / (self._high - self._low) if self._high > self._low else 0.5
+        scaled = math.log(value) if self._log else value
+        share = (scaled - self._low) / (self._high - self._low) if self._high > self._low else 0.5
         return self._start + share * (self._stop - self._start)
 
 

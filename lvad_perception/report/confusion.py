@@ -1,4 +1,4 @@
-"""Precision over recall, and what was taken for what."""
+"""Report sections with precision-recall curves and confusion matrices."""
 
 from collections.abc import Sequence
 from html import escape
@@ -14,7 +14,7 @@ from lvad_perception.report.run import Run, run_keys
 from lvad_perception.report.tables import percent
 
 _LEAST_SHOWN: Final = 0.5
-"""Shares in percent below this are left blank: the matrix is to be read at a glance."""
+"""Cells with a smaller share in percent are left blank, so that the matrix can be read at a glance."""
 _TITLES: Final = {
     "detection": f"Boxes at IoU {MATCH_IOU}",
     "semantic": "Pixels of the semantic mask",
@@ -23,21 +23,21 @@ _TITLES: Final = {
 
 
 def recall_section(runs: Sequence[Run]) -> str:
-    """A chart for each class that occurs, with every run in it; empty when no run kept its curves."""
-    found = [(place, run, run.findings) for place, run in enumerate(runs) if run.findings is not None]
+    """A chart with all runs for each class that occurs; empty when no run has precision-recall curves."""
+    evaluated = [(index, run, run.findings) for index, run in enumerate(runs) if run.findings is not None]
     charts = []
-    for name in dict.fromkeys(name for _, _, findings in found for name in findings.classes["detection"]):
+    for name in dict.fromkeys(name for _, _, findings in evaluated for name in findings.classes["detection"]):
         series, marks, scores = [], [], []
-        for place, run, findings in found:
+        for index, run, findings in evaluated:
             curve = findings.precision.get(name)
             if curve is None:
                 continue
             recalls = np.linspace(0, 100, len(curve))
             points = [(float(x), float(y)) for x, y in zip(recalls, curve, strict=True)]
-            series.append(Series(place, run.name if len(runs) > 1 else "", points))
+            series.append(Series(index, run.name if len(runs) > 1 else "", points))
             label = findings.classes["detection"].index(name)
-            mark = _shown_at(findings.confusions.get("detection"), label)
-            marks += [] if mark is None else [Series(place, "", [mark])]
+            mark = _operating_point(findings.confusions.get("detection"), label)
+            marks += [] if mark is None else [Series(index, "", [mark])]
             scores.append(percent(float(curve.mean())))
         if series:
             caption = f"{escape(name)} <span>AP50 {' · '.join(scores)}</span>"
@@ -45,24 +45,24 @@ def recall_section(runs: Sequence[Run]) -> str:
             charts.append(f'<figure class="chart"><figcaption>{caption}</figcaption>{drawn}</figure>')
     if not charts:
         return ""
-    thresholds = dict.fromkeys(f"{findings.score_threshold:g}" for _, _, findings in found)
+    thresholds = dict.fromkeys(f"{findings.score_threshold:g}" for _, _, findings in evaluated)
     note = (
         f'<p class="source">Precision (up) over recall (right) of boxes at IoU {MATCH_IOU}, in percent. The ring '
-        f"is what a user sees: boxes from a score of {' or '.join(thresholds)} on.</p>"
+        f"marks the boxes with a score of at least {' or '.join(thresholds)}.</p>"
     )
     return f'{run_keys(runs)}{note}<div class="charts small">{"".join(charts)}</div>'
 
 
 def confusion_section(runs: Sequence[Run]) -> str:
-    """A matrix for each task and run, the tasks' first ones open."""
+    """A collapsible matrix for each task and run; the first one of each task is open."""
     parts = []
     for task, title in _TITLES.items():
         shown = [run for run in runs if run.findings is not None and task in run.findings.confusions]
-        for place, run in enumerate(shown):
+        for index, run in enumerate(shown):
             assert run.findings is not None
             caption = title if len(runs) == 1 else f"{title}: {run.name}"
             table = _matrix(task, run.findings, caption)
-            state = " open" if place == 0 else ""
+            state = " open" if index == 0 else ""
             parts.append(f"<details{state}><summary>{escape(caption)}</summary>{table}</details>")
     return "".join(parts)
 
@@ -74,21 +74,20 @@ def _matrix(task: str, findings: Findings, caption: str) -> str:
     square = np.zeros((last + 1, last + 1), np.int64)
     square[: len(counts)] = counts
     known = len(classes)
-    shown = [place for place in range(last + 1) if square[place].any() or square[:, place].any()]
-    columns = shown
-    rows = [place for place in shown if square[place].any()]
+    columns = [index for index in range(last + 1) if square[index].any() or square[:, index].any()]
+    rows = [index for index in columns if square[index].any()]
     shares = 100.0 * square / np.maximum(square.sum(1, keepdims=True), 1)
     if task == "detection":
         note = (
-            f"Truth down, predictions from a score of {threshold:g} across. Rows: what became of the objects of a "
-            "class, in percent of them; in the column background: missed. Last row: percent of the boxes shown as a "
-            "class that match no object."
+            f"Rows: truth; columns: predictions with a score of at least {threshold:g}. Each row is in percent of the "
+            "objects of its class; the column background counts missed objects. Last row: percent of the boxes "
+            "predicted as a class that match no object."
         )
         shares[last] = 100.0 * square[last] / np.maximum(square.sum(0), 1)
         if not square[:, :last].any():
             note += f" No box reaches a score of {threshold:g}."
     else:
-        note = "Truth down, prediction across: what the pixels of a class are taken for, in percent of them."
+        note = "Rows: truth; columns: predictions. Each row is in percent of the pixels of its class."
     unit = "boxes" if task == "detection" else "pixels"
     head = "".join(f'<th scope="col"><span>{escape(names[column])}</span></th>' for column in columns)
     body = []
@@ -115,8 +114,8 @@ def _cell(share: float, count: int, unit: str, *, right: bool) -> str:
     return f'<td class="{kind}" style="--share:{share:.0f}%" title="{count:,} {unit}">{share:.0f}</td>'
 
 
-def _shown_at(counts: npt.NDArray[np.int64] | None, label: int) -> tuple[float, float] | None:
-    """(recall, precision) in percent of the boxes that a user sees; None where there are none."""
+def _operating_point(counts: npt.NDArray[np.int64] | None, label: int) -> tuple[float, float] | None:
+    """(recall, precision) in percent at the report's score threshold; None without truth or predictions."""
     if counts is None or not counts[:, label].any() or not counts[label].any():
         return None
     hits = float(counts[label, label])

@@ -1,7 +1,7 @@
-"""An evaluation as a file: what was found, and the frames worth a look, so that a report needs no model run.
+"""Evaluation results and selected frames as a file, so that a report needs no model and no data set.
 
 The file is a compressed ``.npz`` without pickles: one JSON text, and an array for each curve, confusion matrix, mask,
-set of boxes and encoded image. Its frames are shrunk to the width that a report shows.
+set of boxes and encoded image. Frames are reduced to the width of a report.
 """
 
 import io
@@ -22,11 +22,11 @@ from lvad_perception.metrics import Findings, FrameFindings, Metrics, SliceScore
 from lvad_perception.types import Detections, Float32, Predictions, Size, Truth, TruthBoxes, UInt8
 
 FILE: Final = "evaluation.npz"
-"""Its name in the folder of a run, beside ``metrics.json``."""
+"""Name of the file in the folder of a run, beside ``metrics.json``."""
 WIDEST_PX: Final = 960
-"""Kept frames are shrunk to this width; enlarged, one fills most of a laptop's screen."""
-WORST, SPREAD = 12, 4
-"""So many frames are kept: the worst, and some evenly spread over the data, the same ones for every run on it."""
+"""Maximum width of kept frames, which fill most of a laptop's screen when enlarged."""
+WORST, EVEN = 12, 4
+"""Number of frames kept: the worst, and evenly spaced ones, which are the same for every run on the data."""
 
 _FORMAT: Final = 1
 _WEBP_QUALITY: Final = 80
@@ -35,13 +35,13 @@ Arrays = dict[str, npt.NDArray[Any]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class KeptFrame:
-    """A frame to be shown, at the report's size.
+    """A frame for the report, at its reduced size.
 
     Attributes:
         name: as in ``FrameFindings``.
         image: uint8 [H, W, 3], RGB.
         truth: its annotation.
-        predictions: what the model says.
+        predictions: the model's.
     """
 
     name: str
@@ -52,11 +52,11 @@ class KeptFrame:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Evaluation:
-    """Everything that a report shows of one evaluation.
+    """All results of one evaluation that a report shows.
 
     Attributes:
         findings: metrics, curves, confusions, frames and slices.
-        kept: frames with pictures.
+        kept: selected frames with images.
         metadata: name -> value, such as the data set and the split.
     """
 
@@ -66,13 +66,13 @@ class Evaluation:
 
 
 def keep_frame(name: str, image: UInt8, truth: Truth, predictions: Predictions) -> KeptFrame:
-    """A frame shrunk to the report's width, with everything that is drawn on it.
+    """Reduce a frame, its annotation and its predictions to the report's width.
 
     Args:
         name: as in ``FrameFindings``.
         image: uint8 [H, W, 3], RGB.
-        truth: its annotation, in its pixels.
-        predictions: what the model says, in its pixels.
+        truth: its annotation, in pixels of ``image``.
+        predictions: the model's, in pixels of ``image``.
     """
     height, width = image.shape[:2]
     factor = min(1.0, WIDEST_PX / width)
@@ -84,82 +84,84 @@ def keep_frame(name: str, image: UInt8, truth: Truth, predictions: Predictions) 
             return source
         return np.asarray(cv2.resize(source, size_hw[::-1], interpolation=cv2.INTER_NEAREST_EXACT), np.uint8)
 
-    known, found = truth.boxes, predictions.detections
+    boxes, detections = truth.boxes, predictions.detections
     return KeptFrame(
         name,
         np.asarray(cv2.resize(image, size_hw[::-1], interpolation=cv2.INTER_AREA), np.uint8) if factor < 1 else image,
         Truth(
             size_hw,
-            None if known is None else TruthBoxes(known.boxes_xyxy * scale, known.labels, known.crowd),
+            None if boxes is None else TruthBoxes(boxes.boxes_xyxy * scale, boxes.labels, boxes.crowd),
             mask(truth.semantic),
             mask(truth.drivable),
         ),
         Predictions(
             size_hw,
-            None if found is None else Detections(found.boxes_xyxy * scale, found.scores, found.labels),
+            None
+            if detections is None
+            else Detections(detections.boxes_xyxy * scale, detections.scores, detections.labels),
             mask(predictions.semantic),
             mask(predictions.drivable),
         ),
     )
 
 
-def chosen(findings: Findings, worst: int = WORST) -> list[str]:
-    """Names of the frames to keep: the worst, and some evenly spread."""
+def frames_to_keep(findings: Findings, worst: int = WORST) -> list[str]:
+    """Names of the frames to keep: the worst, and evenly spaced ones."""
     bad = [excess.frame.name for excess in worst_first(findings.frames)[:worst]]
-    even = [findings.frames[place].name for place in spread(len(findings.frames))]
+    even = [findings.frames[index].name for index in evenly_spaced(len(findings.frames))]
     return list(dict.fromkeys([*bad, *even]))
 
 
-def spread(count: int, wanted: int = SPREAD) -> list[int]:
-    """Places of ``wanted`` frames, evenly spread over ``count``; fewer when there are fewer."""
-    return sorted(set(np.linspace(0, count - 1, min(wanted, count)).round().astype(int).tolist()))
+def evenly_spaced(count: int, most: int = EVEN) -> list[int]:
+    """Up to ``most`` indices, evenly spaced over ``range(count)``."""
+    return sorted(set(np.linspace(0, count - 1, min(most, count)).round().astype(int).tolist()))
 
 
-def encoded(picture: UInt8) -> bytes:
-    """An RGB picture as WebP. Raises ImageError when it is none."""
-    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8 or picture.size == 0:
+def encode_webp(image: UInt8) -> bytes:
+    """Encode an RGB image as WebP. Raises ImageError unless it is uint8 [H, W, 3]."""
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
         raise ImageError(
-            f"a picture of shape {picture.shape} and type {picture.dtype} is not uint8 RGB; convert it before reporting"
+            f"a picture of shape {image.shape} and type {image.dtype} is not uint8 RGB; convert it before reporting"
         )
     options = [cv2.IMWRITE_WEBP_QUALITY, _WEBP_QUALITY]
-    return bytes(cv2.imencode(".webp", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), options)[1].tobytes())
+    return bytes(cv2.imencode(".webp", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)[1].tobytes())
 
 
 def to_bytes(evaluation: Evaluation) -> bytes:
-    """The file's content; ``read_evaluation`` reads it back."""
-    found = evaluation.findings
+    """The content of an evaluation file; the inverse of ``read_evaluation``."""
+    findings = evaluation.findings
     metadata = {
         "format": _FORMAT,
-        "metrics": found.metrics.to_dict(),
-        "classes": found.classes,
-        "score_threshold": found.score_threshold,
+        "metrics": findings.metrics.to_dict(),
+        "classes": findings.classes,
+        "score_threshold": findings.score_threshold,
         "slices": {
             attribute: {value: asdict(scores) for value, scores in values.items()}
-            for attribute, values in found.slices.items()
+            for attribute, values in findings.slices.items()
         },
-        "frames": [asdict(frame) for frame in found.frames],
+        "frames": [asdict(frame) for frame in findings.frames],
         "kept": [frame.name for frame in evaluation.kept],
         "facts": evaluation.metadata,
     }
     arrays: Arrays = {"facts": np.frombuffer(json.dumps(metadata).encode(), np.uint8)}
-    arrays |= {f"precision/{name}": curve for name, curve in found.precision.items()}
-    arrays |= {f"confusion/{task}": counts for task, counts in found.confusions.items()}
-    for place, frame in enumerate(evaluation.kept):
-        arrays |= {f"kept/{place}/{name}": value for name, value in _frame_arrays(frame).items()}
+    arrays |= {f"precision/{name}": curve for name, curve in findings.precision.items()}
+    arrays |= {f"confusion/{task}": counts for task, counts in findings.confusions.items()}
+    for index, frame in enumerate(evaluation.kept):
+        arrays |= {f"kept/{index}/{name}": value for name, value in _frame_arrays(frame).items()}
     stream = io.BytesIO()
     np.savez_compressed(stream, allow_pickle=False, **arrays)
     return stream.getvalue()
 
 
 def read_evaluation(path: Path, *, remedy: str) -> Evaluation | None:
-    """An evaluation's file; None where there is none.
+    """Read an evaluation file; None where it does not exist.
 
     Args:
         path: the file.
-        remedy: what to do when it cannot be read, for the message.
+        remedy: for the message where it cannot be read.
 
     Raises:
-        DatasetError: it is damaged or of another version of the package.
+        DatasetError: it is damaged or was written by another version of the package.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -180,8 +182,8 @@ def read_evaluation(path: Path, *, remedy: str) -> Evaluation | None:
             tuple(FrameFindings(**frame) for frame in metadata["frames"]),
         )
         kept = tuple(
-            _frame_from(name, {part: arrays[key] for key, part in _below(f"kept/{place}/", arrays)})
-            for place, name in enumerate(metadata["kept"])
+            _frame_from(name, {part: arrays[key] for key, part in _below(f"kept/{index}/", arrays)})
+            for index, name in enumerate(metadata["kept"])
         )
         return Evaluation(findings, kept, dict(metadata["facts"]))
     except FileNotFoundError:
@@ -192,19 +194,19 @@ def read_evaluation(path: Path, *, remedy: str) -> Evaluation | None:
         ) from err
 
 
-def _below(start: str, arrays: Mapping[str, object]) -> Sequence[tuple[str, str]]:
-    """(key, what follows ``start``) of the arrays whose key starts so."""
-    return [(key, key.removeprefix(start)) for key in arrays if key.startswith(start)]
+def _below(prefix: str, arrays: Mapping[str, object]) -> Sequence[tuple[str, str]]:
+    """(key, key without the prefix) of all arrays whose key has the prefix."""
+    return [(key, key.removeprefix(prefix)) for key in arrays if key.startswith(prefix)]
 
 
 def _frame_arrays(frame: KeptFrame) -> Arrays:
-    truth, found = frame.truth, frame.predictions
+    truth, predictions = frame.truth, frame.predictions
     arrays: Mapping[str, npt.NDArray[Any] | None] = {
-        "image": np.frombuffer(encoded(frame.image), np.uint8),
+        "image": np.frombuffer(encode_webp(frame.image), np.uint8),
         "truth_semantic": truth.semantic,
         "truth_drivable": truth.drivable,
-        "semantic": found.semantic,
-        "drivable": found.drivable,
+        "semantic": predictions.semantic,
+        "drivable": predictions.drivable,
     }
     if truth.boxes is not None:
         arrays = {
@@ -213,8 +215,8 @@ def _frame_arrays(frame: KeptFrame) -> Arrays:
             "truth_labels": truth.boxes.labels,
             "truth_crowd": truth.boxes.crowd,
         }
-    if found.detections is not None:
-        boxes = found.detections
+    if predictions.detections is not None:
+        boxes = predictions.detections
         arrays = {**arrays, "boxes": boxes.boxes_xyxy, "scores": boxes.scores, "labels": boxes.labels}
     return {name: value for name, value in arrays.items() if value is not None}
 
@@ -226,14 +228,14 @@ def _frame_from(name: str, arrays: Mapping[str, npt.NDArray[Any]]) -> KeptFrame:
     def boxes(key: str) -> Float32:
         return np.asarray(arrays[key], np.float32).reshape(-1, 4)
 
-    known = found = None
+    truth_boxes = detections = None
     if "truth_boxes" in arrays:
-        known = TruthBoxes(boxes("truth_boxes"), arrays["truth_labels"], arrays["truth_crowd"])
+        truth_boxes = TruthBoxes(boxes("truth_boxes"), arrays["truth_labels"], arrays["truth_crowd"])
     if "boxes" in arrays:
-        found = Detections(boxes("boxes"), arrays["scores"], arrays["labels"])
+        detections = Detections(boxes("boxes"), arrays["scores"], arrays["labels"])
     return KeptFrame(
         name,
         image,
-        Truth(size_hw, known, arrays.get("truth_semantic"), arrays.get("truth_drivable")),
-        Predictions(size_hw, found, arrays.get("semantic"), arrays.get("drivable")),
+        Truth(size_hw, truth_boxes, arrays.get("truth_semantic"), arrays.get("truth_drivable")),
+        Predictions(size_hw, detections, arrays.get("semantic"), arrays.get("drivable")),
     )

@@ -1,4 +1,4 @@
-"""The folder of a training run, as ``lvad-train run`` leaves it, as one run of a report."""
+"""Reads the folder of a training run, as ``lvad-train run`` writes it, into a ``Run``."""
 
 import json
 from pathlib import Path
@@ -14,15 +14,15 @@ CURVE: Final = "losses.jsonl"
 METRICS: Final = "metrics.json"
 MAX_POINTS: Final = 2000
 
-_COURSE: Final = {"learning_rate": "learning rate", "gradient_norm": "gradient norm", "step_s": "seconds a step"}
+_STEP_VALUES: Final = {"learning_rate": "learning rate", "gradient_norm": "gradient norm", "step_s": "seconds a step"}
 
 
 def read_run(folder: Path, name: str) -> Run:
-    """Curves, metrics and evaluation of a run; what it lacks is said in its note.
+    """Read curves, metrics and evaluation of a run; its note states what is missing.
 
     Args:
-        folder: of a training that ended or is still under way.
-        name: what to call it.
+        folder: of a finished or running training.
+        name: of the run.
 
     Raises:
         DatasetError: it is not the folder of a training run, or a file in it is damaged.
@@ -33,7 +33,7 @@ def read_run(folder: Path, name: str) -> Run:
             f"{folder} is not the folder of a training run: it has no {CURVE}, {METRICS} or {FILE}; "
             "give the output folder of lvad-train run"
         )
-    losses, course = _curves(folder / CURVE) if CURVE in found else ({}, {})
+    losses, step_values = _curves(folder / CURVE) if CURVE in found else ({}, {})
     remedy = f"measure it again with: lvad-train evaluate {folder}/model.pt --keep"
     evaluation = read_evaluation(folder / FILE, remedy=remedy)
     metrics = _metrics(folder / METRICS, remedy) if METRICS in found else None
@@ -42,30 +42,30 @@ def read_run(folder: Path, name: str) -> Run:
         note = "its training has not ended, so it shows curves only."
     elif evaluation is None:
         note = f"it has no {FILE}, so it shows no frames, confusions or curves of precision; {remedy}"
-    return Run(name, metrics, evaluation, losses, course, note=note)
+    return Run(name, metrics, evaluation, losses, step_values, note=note)
 
 
 def _curves(path: Path) -> tuple[dict[str, list[Point]], dict[str, list[Point]]]:
-    """Loss terms, the total first, and what else each step says; values over steps, thinned out."""
+    """(loss terms, the total first; other values of each step), each name -> (step, value) points, subsampled."""
     losses: dict[str, list[Point]] = {"total": []}
-    course: dict[str, list[Point]] = {}
+    step_values: dict[str, list[Point]] = {}
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
         if lines and not lines[-1].endswith("}"):
-            lines.pop()  # being written just now
+            lines.pop()  # incomplete: it is just being written
         for line in lines[:: max(1, len(lines) // MAX_POINTS)]:
             report: dict[str, Any] = json.loads(line)
             step = float(report["step"])
             for term, value in report["terms"].items():
                 losses.setdefault(term, []).append((step, float(value)))
-            for key, title in _COURSE.items():
+            for key, title in _STEP_VALUES.items():
                 if key in report:
-                    course.setdefault(title, []).append((step, float(report[key])))
+                    step_values.setdefault(title, []).append((step, float(report[key])))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as err:
         raise DatasetError(
             f"{path} cannot be read as losses ({type(err).__name__}: {err}); remove it, or train again"
         ) from err
-    return losses, course
+    return losses, step_values
 
 
 def _metrics(path: Path, remedy: str) -> Metrics | None:

@@ -1,4 +1,4 @@
-"""The report page: sections in order, pictures embedded, one style sheet for light, dark and print."""
+"""Writes the report page: its sections in order, in one self-contained HTML file."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -38,22 +38,22 @@ def write_report(
     Args:
         path: HTML file to write; its folder is created.
         title: heading of the page.
-        runs: what to show, in this order; their names differ.
+        runs: to show, in this order, with unique names.
         summary: one or two sentences below the title.
-        metadata: name -> value, such as versions, of the report as a whole.
-        commands: command lines that made the results, as one would type them.
-        frames: so many of the worst frames are shown, of those that the runs kept.
-        score_threshold: least score of the boxes drawn on frames.
+        metadata: name -> value, such as versions, of the whole report.
+        commands: command lines that produced the results.
+        frames: maximum number of worst frames to show, of those that the runs kept.
+        score_threshold: minimum score of the boxes drawn on frames.
 
     Raises:
-        ImageError: the file cannot be written, or a picture is not uint8 RGB.
+        ImageError: the file cannot be written, or an image is not uint8 RGB.
     """
     worst = worst_names(runs, frames)
     others = [name for name in even_names(runs) if name not in worst] if frames else []
     sections = [
         ("Results", _results(runs)),
         ("Training", training_section(runs)),
-        ("Validation on the way", validation_section(runs)),
+        ("Validation during training", validation_section(runs)),
         ("Per class", _per_class(runs)),
         ("Precision and recall", recall_section(runs)),
         ("Confusion", confusion_section(runs)),
@@ -66,13 +66,13 @@ def write_report(
 
 
 def write_page(path: Path, *, title: str, summary: str, sections: Sequence[tuple[str, str]]) -> None:
-    """Write a page of sections, each a heading and HTML; those without content are left out.
+    """Write a page of sections; empty ones are left out.
 
     Args:
         path: HTML file to write; its folder is created.
         title: heading of the page.
         summary: one or two sentences below it.
-        sections: headings and their HTML, in the order of the page.
+        sections: (heading, HTML), in the order of the page.
 
     Raises:
         ImageError: the file cannot be written.
@@ -116,7 +116,7 @@ def _per_class(runs: Sequence[Run]) -> str:
 
 
 def _conditions(runs: Sequence[Run]) -> str:
-    """Slices by weather, scene and time of day; where nobody stated them, that it is so."""
+    """Slices by weather, scene and time of day, or a note where frames do not state them."""
     if all(run.findings is None for run in runs):
         return ""
     tables = slice_tables([{} if run.findings is None else run.findings.slices for run in runs])
@@ -142,6 +142,6 @@ def _made(runs: Sequence[Run], metadata: Mapping[str, object], commands: Sequenc
 
 
 def provenance(metadata: Mapping[str, object], commands: Sequence[str]) -> str:
-    """Names with their values, then command lines, as HTML."""
+    """Metadata and command lines as HTML."""
     listed = f"<pre>{escape(chr(10).join(commands))}</pre>" if commands else ""
     return (metadata_table(metadata) if metadata else "") + (f"<h3>Commands</h3>{listed}" if listed else "")

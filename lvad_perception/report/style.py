@@ -1,4 +1,4 @@
-"""The report's style sheet: light and dark by the reader's setting, narrow screens, print."""
+"""The report's style sheet, for light and dark mode, narrow screens and print."""
 
 from typing import Final
 

@@ -1,4 +1,4 @@
-"""Metrics as HTML tables with bars: the same rows for every evaluation, side by side."""
+"""Tables of metrics with bars as HTML, all evaluations side by side."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
@@ -9,19 +9,19 @@ from lvad_perception.report.charts import STYLES
 from lvad_perception.vocabulary import Rgb, Vocabulary, vocabulary_of
 
 Evaluations = Mapping[str, Metrics | None]
-"""Name -> metrics; None where a run was not measured, whose column stays empty."""
+"""Name -> metrics; None leaves the run's column empty."""
 Slices = Mapping[str, Mapping[str, SliceScores]]
 Numbers = Sequence[float | None]
-"""One number of each evaluation, in their order; None where it has none."""
+"""One number per evaluation, in their order; None where it has none."""
 
 _NONE: Final = "&ndash;"
 _ABSENT: Final = "\N{EN DASH}"
 _FEW: Final = 30
-"""Scores over fewer frames than this say little."""
+"""Scores over fewer frames are marked, since they are unreliable."""
 
 
 def headline_tiles(metrics: Metrics) -> str:
-    """The numbers that a reader looks for first."""
+    """The main numbers of one evaluation as tiles."""
     tiles: list[tuple[str, float | None, str]] = []
     if metrics.detection is not None:
         scores = metrics.detection.scores
@@ -53,8 +53,8 @@ def comparison_table(evaluations: Evaluations) -> str:
             _row(
                 escape(name),
                 [
-                    f'<td class="num">{_bar(number, place, best=place in best)}</td>'
-                    for place, number in enumerate(numbers)
+                    f'<td class="num">{_bar(number, index, best=index in best)}</td>'
+                    for index, number in enumerate(numbers)
                 ],
             )
         )
@@ -83,7 +83,7 @@ def _headlines(metrics: Metrics | None) -> dict[str, float | None]:
 
 
 def detection_table(evaluations: Evaluations) -> str:
-    """Average precision per class of the truth, a bar for each evaluation."""
+    """Average precision of each class that occurs in the truth, a bar for each evaluation."""
     tasks = [None if metrics is None else metrics.detection for metrics in evaluations.values()]
     if not any(tasks):
         return ""
@@ -104,7 +104,7 @@ def detection_table(evaluations: Evaluations) -> str:
 
 
 def segmentation_tables(evaluations: Evaluations) -> str:
-    """IoU per class of the truth of both label map tasks, a bar for each evaluation."""
+    """IoU of each class for both segmentation tasks, a bar for each evaluation."""
     semantic = [None if metrics is None else metrics.semantic for metrics in evaluations.values()]
     drivable = [None if metrics is None else metrics.drivable for metrics in evaluations.values()]
     tables = []
@@ -122,18 +122,18 @@ def segmentation_tables(evaluations: Evaluations) -> str:
 
 
 def slice_tables(slices: Sequence[Slices]) -> str:
-    """Scores by weather, scene and time of day, a bar for each evaluation; empty when nobody stated any.
+    """Scores by weather, scene and time of day, a bar for each evaluation; empty when no evaluation has slices.
 
     Args:
-        slices: attribute -> value -> scores, of each evaluation; empty where it has none.
+        slices: for each evaluation, attribute -> value -> scores; may be empty.
     """
     tables = []
     titles = {"weather": "weather", "scene": "scene", "timeofday": "time of day"}
-    for attribute in dict.fromkeys(name for found in slices for name in found):
-        values = dict.fromkeys(value for found in slices for value in found.get(attribute, {}))
+    for attribute in dict.fromkeys(name for each in slices for name in each):
+        values = dict.fromkeys(value for each in slices for value in each.get(attribute, {}))
         body = []
         for value in values:
-            scores = [found.get(attribute, {}).get(value) for found in slices]
+            scores = [each.get(attribute, {}).get(value) for each in slices]
             count = max(score.images for score in scores if score is not None)
             few = '<span class="few"> few</span>' if count < _FEW else ""
             cells = [f'<td class="num">{count:,}{few}</td>']
@@ -147,7 +147,7 @@ def slice_tables(slices: Sequence[Slices]) -> str:
 
 
 def metadata_table(metadata: Mapping[str, object]) -> str:
-    """Names and values in two columns; a value of several lines keeps them."""
+    """Names and values in two columns; line breaks in values are kept."""
     rows = []
     for name, value in metadata.items():
         text = escape(str(value))
@@ -156,15 +156,15 @@ def metadata_table(metadata: Mapping[str, object]) -> str:
 
 
 def settings_table(settings: Mapping[str, Mapping[str, object]]) -> str:
-    """What differs between the runs' settings, one column per run; empty when there is nothing to compare.
+    """The settings that differ between runs, one column per run; empty when there are none.
 
     Args:
         settings: name of the run -> name of the setting -> value.
     """
-    names = dict.fromkeys(name for found in settings.values() for name in found)
+    names = dict.fromkeys(name for each in settings.values() for name in each)
     body = []
     for name in names:
-        values = [str(found.get(name, _ABSENT)) for found in settings.values()]
+        values = [str(each.get(name, _ABSENT)) for each in settings.values()]
         if len(set(values)) > 1:
             body.append(_row(escape(name), [f"<td>{escape(value)}</td>" for value in values]))
     if len(settings) < 2 or not body:
@@ -173,12 +173,12 @@ def settings_table(settings: Mapping[str, Mapping[str, object]]) -> str:
 
 
 def percent(value: float | None) -> str:
-    """One decimal; a dash where there is no number, as HTML."""
+    """A number with one decimal, or a dash for None and NaN, as HTML."""
     return _NONE if value is None or value != value else f"{value:.1f}"
 
 
 def legend(vocabulary: Vocabulary) -> str:
-    """The colours of a task's classes as they appear on overlays."""
+    """A legend of a task's classes in their overlay colours."""
     items = zip(vocabulary.names, vocabulary.colors, strict=True)
     return '<p class="legend">' + "".join(f"<span>{_swatch(c)}{escape(n)}</span>" for n, c in items) + "</p>"
 
@@ -218,34 +218,34 @@ def _row(head: str, cells: Iterable[str]) -> str:
 
 
 def _bars(numbers: Numbers) -> str:
-    """A cell with a bar for each evaluation, below each other; one dash when none has a number."""
+    """A cell with one bar per evaluation, stacked; a single dash when none has a number."""
     if all(number is None for number in numbers):
         return f'<td class="num none">{_NONE}</td>'
     best = _best(numbers)
-    return f'<td class="num">{"".join(_bar(n, place, best=place in best) for place, n in enumerate(numbers))}</td>'
+    return f'<td class="num">{"".join(_bar(n, index, best=index in best) for index, n in enumerate(numbers))}</td>'
 
 
-def _bar(value: float | None, place: int, *, best: bool) -> str:
-    """A number in percent beside a bar of that length, in the look of its evaluation."""
+def _bar(value: float | None, index: int, *, best: bool) -> str:
+    """A number in percent beside a bar of that length, in the colour of its evaluation."""
     if value is None or value != value:
         return f'<span class="line none"><b>{_NONE}</b></span>'
     length = min(max(value, 0.0), 100.0)
     kind = "line best" if best else "line"
     return (
-        f'<span class="{kind}"><span class="bar s{place % STYLES}"><i style="width:{length:.1f}%"></i></span>'
+        f'<span class="{kind}"><span class="bar s{index % STYLES}"><i style="width:{length:.1f}%"></i></span>'
         f"<b>{percent(value)}</b></span>"
     )
 
 
 def _best(numbers: Numbers) -> set[int]:
-    """Places of the highest number as it is printed; none when only one evaluation has one, or all are equal."""
-    known = {place: round(number, 1) for place, number in enumerate(numbers) if number is not None}
+    """Indices of the highest number as printed; empty when only one evaluation has a number, or all are equal."""
+    known = {index: round(number, 1) for index, number in enumerate(numbers) if number is not None}
     highest = max(known.values(), default=0.0)
-    return {place for place, number in known.items() if number == highest} if len(set(known.values())) > 1 else set()
+    return {index for index, number in known.items() if number == highest} if len(set(known.values())) > 1 else set()
 
 
 def _coloured(task: str, names: Iterable[str]) -> Iterable[tuple[str, Rgb]]:
-    """Class names of a task with the colours that overlays give them."""
+    """Class names of a task with their overlay colours."""
     vocabulary = vocabulary_of(task, tuple(names))
     return zip(vocabulary.names, vocabulary.colors, strict=True)
 

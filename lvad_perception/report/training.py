@@ -1,4 +1,4 @@
-"""Curves over the steps of a training, of several runs in the same charts."""
+"""Report sections with training curves, of several runs in the same charts."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -8,29 +8,29 @@ from lvad_perception.report.run import Run, by_curve, run_keys
 
 
 def training_section(runs: Sequence[Run]) -> str:
-    """Losses, then what else a step has; empty when no run was trained."""
-    losses, course = by_curve(runs, "losses"), by_curve(runs, "course")
+    """Losses, then other values of each step; empty when no run has losses."""
+    losses, step_values = by_curve(runs, "losses"), by_curve(runs, "step_values")
     if not losses:
         return ""
     switched = _switched_charts(losses, first_wide=True)
-    rest = _grid([_figure(name, series, log=False) for name, series in course.items()])
+    rest = _grid([_figure(name, series) for name, series in step_values.items()])
     return run_keys(runs) + switched + rest
 
 
 def validation_section(runs: Sequence[Run]) -> str:
-    """Metrics that were measured on the way; empty where each run was only measured at its end."""
+    """Metrics that were measured during training; empty where every run was measured at its end only."""
     curves = by_curve(runs, "validation")
     if not any(len(item.points) > 1 for series in curves.values() for item in series):
         return ""
-    return run_keys(runs) + _grid([_figure(name, series, log=False) for name, series in curves.items()])
+    return run_keys(runs) + _grid([_figure(name, series) for name, series in curves.items()])
 
 
 def curve_charts(curves: Mapping[str, Sequence[Point]], *, first_wide: bool = True) -> str:
-    """Curves as HTML, each with a linear and a logarithmic axis to switch between; one such group a page.
+    """Curves as HTML, with a switch between linear and logarithmic axes; at most one such group per page.
 
     Args:
         curves: name -> (step, value) points.
-        first_wide: the first curve is the total and shown large.
+        first_wide: show the first curve, the total, large.
     """
     return _switched_charts({name: [Series(0, "", points)] for name, points in curves.items()}, first_wide=first_wide)
 
@@ -39,8 +39,8 @@ def _switched_charts(curves: Mapping[str, Sequence[Series]], *, first_wide: bool
     if not curves:
         return ""
     charts = []
-    for place, (name, series) in enumerate(curves.items()):
-        wide = first_wide and place == 0
+    for index, (name, series) in enumerate(curves.items()):
+        wide = first_wide and index == 0
         both = "".join(_chart(name, series, log=log, wide=wide) for log in (False, True))
         charts.append(_framed(name, series, both, wide=wide))
     # Two radio buttons and the style sheet switch the axis; the page has no script.
@@ -59,8 +59,8 @@ def _chart(name: str, series: Sequence[Series], *, log: bool, wide: bool) -> str
     return f'<div class="{"log" if log else "linear"}">{drawn}</div>'
 
 
-def _figure(name: str, series: Sequence[Series], *, log: bool) -> str:
-    return _framed(name, series, line_chart(series, name=name, log=log, size_wh=(380, 200)), wide=False)
+def _figure(name: str, series: Sequence[Series]) -> str:
+    return _framed(name, series, line_chart(series, name=name, size_wh=(380, 200)), wide=False)
 
 
 def _framed(name: str, series: Sequence[Series], content: str, *, wide: bool) -> str:

@@ -1,1 +1,1 @@
-"""The commands of ``lvad-train``, by what they work on; ``cli.py`` puts them together."""
+"""The commands of ``lvad-train``: their options, and the calls behind them."""

@@ -1,11 +1,11 @@
-"""What several commands share: their group, and the arguments that name a checkpoint or a data set."""
+"""Arguments that several commands of ``lvad-train`` share."""
 
 import argparse
 from pathlib import Path
 from typing import Final, TypeAlias
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
-"""The group of argparse's sub-parsers that a command is added to."""
+"""argparse's group of sub-parsers, to which commands are added."""
 
 DATASET_HELP: Final = "data set in BDD100K's layout, or nuImages"
 
@@ -16,5 +16,5 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
 
 
 def add_processes(parser: argparse.ArgumentParser) -> None:
-    """Add the option ``--workers`` of what runs on several cores."""
+    """Add the option ``--workers``: number of processes."""
     parser.add_argument("--workers", type=int, help="processes (default: one per core)")

@@ -1,4 +1,4 @@
-"""Commands on a checkpoint: evaluate, export, slim and import."""
+"""The commands on a checkpoint: evaluate, export, slim and import."""
 
 import argparse
 import json
@@ -28,7 +28,7 @@ def _add_evaluate(commands: Commands) -> None:
     parser.add_argument("--split", help="split to measure (default: the recipe's validation split)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the metrics as JSON")
     parser.add_argument(
-        "--keep", action="store_true", help="also keep what lvad-train report shows, as evaluation.npz beside it"
+        "--keep", action="store_true", help="also write evaluation.npz beside the checkpoint, for lvad-train report"
     )
     parser.add_argument("--workers", type=int, help="loader processes (default: the recipe's)")
     parser.set_defaults(run=_evaluate)
@@ -76,7 +76,7 @@ def _add_export(commands: Commands) -> None:
     parser = commands.add_parser(
         "export",
         help="turn a checkpoint into a model file",
-        description="Turn a checkpoint into a model file, after comparing its runtime with torch on images: .onnx for "
+        description="Turn a checkpoint into a model file, if its runtime agrees with torch on images: .onnx for "
         "ONNX Runtime, OpenVINO and TensorRT, .pt2 for PyTorch on a CUDA GPU.",
         epilog="example: lvad-train export runs/edge/model.pt edge.onnx --camera-size 1280x720",
     )

@@ -1,4 +1,4 @@
-"""Commands on data sets: data check, data lists and data sample."""
+"""The commands on data sets: data check, data lists and data sample."""
 
 import argparse
 import sys

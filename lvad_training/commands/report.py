@@ -1,4 +1,4 @@
-"""The command report: runs side by side on one page."""
+"""The command report: an HTML page that compares runs."""
 
 import argparse
 import sys

@@ -1,4 +1,4 @@
-"""Commands that train: run and demo."""
+"""The commands that train: run and demo."""
 
 import argparse
 import json
@@ -88,10 +88,12 @@ def _add_demo(commands: Commands) -> None:
     parser.add_argument("--data", type=Path, help=f"{DATASET_HELP} (default: render one)")
     parser.add_argument("--images", type=int, default=400, help="images to render (default: 400)")
     parser.add_argument(
-        "--steps", type=int, help="training steps (default: as many as fit, by the time of the first, into six minutes)"
+        "--steps", type=int, help="training steps (default: as many as fit into six minutes, by a short timing run)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of rendering and training (default: 0)")
-    parser.add_argument("--from-scratch", action="store_true", help="do not start from the shipped checkpoint")
+    parser.add_argument("--seed", type=int, default=0, help="seed of rendering and training (default: 0)")
+    parser.add_argument(
+        "--from-scratch", action="store_true", help="start from random weights instead of the shipped checkpoint"
+    )
     parser.set_defaults(run=_demo)
 
 

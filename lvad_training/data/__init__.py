@@ -1,1 +1,1 @@
-"""Images and labels -> Sample."""
+"""Training data: annotation, sampling, augmentation, loading, the paper's settings, and checks of data sets."""

@@ -1,4 +1,4 @@
-"""What each image of a split counts as annotated for: truth where lists allow it, pseudo labels elsewhere."""
+"""Annotation of images for training: truth where the recipe's lists allow it, pseudo labels elsewhere."""
 
 from collections.abc import Sequence
 
@@ -15,16 +15,16 @@ Frames = npt.NDArray[np.int64]
 
 
 class Annotation:
-    """The annotation of a split's images as a training sees it.
+    """The annotation of a split's images for training.
 
-    Instances hold the splits and small arrays; they pickle cheaply, as loaders' workers need.
+    Instances hold splits and small arrays, and so are cheap to pickle for worker processes.
 
     Args:
         split: images and their truth.
-        lists: truth of an image counts for a task only if these name it; all truth when None.
-        pseudo: a split with the same image names, whose annotation fills what an image is not annotated for; nothing
-            is filled when None.
-        tasks: what to look at; annotation of other tasks is not read.
+        lists: for each task, the images whose truth counts; all truth counts if None.
+        pseudo: a split with the same image names, whose annotation is used for the tasks that an image has no truth
+            for; None for no pseudo labels.
+        tasks: tasks to read annotation of.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Annotation:
         self.pseudo = pseudo
         self.tasks = tuple(tasks)
         self._true = {task: _listed(split, lists, task) for task in tasks}
-        self._pseudo_at = _indices_in(pseudo, split) if pseudo is not None else None
+        self._pseudo_index = _indices_in(pseudo, split) if pseudo is not None else None
 
     def __len__(self) -> int:
         return len(self.split)
@@ -51,19 +51,19 @@ class Annotation:
     def labelled_for(self, task: str) -> Bool:
         """bool [F]: which images have truth or pseudo labels for ``task``."""
         true = self._true[task]
-        if self.pseudo is None or self._pseudo_at is None:
+        if self.pseudo is None or self._pseudo_index is None:
             return true
-        filled = self._pseudo_at >= 0
-        filled[filled] = self.pseudo.annotated_for(task)[self._pseudo_at[filled]]
+        filled = self._pseudo_index >= 0
+        filled[filled] = self.pseudo.annotated_for(task)[self._pseudo_index[filled]]
         return np.asarray(true | filled)
 
     def truth(self, frame: int, size_hw: Size, task: str | None = None) -> Truth:
-        """Truth and pseudo labels of an image; None where it has neither.
+        """Truth or pseudo labels of an image; None for tasks without either.
 
         Args:
             frame: index in the split.
             size_hw: size of the image.
-            task: the only task to read; all when None.
+            task: the only task to read; all if None.
 
         Raises:
             LabelError: as ``Split.truth``.
@@ -78,12 +78,12 @@ class Annotation:
         )
 
     def _source(self, frame: int, task: str) -> tuple[Split, int] | None:
-        """The split that says what an image holds, and the image's index in it; what is not annotated there is None."""
+        """The split with the image's annotation for a task, and its index there; None if there is no annotation."""
         if self._true[task][frame]:
             return self.split, frame
-        if self.pseudo is None or self._pseudo_at is None or self._pseudo_at[frame] < 0:
+        if self.pseudo is None or self._pseudo_index is None or self._pseudo_index[frame] < 0:
             return None
-        return self.pseudo, int(self._pseudo_at[frame])
+        return self.pseudo, int(self._pseudo_index[frame])
 
 
 def _listed(split: Split, lists: Lists | None, task: str) -> Bool:
@@ -95,6 +95,6 @@ def _listed(split: Split, lists: Lists | None, task: str) -> Bool:
 
 
 def _indices_in(pseudo: Split, split: Split) -> Int32:
-    """int32 [F]: where each image of ``split`` is in ``pseudo``, -1 where it is not."""
-    at = {pseudo.name_of(i): i for i in range(len(pseudo))}
-    return np.fromiter((at.get(split.name_of(i), -1) for i in range(len(split))), np.int32, len(split))
+    """int32 [F]: index in ``pseudo`` of each image of ``split``, -1 if it is not there."""
+    index_of = {pseudo.name_of(i): i for i in range(len(pseudo))}
+    return np.fromiter((index_of.get(split.name_of(i), -1) for i in range(len(split))), np.int32, len(split))

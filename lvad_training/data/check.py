@@ -1,4 +1,4 @@
-"""``lvad-train data check``: read a whole data set as training would, count what is annotated, report every problem."""
+"""``lvad-train data check``: read a whole data set as training does, count its annotation, report every problem."""
 
 import multiprocessing
 import sys
@@ -20,22 +20,23 @@ from lvad_perception.datasets.split import Split
 from lvad_perception.errors import DatasetError, LabelError
 from lvad_perception.machine import usable_cores
 from lvad_perception.vocabulary import TASKS, VOCABULARIES, Vocabulary
-from lvad_training.data.check_frames import Counts, Problem, check_frames
-from lvad_training.data.check_nuimages import check_tables
-from lvad_training.data.check_tree import check_tree, has_labels, plural
+from lvad_training.data.check_bdd100k import bdd100k_problems, has_labels
+from lvad_training.data.check_frames import Counts, check_frames
+from lvad_training.data.check_nuimages import nuimages_problems
+from lvad_training.data.check_problems import Problem, plural
 
 _CHUNK: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a check found.
+    """The result of a check.
 
     Attributes:
         root: the data set.
         splits: split -> counts.
         problems: errors first, then by file.
-        vocabularies: the classes by task.
+        vocabularies: task -> its classes.
     """
 
     root: Path
@@ -56,7 +57,7 @@ def check_dataset(
 
     Args:
         root: the folder that holds images/ and labels/, or samples/ and versions of nuImages.
-        workers: processes; one per core when None, 1 reads in this process.
+        workers: processes; one per core if None, 1 reads in this process.
         progress: show a progress bar on standard error.
         cache_dir: where parsed labels are kept; see ``open_split``.
 
@@ -68,31 +69,32 @@ def check_dataset(
     splits: list[Split] = []
     for name in find_splits(root):
         try:
-            split = open_split(root, name, cache_dir=cache_dir, report=_reported)
+            split = open_split(root, name, cache_dir=cache_dir, report=_ignore)
         except LabelError as err:
             problems.append(Problem("error", str(root), f"split '{name}' cannot be opened: {err}"))
             continue
         splits.append(split)
-    of_bdd100k = [split for split in splits if isinstance(split, bdd100k.Split)]
-    # A split that could not be opened may have labels: only then is their lack certain.
+    of_bdd100k = [split for split in splits if isinstance(split, bdd100k.Bdd100kSplit)]
+    # A split that could not be opened may have labels, so only without such splits is it certain that there are none.
     if not problems and not any(split.annotated_for(task).any() for split in splits for task in TASKS):
         if of_bdd100k and not has_labels(root, of_bdd100k):
             raise DatasetError(f"{root} has images but no labels for them; unpack BDD100K's labels under {root}/labels")
         message = "no image is annotated, so training has nothing to learn; bring labels of the same frames"
         problems.append(Problem("error", str(root), message))
     if of_bdd100k or "drivable" in vocabularies:
-        problems += check_tree(root, of_bdd100k)
-    problems += check_tables([split for split in splits if isinstance(split, NuImagesSplit)])
+        problems += bdd100k_problems(root, of_bdd100k)
+    problems += nuimages_problems([split for split in splits if isinstance(split, NuImagesSplit)])
     counts = {split.name: Counts(vocabularies) for split in splits}
-    for name, part, found in _read_all(splits, vocabularies, _worker_count(workers), progress):
+    processes = usable_cores() if workers is None else max(1, workers)
+    for name, part, of_frames in _read_all(splits, vocabularies, processes, progress):
         counts[name].add(part)
-        problems += found
+        problems += of_frames
     problems.sort(key=lambda problem: (problem.severity != "error", problem.file, problem.message))
     return Report(root, counts, problems, vocabularies)
 
 
-def _reported(_line: str) -> None:
-    """What is passed over stands in the report and need not be told twice."""
+def _ignore(_line: str) -> None:
+    """Drop notes of opening a split; the checks report the same."""
 
 
 def print_report(report: Report, file: TextIO | None = None) -> None:
@@ -143,45 +145,42 @@ def _percent(part: int, whole: int) -> str:
     return f"{100 * part / whole:.2f}" if whole else "-"
 
 
-def _worker_count(workers: int | None) -> int:
-    return usable_cores() if workers is None else max(1, workers)
-
-
 def _read_all(
     splits: list[Split], vocabularies: Mapping[str, Vocabulary], workers: int, progress: bool
 ) -> Iterator[tuple[str, Counts, list[Problem]]]:
     """Check all frames in chunks, in parallel, in no particular order."""
     chunks = [
-        (which, range(start, min(start + _CHUNK, len(split))))
-        for which, split in enumerate(splits)
+        (index, range(start, min(start + _CHUNK, len(split))))
+        for index, split in enumerate(splits)
         for start in range(0, len(split), _CHUNK)
     ]
     total = sum(len(split) for split in splits)
     with tqdm(total=total, desc="check", unit="image", disable=not progress, mininterval=0.5) as bar:
         if workers == 1 or len(chunks) == 1:
-            for which, frames in chunks:
-                part, found = check_frames(splits[which], frames, vocabularies)
+            for index, frames in chunks:
+                part, problems = check_frames(splits[index], frames, vocabularies)
                 bar.update(len(frames))
-                yield splits[which].name, part, found
+                yield splits[index].name, part, problems
             return
-        # Spawned, not forked: the parent may run threads (the progress bar's monitor, OpenCV's pool).
+        # Spawned, not forked: this process may run threads (the progress bar's monitor, OpenCV's pool).
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(
             min(workers, len(chunks)), mp_context=context, initializer=_start_worker, initargs=(splits, vocabularies)
         ) as pool:
-            pending = {pool.submit(_check_in_worker, which, frames): (which, frames) for which, frames in chunks}
+            pending = {pool.submit(_check_in_worker, index, frames): (index, frames) for index, frames in chunks}
             try:
-                for done in as_completed(pending):
-                    which, frames = pending[done]
-                    part, found = done.result()
+                for future in as_completed(pending):
+                    index, frames = pending[future]
+                    part, problems = future.result()
                     bar.update(len(frames))
-                    yield splits[which].name, part, found
+                    yield splits[index].name, part, problems
             except BrokenProcessPool as err:
                 raise DatasetError("a checking process died, likely for lack of memory; use fewer --workers") from err
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
 
 
+# Each worker process has its own, set once when it starts.
 _worker_splits: list[Split] = []
 _worker_vocabularies: dict[str, Vocabulary] = {}
 
@@ -192,5 +191,5 @@ def _start_worker(splits: list[Split], vocabularies: Mapping[str, Vocabulary]) -
     _worker_vocabularies.update(vocabularies)
 
 
-def _check_in_worker(which: int, frames: range) -> tuple[Counts, list[Problem]]:
-    return check_frames(_worker_splits[which], frames, _worker_vocabularies)
+def _check_in_worker(index: int, frames: range) -> tuple[Counts, list[Problem]]:
+    return check_frames(_worker_splits[index], frames, _worker_vocabularies)

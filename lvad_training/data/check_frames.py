@@ -1,9 +1,9 @@
-"""One frame of a data set, read as training reads it: what it holds and what is wrong with it."""
+"""Checks of single frames, read as training reads them: counts of their annotation, and problems."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -14,36 +14,21 @@ from lvad_perception.errors import ImageError, LabelError
 from lvad_perception.media.images import jpeg_damage, read_image
 from lvad_perception.types import Size, UInt8
 from lvad_perception.vocabulary import TASKS, UNLABELED, Vocabulary
+from lvad_training.data.check_problems import Problem
 
-Severity = Literal["error", "warning"]
 Int64 = npt.NDArray[np.int64]
 
 _OUTSIDE_TOLERANCE_PX: Final = 1.0
 _SPARSE_SHARE: Final = 0.05
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """Something wrong with a file.
-
-    Attributes:
-        severity: "error" where training would fail, "warning" where it clips, skips or ignores.
-        file: the file or folder.
-        message: what is wrong with it and what becomes of it.
-    """
-
-    severity: Severity
-    file: str
-    message: str
-
-
 @dataclass(slots=True)
 class Counts:
-    """What frames hold.
+    """Counts over frames.
 
     Attributes:
-        vocabularies: the classes by task; of a task that is absent, BDD100K's.
-        images: frames.
+        vocabularies: the classes by task; BDD100K's for a task that is absent.
+        images: number of frames.
         annotated: task -> annotated frames.
         boxes: int64 [C], boxes per detection class without crowds.
         crowds: crowd and ignored boxes.
@@ -79,7 +64,7 @@ class Counts:
 def check_frames(
     split: Split, frames: range, vocabularies: Mapping[str, Vocabulary] = TASKS
 ) -> tuple[Counts, list[Problem]]:
-    """Count and check the frames of a range of indices; of images that are not there only that they are annotated."""
+    """Count and check the frames of a range of indices; a missing image is not reported, its annotation is counted."""
     counts, problems = Counts(vocabularies), list[Problem]()
     for i in frames:
         problems += _check_frame(split, i, counts)
@@ -87,27 +72,27 @@ def check_frames(
 
 
 def _check_frame(split: Split, i: int, counts: Counts) -> Iterator[Problem]:
-    """Read one frame as training does; its counts are added to ``counts``."""
+    """Read one frame as training does, and add to ``counts``."""
     annotated = split.annotated(i)
     counts.images += 1
     for task in annotated:
         counts.annotated[task] += 1
     path = split.image_path(i)
     if not path.is_file():
-        return  # told once for all images by who looks at the data set as a whole
+        return  # the checks of the whole data set report missing images together
     try:
         image = read_image(path)
     except ImageError as err:
         # Training never opens an image that has no annotation.
         yield Problem("error" if annotated else "warning", str(path), _without_file(err, path))
         return
-    if (damage := _jpeg_damage(path)) is not None:
+    if (damage := jpeg_damage(path.read_bytes())) is not None:
         yield Problem("warning", str(path), f"damaged JPEG data ({damage}); part of the picture is wrong")
     size_hw = (image.shape[0], image.shape[1])
     if annotated and (orientation := exif_orientation(path)) > 1:
         message = (
             f"its EXIF orientation {orientation} is not applied, so labels have to be for the stored "
-            f"{size_hw[1]}x{size_hw[0]} pixels; if they are not, turn those, as mogrify -auto-orient does"
+            f"{size_hw[1]}x{size_hw[0]} pixels; if they are not, rotate the pixels, as mogrify -auto-orient does"
         )
         yield Problem("warning", str(path), message)
     try:
@@ -163,11 +148,6 @@ def _pixel_counts(mask: UInt8, classes: int) -> Int64:
     return np.append(counts[:classes], counts[UNLABELED])
 
 
-def _jpeg_damage(path: Path) -> str | None:
-    """What a strict decoder says of a JPEG whose damage OpenCV hides; None when sound or without that decoder."""
-    return jpeg_damage(path.read_bytes())
-
-
 def _without_file(err: Exception, file: Path) -> str:
-    """The message without the file that begins it: the report names it already."""
+    """The message without its leading file name, which the report prints already."""
     return str(err).removeprefix(f"{file} ")

@@ -1,10 +1,9 @@
-"""What is wrong with nuImages as a whole: images that are not there, tokens that lead nowhere, skipped annotation."""
+"""Checks of nuImages' tables: missing images, dangling keys, skipped annotation."""
 
 from collections.abc import Iterator, Sequence
 
 from lvad_perception.datasets.nuimages import NuImagesSplit
-from lvad_training.data.check_frames import Problem
-from lvad_training.data.check_tree import listed, plural, repeated_names, unmeasurable
+from lvad_training.data.check_problems import Problem, listed, not_evaluated, plural, repeated_names
 
 _MEANINGS = {
     "object_ann.sample_data_token": ("object", "key frame of a camera", "not used"),
@@ -15,18 +14,18 @@ _MEANINGS = {
     "sample_data.sample_token": ("image", "sample", "their place is unknown"),
     "sample.log_token": ("sample", "log", "their place is unknown"),
 }
-"""Foreign key -> what has it, what it should lead to, and what becomes of rows whose key leads nowhere."""
+"""Foreign key -> (noun of its rows, noun of its target, consequence for rows whose target does not exist)."""
 
 
-def check_tables(splits: Sequence[NuImagesSplit]) -> Iterator[Problem]:
-    """Problems that show without opening an image or a mask."""
+def nuimages_problems(splits: Sequence[NuImagesSplit]) -> Iterator[Problem]:
+    """Problems that are found without opening an image or a mask."""
     for split in splits:
         if not split.table.is_annotated:
-            message = f"split '{split.name}' has no annotation: not trained on{unmeasurable(split.name)}"
+            message = f"split '{split.name}' has no annotation: not trained on{not_evaluated(split.name)}"
             yield Problem("warning", str(split.table.folder), message)
         yield from _missing_images(split)
         yield from _table_problems(split)
-    # The mini version is a part of the others by design.
+    # The mini version is a subset of the others by design.
     yield from repeated_names([split for split in splits if split.name != "mini"])
 
 

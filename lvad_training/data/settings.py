@@ -1,8 +1,8 @@
-"""Settings of the experiments: which image counts as annotated for which task, as lists that can be shared.
+"""The paper's annotation settings: lists of the images whose annotation counts for each task.
 
-BDD100K's images are annotated for several tasks at once. To ask what a model learns from images that are annotated for
-one task each, the paper keeps one annotation of some of them: "disjoint_normal" and "disjoint_balance". The choice is
-made here, once, by seed, and written to a file; training looks at no other annotation.
+BDD100K's images are annotated for several tasks at once. To measure what a model learns from images annotated for one
+task each, the paper keeps one annotation of some of them: "disjoint_normal" and "disjoint_balance". The images are
+chosen here by seed and written to a file, which training reads; other annotation is ignored.
 """
 
 import hashlib
@@ -41,13 +41,13 @@ _Group = frozenset[str]
 
 @dataclass(frozen=True)
 class Lists:
-    """Which images of a split are annotated for which task in a setting.
+    """For each task, the images of a split that count as annotated for it.
 
     Attributes:
         setting: "full", "disjoint_normal" or "disjoint_balance".
-        seed: by which images were chosen; "full" takes them all.
+        seed: of the choice; "full" takes all images.
         split: name of the split.
-        scaled: the data set was too small for the paper's sizes, and they were scaled down in proportion.
+        scaled: whether the paper's sizes were scaled down in proportion, because the data set is smaller.
         images: task -> names of its images, sorted.
     """
 
@@ -75,21 +75,21 @@ def make_lists(
     """Choose the images of each task.
 
     In the disjoint settings no image belongs to two tasks, and an image belongs to a task only if it is annotated for
-    it. The choice depends on seed, sizes and the images' names and annotation alone. Images come in an order that a
-    hash of seed and name decides; each goes to the scarcest task that still needs it, unless that would leave too few
-    for the others, so that whatever sizes can be had are had.
+    it. The choice depends on seed, sizes and the images' names and annotation alone. Images are ordered by a hash of
+    seed and name; each goes to the scarcest task that still needs images, unless that would leave too few for the
+    others. So all sizes are reached that are possible at all.
 
     Args:
-        split: images and what they are annotated for.
-        indices: images to choose from; all when None.
+        split: images and their annotation.
+        indices: images to choose from; all if None.
         setting: one of ``SETTINGS``.
         seed: of the choice.
-        sizes: images per task where they differ from the paper's: numbers above 1 are images, numbers up to 1 shares of
-            the images to choose from. When none are given and there are too few images for the paper's sizes, these
-            are scaled down in proportion, as little as needed.
+        sizes: task -> number of images, instead of the paper's; numbers up to 1 are shares of the images to choose
+            from. Without ``sizes``, the paper's are scaled down in proportion, as little as needed, if there are too
+            few images.
 
     Raises:
-        ConfigError: an unknown setting, or sizes that no choice can have.
+        ConfigError: the setting is unknown, or a size is impossible.
         DatasetError: there are too few annotated images for the sizes, or for one image per task.
     """
     if setting not in SETTINGS:
@@ -107,17 +107,17 @@ def make_lists(
     available = _available(list(tasks_of.values()))
     where = f"{split.root}: setting {setting}"
     paper = PAPER_SIZES[setting]
-    wanted = {**paper, **_in_images(sizes or {}, len(names))}
+    counts = {**paper, **_image_counts(sizes or {}, len(names))}
     _require(available, dict.fromkeys(paper, 1), split, where, "annotate more images, or choose another setting")
-    scaled = not sizes and not _fits(available, wanted)
+    scaled = not sizes and not _fits(available, counts)
     if scaled:
-        wanted = _scaled_down(wanted, available)
-    _require(available, wanted, split, where, "give smaller sizes, for every task")
-    return _lists(setting, seed, split, _assign(tasks_of, wanted, available, seed), scaled=scaled)
+        counts = _scaled_down(counts, available)
+    _require(available, counts, split, where, "give smaller sizes, for every task")
+    return _lists(setting, seed, split, _assign(tasks_of, counts, available, seed), scaled=scaled)
 
 
 def write_lists(lists: Lists, path: Path) -> None:
-    """Write lists as JSON, whole or not at all.
+    """Write lists as JSON, atomically.
 
     Raises:
         ConfigError: ``path`` cannot be written.
@@ -133,7 +133,7 @@ def read_lists(path: Path, split: Split | None = None) -> Lists:
 
     Args:
         path: the file.
-        split: when given, every image of the lists must be in it and annotated for its task.
+        split: if given, it must contain every image of the lists, annotated for its task.
 
     Raises:
         DatasetError: the file is missing or malformed, names an unknown task, or does not belong to ``split``.
@@ -169,18 +169,18 @@ def _lists(setting: str, seed: int, split: Split, images: Mapping[str, list[str]
     return Lists(setting, seed, split.name, scaled, {task: tuple(sorted(images[task])) for task in TASKS})
 
 
-def _in_images(sizes: Mapping[str, float], count: int) -> dict[str, int]:
-    """Sizes in whole images; shares are rounded down, so that shares that sum to 1 fit."""
-    found = {}
+def _image_counts(sizes: Mapping[str, float], count: int) -> dict[str, int]:
+    """Sizes as numbers of images; shares are rounded down, so that shares that sum to 1 fit."""
+    counts = {}
     for task, size in sizes.items():
         if task not in TASKS:
             raise ConfigError(f"sizes: task {task!r} is unknown; the tasks are {', '.join(TASKS)}")
         if not (0 < size <= 1 or (math.isfinite(size) and size > 1 and size == int(size))):
             raise ConfigError(f"sizes: {task} is {size}; give a whole number of images, or a share above 0 and up to 1")
-        found[task] = int(size) if size > 1 else math.floor(size * count + 1e-9)
-        if found[task] < 1:
+        counts[task] = int(size) if size > 1 else math.floor(size * count + 1e-9)
+        if counts[task] < 1:
             raise ConfigError(f"sizes: {task} is {size} of {count} images, less than one; give a larger share")
-    return found
+    return counts
 
 
 def _tasks_of(annotated: Mapping[str, Bool], count: int) -> list[_Group]:
@@ -189,9 +189,9 @@ def _tasks_of(annotated: Mapping[str, Bool], count: int) -> list[_Group]:
 
 
 def _available(tasks_of: Sequence[_Group]) -> dict[_Group, int]:
-    """For each group of tasks, small groups first, how many images are annotated for at least one of them.
+    """Group of tasks, small groups first -> number of images annotated for at least one of them.
 
-    Sizes can be had together exactly if no group of tasks needs more images than that (Hall's marriage theorem).
+    Sizes are possible exactly if no group of tasks needs more images than that (Hall's marriage theorem).
     """
     groups = [frozenset(g) for n in range(1, len(TASKS) + 1) for g in itertools.combinations(TASKS, n)]
     counts = Counter(tasks_of)
@@ -217,41 +217,41 @@ def _require(available: Mapping[_Group, int], sizes: Mapping[str, int], split: S
 
 
 def _scaled_down(sizes: Mapping[str, int], available: Mapping[_Group, int]) -> dict[str, int]:
-    """The largest sizes in the same proportion that fit, at least 1 each; remainders go to the largest fractions."""
+    """The largest sizes in the same proportion that fit, at least 1 each; largest remainders are rounded up."""
     factor = min(Fraction(count, _needed(group, sizes)) for group, count in available.items())
     exact = {task: factor * size for task, size in sizes.items()}
-    whole = {task: max(1, math.floor(size)) for task, size in exact.items()}
-    left = math.floor(sum(exact.values())) - sum(whole.values())
-    for task in sorted(exact, key=lambda task: whole[task] - exact[task]):
-        more = {**whole, task: whole[task] + 1}
-        if left > 0 and _fits(available, more):
-            whole, left = more, left - 1
-    return whole
+    rounded = {task: max(1, math.floor(size)) for task, size in exact.items()}
+    remaining = math.floor(sum(exact.values())) - sum(rounded.values())
+    for task in sorted(exact, key=lambda task: rounded[task] - exact[task]):
+        more = {**rounded, task: rounded[task] + 1}
+        if remaining > 0 and _fits(available, more):
+            rounded, remaining = more, remaining - 1
+    return rounded
 
 
 def _assign(
     tasks_of: Mapping[str, _Group], sizes: Mapping[str, int], available: Mapping[_Group, int], seed: int
 ) -> dict[str, list[str]]:
-    """Give each task as many images as ``sizes`` says, which must fit.
+    """Give each task as many images as ``sizes`` says; the sizes must fit.
 
-    ``spare``: how many images each group of tasks could do without. An image that goes to a task is lost to every group
-    that it could have served, but also needed no more by the groups that the task is in. While no group falls below 0,
-    what is still needed can be had.
+    ``spare``: for each group of tasks, available minus needed images. Giving an image to a task takes it from every
+    group with a task that it is annotated for, and lowers the need of every group with that task. While no group is
+    below 0, the rest of the sizes remains possible.
     """
     scarcest_first = sorted(sizes, key=lambda task: Fraction(available[frozenset([task])], sizes[task]))
-    open_places = dict(sizes)
+    needed = dict(sizes)
     spare = {group: count - _needed(group, sizes) for group, count in available.items()}
     chosen: dict[str, list[str]] = {task: [] for task in sizes}
     for name in sorted(tasks_of, key=lambda name: hashlib.sha256(f"{seed} ".encode() + os.fsencode(name)).digest()):
-        if not any(open_places.values()):
+        if not any(needed.values()):
             break
         for task in scarcest_first:
-            if task not in tasks_of[name] or not open_places[task]:
+            if task not in tasks_of[name] or not needed[task]:
                 continue
             after = {group: n - bool(group & tasks_of[name]) + (task in group) for group, n in spare.items()}
             if min(after.values()) >= 0:
                 chosen[task].append(name)
-                open_places[task] -= 1
+                needed[task] -= 1
                 spare = after
                 break
     return chosen

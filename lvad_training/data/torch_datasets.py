@@ -16,19 +16,19 @@ from lvad_training.data.sampling import Key
 from lvad_training.samples import EvaluationSample, Sample, Targets
 
 Transform = Callable[[UInt8, Truth, np.random.Generator], tuple[Tensor, Targets]]
-"""(uint8 RGB [H, W, 3], truth in source pixels, source of chance) -> (uint8 [3, h, w], targets in network pixels)."""
+"""(uint8 RGB [H, W, 3], truth in source pixels, random generator) -> (uint8 [3, h, w], targets in network pixels)."""
 
 
 class TrainingSet(Dataset[Sample]):
     """Training samples of a split, addressed by epoch, index and task.
 
-    A sample's augmentation depends on seed, epoch and frame alone: neither the number of workers nor a resume nor the
-    order of reading nor the task changes it.
+    A sample's augmentation depends on seed, epoch and frame alone, so the number of workers, a resume, the order of
+    reading and the task do not change it.
 
     Args:
-        annotation: where images come from and what they are annotated for.
-        transform: what turns them into network input and targets.
-        indices: frames of the split to use, in this order; all when None.
+        annotation: images and their annotation.
+        transform: makes network input and targets of them.
+        indices: frames of the split to use, in this order; all if None.
         seed: of the augmentation, >= 0.
     """
 
@@ -52,11 +52,11 @@ class TrainingSet(Dataset[Sample]):
         """Read and transform one frame.
 
         Args:
-            key: epoch >= 0, index, and the only task to have targets, or None for all.
+            key: epoch >= 0, index, and the only task to make targets for, or None for all.
 
         Raises:
             ImageError: its image cannot be read.
-            LabelError: its mask cannot be read, has another size than the image or holds unknown ids.
+            LabelError: its mask cannot be read, has another size than the image or unknown ids.
         """
         epoch, index, task = key
         frame = int(self.indices[index])
@@ -69,12 +69,12 @@ class TrainingSet(Dataset[Sample]):
 
 
 class EvaluationSet(Dataset[EvaluationSample]):
-    """Letterboxed images of a split; ``truth`` has the annotation in source pixels.
+    """Letterboxed images of a split; ``truth`` gives their annotation in source pixels.
 
     Args:
-        split: where images and annotations come from.
+        split: images and their annotation.
         network_hw: (height, width) of the network input.
-        indices: frames of the split to use, in this order; all when None.
+        indices: frames of the split to use, in this order; all if None.
     """
 
     def __init__(self, split: Split, network_hw: Size, indices: Sequence[int] | Frames | None = None) -> None:
@@ -86,7 +86,7 @@ class EvaluationSet(Dataset[EvaluationSample]):
         return len(self.indices)
 
     def __getitem__(self, index: int) -> EvaluationSample:
-        """Read and letterbox one frame's image. Raises ImageError when it cannot be read."""
+        """Read and letterbox one frame's image. Raises ImageError if it cannot be read."""
         frame = int(self.indices[index])
         image, letterbox = letterbox_image(read_image(self.split.image_path(frame)), self.network_hw)
         pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))  # (3, h, w)
@@ -98,7 +98,7 @@ class EvaluationSet(Dataset[EvaluationSample]):
 
 
 def _chosen(split: Split, indices: Sequence[int] | Frames | None) -> Frames:
-    """int64 [N]; an array instead of a list, so that worker processes share its memory."""
+    """int64 [N]; an array, which is smaller to pickle than a list. Raises IndexError for an index outside the split."""
     if indices is None:
         return np.arange(len(split), dtype=np.int64)
     chosen = np.asarray(indices, dtype=np.int64).reshape(-1)

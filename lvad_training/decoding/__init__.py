@@ -1,1 +1,1 @@
-"""Network outputs to boxes and label maps; the exported graph contains the same code."""
+"""Decoding: the network's outputs to boxes and label maps, in training and in the exported graph."""

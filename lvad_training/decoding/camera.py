@@ -1,4 +1,4 @@
-"""The way from images of one camera size into the network and back, as layers: for graphs that do it themselves."""
+"""Letterbox for one camera size, and its inverse, as layers inside the model file."""
 
 import math
 
@@ -12,13 +12,13 @@ from lvad_perception.types import Size
 
 
 class CameraFrame(nn.Module):
-    """What ``lvad_perception.preprocess`` and ``postprocess`` do on the host, for one camera size known beforehand.
+    """``lvad_perception.preprocess`` and ``postprocess`` for one camera size, as a layer.
 
-    Made of what every runtime computes alike: average pooling or small matrix products for OpenCV's area averaging,
-    gathers with constant indices for its nearest pixel centre.
+    Uses only operators that all runtimes compute alike: average pooling or small matrix products for OpenCV's area
+    averaging, gathers with constant indices for nearest-neighbour interpolation.
 
     Args:
-        camera_hw: size of the images.
+        camera_hw: size of the camera's images.
         network_hw: size of the network's input.
     """
 
@@ -31,24 +31,24 @@ class CameraFrame(nn.Module):
         rows, columns = network_pixels(self.box)
         self.register_buffer("rows", torch.from_numpy(rows), persistent=False)
         self.register_buffer("columns", torch.from_numpy(columns), persistent=False)
-        shrunk = [area_shares(*sides) for sides in zip(camera_hw, self.box.resized_hw, strict=True)]
-        for name, shares in zip(("row_shares", "column_shares"), shrunk, strict=True):
+        shares_by_axis = [area_shares(*sides) for sides in zip(camera_hw, self.box.resized_hw, strict=True)]
+        for name, shares in zip(("row_shares", "column_shares"), shares_by_axis, strict=True):
             self.register_buffer(name, shares, persistent=False)
 
     def letterbox(self, images: Tensor) -> Tensor:
-        """Place images in the network's input, as ``preprocess.letterbox_image`` does.
+        """Letterbox images as ``preprocess.letterbox_image`` does.
 
         Args:
-            images: float32 [B, 3, H, W] of camera size, whole numbers in [0, 255].
+            images: float32 [B, 3, H, W] of camera size, integers in [0, 255].
 
         Returns:
-            float32 [B, 3, h, w] of network size, whole numbers within 1 of those on the host.
+            float32 [B, 3, h, w] of network size, integers that differ from the host's by at most 1.
         """
         height, width = self.box.network_hw
         rows, columns = self.box.resized_hw
         below, right = height - rows - self.box.top, width - columns - self.box.left
         if self.box.resized_hw != self.box.source_hw:
-            images = (self._resize(images) + 0.5).floor()  # 8-bit images are what the network was trained on
+            images = (self._resize(images) + 0.5).floor()  # rounded, since the network was trained on 8-bit images
         return functional.pad(images, (self.box.left, right, self.box.top, below), value=float(PAD_VALUE))
 
     def boxes_to_camera(self, boxes_xyxy: Tensor) -> Tensor:
@@ -64,7 +64,7 @@ class CameraFrame(nn.Module):
         return mask.index_select(2, self.columns).index_select(1, self.rows)
 
     def _resize(self, images: Tensor) -> Tensor:
-        """To the size inside the letterbox; area averaging when shrinking, bilinear when growing."""
+        """Resize to the letterbox's inner size; area averaging when shrinking, bilinear when enlarging."""
         (height, width), (rows, columns) = self.box.source_hw, self.box.resized_hw
         if rows >= height:
             return functional.interpolate(images, size=(rows, columns), mode="bilinear", align_corners=False)
@@ -78,13 +78,14 @@ class CameraFrame(nn.Module):
 
 
 def area_shares(source: int, resized: int) -> Tensor:
-    """Which shares of source pixels make up a pixel when ``source`` of them are averaged to ``resized``.
+    """Weights of source pixels in each result pixel of area averaging from ``source`` to ``resized`` pixels.
 
-    The pattern repeats after ``source / gcd`` pixels: float32 [resized / gcd, source / gcd], every row adds up to 1.
+    The pattern repeats after ``source / gcd`` pixels: float32 [resized / gcd, source / gcd], every row sums to 1.
     """
     repeats = math.gcd(source, resized)
     source, resized = source // repeats, resized // repeats
-    # In common units pixel i covers [i * resized, (i + 1) * resized), and result j [j * source, (j + 1) * source).
+    # In common units source pixel i covers [i * resized, (i + 1) * resized),
+    # and result pixel j covers [j * source, (j + 1) * source).
     pixel = torch.arange(source)[None] * resized
     result = torch.arange(resized)[:, None] * source
     overlap = torch.minimum(pixel + resized, result + source) - torch.maximum(pixel, result)

@@ -1,7 +1,7 @@
-"""Outputs -> boxes and label maps: the only decoding, traced into the model file as it is.
+"""Decoding of the network's outputs to boxes and label maps; also traced into the model file.
 
-Static shapes, no GridSample, and uint8 only ever cast from floats, as TensorRT's ONNX parser wants. No constant tensor
-is made on the way, which would be copied to a GPU, and waited for, in every call.
+Shapes are static, there is no GridSample, and uint8 is only cast from floats, as TensorRT's ONNX parser requires. No
+constant tensor is created here: it would be copied to the GPU, and waited for, in every call.
 """
 
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ def decode(
         outputs: of the network.
         size_hw: network size.
         max_detections: K, boxes to keep per image (fewer when a head of proposals proposes fewer candidates).
-        camera: brings everything to camera pixels; None leaves it in network pixels.
+        camera: converts the results to camera pixels; None leaves them in network pixels.
     """
     boxes = scores = labels = semantic = confidence = drivable = None
     if outputs.detection is not None:
@@ -75,57 +75,58 @@ def decode_boxes(
 def decode_points(
     outputs: PointOutputs, size_hw: tuple[int, int], max_detections: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The best boxes of each class that overlap no better one; as ``decode_boxes``, and always K of them.
+    """The best boxes after non-maximum suppression per class; returns as ``decode_boxes``, and always K boxes.
 
-    The score is the geometric mean of class probability and centre-ness. Where fewer boxes are left, the rest have
-    score 0, label 0 and no area.
+    The score is the geometric mean of class probability and centre-ness. If fewer boxes are left, the rest have score
+    0, label 0 and no area.
     """
-    rule = outputs.nms
-    sure = outputs.logits.float().sigmoid() * outputs.centerness.float().sigmoid()[..., None]  # (B, N, C)
-    points, classes = sure.shape[1:]
-    best = sure.amax(dim=2).topk(min(rule.candidates, points), dim=1).indices  # the best M pairs are of M points
-    candidates = min(rule.candidates, points * classes)
-    scores, index = _pick(sure, best).flatten(1).topk(candidates, dim=1)  # (B, M)
+    settings = outputs.nms
+    confidence = outputs.logits.float().sigmoid() * outputs.centerness.float().sigmoid()[..., None]  # (B, N, C)
+    points, classes = confidence.shape[1:]
+    # The best M (point, class) pairs lie on at most M points; only these take part.
+    best = confidence.amax(dim=2).topk(min(settings.candidates, points), dim=1).indices
+    candidates = min(settings.candidates, points * classes)
+    scores, index = _pick(confidence, best).flatten(1).topk(candidates, dim=1)  # (B, M)
     point = torch.div(index, classes, rounding_mode="floor")
     labels = (index - point * classes).int()
     boxes = _pick(_clip(_pick(outputs.boxes_xyxy.float(), best), size_hw), point)  # (B, M, 4)
-    kept = nms(boxes, scores.sqrt(), labels, rule)
+    kept = nms(boxes, scores.sqrt(), labels, settings)
     if candidates < max_detections:
         kept = functional.pad(kept, (0, max_detections - candidates))
     scores, index = kept.topk(max_detections, dim=1)  # (B, K)
     is_box = scores > 0
-    place = index * is_box  # padding points at some box, which becomes one without area
-    return _pick(boxes, place) * is_box[:, :, None], scores, labels.gather(1, place) * is_box.int()
+    index = index * is_box  # padding has index 0, and its box and label are multiplied by 0
+    return _pick(boxes, index) * is_box[:, :, None], scores, labels.gather(1, index) * is_box.int()
 
 
 def decode_masks(
     outputs: MaskOutputs | PixelOutputs, size_hw: tuple[int, int], *, camera: CameraFrame | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Label map uint8 [B, H, W] and the share of the winning class times 255.
+    """Label map uint8 [B, H, W], and the share of the winning class times 255, uint8 [B, H, W].
 
-    Both of network size, or of the camera's: the classes are chosen at network size either way, or at the coarser
-    ``label_stride`` of a convolutional head.
+    Both are of network size, or of the camera's. The classes are chosen at network size in either case, or at the
+    coarser ``label_stride`` of a convolutional head.
     """
     stride = 1
     if isinstance(outputs, PixelOutputs):
         stride = outputs.label_stride
         logits = outputs.logits.float()
-        shares = torch.reshape(logits.flatten(2).softmax(1), logits.shape)  # flat, it needs no other layout in ORT
+        shares = torch.reshape(logits.flatten(2).softmax(1), logits.shape)  # flat: saves ORT a transpose
         size = (size_hw[0] // stride, size_hw[1] // stride)
         share, label_map = _enlarge(shares, size).max(dim=1)  # (B, H / stride, W / stride); shares add up to 1
     else:
         scores = _votes(outputs)
-        total = _enlarge(scores.sum(dim=1, keepdim=True), size_hw)[:, 0]  # the sum of the enlarged, a C-th of the work
+        total = _enlarge(scores.sum(dim=1, keepdim=True), size_hw)[:, 0]  # = sum of enlarged scores, cheaper
         best, label_map = _enlarge(scores, size_hw).max(dim=1)
         share = best / total.clamp(min=1e-6)
-    whole = [_repeat(mask, stride) for mask in (label_map.float(), (share * 255).round())]
+    masks = [_repeat(mask, stride) for mask in (label_map.float(), (share * 255).round())]
     if camera is not None:
-        whole = [camera.mask_to_camera(mask) for mask in whole]
-    return whole[0].to(torch.uint8), whole[1].to(torch.uint8)
+        masks = [camera.mask_to_camera(mask) for mask in masks]
+    return masks[0].to(torch.uint8), masks[1].to(torch.uint8)
 
 
 def _votes(outputs: MaskOutputs) -> Tensor:
-    """MaskFormer's semantic inference: every query votes for its class where its mask is, [B, C, h, w]."""
+    """MaskFormer's semantic inference: class scores [B, C, h, w], to which every query adds its mask by class."""
     weights = outputs.logits[-1].float().softmax(2)[:, :, :-1]  # (B, Q, C)
     masks = outputs.masks[-1].float().sigmoid()  # (B, Q, h, w)
     scores = weights.transpose(1, 2) @ masks.flatten(2)  # (B, C, h * w)

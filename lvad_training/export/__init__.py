@@ -1,1 +1,1 @@
-"""A checkpoint to a model file, checked against torch before it is kept."""
+"""Export of a checkpoint to a model file, which is compared with torch before it is written."""

@@ -1,4 +1,4 @@
-"""Checkpoint -> model file, written only after its runtime reproduced torch's outputs on several images."""
+"""Export of a checkpoint to an ONNX or PT2 file, kept only if its runtime reproduces torch's outputs."""
 
 import io
 import logging
@@ -28,7 +28,7 @@ from lvad_training.export.graph import ModelFileGraph
 OPSET = 18
 TOLERANCE = TOLERANCES["fp32"]
 OLDEST_TORCH = (2, 14)
-"""That exports the model; training does with an older one."""
+"""The oldest torch that can export the model; training works with older ones."""
 _REMEDY = "pip install 'lvad_perception[export]'"
 
 Runner = Callable[[UInt8], Sequence[npt.NDArray[Any]]]
@@ -40,9 +40,9 @@ class Format:
     """One kind of model file.
 
     Attributes:
-        runtime: what runs it here, for messages.
-        write: graph, path and manifest -> the file.
-        load: path -> what runs the file.
+        runtime: name of the runtime that the file is checked with, for messages.
+        write: writes a graph and its manifest to a path.
+        load: path -> runner of the file.
     """
 
     runtime: str
@@ -63,15 +63,14 @@ def export(
 
     Args:
         checkpoint: a trained model.
-        path: the file to write; its suffix, one of ``FORMATS``, says in which format.
-        images: uint8 [H, W, 3] of the size that the file takes, at least two, to compare on; they are also compared in
-            batches of two.
+        path: the file to write; its suffix, one of ``FORMATS``, is the format.
+        images: uint8 [H, W, 3] of the file's input size, at least two, to compare on; also compared in batches of two.
         batch_size: static N of the file.
         network_hw: network size, multiples of 32; the recipe's when None.
         camera_hw: size of the only images that the file takes; None for letterboxed images of network size.
 
     Returns:
-        How far the file's runtime is from torch.
+        The agreement of the file's runtime with torch.
 
     Raises:
         ExportError: the runtime disagrees with torch, or a file cannot be written; nothing is left at ``path``.
@@ -88,14 +87,14 @@ def export(
     manifest = _manifest(checkpoint, graph, network_hw, batch_size, camera_hw)
     file_format = FORMATS[path.suffix]
     with _writing(path), draft(path) as own:
-        found: list[RawOutputs] = []
-        wanted: list[RawOutputs] = []
+        outputs: list[RawOutputs] = []
+        expected: list[RawOutputs] = []
         for count in sorted({1, 2, batch_size}, key=lambda count: count == batch_size):  # the file itself last
-            facts = replace(manifest, batch_size=count)
-            file_format.write(graph, own, facts)
-            found += run_batches(file_format.load(own), images, facts)
-            wanted += run_batches(_torch_runner(graph), images, facts)
-        agreement = agree(found, wanted, TOLERANCE)
+            batched = replace(manifest, batch_size=count)
+            file_format.write(graph, own, batched)
+            outputs += run_batches(file_format.load(own), images, batched)
+            expected += run_batches(_torch_runner(graph), images, batched)
+        agreement = agree(outputs, expected, TOLERANCE)
         if not agreement.within(TOLERANCE):
             raise ExportError(
                 f"{path}: not written, since {file_format.runtime} differs from torch by {agreement.boxes_px:.3g} px "
@@ -116,13 +115,13 @@ def _writing(path: Path) -> Iterator[None]:
 
 
 def torch_version() -> tuple[int, int]:
-    """torch's major and minor number."""
+    """torch's major and minor version."""
     major, minor = torch.__version__.split(".")[:2]
     return int(major), int(minor)
 
 
 def run_batches(run: Runner, images: Sequence[UInt8], manifest: Manifest) -> list[RawOutputs]:
-    """Run on all images, as many at a time as the manifest says; the last batch is filled up from the first images."""
+    """Run on all images in batches of the manifest's size; the last batch is filled up with the first images."""
     outputs = []
     for start in range(0, len(images), manifest.batch_size):
         batch = np.stack([images[(start + offset) % len(images)] for offset in range(manifest.batch_size)])
@@ -133,15 +132,15 @@ def run_batches(run: Runner, images: Sequence[UInt8], manifest: Manifest) -> lis
 
 def compare(graph: nn.Module, path: Path, images: Sequence[UInt8], manifest: Manifest) -> Agreement:
     """Run a model file and the torch graph on the same images, in batches of the manifest's size."""
-    found = run_batches(FORMATS[path.suffix].load(path), images, manifest)
-    return agree(found, run_batches(_torch_runner(graph), images, manifest), TOLERANCE)
+    outputs = run_batches(FORMATS[path.suffix].load(path), images, manifest)
+    return agree(outputs, run_batches(_torch_runner(graph), images, manifest), TOLERANCE)
 
 
 def write_onnx(graph: nn.Module, path: Path, manifest: Manifest) -> None:
     """Trace the graph with the manifest's static shapes and write it with the manifest in its metadata."""
     try:
         import onnx
-        import onnxscript  # noqa: F401  # torch's exporter needs it and says so less clearly
+        import onnxscript  # noqa: F401  # used by torch's exporter, whose own error is less clear
     except ImportError as err:
         raise MissingDependencyError(f"export needs {err.name}; {_REMEDY}") from err
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
@@ -158,7 +157,7 @@ def write_onnx(graph: nn.Module, path: Path, manifest: Manifest) -> None:
         )
     assert program is not None
     model = program.model_proto
-    for node in model.graph.node:  # traces of this machine's source paths are of no use to anyone
+    for node in model.graph.node:  # stack traces with this machine's source paths
         del node.metadata_props[:]
     del model.graph.metadata_props[:]
     del model.graph.value_info[:]
@@ -170,14 +169,14 @@ def write_onnx(graph: nn.Module, path: Path, manifest: Manifest) -> None:
 
 
 def write_pt2(graph: nn.Module, path: Path, manifest: Manifest) -> None:
-    """Trace the graph with the manifest's static shapes and write it as torch's exported program, manifest inside."""
+    """Trace the graph with the manifest's static shapes and write it as torch's exported program with the manifest."""
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         program = torch.export.export(graph, (_example(manifest),))
     program.example_inputs = None  # megabytes of zeros, and the only part of the file that would be a pickle
-    for node in program.graph.nodes:  # traces of this machine's source paths are of no use to anyone
+    for node in program.graph.nodes:  # stack traces with this machine's source paths
         node.meta = {"val": node.meta["val"]} if "val" in node.meta else {}
-    content = io.BytesIO()  # torch's own writer ends the process where a disk is full
+    content = io.BytesIO()  # torch's own file writer terminates the process when the disk is full
     torch.export.save(program, content, extra_files={MANIFEST_KEY: manifest.to_json()})
     path.write_bytes(content.getbuffer())
 
@@ -209,7 +208,7 @@ FORMATS = {
     ".onnx": Format("ONNX Runtime", write_onnx, _run_onnx),
     ".pt2": Format("the exported program", write_pt2, _run_pt2),
 }
-"""Suffix of a model file -> how it is written and checked."""
+"""Suffix of a model file -> its format."""
 
 
 def _manifest(

@@ -1,1 +1,1 @@
-"""Outputs and targets -> loss terms."""
+"""Losses: the network's outputs and targets -> weighted loss terms."""

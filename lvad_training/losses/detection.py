@@ -1,4 +1,4 @@
-"""Sparse R-CNN's set criterion: focal classification, L1 and generalised IoU on matched boxes, every refinement."""
+"""Sparse R-CNN's set criterion: focal, L1 and GIoU losses of matched boxes, in every refinement."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
-from lvad_training.boxes import areas, intersections
+from lvad_training.boxes import pairwise_giou
 from lvad_training.losses.matcher import match
 from lvad_training.losses.normalization import per_process
 from lvad_training.losses.truths import ALPHA, GAMMA, annotated_boxes
@@ -15,13 +15,13 @@ from lvad_training.samples import DetectionOutputs, Targets
 
 
 class DetectionCriterion(nn.Module):
-    """DetectionOutputs and targets -> loss terms.
+    """Loss of ``DetectionOutputs``.
 
     Args:
-        class_weight: of the focal classification loss, in matching and in the sum.
-        l1_weight: of the L1 distance of boxes in fractions of the image size.
-        giou_weight: of 1 - GIoU.
-        matches_per_truth: queries per truth box in all refinements but the last.
+        class_weight: of the focal classification loss, in the matching cost and in the loss.
+        l1_weight: of the L1 distance of boxes in fractions of the image size, likewise.
+        giou_weight: of 1 - GIoU, likewise.
+        matches_per_truth: queries matched to each truth box, in all refinements but the last, which has one.
     """
 
     def __init__(
@@ -36,7 +36,9 @@ class DetectionCriterion(nn.Module):
     def forward(
         self, outputs: DetectionOutputs, targets: Sequence[Targets], size_hw: tuple[int, int]
     ) -> dict[str, Tensor]:
-        """Sum over refinements of each term, normalised by the number of matched boxes: in training, of all processes.
+        """Compute each term, summed over refinements and divided by the number of matched boxes.
+
+        In training mode that is the number in all processes.
 
         Args:
             outputs: of the whole batch.
@@ -60,14 +62,14 @@ class DetectionCriterion(nn.Module):
         matches = match(costs, truths.counts, repeats)
         counts = per_process([len(image) for image, _, _ in matches], together=self.training, device=unit.device)
         for (logits, predicted), (image, query, truth), count in zip(refinements, matches, counts, strict=True):
-            wanted = torch.zeros_like(logits)
-            wanted[image, query, padded_labels[image, truth]] = 1
-            focal = sigmoid_focal_loss(logits, wanted, ALPHA, GAMMA, reduction="none")
-            focal = truths.mask_ignored(focal, predicted.detach(), wanted).sum() / count
-            matched, goal = predicted[image, query], padded_boxes[image, truth]
+            classes = torch.zeros_like(logits)
+            classes[image, query, padded_labels[image, truth]] = 1
+            focal = sigmoid_focal_loss(logits, classes, ALPHA, GAMMA, reduction="none")
+            focal = truths.mask_ignored(focal, predicted.detach(), classes).sum() / count
+            matched, boxes = predicted[image, query], padded_boxes[image, truth]
             terms["box_class"].append(self.class_weight * focal)
-            terms["box_l1"].append(self.l1_weight * ((matched - goal) / unit).abs().sum() / count)
-            giou = generalized_box_iou_loss(matched, goal, reduction="sum") / count
+            terms["box_l1"].append(self.l1_weight * ((matched - boxes) / unit).abs().sum() / count)
+            giou = generalized_box_iou_loss(matched, boxes, reduction="sum") / count
             terms["box_giou"].append(self.giou_weight * giou)
         return {name: torch.stack(values).sum() for name, values in terms.items()}
 
@@ -84,12 +86,3 @@ class DetectionCriterion(nn.Module):
         l1_cost = torch.cdist(predicted / unit, boxes / unit, p=1)
         giou_cost = -pairwise_giou(predicted, boxes)
         return self.class_weight * class_cost + self.l1_weight * l1_cost + self.giou_weight * giou_cost
-
-
-def pairwise_giou(first: Tensor, second: Tensor) -> Tensor:
-    """Generalised IoU of boxes xyxy [B, Q, 4] with [B, T, 4] -> [B, Q, T], in [-1, 1]."""
-    a, b = first[:, :, None], second[:, None]  # (B, Q, 1, 4), (B, 1, T, 4)
-    overlap = intersections(first, second)
-    hull = (torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])).clamp(min=0).prod(-1)
-    union = areas(first)[:, :, None] + areas(second)[:, None] - overlap
-    return overlap / union.clamp(min=1e-6) - (hull - union) / hull.clamp(min=1e-6)

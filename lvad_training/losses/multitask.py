@@ -1,4 +1,7 @@
-"""The weighted sum of the tasks' losses: L = a_det L_det + a_sem L_sem + a_driv L_driv (LV-Adapter, section 3)."""
+"""The weighted sum of the tasks' losses.
+
+L = a_det L_det + a_sem L_sem + a_driv L_driv (LV-Adapter, section 3).
+"""
 
 import torch
 from torch import Tensor, nn
@@ -12,15 +15,15 @@ from lvad_training.samples import Batch, Outputs
 class MultiTaskCriterion(nn.Module):
     """Outputs and batch -> named loss terms, already weighted; their sum is the loss.
 
-    A task contributes over the images that are annotated for it, and nothing when none is. In training mode, processes
-    that train together divide by the objects of all their images, and all have to call it; in evaluation mode each
-    stands alone.
+    A task's terms are over the images that are annotated for it, and absent when none is. In training mode, processes
+    that train together divide by the objects of all their images, and all have to call the criterion; in evaluation
+    mode there is no communication.
 
     Args:
-        detection: criterion of the boxes, or None for a network without that head.
-        semantic: of the semantic masks, likewise.
-        drivable: of the drivable area, likewise.
-        weights: alpha of each task, by its name.
+        detection: criterion of the detection head; None for a network without that head.
+        semantic: of the semantic head, likewise.
+        drivable: of the drivable head, likewise.
+        weights: task name -> alpha.
     """
 
     def __init__(
@@ -38,7 +41,7 @@ class MultiTaskCriterion(nn.Module):
         self.weights = weights
 
     def forward(self, outputs: Outputs, batch: Batch) -> dict[str, Tensor]:
-        """Loss terms of one batch; empty when no image carries any annotation."""
+        """Loss terms of one batch; empty when no image is annotated."""
         size_hw = (batch.images.shape[2], batch.images.shape[3])
         parts: dict[str, dict[str, Tensor]] = {}
         with torch.autocast(batch.images.device.type, enabled=False):

@@ -1,4 +1,4 @@
-"""What losses are divided by: the objects and pixels of a whole step, whichever process has their images."""
+"""Normalisers of losses: counts of objects and pixels of a step, averaged over processes."""
 
 from collections.abc import Sequence
 
@@ -9,17 +9,17 @@ from torch import Tensor, distributed
 def per_process(
     counts: Sequence[float | Tensor], *, together: bool, device: torch.device, least: Sequence[float] = (1.0,)
 ) -> Tensor:
-    """The mean over processes of what each counted in its images of this step, as DETR and FCOS divide by it.
+    """Mean over processes of each count of a step, the normaliser of DETR's and FCOS's losses.
 
-    A process divides the sum of its losses by this. The mean of the processes' losses, and of their gradients, which is
-    what data-parallel training takes, is then that of one process with all images, however the objects are spread.
+    A process divides the sum of its losses by this. Data-parallel training averages losses and gradients over
+    processes; the average is then that of one process with all images, however the objects are distributed.
 
     Args:
-        counts: N numbers of this process's images. Where processes count together, all call this in the same order
-            with the same N, also those whose images have nothing to count.
-        together: whether processes that train together count together; otherwise this process stands alone.
+        counts: N counts over this process's images. With ``together``, all processes have to call this in the same
+            order with the same N, also those whose images have nothing to count.
+        together: average over all processes that train together; otherwise use this process's counts.
         device: of the result.
-        least: of the sums over processes, one number or N: what is divided by where nothing was counted.
+        least: lower bound of the sums over processes, one number or N.
 
     Returns:
         float32 [N].

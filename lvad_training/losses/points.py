@@ -1,7 +1,9 @@
-"""FCOS's criterion (Tian et al., ICCV 2019; arXiv 1904.01355): focal classification, GIoU and centre-ness per point.
+"""FCOS's criterion: focal, GIoU and centre-ness losses per point.
 
-A point learns a box when it is inside it, near its centre, and of the level for boxes of that size; of several the
-smallest. The GIoU of a point counts by its centre-ness.
+Tian et al., ICCV 2019; arXiv 1904.01355.
+
+A point is assigned to a box if it lies inside it, near its centre, and on the level for boxes of that size; of several
+boxes, to the smallest. The GIoU loss of a point is weighted by its centre-ness.
 """
 
 from collections.abc import Sequence
@@ -17,18 +19,19 @@ from lvad_training.losses.truths import ALPHA, GAMMA, annotated_boxes
 from lvad_training.samples import PointOutputs, Targets
 
 LEVEL_STRIDES = 8
-"""A level of stride s learns boxes whose farthest side is up to 8 s from the point, and more than 4 s, the limit of the
-level before: the paper's 64, 128, 256 and 512 px at strides 8 to 64. The finest has no least, the coarsest no most."""
+"""A level of stride s learns boxes whose farthest side is more than 4 s and at most 8 s away from the point: the limits
+of the paper, 64, 128, 256 and 512 px at strides 8 to 64. Only the finest level has no lower limit, and only the
+coarsest no upper one."""
 
 
 class PointCriterion(nn.Module):
-    """PointOutputs and targets -> loss terms.
+    """Loss of ``PointOutputs``.
 
     Args:
         class_weight: of the focal classification loss, per positive point.
         giou_weight: of 1 - GIoU.
         centerness_weight: of the binary cross-entropy of the centre-ness.
-        center_radius: half side of the square around a box's centre in which points learn it, in strides.
+        center_radius: half side of the square around a box's centre whose points are assigned to it, in strides.
     """
 
     def __init__(
@@ -43,7 +46,9 @@ class PointCriterion(nn.Module):
     def forward(
         self, outputs: PointOutputs, targets: Sequence[Targets], _size_hw: tuple[int, int]
     ) -> dict[str, Tensor]:
-        """Each term over the points of annotated images, normalised by positive ones: in training, of all processes.
+        """Compute each term over the points of annotated images, divided by the number of positive points.
+
+        In training mode that is the number in all processes; the GIoU term is divided by the sum of centre-ness.
 
         Args:
             outputs: of the whole batch.
@@ -62,16 +67,16 @@ class PointCriterion(nn.Module):
         truth = assign(outputs.points_xy, outputs.strides, truths.boxes_xyxy, center_radius=self.center_radius)
         image, point = (truth >= 0).nonzero(as_tuple=True)  # (P) each
         chosen = truth[image, point]
-        wanted = torch.zeros_like(logits)
-        wanted[image, point, truths.labels[image, chosen]] = 1
-        focal = sigmoid_focal_loss(logits, wanted, ALPHA, GAMMA, reduction="none")
-        goal = truths.boxes_xyxy[image, chosen]  # (P, 4)
-        central = center_ness(outputs.points_xy[point], goal)  # (P)
+        classes = torch.zeros_like(logits)
+        classes[image, point, truths.labels[image, chosen]] = 1
+        focal = sigmoid_focal_loss(logits, classes, ALPHA, GAMMA, reduction="none")
+        boxes = truths.boxes_xyxy[image, chosen]  # (P, 4)
+        central = center_ness(outputs.points_xy[point], boxes)  # (P)
         count, weight = per_process(
             [len(image), central.sum()], together=self.training, device=logits.device, least=(1.0, 1e-6)
         )
-        focal = truths.mask_ignored(focal, predicted.detach(), wanted).sum() / count
-        giou = generalized_box_iou_loss(predicted[image, point], goal, reduction="none")
+        focal = truths.mask_ignored(focal, predicted.detach(), classes).sum() / count
+        giou = generalized_box_iou_loss(predicted[image, point], boxes, reduction="none")
         entropy = functional.binary_cross_entropy_with_logits(centerness[image, point], central, reduction="sum")
         return {
             "box_class": self.class_weight * focal,
@@ -82,7 +87,7 @@ class PointCriterion(nn.Module):
 
 @torch.no_grad()
 def assign(points_xy: Tensor, strides: Tensor, boxes_xyxy: Tensor, *, center_radius: float) -> Tensor:
-    """Which box each point learns.
+    """Assign a box to each point.
 
     Args:
         points_xy: [N, 2], network pixels.
@@ -109,7 +114,7 @@ def assign(points_xy: Tensor, strides: Tensor, boxes_xyxy: Tensor, *, center_rad
 
 
 def center_ness(points_xy: Tensor, boxes_xyxy: Tensor) -> Tensor:
-    """The paper's equation 3: 1 at the centre of the box, 0 on its sides; [P, 2] and [P, 4] -> [P]."""
+    """Centre-ness, the paper's equation 3: 1 at the centre of the box, 0 on its sides; [P, 2] and [P, 4] -> [P]."""
     before, after = (
         points_xy - boxes_xyxy[:, :2],
         boxes_xyxy[:, 2:] - points_xy,

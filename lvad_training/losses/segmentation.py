@@ -1,8 +1,8 @@
-"""MaskFormer's set criterion: class cross-entropy, mask focal and dice losses on matched queries, every decoder layer;
-and the per-pixel criterion of heads without queries.
+"""MaskFormer's set criterion, and the per-pixel criterion of segmentation heads without queries.
 
-The targets of an image are one binary mask per class that occurs in it. Pixels without annotation take no part, in
-matching or in the losses. Losses are taken at the masks' own resolution, to which the targets are averaged.
+MaskFormer's has class cross-entropy, and mask focal and dice losses of matched queries, in every decoder layer. The
+targets of an image are one binary mask per class that occurs in it. Pixels without annotation are left out of matching
+and losses. Losses are computed at the masks' own resolution, to which the targets are averaged.
 """
 
 from collections.abc import Sequence
@@ -19,16 +19,16 @@ from lvad_training.samples import MaskOutputs, PixelOutputs
 ALPHA = 0.25
 """Balance of the focal loss, whose exponent is 2."""
 MIN_SHARE = 1e-5
-"""A class below this share of the image's pixels at the masks' resolution is left out of the targets."""
+"""Least share of an image's pixels, at the masks' resolution, for a class to be a target."""
 
 
 class MaskCriterion(nn.Module):
-    """MaskOutputs and label maps -> loss terms.
+    """Loss of ``MaskOutputs``.
 
     Args:
         prefix: of the names of the terms.
         classes: number of classes, without "no object".
-        class_weight: of the class cross-entropy, in matching and in the sum.
+        class_weight: of the class cross-entropy, in the matching cost and in the loss.
         focal_weight: of the mask focal loss, likewise.
         dice_weight: of the dice loss, likewise.
         no_object: weight of queries without object in the cross-entropy.
@@ -62,7 +62,9 @@ class MaskCriterion(nn.Module):
     def forward(
         self, outputs: MaskOutputs, pixels: Tensor | None, label_maps: Sequence[Tensor | None]
     ) -> dict[str, Tensor]:
-        """Sum over decoder layers of each term, normalised by masks and pixels: in training, of all processes.
+        """Compute each term, summed over decoder layers and divided by the number of masks or pixels.
+
+        In training mode that is the number in all processes.
 
         Args:
             outputs: of the whole batch.
@@ -102,10 +104,10 @@ class MaskCriterion(nn.Module):
         for (logits, predicted), (image, query, truth) in zip(layers, matches, strict=True):
             classes = torch.full(logits.shape[:2], self.classes, device=device)
             classes[image, query] = order[image, truth]
-            chosen, goal, mask = predicted[image, query], targets[image, truth], valid[image]
-            focal = (_focal(chosen, goal) * mask).sum(1) / area[image]
-            probability = chosen.sigmoid() * mask
-            dice = 1 - (2 * (probability * goal).sum(1) + 1) / (probability.sum(1) + goal.sum(1) + 1)
+            matched, target, mask = predicted[image, query], targets[image, truth], valid[image]
+            focal = (_focal(matched, target) * mask).sum(1) / area[image]
+            probability = matched.sigmoid() * mask
+            dice = 1 - (2 * (probability * target).sum(1) + 1) / (probability.sum(1) + target.sum(1) + 1)
             entropy = functional.cross_entropy(logits.transpose(1, 2), classes, self.class_weights, reduction="sum")
             totals["class"].append(self.class_weight * entropy / weight)
             totals["focal"].append(self.focal_weight * focal.sum() / count)
@@ -123,15 +125,15 @@ class MaskCriterion(nn.Module):
         area = valid.sum(1).clamp(min=1)
         inside = predicted.sigmoid()
         positive, negative = (part * valid[:, None] for part in _focal_parts(predicted, inside))
-        goal = targets.transpose(1, 2)  # (B, N, T)
-        focal_cost = ((positive - negative) @ goal + negative.sum(2, keepdim=True)) / area[:, None, None]
+        columns = targets.transpose(1, 2)  # (B, N, T)
+        focal_cost = ((positive - negative) @ columns + negative.sum(2, keepdim=True)) / area[:, None, None]
         inside = inside * valid[:, None]
-        dice_cost = 1 - (2 * (inside @ goal) + 1) / (inside.sum(2, keepdim=True) + targets.sum(2)[:, None] + 1)
+        dice_cost = 1 - (2 * (inside @ columns) + 1) / (inside.sum(2, keepdim=True) + targets.sum(2)[:, None] + 1)
         return self.class_weight * class_cost + self.focal_weight * focal_cost + self.dice_weight * dice_cost
 
 
 class PixelCriterion(nn.Module):
-    """PixelOutputs and label maps -> one loss term: cross-entropy at the logits' own resolution.
+    """Loss of ``PixelOutputs``: cross-entropy at the logits' own resolution.
 
     Args:
         prefix: of the name of the term.
@@ -148,14 +150,14 @@ class PixelCriterion(nn.Module):
     def forward(
         self, outputs: PixelOutputs, _pixels: Tensor | None, label_maps: Sequence[Tensor | None]
     ) -> dict[str, Tensor]:
-        """The term "<prefix>_pixel", weighted, normalised by annotated pixels: in training, of all processes.
+        """Compute the cross-entropy, divided by the number of annotated pixels: in training mode, of all processes.
 
         Args:
             outputs: of the whole batch.
             label_maps: uint8 [H, W] per image; images with None contribute nothing.
 
         Returns:
-            The term; nothing without annotation.
+            The term "<prefix>_pixel", weighted; empty without annotation.
         """
         keep = [index for index, label_map in enumerate(label_maps) if label_map is not None]
         device = outputs.logits.device
@@ -168,7 +170,7 @@ class PixelCriterion(nn.Module):
 
 
 def _stacked_masks(label_maps: Sequence[Tensor | None], classes: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """``class_masks`` of the label maps that there are, with the size of ``like`` and on its device."""
+    """``class_masks`` of the label maps that are not None, with the size of ``like`` and on its device."""
     stacked = torch.stack([label_map for label_map in label_maps if label_map is not None]).to(like.device)
     return class_masks(stacked, classes, like.shape[-2:])
 
@@ -179,12 +181,12 @@ def _entropy(pixels: Tensor, masks: Tensor) -> Tensor:
 
 
 def class_masks(label_maps: Tensor, classes: int, size_hw: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Label maps averaged to another resolution.
+    """Average label maps to another resolution.
 
     Args:
         label_maps: uint8 [B, H, W], ``UNLABELED`` where unknown.
         classes: number of classes K.
-        size_hw: wanted size; must divide H and W.
+        size_hw: target size; must divide H and W.
 
     Returns:
         float32 [B, K, N], share of each class in each cell, and float32 [B, N], share of annotated pixels.
@@ -208,11 +210,11 @@ def _focal(logits: Tensor, targets: Tensor) -> Tensor:
 
 def _focal_parts(logits: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
     """Focal loss per element if the target were 1, and if it were 0; ``inside`` is the sigmoid of the logits."""
-    surprise = functional.softplus(-logits)  # -log(inside); -log(1 - inside) is larger by the logit
+    surprise = functional.softplus(-logits)  # -log(inside); -log(1 - inside) is this plus the logit
     return ALPHA * (1 - inside).square() * surprise, (1 - ALPHA) * inside.square() * (surprise + logits)
 
 
 def _every_second(size_hw: Sequence[int], device: torch.device) -> Tensor:
-    """Flat indices of every second pixel of every second row: matching needs no more."""
+    """Flat indices of every second pixel of every second row, a grid that is fine enough for matching."""
     rows = torch.arange(0, size_hw[0], 2, device=device) * size_hw[1]
     return (rows[:, None] + torch.arange(0, size_hw[1], 2, device=device)).flatten()

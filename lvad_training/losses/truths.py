@@ -1,4 +1,4 @@
-"""The annotated boxes of a batch as tensors: what every detection criterion compares with."""
+"""The annotated boxes of a batch as padded tensors, the targets of every detection criterion."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from lvad_training.boxes import areas, intersections
 from lvad_training.samples import Targets
 
 ALPHA, GAMMA = 0.25, 2.0
-"""Of the focal loss (Lin et al., ICCV 2017)."""
+"""Balance and exponent of the focal loss (Lin et al., ICCV 2017)."""
 INSIDE = 0.5
 """A box with at least this share of its area inside an ignored box of a class is no evidence against that class."""
 
@@ -22,7 +22,7 @@ class AnnotatedBoxes:
     """Boxes of the images of a batch that are annotated for detection.
 
     Attributes:
-        images: their places in the batch, B of them.
+        images: indices of these images in the batch, B of them.
         counts: boxes per image.
         boxes_xyxy: float32 [B, T, 4], network pixels, padded with empty boxes.
         labels: int64 [B, T], padded with 0.
@@ -37,20 +37,21 @@ class AnnotatedBoxes:
     ignored_xyxy: Tensor | None
     ignored_labels: Tensor | None
 
-    def mask_ignored(self, loss: Tensor, predicted: Tensor, wanted: Tensor) -> Tensor:
-        """A classification loss without what says that there is nothing where there may be something.
+    def mask_ignored(self, loss: Tensor, predicted: Tensor, classes: Tensor) -> Tensor:
+        """Set the classification loss to 0 where a predicted box of the class would be neither right nor wrong.
+
+        That is where a box lies inside an ignored box of a class, as with COCO's crowds, and the class is no target.
 
         Args:
             loss: per class, [B, Q, C].
-            predicted: the boxes that were classified, [B, Q, 4]; those inside an ignored box of a class are excused
-                from the loss of not being of that class, as COCO's crowds do.
-            wanted: 1 where a class is wanted, [B, Q, C]; nothing is excused there.
+            predicted: the classified boxes, [B, Q, 4].
+            classes: target classes, 1 where a class is to be predicted, [B, Q, C]; the loss is kept there.
         """
         if self.ignored_xyxy is None or self.ignored_labels is None:
             return loss
         share = intersections(predicted, self.ignored_xyxy) / areas(predicted).clamp(min=1e-6)[:, :, None]  # (B, Q, I)
         inside = (share >= INSIDE).float() @ functional.one_hot(self.ignored_labels, loss.shape[2]).float()
-        return loss.masked_fill((inside > 0) & (wanted == 0), 0)
+        return loss.masked_fill((inside > 0) & (classes == 0), 0)
 
 
 def annotated_boxes(targets: Sequence[Targets], device: torch.device) -> AnnotatedBoxes | None:
@@ -58,21 +59,21 @@ def annotated_boxes(targets: Sequence[Targets], device: torch.device) -> Annotat
     images = [index for index, target in enumerate(targets) if target.boxes_xyxy is not None]
     if not images:
         return None
-    chosen = [targets[index] for index in images]
+    annotated = [targets[index] for index in images]
     no_boxes, no_labels = torch.zeros((0, 4)), torch.zeros(0, dtype=torch.int64)
     ignored_xyxy = ignored_labels = None
-    if any(target.ignored_xyxy is not None for target in chosen):
-        ignored_xyxy = _padded([target.ignored_xyxy for target in chosen], no_boxes, device)
-        ignored_labels = _padded([target.ignored_labels for target in chosen], no_labels, device)
+    if any(target.ignored_xyxy is not None for target in annotated):
+        ignored_xyxy = _padded([target.ignored_xyxy for target in annotated], no_boxes, device)
+        ignored_labels = _padded([target.ignored_labels for target in annotated], no_labels, device)
     return AnnotatedBoxes(
         images,
-        [0 if target.labels is None else len(target.labels) for target in chosen],
-        _padded([target.boxes_xyxy for target in chosen], no_boxes, device),
-        _padded([target.labels for target in chosen], no_labels, device),
+        [0 if target.labels is None else len(target.labels) for target in annotated],
+        _padded([target.boxes_xyxy for target in annotated], no_boxes, device),
+        _padded([target.labels for target in annotated], no_labels, device),
         ignored_xyxy,
         ignored_labels,
     )
 
 
-def _padded(parts: Sequence[Tensor | None], nothing: Tensor, device: torch.device) -> Tensor:
-    return pad_sequence([nothing if part is None else part for part in parts], batch_first=True).to(device)
+def _padded(parts: Sequence[Tensor | None], empty: Tensor, device: torch.device) -> Tensor:
+    return pad_sequence([empty if part is None else part for part in parts], batch_first=True).to(device)

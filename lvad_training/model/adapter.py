@@ -1,8 +1,8 @@
-"""LV-Adapter's language-to-vision adapter: the top pyramid level looks at the class names of the tasks.
+"""LV-Adapter's language-vision adapter: cross-attention between the top pyramid level z5 and the class names' text.
 
 L2V: z5 <- z5 + gamma * TransDecoder(queries = z5, keys and values = text). V2L, before it: text <- text + gamma *
-TransDecoder(queries = text, keys and values = z5). The decoder is DenseCLIP's ContextDecoder (Rao et al., CVPR 2022),
-written from the paper; so is the score map: the cosine of every position with every class.
+TransDecoder(queries = text, keys and values = z5). The decoder is DenseCLIP's ContextDecoder (Rao et al., CVPR 2022)
+and the score map is DenseCLIP's too: the cosine of every position with every class. Both are written from the paper.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from lvad_training.model.attention import Attention
 
 
 class PreNormLayer(nn.Module):
-    """Self-attention, cross-attention and a GELU MLP of four times the width, each normalised before and added."""
+    """Pre-norm transformer layer: self-attention, cross-attention and a GELU MLP of four times the width, residual."""
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class PreNormLayer(nn.Module):
 
 
 class TransDecoder(nn.Module):
-    """Queries look at a memory of other width; both are brought to the decoder's width, the result back.
+    """Queries attend to a memory; queries and memory are projected to the decoder's width, the result back.
 
     Args:
         query_width: channels of the queries and of the result.
@@ -45,7 +45,7 @@ class TransDecoder(nn.Module):
         width: channels of the layers.
         heads: attention heads.
         layers: number of layers.
-        dropout: in the layers.
+        dropout: probability, in the layers.
     """
 
     def __init__(
@@ -60,21 +60,21 @@ class TransDecoder(nn.Module):
     def forward(self, queries: Tensor, memory: Tensor) -> Tensor:
         """Queries [B, Q, query_width] and memory [1 or B, N, memory_width] -> [B, Q, query_width]."""
         hidden = self.query_in(queries)
-        seen = self.memory_in(memory).expand(len(queries), -1, -1)
+        projected = self.memory_in(memory).expand(len(queries), -1, -1)
         for layer in self.layers:
-            hidden = layer(hidden, seen)
+            hidden = layer(hidden, projected)
         update: Tensor = self.out(hidden)
         return update
 
 
 class _GatedDecoders(nn.Module):
-    """What both directions have: a decoder for each part of the text, and the weight gamma of what they add.
+    """Base of both directions: a decoder for each part of the text, and gamma, the weight of the update.
 
     Args:
         decoders: part of the text -> its decoder.
-        rows: part of the text -> its rows, one after the other.
-        width: channels of what is updated: C of z5 for L2V, D of the text for V2L.
-        gamma: initial weight of the update, per channel.
+        rows: part of the text -> its rows; consecutive.
+        width: channels of the updated tensor: C of z5 for L2V, D of the text for V2L.
+        gamma: initial value, the same for every channel.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class _GatedDecoders(nn.Module):
 
 
 class LanguageToVision(_GatedDecoders):
-    """L2V: every position of z5 looks at the text; the updates of all decoders, z5 -> text, are summed."""
+    """L2V: every position of z5 attends to the text; the updates of all decoders are summed."""
 
     def forward(self, tokens: Tensor, text: Tensor) -> Tensor:
         """Tokens of z5 [B, N, C] and text [1 or B, T, D] -> updated tokens [B, N, C]."""
@@ -96,17 +96,17 @@ class LanguageToVision(_GatedDecoders):
 
 
 class VisionToLanguage(_GatedDecoders):
-    """V2L: every class looks at z5 through its part's decoder, text -> z5; the text becomes the image's own."""
+    """V2L: every class attends to z5 through the decoder of its part, which makes the text specific to the image."""
 
     def forward(self, text: Tensor, tokens: Tensor) -> Tensor:
         """Text [1, T, D] and tokens of z5 [B, N, C] -> updated text [B, T, D]."""
-        own = text.expand(len(tokens), -1, -1)
-        updates = [decoder(own[:, self.rows[part]], tokens) for part, decoder in self.decoders.items()]
-        return own + self.gamma * torch.cat(updates, dim=1)
+        text = text.expand(len(tokens), -1, -1)
+        updates = [decoder(text[:, self.rows[part]], tokens) for part, decoder in self.decoders.items()]
+        return text + self.gamma * torch.cat(updates, dim=1)
 
 
 class ScoreMap(nn.Module):
-    """How much every position looks like every class, handed on through a convolution that starts at zero.
+    """Cosine similarity of every position with every class, through a convolution that is zero-initialised.
 
     Args:
         width: channels C of z5.
@@ -122,20 +122,20 @@ class ScoreMap(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     def forward(self, tokens: Tensor, text: Tensor) -> Tensor:
-        """Tokens of z5 [B, N, C] and text [1 or B, T, D] -> what to add to the tokens, [B, N, C]."""
+        """Tokens of z5 [B, N, C] and text [1 or B, T, D] -> update of the tokens [B, N, C]."""
         aligned = functional.normalize(self.align(tokens).float(), dim=2)  # (B, N, D)
         scores = aligned @ functional.normalize(text.float(), dim=2).transpose(1, 2)  # (B, N, T), cosines
-        handed: Tensor = self.out(scores)
-        return handed
+        update: Tensor = self.out(scores)
+        return update
 
 
 class LanguageVisionAdapter(nn.Module):
-    """z5 and text -> z5 that knows of the text. With gammas of zero and a fresh score map it changes nothing.
+    """Updates z5 by the text. With gammas of zero and an untrained score map, it is the identity.
 
     Args:
-        v2l: text and tokens -> text, first, or None.
-        l2v: tokens and text -> tokens, or None.
-        score_map: tokens and text -> what to add to the tokens, or None.
+        v2l: (text, tokens) -> text, applied first, or None.
+        l2v: (tokens, text) -> tokens, or None.
+        score_map: (tokens, text) -> update of the tokens, or None.
     """
 
     def __init__(self, *, v2l: nn.Module | None, l2v: nn.Module | None, score_map: nn.Module | None) -> None:
@@ -149,7 +149,7 @@ class LanguageVisionAdapter(nn.Module):
 
         Args:
             z5: [B, C, h, w].
-            text: [T, D], rows of length one.
+            text: [T, D], rows of norm one.
 
         Returns:
             [B, C, h, w].

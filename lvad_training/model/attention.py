@@ -1,4 +1,4 @@
-"""Multi-head attention and the transformer blocks that the heads are made of."""
+"""Transformer blocks that the heads share: multi-head attention, feed-forward, MLP, sine positions."""
 
 import math
 

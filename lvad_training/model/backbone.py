@@ -1,4 +1,4 @@
-"""The image backbone: any timm model that gives a feature pyramid."""
+"""The image backbone: any timm model with feature levels of strides 4, 8, 16 and 32."""
 
 from typing import Any
 
@@ -7,9 +7,14 @@ from torch import Tensor, nn
 
 from lvad_perception.errors import ConfigError
 
+Normalisation = tuple[tuple[float, float, float], tuple[float, float, float]]
+"""Mean and standard deviation of red, green and blue, for pixels of 0 to 1."""
+IMAGENET: Normalisation = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""Of the images that every backbone of this package gets."""
+
 
 class Backbone(nn.Module):
-    """A timm network that declares the channels and strides of what it gives.
+    """A timm network that declares the channels and strides of its feature levels.
 
     Args:
         features: a timm model made with ``features_only=True``.
@@ -33,22 +38,22 @@ class Backbone(nn.Module):
         return levels
 
     def freeze(self) -> None:
-        """Keep the network as it is, bit for bit: no gradients, and evaluation mode whatever ``train`` says.
+        """Keep the network as it is, bit for bit: no gradients, and evaluation mode despite ``train``.
 
-        In evaluation mode BatchNorm neither moves its statistics nor counts batches. Parameters without gradient are in
-        no parameter group of ``schedule.parameter_groups``, so weight decay does not reach them either.
+        In evaluation mode BatchNorm does not update its statistics or count batches. Weight decay does not apply
+        either: ``schedule.parameter_groups`` omits parameters without gradient.
         """
         self.frozen = True
         self.requires_grad_(False)
         self.eval()
 
     def train(self, mode: bool = True) -> "Backbone":
-        """As ``nn.Module.train``, which also reaches this as a child; a frozen backbone stays in evaluation mode."""
+        """As ``nn.Module.train``, also when called on the whole network; a frozen backbone stays in evaluation mode."""
         return super().train(mode and not self.frozen)
 
 
 def timm_backbone(name: str, options: dict[str, Any], *, stride_in: str = "3x3") -> Backbone:
-    """A timm backbone with random weights, levels of strides 4, 8, 16 and 32.
+    """A timm backbone with random weights and levels of strides 4, 8, 16 and 32.
 
     Args:
         name: a timm model name, such as "resnet50".
@@ -56,17 +61,17 @@ def timm_backbone(name: str, options: dict[str, Any], *, stride_in: str = "3x3")
         stride_in: "3x3", or "1x1" to move the stride of a ResNet's bottlenecks into their first convolution.
 
     Raises:
-        ConfigError: timm has no such model, it takes no such options, it has not these strides, or no bottlenecks.
+        ConfigError: timm has no such model, it does not take these options, or it has other strides or no
+            bottlenecks.
     """
     try:
-        every = timm.create_model(name, features_only=True, pretrained=False, **options)
-        strides = Backbone(every).strides
-        wanted = [index for index, stride in enumerate(strides) if stride >= 4]
-        features = timm.create_model(name, features_only=True, pretrained=False, out_indices=wanted, **options)
+        all_levels = timm.create_model(name, features_only=True, pretrained=False, **options)
+        indices = [index for index, stride in enumerate(Backbone(all_levels).strides) if stride >= 4]
+        features = timm.create_model(name, features_only=True, pretrained=False, out_indices=indices, **options)
     except (RuntimeError, TypeError, ValueError, AssertionError, IndexError) as err:
         raise ConfigError(
             f"model.backbone: timm cannot make {name!r} with {options} ({err}); "
-            "choose a name that timm.list_models() prints and options that it takes"
+            "choose a name of timm.list_models() and options that this model takes"
         ) from err
     backbone = Backbone(features)
     if backbone.strides != (4, 8, 16, 32):
@@ -82,8 +87,9 @@ def _move_strides(backbone: Backbone, name: str) -> None:
     moved = 0
     for block in backbone.modules():
         first, second = getattr(block, "conv1", None), getattr(block, "conv2", None)
-        bottleneck = hasattr(block, "conv3") and isinstance(first, nn.Conv2d) and isinstance(second, nn.Conv2d)
-        if bottleneck and second.stride != (1, 1):
+        if not (hasattr(block, "conv3") and isinstance(first, nn.Conv2d) and isinstance(second, nn.Conv2d)):
+            continue
+        if second.stride != (1, 1):
             first.stride, second.stride = second.stride, first.stride
             moved += 1
     if not moved:

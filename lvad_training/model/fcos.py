@@ -1,8 +1,8 @@
 """FCOS (Tian et al., ICCV 2019; arXiv 1904.01355), the fully convolutional detection head, written from the paper.
 
-Every point of every level says what it is on and how far the four sides of the box around it are. With the paper's
-improvements: centre-ness beside the regression, distances in strides, GroupNorm. The distances are exp(s * x), with one
-learned scale s per level, as in the paper's equation 3.
+Every point of every level predicts the class of the object that it is on and the distances to the four sides of its
+box. The paper's improvements are included: centre-ness in the regression branch, distances in strides, GroupNorm. The
+distances are exp(s * x) with one learned scale s per level, as in the paper's equation 3.
 """
 
 import math
@@ -16,16 +16,17 @@ from lvad_training.model.convolution import make_norm
 from lvad_training.samples import PointOutputs
 
 MAX_LOG_DISTANCE = math.log(1000 / 16)
-"""Of a distance in strides: beyond it a box would be larger than any image, and exp of half precision infinite."""
+"""Upper limit of a log distance in strides: larger boxes exceed any image, and exp overflows in half precision."""
 PRIOR = 0.01
-"""Share of the points that a fresh network takes for an object, so that the first steps do not drown in background."""
+"""Initial probability of each class at every point, so that the many background points do not dominate the first steps
+(focal loss, Lin et al., ICCV 2017)."""
 
 
 class Tower(nn.Module):
-    """3x3 convolutions, norms and ReLUs that all levels share.
+    """3x3 convolutions, norms and ReLUs, shared by all levels.
 
-    GroupNorm is shared too. BatchNorm is each level's own, since its statistics would mix the levels in training and
-    fit none of them in evaluation.
+    GroupNorm is shared too. Each level has its own BatchNorm, whose statistics would otherwise mix the levels in
+    training and fit none of them in evaluation.
     """
 
     def __init__(self, *, in_width: int, width: int, convolutions: int, norm: str, levels: int) -> None:
@@ -56,13 +57,13 @@ class FcosHead(nn.Module):
         classes: number of classes.
         in_width: channels of the pyramid.
         in_strides: strides of the pyramid's levels, finest first.
-        strides: of the levels that the head looks at, finest first, each twice the one before. Those beyond the
-            pyramid's are made from its coarsest level by convolutions of stride 2.
+        strides: of the levels that the head uses, finest first, each twice the one before. Levels coarser than the
+            pyramid's are made from its coarsest by convolutions of stride 2.
         width: channels of the towers.
-        convolutions: of each tower.
+        convolutions: number in each tower.
         norm: "group" or "batch".
-        nms: handed on to decoding.
-        distance: "stride" or "pixel", the unit of the exponentials of the regression.
+        nms: settings for decoding, part of the outputs.
+        distance: "stride" or "pixel", the unit of the distances.
         centerness: "box" or "class", the tower that predicts the centre-ness.
     """
 
@@ -85,7 +86,7 @@ class FcosHead(nn.Module):
         self.nms = nms
         self.in_pixels = distance == "pixel"
         self.center_of_class = centerness == "class"
-        self.taken = [index for index, stride in enumerate(in_strides) if stride in self.strides]
+        self.level_indices = [index for index, stride in enumerate(in_strides) if stride in self.strides]
         coarser = [stride for stride in self.strides if stride > in_strides[-1]]
         self.coarser = nn.ModuleList(nn.Conv2d(in_width, in_width, 3, stride=2, padding=1) for _ in coarser)
         tower = {"in_width": in_width, "width": width, "convolutions": convolutions, "levels": len(self.strides)}
@@ -102,7 +103,7 @@ class FcosHead(nn.Module):
 
     def forward(self, pyramid: Sequence[Tensor]) -> PointOutputs:
         """Pyramid levels [B, C, H / s, W / s], finest first -> boxes in network pixels."""
-        levels = [pyramid[index] for index in self.taken]
+        levels = [pyramid[index] for index in self.level_indices]
         for number, convolution in enumerate(self.coarser):
             levels.append(convolution(levels[-1] if number == 0 else levels[-1].relu()))
         parts: list[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]] = []

@@ -1,10 +1,10 @@
-"""How published ResNets name their tensors: each layout is recognised by a name that only it has.
+"""Layouts of published backbone files: how to recognise each project's tensor names, and how to translate them.
 
-What is written here was read in the code with which each project saves or loads its files; ``docs/backbones.md`` names
-the files.
+They follow the code with which each project saves or loads its files; ``docs/backbones.md`` lists the files.
 """
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,28 +12,25 @@ from typing import Any
 from torch import Tensor
 
 from lvad_training.checkpoints import FORMAT
+from lvad_training.model.backbone import IMAGENET, Normalisation
 
-Normalisation = tuple[tuple[float, float, float], tuple[float, float, float]]
-
-# Mean and standard deviation of red, green and blue, for pixels of 0 to 1.
-IMAGENET: Normalisation = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CLIP: Normalisation = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 NONE: Normalisation = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 HALF: Normalisation = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
-COUNTER = "num_batches_tracked"  # of BatchNorm: older and converted files lack it, and nothing here reads it
+COUNTER = "num_batches_tracked"  # of BatchNorm; older and converted files lack it, and no network here needs it
 
 NESTED = (
     "state_dict",  # MoCo, OpenSelfSup, mmselfsup, Lightning, DetCo, DenseCL, simclr-converter
     "model_state_dict",
     "model",  # timm's training script, BYOL-PyTorch
-    "classy_state_dict",  # VISSL: these three and "model"
+    "classy_state_dict",  # VISSL: this, "base_model", "model" and "trunk", nested
     "base_model",
     "trunk",
     "resnet",  # SimCLRv2-Pytorch, beside "head"
     "online_backbone",  # the file that BYOL-PyTorch publishes
     "online_network_state_dict",  # PyTorch-BYOL
-    "teacher",  # DINO, beside "student" of the same names; its own evaluation takes the teacher's
+    "teacher",  # DINO, beside "student" with the same names; DINO's own evaluation uses the teacher's
     "student",
 )
 DEEPEST = 6
@@ -42,13 +39,13 @@ OTHER_MARKERS = ("_conv_stem.weight", "conv1.weight", "layer1.0.", "stem.conv1."
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where one project's files keep the backbone.
+    """Tensor names in one project's files.
 
     Attributes:
         name: of the project or method, for messages.
-        marker: a tensor whose name starts so is in every such file, and in no file of a layout further down.
-        prefix: of the backbone's tensors; everything else is left out.
-        rename: from the name after the prefix to torchvision's or timm's, or None where they are the same.
+        marker: beginning of a tensor name that is in every such file, and in no file of a layout later in ``LAYOUTS``.
+        prefix: of the backbone's tensors; all others are left out.
+        rename: name after the prefix -> torchvision's or timm's, or None if they are equal.
         normalisation: of the images that the weights expect.
     """
 
@@ -61,7 +58,7 @@ class Layout:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Recognised:
-    """The tensors of a file under torchvision's (CLIP: timm's) names, and the names of those outside the backbone."""
+    """The backbone's tensors of a file under torchvision's (CLIP: timm's) names, and the names of all other tensors."""
 
     layout: str
     tensors: dict[str, Tensor]
@@ -124,56 +121,55 @@ EFFICIENTNET_LITE = Layout("EfficientNet-PyTorch, by order", "", normalisation=H
 
 
 def recognise(content: Mapping[str, Any], expected: list[str]) -> Recognised:
-    """Find the backbone in what a file holds.
+    """Find the backbone in the content of a file.
 
-    A prefix of all names is passed over whatever it is called (``module.``, ``_orig_mod.``, ``model.net.``), and so is
-    one before the backbone alone, where the names behind it are known.
+    Any common prefix of all names is removed (``module.``, ``_orig_mod.``, ``model.net.``), and so is a prefix of the
+    backbone's names alone, if the names after it are known.
 
     Args:
-        content: a state dict, or dicts around it.
-        expected: the backbone's own names in its order, for the layouts that are read by order.
+        content: a state dict, or nested dicts with one.
+        expected: the backbone's names in its order, for the layouts that are matched by order.
     """
     if content.get("format") == FORMAT:
         content = content["weights"]
     content, path = _state_dict(content)
-    every = _tensors_in(content)
-    published = set(published_names(expected))
-    wrapped = _wrapped(every, published, path)
-    tensors = {name.removeprefix(wrapped): value for name, value in every.items() if name.startswith(wrapped)}
+    all_tensors = _tensors_in(content)
+    wrapper = _wrapper_prefix(all_tensors, set(published_names(expected)), path)
+    tensors = {name.removeprefix(wrapper): value for name, value in all_tensors.items() if name.startswith(wrapper)}
 
     layout, by_order = _layout(tensors, path)
     if by_order is not None:
-        wanted = [name for name in expected if not name.endswith(COUNTER)]
-        if len(by_order) == len(wanted):
-            left = {name: value for name, value in tensors.items() if name not in by_order}
-            tensors = {**dict(zip(wanted, by_order.values(), strict=True)), **left}
+        names = [name for name in expected if not name.endswith(COUNTER)]
+        if len(by_order) == len(names):
+            others = {name: value for name, value in tensors.items() if name not in by_order}
+            tensors = {**dict(zip(names, by_order.values(), strict=True)), **others}
     inside = [name for name in tensors if name.startswith(layout.prefix)]
-    short = {name: name.removeprefix(layout.prefix) for name in inside}
+    renamed = {name: name.removeprefix(layout.prefix) for name in inside}
     if layout.rename is not None:
-        short = {name: layout.rename(value) for name, value in short.items()}
+        renamed = {name: layout.rename(value) for name, value in renamed.items()}
     return Recognised(
         layout=layout.name,
-        tensors={short[name]: tensors[name] for name in inside},
+        tensors={renamed[name]: tensors[name] for name in inside},
         outside=(
-            *(name for name in tensors if name not in short),
-            *(name for name in every if not name.startswith(wrapped)),
+            *(name for name in tensors if name not in renamed),
+            *(name for name in all_tensors if not name.startswith(wrapper)),
         ),
         normalisation=layout.normalisation,
     )
 
 
-def published_names(own: Iterable[str]) -> dict[str, str]:
-    """Published name -> the backbone's own; timm flattens ``stem.conv1`` to ``stem_conv1`` when it takes features."""
-    names = {}
-    for name in own:
+def published_names(names: Iterable[str]) -> dict[str, str]:
+    """Published name -> the backbone's name; timm's ``features_only`` flattens ``stem.conv1`` to ``stem_conv1``."""
+    own = {}
+    for name in names:
         module, _, rest = name.partition(".")
-        names[f"{module.replace('_', '.', 1)}.{rest}"] = name
-        names[name] = name
-    return names
+        own[f"{module.replace('_', '.', 1)}.{rest}"] = name
+        own[name] = name
+    return own
 
 
 def _state_dict(content: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[str]]:
-    """The state dict inside dicts around it, and the keys that lead there; of unknown ones that with most tensors."""
+    """The innermost state dict and the keys that lead to it; among unknown keys, the one with the most tensors."""
     path: list[str] = []
     while len(path) < DEEPEST:
         inner = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Mapping)}
@@ -192,61 +188,60 @@ def _tensors_in(content: Mapping[Any, Any]) -> dict[str, Tensor]:
 
 
 def _count_tensors(content: Mapping[Any, Any], depth: int = 0) -> int:
-    """How many tensors with names of layers a dict and those in it hold; those of an optimiser have numbers."""
+    """Largest number of tensors with names of layers in one dict, nested ones included; an optimiser's have numbers."""
     inner = [value for value in content.values() if isinstance(value, Mapping)] if depth < DEEPEST else []
-    own = sum("." in name for name in _tensors_in(content))
-    return max([own, *(_count_tensors(value, depth + 1) for value in inner)])
+    count = sum("." in name for name in _tensors_in(content))
+    return max([count, *(_count_tensors(value, depth + 1) for value in inner)])
 
 
-def _wrapped(tensors: Mapping[str, Tensor], published: set[str], path: list[str]) -> str:
-    """The prefix of the names that a wrapper has added, empty where there is none."""
-    if path[-1:] == ["online_backbone"]:  # read by order
+def _wrapper_prefix(tensors: Mapping[str, Tensor], published: set[str], path: list[str]) -> str:
+    """The prefix that a wrapper has added to the names, or ""."""
+    if path[-1:] == ["online_backbone"]:  # matched by order
         return ""
-    wrapped, names = "", list(tensors)
+    prefix, names = "", list(tensors)
     while names and not _is_known(names, published):
         first, dot, _ = names[0].partition(".")
         if not dot or not all(name.startswith(first + dot) for name in names):
-            # Not before all names: a loss or a queue stands beside the network.
+            # Not all names share a prefix: the file has a loss or a queue beside the network.
             known = _prefix_of_known(names, published)
-            return wrapped + known if known else ""
-        wrapped += first + dot
+            return prefix + known if known else ""
+        prefix += first + dot
         names = [name.removeprefix(first + dot) for name in names]
-    return wrapped if names else ""
+    return prefix if names else ""
 
 
 def _is_known(names: list[str], published: set[str]) -> bool:
-    """Whether names are those of a layout, without anything before them."""
+    """Whether one of the names begins as in a known layout."""
     markers = (*(layout.marker for layout in LAYOUTS), *OTHER_MARKERS)
     return any(name in published or name.startswith(markers) for name in names)
 
 
 def _prefix_of_known(names: list[str], published: set[str]) -> str:
-    """What stands before the names of a known layout, before most of them where there are several; else empty."""
+    """The prefix before names of a known layout, the most frequent one if there are several; "" if there is none."""
     for layout in LAYOUTS:
         for name in names:
             before, marker, _ = name.partition("." + layout.marker)
             if marker and layout.prefix:
                 return before + "."
-    found: dict[str, int] = {}
+    counts: Counter[str] = Counter()
     for name in names:
         parts = name.split(".")
         for cut in range(1, len(parts)):
             if ".".join(parts[cut:]) in published:
-                prefix = ".".join(parts[:cut]) + "."
-                found[prefix] = found.get(prefix, 0) + 1
-    return max(found, key=lambda prefix: found[prefix], default="")
+                counts[".".join(parts[:cut]) + "."] += 1
+    return max(counts, key=lambda prefix: counts[prefix], default="")
 
 
 def _layout(tensors: Mapping[str, Tensor], path: list[str]) -> tuple[Layout, dict[str, Tensor] | None]:
-    """The layout and, where the backbone's tensors have to be taken by their order, those tensors."""
+    """The layout and, if the backbone's tensors have to be matched by order, those tensors."""
     counted = {name: value for name, value in tensors.items() if not name.endswith(COUNTER)}
     if path[-1:] == ["online_backbone"]:
-        # Its names differ from torchvision's in ways that the project does not state; its own loader goes by order too.
+        # Its names differ from torchvision's without documentation; the project's own loader matches by order too.
         return BYOL_ORDERED, counted
     if path[-1:] in (["teacher"], ["student"]) and DINO.marker in tensors:
         return DINO, None
     if "_conv_stem.weight" in tensors:
-        # It numbers blocks through and timm stage by stage; both create the same layers in the same order.
+        # Its blocks are numbered consecutively, timm's per stage; both create the same layers in the same order.
         body = {k: v for k, v in counted.items() if not k.startswith(("_conv_head.", "_bn1.", "_fc."))}
         lite = not any("._se_reduce." in name for name in body)
         return (EFFICIENTNET_LITE if lite else EFFICIENTNET), body
@@ -257,7 +252,7 @@ def _layout(tensors: Mapping[str, Tensor], path: list[str]) -> tuple[Layout, dic
 
 
 def _is_simclr_v1(names: list[str], path: list[str]) -> bool:
-    """Torchvision's names, but simclr-converter creates the shortcut before the block's first convolution."""
+    """Whether simclr-converter wrote the file: torchvision's names, but the shortcut is before the block's conv1."""
     first, shortcut = "layer1.0.conv1.weight", "layer1.0.downsample.0.weight"
     if path != ["state_dict"] or first not in names or shortcut not in names:
         return False
@@ -265,15 +260,10 @@ def _is_simclr_v1(names: list[str], path: list[str]) -> bool:
 
 
 def architecture_name(tensors: Mapping[str, Tensor]) -> str | None:
-    """Which timm ResNet has tensors of these names and shapes, or None when it is none of the usual ones."""
+    """The timm ResNet with tensors of these names and shapes, or None if it is none of the usual ones."""
     stages = [
-        len({match[1] for name in tensors if (match := re.match(rf"{stage}\.(\d+)\.", name))})
-        for stage in (
-            r"(?:layer1|stages\.0)",
-            r"(?:layer2|stages\.1)",
-            r"(?:layer3|stages\.2)",
-            r"(?:layer4|stages\.3)",
-        )
+        len({match[1] for name in tensors if (match := re.match(rf"(?:layer{i + 1}|stages\.{i})\.(\d+)\.", name))})
+        for i in range(4)
     ]
     clip = {
         (3, 4, 6, 3): "resnet50_clip",
@@ -289,7 +279,7 @@ def architecture_name(tensors: Mapping[str, Tensor]) -> str | None:
         return clip.get(depths)
     shapes = {name: tuple(value.shape) for name, value in tensors.items()}
     if shapes.get("conv1.weight") != (64, 3, 7, 7) or shapes.get("layer1.0.conv1.weight", (0,))[0] != 64:
-        return None  # wider or narrower than any, or another stem
+        return None  # another width or stem
     if "layer1.0.conv3.weight" in tensors:
         return bottleneck.get(depths)
     return basic.get(depths)

@@ -1,7 +1,7 @@
 """MaskFormer's mask-classification head (Cheng et al., NeurIPS 2021), written from the paper.
 
-Learned queries attend to one pyramid level and to each other; each ends as a class and as an embedding whose dot
-product with the per-pixel mask features is a mask. The pixel decoder is the shared pyramid and one convolution.
+Learned queries attend to one pyramid level and to each other; each yields a class and an embedding, whose dot product
+with the per-pixel mask features is a mask. The pixel decoder is the shared pyramid and one convolution.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from lvad_training.samples import MaskOutputs
 
 
 class DecoderLayer(nn.Module):
-    """Self-attention, cross-attention, feed-forward; residual and post-norm, positions added to queries and keys."""
+    """Post-norm transformer layer: self-attention, cross-attention, feed-forward; queries and keys have positions."""
 
     def __init__(self, width: int, heads: int, feedforward: int, dropout: float) -> None:
         super().__init__()
@@ -26,10 +26,9 @@ class DecoderLayer(nn.Module):
 
     def forward(self, queries: Tensor, query_positions: Tensor, memory: Tensor, memory_positions: Tensor) -> Tensor:
         """Queries [B, Q, C], memory [B, N, C] -> [B, Q, C]."""
-        placed = queries + query_positions
-        queries = self.norms[0](queries + self.dropout(self.self_attention(placed, placed, queries)))
-        placed = queries + query_positions
-        attended = self.cross_attention(placed, memory + memory_positions, memory)
+        positioned = queries + query_positions
+        queries = self.norms[0](queries + self.dropout(self.self_attention(positioned, positioned, queries)))
+        attended = self.cross_attention(queries + query_positions, memory + memory_positions, memory)
         queries = self.norms[1](queries + self.dropout(attended))
         updated: Tensor = self.norms[2](queries + self.dropout(self.feedforward(queries)))
         return updated
@@ -47,10 +46,10 @@ class MaskFormerHead(nn.Module):
         width: channels of the decoder.
         heads: attention heads.
         feedforward: hidden width of the feed-forward blocks.
-        dropout: in the decoder.
+        dropout: probability, in the decoder.
         mask_width: channels of mask features and mask embeddings.
-        mask_kernel: of the convolution from the finest level to the mask features.
-        pixel_loss: also give auxiliary per-pixel class logits in training.
+        mask_kernel: kernel size of the convolution from the finest level to the mask features.
+        pixel_loss: whether to return auxiliary per-pixel class logits in training.
     """
 
     def __init__(

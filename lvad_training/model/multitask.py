@@ -1,16 +1,16 @@
-"""The network: one backbone and neck, one head per task, and language between if asked for."""
+"""The network: one backbone and neck, one head per task, and optionally prompts with an adapter."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from lvad_training.model.backbone import Backbone
+from lvad_training.model.backbone import IMAGENET, Backbone
 from lvad_training.model.prompts import Prompts
 from lvad_training.samples import DetectionOutputs, MaskOutputs, Outputs, PixelOutputs, PointOutputs
 
-IMAGENET_MEAN = (123.675, 116.28, 103.53)
-IMAGENET_STD = (58.395, 57.12, 57.375)
+IMAGENET_MEAN, IMAGENET_STD = ([255 * value for value in values] for values in IMAGENET)
+"""For pixels of 0 to 255."""
 
 
 class MultiTaskNet(nn.Module):
@@ -22,8 +22,8 @@ class MultiTaskNet(nn.Module):
         detection: pyramid -> DetectionOutputs or PointOutputs, or None.
         semantic: pyramid -> MaskOutputs or PixelOutputs, and auxiliary pixel logits or None; or None.
         drivable: likewise.
-        prompts: nothing -> text embeddings [T, D], or None.
-        adapter: the neck's top lateral and text -> the lateral that the neck merges instead, or None.
+        prompts: () -> text embeddings [T, D], or None.
+        adapter: (the neck's top lateral, text) -> the lateral that replaces it, or None.
     """
 
     mean: Tensor
@@ -70,7 +70,10 @@ class MultiTaskNet(nn.Module):
         return Outputs(detection, semantic, drivable, semantic_pixels, drivable_pixels)
 
     def fold_prompts(self) -> None:
-        """Encode the prompts as they are now for evaluation: before weights are saved or evaluated, else a no-op."""
+        """Encode the current prompts into the weights; call it before these are saved or evaluated.
+
+        No-op without prompts or text encoder.
+        """
         if self.prompts is not None and self.prompts.encoder is not None:
             self.prompts.fold()
 

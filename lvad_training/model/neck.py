@@ -1,4 +1,4 @@
-"""Feature Pyramid Network (Lin et al., CVPR 2017), split in two so that an adapter can update the top level between."""
+"""Feature Pyramid Network (Lin et al., CVPR 2017), in two steps: an adapter can update the top level in between."""
 
 from collections.abc import Sequence
 

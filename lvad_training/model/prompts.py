@@ -1,8 +1,8 @@
-"""Prompts: the class names of every task, as the text encoder understands them.
+"""Prompts: text embeddings of the class names of all tasks, from learned contexts or hand-made templates.
 
 Learned prompts put M context vectors of the task before each class name (CoOp, Zhou et al., IJCV 2022; task-specific
-in LV-Adapter); gradients flow through the frozen text tower into them. Hand-made prompts put the name into one
-template (engineering), or into many, whose normalised embeddings are averaged (ensembling; Radford et al., ICML 2021).
+in LV-Adapter); gradients flow through the frozen text encoder into them. Hand-made prompts put the name into one
+template (engineering), or into many whose normalised embeddings are averaged (ensembling; Radford et al., ICML 2021).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +23,7 @@ PHRASES = {
         "background": "background that is not drivable",
     },
 }
-"""Task -> class -> words for it, where the vocabulary's name would not say what is meant; others stand as they are."""
+"""Task -> class -> its words in a prompt, if the vocabulary's name alone would be ambiguous."""
 
 ENGINEERING = "a photo of a {}."
 """CLIP's own template, also CoOp's hand-made baseline."""
@@ -50,21 +50,21 @@ ENSEMBLE = (
     "a {} seen from a car.",
     "there is a {} in the scene.",
 )
-"""What a camera in a car sees: weather, time of day, place, size and distance as BDD100K names and varies them."""
+"""Templates for driving images: weather, time of day, place, size and distance, as in BDD100K's attributes."""
 
 
 class Prompts(nn.Module):
-    """The text of all tasks as embeddings.
+    """Text embeddings of the classes of all tasks.
 
-    The encoder is no submodule: its parameters are neither in ``state_dict()`` nor in ``parameters()``, but it goes
-    along to other devices. The buffer ``embeddings`` float32 [T, D] is the text as it was last folded; evaluation and
-    hand-made prompts use it and need no encoder.
+    The encoder is not registered as a submodule: its parameters are in neither ``state_dict()`` nor ``parameters()``,
+    but it moves to other devices with this module. The buffer ``embeddings``, float32 [T, D], holds the result of the
+    last ``fold``; evaluation and hand-made prompts use it and need no encoder.
 
     Args:
         classes: task -> its class names, in the order of the vocabulary.
         mode: "learned", "engineering" or "ensembling".
         context: M, learned vectors per task.
-        metadata: of the encoder: the shapes.
+        metadata: of the encoder, for the shapes.
         encoder: None outside training.
 
     Attributes:
@@ -93,7 +93,7 @@ class Prompts(nn.Module):
         learned = {task: nn.Parameter(torch.randn(context, metadata.token_width) * 0.02) for task in classes}
         self.contexts = nn.ParameterDict(learned if mode == "learned" else {})
         self.register_buffer("embeddings", torch.zeros(total, metadata.width))
-        self._encoder = (encoder,)  # in a tuple, where nn.Module does not register it
+        self._encoder = (encoder,)  # in a tuple, so that nn.Module does not register it
         self._hand_made: Tensor | None = None
         if encoder is not None:
             self.fold()
@@ -101,16 +101,16 @@ class Prompts(nn.Module):
 
     @property
     def encoder(self) -> TextEncoder | None:
-        """The frozen text tower, or None outside training."""
+        """The frozen text encoder, or None outside training."""
         return self._encoder[0]
 
     def forward(self) -> Tensor:
-        """Embeddings of all tasks' classes, tasks one after the other: float32 [T, D], rows of length one.
+        """Embeddings of all tasks' classes, task by task: float32 [T, D], rows of norm one.
 
-        In training mode learned prompts are encoded anew; everything else reads what was folded last.
+        Learned prompts are encoded anew in training mode; otherwise this is the result of the last ``fold``.
 
         Raises:
-            ConfigError: learned prompts are to be trained without an encoder.
+            ConfigError: training mode with learned prompts and no encoder.
         """
         if self.training and self.contexts:
             return self._encode()
@@ -118,7 +118,7 @@ class Prompts(nn.Module):
 
     @torch.no_grad()
     def fold(self) -> None:
-        """Encode the text as it is now into ``embeddings``: before the weights are saved or evaluated.
+        """Encode the current prompts into ``embeddings``; call it before the weights are saved or evaluated.
 
         Raises:
             ConfigError: there is no encoder.
@@ -134,18 +134,19 @@ class Prompts(nn.Module):
             )
         if self.contexts:
             rows = [
-                encoder.encode(self.contexts[task], [f"{text}." for text in own]) for task, own in self.texts.items()
+                encoder.encode(self.contexts[task], [f"{text}." for text in texts])
+                for task, texts in self.texts.items()
             ]
             return functional.normalize(torch.cat(rows), dim=1)
         if self._hand_made is None:
-            self._hand_made = self._mean_of_templates(encoder)  # hundreds of texts that never change
+            self._hand_made = self._mean_of_templates(encoder)  # cached: hundreds of texts that never change
         return self._hand_made
 
     def _mean_of_templates(self, encoder: TextEncoder) -> Tensor:
-        texts = [text for own in self.texts.values() for text in own]
+        texts = [text for texts in self.texts.values() for text in texts]
         templates = [ENGINEERING] if self.mode == "engineering" else ENSEMBLE
-        each = [encoder.encode(None, [template.format(text) for text in texts]) for template in templates]
-        mean = torch.stack([functional.normalize(rows, dim=1) for rows in each]).mean(0)
+        per_template = [encoder.encode(None, [template.format(text) for text in texts]) for template in templates]
+        mean = torch.stack([functional.normalize(rows, dim=1) for rows in per_template]).mean(0)
         return functional.normalize(mean, dim=1)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
@@ -155,10 +156,10 @@ class Prompts(nn.Module):
 
 
 def _fold_loaded(prompts: Prompts, _keys: Any) -> None:
-    """After loading: the text is what this recipe's prompts say, though the weights may have had other templates."""
+    """After loading weights, encode this recipe's prompts: the weights may be from a recipe with other templates."""
     prompts.fold()
 
 
 def phrase(task: str, name: str) -> str:
-    """The words for a class in a prompt."""
+    """The words of a class in a prompt."""
     return PHRASES.get(task, {}).get(name, name.replace("_", " "))

@@ -1,4 +1,4 @@
-"""Pretrained backbones: read a published file, recognise its layout, match each tensor and say what was done."""
+"""Pretrained backbones: reads published weights of any known layout into a backbone and reports what was matched."""
 
 import argparse
 import pickle
@@ -14,19 +14,13 @@ import torch
 from torch import Tensor
 
 from lvad_perception.errors import CheckpointError, ConfigError
-from lvad_training.model.backbone import Backbone
-from lvad_training.model.layouts import (
-    COUNTER,
-    IMAGENET,
-    Normalisation,
-    Recognised,
-    architecture_name,
-    published_names,
-    recognise,
-)
+from lvad_training.checkpoints import resolve_start
+from lvad_training.model.backbone import IMAGENET, Backbone, Normalisation
+from lvad_training.model.layouts import COUNTER, Recognised, architecture_name, published_names, recognise
 from lvad_training.model.torchscript import is_torchscript, read_torchscript
+from lvad_training.recipe.schema import BackboneConfig
 
-ENOUGH = 0.9  # share of the backbone's tensors that a file has to have
+MIN_MATCHED = 0.9  # share of the backbone's tensors that a file must contain
 FIRST_LAYERS = (
     ("conv1.weight", "bn1.running_mean"),  # torchvision, timm's ResNets
     ("stem.conv1.conv.weight", "stem.conv1.bn.running_mean"),  # timm's CLIP ResNets
@@ -64,15 +58,15 @@ WHY_LEFT_OUT = {
 
 @dataclass(frozen=True, slots=True)
 class MatchReport:
-    """What became of a file's tensors. BatchNorm's counters of batches are not counted.
+    """Which tensors of a file were loaded. BatchNorm's counters of batches are ignored.
 
     Attributes:
         source: the file, or timm's name of the weights.
-        layout: whose names the file uses.
-        matched: how many tensors of the backbone were loaded.
+        layout: name of the project whose tensor names the file uses.
+        matched: number of the backbone's tensors that were loaded.
         missing: the backbone's tensors that the file does not have; they keep their values.
-        left_out: first part of the names that were not used -> number of tensors.
-        normalisation: mean and standard deviation that the weights were trained with, pixels of 0 to 1.
+        left_out: first part of the names of unused tensors -> their number.
+        normalisation: of the images that the weights were trained on.
         folded: whether a normalisation other than ImageNet's was folded into the first layer, see ``load_published``.
     """
 
@@ -85,7 +79,7 @@ class MatchReport:
     folded: bool = False
 
     def to_text(self) -> str:
-        """One to three lines for people."""
+        """One to three lines for the log."""
         total = self.matched + len(self.missing)
         text = f"{self.source}: {self.layout}, {self.matched} of the backbone's {total} tensors loaded"
         if self.missing:
@@ -98,47 +92,65 @@ class MatchReport:
             text += f"\n  left out: {', '.join(parts)}"
         if self.normalisation != IMAGENET:
             mean, std = self.normalisation
-            done = "folded into the first convolution" if self.folded else "which this package does not give them"
+            done = "folded into the first convolution" if self.folded else "not folded, as the first layer is unknown"
             text += f"\n  made for images normalised with mean {mean} and deviation {std}: {done}"
         return text
 
 
+def load_backbone(backbone: Backbone, config: BackboneConfig) -> MatchReport:
+    """Load the weights of a recipe's section: "timm", "timm:TAG", "shipped/NAME" or a file in any known layout.
+
+    Raises:
+        CheckpointError: the weights cannot be read or downloaded, or do not fit the backbone.
+        ConfigError: timm has no such weights.
+    """
+    weights = str(config.weights)
+    if is_timm(weights):
+        return load_timm(backbone, config.name, weights.partition(":")[2] or None)
+    return load_published(backbone, resolve_start(weights))
+
+
+def is_timm(weights: str) -> bool:
+    """Whether a recipe's ``model.backbone.weights`` names weights that timm downloads."""
+    return weights == "timm" or weights.startswith("timm:")
+
+
 def load_published(backbone: Backbone, path: Path) -> MatchReport:
-    """Load a published file into a backbone, whatever project wrote it; see ``layouts.py`` for those that are known.
+    """Load a published file of any layout in ``layouts.py`` into a backbone.
 
-    ``.safetensors`` holds numbers alone, and ``torch.load`` runs with ``weights_only``. OpenAI's CLIP archives
-    (TorchScript, told by what is in the zip) go through ``torch.jit.load``, of whose result only the state dict is
-    taken; PyTorch does not vouch for archives that were tampered with.
+    ``.safetensors`` contains numbers only and ``torch.load`` runs with ``weights_only``, so no code of these files is
+    run. OpenAI's CLIP archives (TorchScript) are read by ``torch.jit.load``, of which only the state dict is used;
+    PyTorch does not guarantee that this is safe for manipulated archives.
 
-    This package normalises images with ImageNet's mean and deviation. Weights that expect others (CLIP; SimCLR's
-    conversions, which take pixels of 0 to 1) get the difference folded into the first convolution's kernel and its
-    BatchNorm's mean. Features then equal the published network's everywhere but at the image's border, where padding
-    is ImageNet's mean colour instead of the other's.
+    This package normalises images with ImageNet's mean and deviation. For weights that expect others (CLIP; SimCLR's
+    conversions, for pixels of 0 to 1), the difference is folded into the first convolution's kernel and its BatchNorm's
+    mean. Features then equal the published network's everywhere but at the image's border, where padding is ImageNet's
+    mean colour instead of the other's.
 
     Args:
-        backbone: changed in place; unchanged when this raises.
+        backbone: changed in place; unchanged if this raises.
         path: the file.
 
     Raises:
         CheckpointError: missing, unreadable, of another architecture, or with under 90 % of the backbone's tensors.
     """
-    found = recognise(read_weights(path), expected=list(backbone.features.state_dict()))
-    return _load(backbone, found, source=str(path))
+    recognised = recognise(read_weights(path), expected=list(backbone.features.state_dict()))
+    return _load(backbone, recognised, source=str(path))
 
 
 def load_timm(backbone: Backbone, name: str, tag: str | None = None) -> MatchReport:
     """Load the weights that timm publishes under ``model.backbone.name``; see ``timm_weights``."""
     tensors, normalisation = timm_weights(name, tag)
-    found = Recognised("timm", tensors, outside=(), normalisation=normalisation)
-    return _load(backbone, found, source=f"{name}.{tag}" if tag else name)
+    recognised = Recognised("timm", tensors, outside=(), normalisation=normalisation)
+    return _load(backbone, recognised, source=f"{name}.{tag}" if tag else name)
 
 
 def timm_weights(name: str, tag: str | None = None) -> tuple[dict[str, Tensor], Normalisation]:
-    """The weights that timm publishes for a model, downloaded or from its cache, and the normalisation they expect.
+    """The weights that timm publishes for a model, downloaded or cached, and the normalisation that they expect.
 
     Args:
         name: a timm model name, such as "resnet50".
-        tag: which of its weights, such as "a1_in1k"; None for timm's default.
+        tag: of the weights, such as "a1_in1k"; None for timm's default.
 
     Raises:
         ConfigError: timm has no such weights.
@@ -152,7 +164,7 @@ def timm_weights(name: str, tag: str | None = None) -> tuple[dict[str, Tensor], 
         )
     try:
         model = timm.create_model(f"{name}.{tag}" if tag else name, pretrained=True)
-    except Exception as err:  # whatever the download raises: of huggingface_hub, httpx, urllib or the disk
+    except Exception as err:  # of huggingface_hub, httpx, urllib or the disk
         raise CheckpointError(
             f"model.backbone.weights: timm cannot download the weights of {name} ({type(err).__name__}); connect to "
             "the internet once, or give a local file"
@@ -190,16 +202,16 @@ def read_weights(path: Path) -> Mapping[str, Any]:
 
 
 def _arguments_allowed() -> AbstractContextManager[None]:
-    """While open, ``torch.load`` reads the command line's arguments too, values in a container that runs nothing.
+    """Context in which ``torch.load`` accepts ``argparse.Namespace``, a container that runs no code.
 
-    DINO, timm and MAE keep theirs in their checkpoints; torch before 2.5 cannot be asked for it and refuses them.
+    Checkpoints of DINO, timm and MAE contain their command line's arguments; torch before 2.5 refuses them.
     """
     allow: Any = getattr(torch.serialization, "safe_globals", None)
     return nullcontext() if allow is None else allow([argparse.Namespace])
 
 
 def _refuse_pages(path: Path) -> None:
-    """Tell by the first bytes what went wrong with a download; torch would only call it unreadable."""
+    """Raise CheckpointError for what failed downloads leave; torch would only call it unreadable."""
     with path.open("rb") as file:
         start = file.read(64).lstrip().lower()
     if start.startswith((b"<!doctype", b"<html", b"<?xml")):
@@ -212,7 +224,7 @@ def _why_unreadable(path: Path, err: Exception) -> str:
     if path.suffix == ".pkl":
         return (
             "a pickle, which is not loaded because that can run any code; convert BYOL's of JAX with "
-            "github.com/chigur/byol-convert, and in place of detectron2's give the file that it was made from"
+            "github.com/chigur/byol-convert, and instead of detectron2's give the file that it was made from"
         )
     if isinstance(err, pickle.UnpicklingError):
         return (
@@ -222,61 +234,64 @@ def _why_unreadable(path: Path, err: Exception) -> str:
     return f"not a readable weights file ({type(err).__name__}); it is truncated or of another kind, copy it again"
 
 
-def _load(backbone: Backbone, found: Recognised, source: str) -> MatchReport:
-    own = backbone.features.state_dict()
-    own_names = published_names(own)
-    wanted = [name for name in own if not name.endswith(COUNTER)]
-    loaded = {own_names[name]: value for name, value in found.tensors.items() if name in own_names}
-    unused = [name for name in found.tensors if name not in own_names and not name.endswith(COUNTER)]
-    missing = [name for name in wanted if name not in loaded]
-    modules = {name.partition(".")[0] for name in own_names}
+def _load(backbone: Backbone, file: Recognised, source: str) -> MatchReport:
+    state = backbone.features.state_dict()
+    name_of = published_names(state)
+    expected = [name for name in state if not name.endswith(COUNTER)]
+    loaded = {name_of[name]: value for name, value in file.tensors.items() if name in name_of}
+    unused = [name for name in file.tensors if name not in name_of and not name.endswith(COUNTER)]
+    missing = [name for name in expected if name not in loaded]
+    modules = {name.partition(".")[0] for name in name_of}
 
-    matched = len(wanted) - len(missing)
+    matched = len(expected) - len(missing)
+    enough = matched >= MIN_MATCHED * len(expected)
     mismatches = [
-        f"{name} is {tuple(loaded[name].shape)} and not {tuple(own[name].shape)}"
+        f"{name} is {tuple(loaded[name].shape)} and not {tuple(state[name].shape)}"
         for name in loaded
-        if loaded[name].shape != own[name].shape
+        if loaded[name].shape != state[name].shape
     ]
-    if matched >= ENOUGH * len(wanted):  # else the missing ones tell more
+    if enough:
         mismatches += [f"{name} has no place" for name in unused if "." in name and name.partition(".")[0] in modules]
-    if matched < ENOUGH * len(wanted):
+    else:
         mismatches += [f"{name} is not in the file" for name in missing]
     if mismatches:
-        fitting = architecture_name(found.tensors)
+        fitting = architecture_name(file.tensors)
         remedy = f"set model.backbone.name to {fitting}" if fitting else "give weights of the configured backbone"
-        if not fitting and matched < ENOUGH * len(wanted):
-            named = [*found.tensors, *found.outside]
-            first = f"its names begin with {', '.join(named[:3])}" if named else "it holds no tensors with names"
-            remedy = (
-                f"{first}, where {wanted[0]} is looked for; rename them, or give weights of the configured backbone"
-            )
+        if not fitting and not enough:
+            names = [*file.tensors, *file.outside]
+            first = f"its names begin with {', '.join(names[:3])}" if names else "it has no tensors with names"
+            remedy = f"{first}, and {expected[0]} was expected; rename them, or give weights of the configured backbone"
         raise CheckpointError(
-            f"{source}: {found.layout}, {matched} of the backbone's {len(wanted)} tensors are in it "
+            f"{source}: {file.layout}, {matched} of the backbone's {len(expected)} tensors are in it "
             f"({'; '.join(mismatches[:3])}); {remedy}"
         )
-    tensors, folded = fold_normalisation(found.tensors, found.normalisation)
-    loaded = {own_names[name]: value for name, value in tensors.items() if name in own_names}
+    tensors, folded = fold_normalisation(file.tensors, file.normalisation)
+    loaded = {name_of[name]: value for name, value in tensors.items() if name in name_of}
     backbone.features.load_state_dict(loaded, strict=False)
     return MatchReport(
         source=source,
-        layout=found.layout,
+        layout=file.layout,
         matched=matched,
         missing=tuple(missing),
-        left_out=_groups([*unused, *(name for name in found.outside if not name.endswith(COUNTER))]),
-        normalisation=found.normalisation,
+        left_out=_groups([*unused, *(name for name in file.outside if not name.endswith(COUNTER))]),
+        normalisation=file.normalisation,
         folded=folded,
     )
 
 
 def _groups(names: Iterable[str]) -> dict[str, int]:
+    """First part of the names -> number of names."""
     return dict(Counter(name.partition(".")[0] for name in names))
 
 
 def fold_normalisation(tensors: Mapping[str, Tensor], normalisation: Normalisation) -> tuple[dict[str, Tensor], bool]:
-    """Make a first layer that expects another normalisation do the same on ImageNet's; False where it is unknown.
+    """Change a first layer that expects another normalisation so that it works with ImageNet's.
 
-    With x the image as this package gives it and y as the weights expect it, y = a x + b for each colour; the kernel
-    takes a, and b adds the same to each position, which BatchNorm's mean takes.
+    With x the image as this package normalises it and y as the weights expect it, y = a x + b for each colour; a scales
+    the kernel, and b adds a constant to the output, which is subtracted from BatchNorm's mean.
+
+    Returns:
+        The tensors, and whether they were changed; False also if the first layer is unknown.
     """
     first = next((names for names in FIRST_LAYERS if all(name in tensors for name in names)), None)
     if normalisation == IMAGENET or first is None:

@@ -1,7 +1,7 @@
 """Panoptic FPN's semantic branch (Kirillov et al., CVPR 2019; arXiv 1901.02446), written from the paper.
 
-Each pyramid level is brought to the finest one's size by as many steps of 3x3 convolution, norm, ReLU and doubling as
-that takes; their sum is classified pixel by pixel.
+Each pyramid level is upsampled to the finest one's size, in steps of 3x3 convolution, norm, ReLU and doubling; the sum
+is classified pixel by pixel.
 """
 
 import functools
@@ -21,10 +21,10 @@ class SemanticFpnHead(nn.Module):
     Args:
         classes: number of classes.
         in_width: channels of the pyramid.
-        levels: of the pyramid, each half the size of the one before.
+        levels: number of pyramid levels, each half the size of the one before.
         width: channels of the branch.
         norm: "group" or "batch".
-        label_stride: handed on to decoding.
+        label_stride: one class per block of this many input pixels, for decoding; part of the outputs.
     """
 
     def __init__(
@@ -43,13 +43,13 @@ class SemanticFpnHead(nn.Module):
     def forward(self, pyramid: Sequence[Tensor]) -> tuple[PixelOutputs, None]:
         """Pyramid levels [B, C, H / s, W / s], finest first -> logits at the finest, and no auxiliary ones."""
         finest, *others = (self._refine(level, branch) for level, branch in zip(pyramid, self.branches, strict=True))
-        # Doubling a sum is doubling its parts.
+        # One upsampling of the sum instead of one per level; both are equal.
         logits = self.classify(finest + _double(functools.reduce(torch.add, others)))
         return PixelOutputs(logits, self.label_stride), None
 
     @staticmethod
     def _refine(x: Tensor, branch: nn.Module) -> Tensor:
-        """A level through its convolutions, doubled between them."""
+        """The branch's convolutions, with doubling between them."""
         for step, convolution in enumerate(branch.children()):
             x = convolution(x if step == 0 else _double(x)).relu()
         return x

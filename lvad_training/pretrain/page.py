@@ -1,4 +1,4 @@
-"""The page of a pretraining: nearest frames before and after, loss curves, and how it was made."""
+"""HTML page of a pretraining: nearest frames before and after, loss curves, and settings."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,10 +29,10 @@ def write_pretraining_page(
     """Write ``neighbours.png`` and ``pretraining.html`` into a run's folder.
 
     Args:
-        folder: of the run; its curve is in it.
-        frames: all frames there are.
-        before: nearest frames by the backbone that training started from.
-        after: by the backbone that it ended with.
+        folder: of the run, with its curve.
+        frames: all frames.
+        before: nearest frames by the initial backbone.
+        after: by the pretrained backbone.
         metadata: name -> value, of the run.
         command: the command line.
 
@@ -40,7 +40,7 @@ def write_pretraining_page(
         Path of the page.
 
     Raises:
-        ImageError: a frame cannot be read or a file not be written.
+        ImageError: a frame cannot be read, or a file cannot be written.
     """
     picture = draw_nearest(frames, [(AFTER, after), (BEFORE, before)])
     path = folder / PICTURE
@@ -49,12 +49,13 @@ def write_pretraining_page(
     except OSError as err:
         raise ImageError(f"{path}: cannot be written ({err.strerror}); free disk space or change output") from err
     explained = (
-        '<p class="source">Left a frame; beside it those most similar by the cosine of pooled features: above with the '
-        "pretrained backbone, below with the weights that it started from. Frames close to it in the same folder or "
-        "video are left out. Compare the two lines: is above more of the same kind of place, light and traffic?</p>"
+        '<p class="source">On the left a frame; beside it the frames most similar to it by the cosine of pooled '
+        "features: above by the pretrained backbone, below by the weights that it started from. Frames close to it in "
+        "the same folder or video are left out. Compare the two lines: does the upper one show more of the same kind "
+        "of place, light and traffic?</p>"
     )
     label = "Frames and their nearest neighbours"
-    panel = picture_panel(picture, label, f"whole size: {PICTURE}")
+    panel = picture_panel(picture, label, f"full size: {PICTURE}")
     curves: dict[str, list[tuple[float, float]]] = {}
     for step in read_curve(folder / CURVE):
         for name, value in sorted(step["terms"].items(), key=lambda term: term[0] != "total"):
@@ -67,7 +68,7 @@ def write_pretraining_page(
     write_page(
         folder / PAGE,
         title="Pretraining",
-        summary="What the backbone holds for similar, and how the loss went.",
+        summary="Frames that the backbone finds similar, and the loss curves.",
         sections=[
             ("Nearest frames", f'{explained}<figure class="frame">{panel}</figure>'),
             ("Training", curve_charts(curves)),

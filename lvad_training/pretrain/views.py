@@ -1,4 +1,4 @@
-"""Random views of frames, by lightly's transforms: a function of seed, epoch and frame alone."""
+"""Random views of frames, by lightly's transforms; they depend only on seed, epoch and frame."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -72,18 +72,18 @@ def make_transform(method: Method, config: ViewsConfig) -> Transform:
 
 
 def _of_images(transform: MultiViewTransform) -> Transform:
-    return cast(Transform, transform)  # it takes tensors as well, and then gives other things
+    return cast(Transform, transform)  # lightly's type also covers tensors as input
 
 
 class ViewSet(Dataset[tuple[str, list[Tensor]]]):
     """Views of frames, drawn anew in every epoch.
 
-    Frames are kept as arrays of their names and paths: each of the loader's processes gets a copy.
+    Names and paths are stored as arrays, since each of the loader's processes gets a copy.
 
     Args:
-        frames: what there is.
-        transform: makes the views; its chance is torch's and numpy's global generators.
-        seed: with epoch and index it determines the views.
+        frames: all frames.
+        transform: makes the views; draws from torch's and numpy's global generators.
+        seed: determines the views, with epoch and index.
     """
 
     def __init__(self, frames: Sequence[Frame], transform: Transform, *, seed: int) -> None:

@@ -1,8 +1,8 @@
-"""Pseudo labels: what teachers predict for images that nobody annotated, as a data set in BDD100K's layout.
+"""Pseudo labels: teachers' predictions on unannotated images, written as a data set in BDD100K's layout.
 
-The room is handed what it uses: a split, teachers as functions from frames to predictions, and who it is among the
-processes. ``teachers`` asks them, ``matching`` and ``selection`` decide what of a prediction becomes a label,
-``quality`` counts and compares, ``journal`` remembers what is done, ``folder`` writes, ``labels`` puts them together.
+The caller passes a split, teachers as functions from frames to predictions, and this process's rank. ``labels`` is the
+entry point; ``teachers`` shares the frames among processes, ``selection`` applies thresholds, ``quality`` counts labels
+and compares them with the truth, ``journal`` records finished frames, ``folder`` owns the files.
 """
 
 from lvad_training.pseudo.labels import write_pseudo_labels

@@ -1,7 +1,7 @@
-"""The folder of pseudo labels, a data set in BDD100K's layout, while it is made and when it is done.
+"""The folder of pseudo labels: a data set in BDD100K's layout, unfinished or finished.
 
-``images`` links to the source's images, ``labels`` holds the labels, ``pseudo.json`` and ``pseudo.txt`` the report.
-While labels are made there is a folder ``unfinished``; ``pseudo.json`` appears last, when everything else is whole.
+``images`` holds links to the source's images, ``labels`` the labels, ``pseudo.json`` and ``pseudo.txt`` the report.
+A folder ``unfinished`` holds journals and settings while labels are written; ``pseudo.json`` is written last.
 """
 
 import contextlib
@@ -34,30 +34,30 @@ class _Finished(msgspec.Struct):
 
 
 class LabelFolder:
-    """Where the labels of one split go.
+    """The files of one split's pseudo labels.
 
     Args:
         path: the folder.
-        split: whose images are labelled.
-        settings: what the labels are made from and how, plain values; labels of other settings are not mixed in.
+        split: the images that are labelled.
+        settings: teachers, frames and thresholds as plain values; a folder never mixes labels of different settings.
     """
 
     def __init__(self, path: Path, split: Split, settings: Mapping[str, Any]) -> None:
         self.path = path
         self.split = split
         self.settings: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(settings))  # as it is read back
-        self._not_kept: list[Path] = []
+        self._unsynced: list[Path] = []
 
     @property
     def unfinished(self) -> Path:
-        """What is needed only until everything is done."""
+        """Folder of the files that are needed only until the labels are finished."""
         return self.path / UNFINISHED
 
     def prepare(self, *, resume: bool) -> None:
-        """Make the folder ready to be written to by all processes.
+        """Prepare the folder for all processes to write to.
 
         Args:
-            resume: keep what is there, when it has the same settings; otherwise it is removed.
+            resume: keep labels of the same settings; False removes existing labels.
 
         Raises:
             ConfigError: the folder holds labels of other settings (``resume``) or something else than pseudo labels.
@@ -65,26 +65,26 @@ class LabelFolder:
         """
         markers = (self.path / REPORT, self.unfinished / _SETTINGS)
         if not any(marker.exists() for marker in markers):
-            taken = next((name for name in ("images", "labels") if (self.path / name).exists()), None)
-            if taken is not None:
+            other = next((name for name in ("images", "labels") if (self.path / name).exists()), None)
+            if other is not None:
                 raise ConfigError(
-                    f"{self.path} holds {taken}/ that are no pseudo labels; choose another folder for pseudo labels"
+                    f"{self.path} holds {other}/ that are no pseudo labels; choose another folder for pseudo labels"
                 )
-        found = self._settings_found() if resume else None
+        found = self._existing_settings() if resume else None
         if found and found != self.settings:
             changed = ", ".join(key for key in self.settings if found.get(key) != self.settings[key])
             raise ConfigError(
                 f"{self.path} holds pseudo labels made with other settings (in {changed}); "
                 "start them anew or choose another folder"
             )
-        with _explained(self.path):
+        with _write_errors(self.path):
             if not found:
                 self._clear()
                 write_whole(self.unfinished / _SETTINGS, msgspec.json.encode(self.settings))
             self._link_images()
 
     def finished(self) -> PseudoReport | None:
-        """The report when all labels are there, None while they are not. Raises DatasetError when it is damaged."""
+        """The report of finished labels; None while they are unfinished. Raises DatasetError when it is damaged."""
         try:
             data = (self.path / REPORT).read_bytes()
             return msgspec.json.decode(data, type=_Finished).report
@@ -94,40 +94,40 @@ class LabelFolder:
             raise DatasetError(f"{self.path / REPORT} cannot be read ({err}); start the pseudo labels anew") from err
 
     def write_mask(self, task: str, frame: str, mask: UInt8) -> None:
-        """Write the mask of "semantic" or "drivable", uint8 [H, W]; after a kill it is there whole or not at all."""
+        """Write the mask of "semantic" or "drivable", uint8 [H, W], atomically; ``sync_masks`` makes it durable."""
         path = self.path / _MASKS[task] / self.split.name / f"{frame}.png"
-        with _explained(path), replacing(path, scratch=self.unfinished, durable=False) as file:
+        with _write_errors(path), replacing(path, scratch=self.unfinished, durable=False) as file:
             Image.fromarray(mask).save(file, format="png")
-        self._not_kept.append(path)
+        self._unsynced.append(path)
 
-    def keep_masks(self) -> None:
-        """Return once all masks that this process wrote are on the disk. Raises OSError."""
-        sync([*self._not_kept, *{path.parent for path in self._not_kept}])
-        self._not_kept.clear()
+    def sync_masks(self) -> None:
+        """Flush all masks that this process wrote to disk. Raises OSError."""
+        sync([*self._unsynced, *{path.parent for path in self._unsynced}])
+        self._unsynced.clear()
 
     def write_detections(self, entries: Mapping[str, bytes]) -> None:
-        """Write the entries of all frames, by name, as one det_20 file."""
+        """Write one det_20 file; ``entries``: frame name -> entry of ``detection_entry``."""
         path = self.path / "labels/det_20" / f"det_{self.split.name}.json"
         body = b",\n".join(entries[frame] for frame in sorted(entries))
-        with _explained(path):
+        with _write_errors(path):
             write_whole(path, b"[\n" + body + b"\n]\n")
 
     def finish(self, report: PseudoReport) -> None:
-        """Write the report and remove what was needed only until here."""
-        with _explained(self.path):
+        """Write the report, then remove the folder ``unfinished``."""
+        with _write_errors(self.path):
             write_whole(self.path / TABLE, report.to_text() + "\n")
-            sync(Path(folder) for folder, _, _ in os.walk(self.path))  # follows no link to images
+            sync(Path(folder) for folder, _, _ in os.walk(self.path))  # does not follow the links to images
             data = msgspec.json.encode(_Finished(self.settings, report))
             write_whole(self.path / REPORT, msgspec.json.format(data, indent=1))
-            sync([self.path])  # before the journals go
+            sync([self.path])  # the report must be durable before the journals are removed
             self.clean()
 
     def clean(self) -> None:
-        """Remove what was needed only until the end."""
+        """Remove the folder ``unfinished``."""
         shutil.rmtree(self.unfinished, ignore_errors=True)
 
-    def _settings_found(self) -> dict[str, Any] | None:
-        """Of the labels that are there; None without any, empty when a kill interrupted their removal."""
+    def _existing_settings(self) -> dict[str, Any] | None:
+        """The settings of existing labels; None without labels, {} when their removal was interrupted."""
         for path, key in ((self.unfinished / _SETTINGS, None), (self.path / REPORT, "settings")):
             try:
                 content = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
@@ -140,11 +140,11 @@ class LabelFolder:
         return None
 
     def _clear(self) -> None:
-        """Remove labels that are there; settings that fit nothing mark the folder as ours until that is done."""
+        """Remove existing labels; meanwhile empty settings, which match no others, mark the folder as ours."""
         write_whole(self.unfinished / _SETTINGS, b"{}")
         for name in (REPORT, TABLE):
             (self.path / name).unlink(missing_ok=True)
-        for name in ("labels", "images", "seg"):  # of images the links, not what they point to
+        for name in ("labels", "images", "seg"):  # rmtree removes the links in images/, not their targets
             if (self.path / name).exists():
                 shutil.rmtree(self.path / name)
         for path in self.unfinished.iterdir():
@@ -152,7 +152,7 @@ class LabelFolder:
                 path.unlink()
 
     def _link_images(self) -> None:
-        """Link every image folder of the split at the place where the source has it."""
+        """Link every image folder of the split, at the same relative path as in the source."""
         for folder in find_sources(self.split.root, self.split.name).images:
             link = self.path / Path(folder.path).relative_to(self.split.root)
             target = Path(folder.path).resolve()
@@ -169,18 +169,18 @@ class LabelFolder:
                 ) from err
 
 
-def claim(path: Path) -> None:
-    """Say that a folder is one of pseudo labels, whose report was removed. Raises DatasetError."""
-    with _explained(path):
+def mark_incomplete(path: Path) -> None:
+    """Mark a folder as pseudo labels that lost their report, so that they are made anew. Raises DatasetError."""
+    with _write_errors(path):
         write_whole(path / UNFINISHED / _SETTINGS, b"{}")
 
 
 def detection_entry(image: str, boxes: Detections, ignored: Detections) -> bytes:
-    """One frame's det_20 entry as JSON, boxes with their scores; corners to 1/100 pixel, scores to four digits.
+    """One frame's det_20 entry as JSON, with scores; corners rounded to 1/100 pixel, scores to four digits.
 
     Args:
         image: file name of the image.
-        boxes: in continuous pixels; what has no area after rounding is left out.
+        boxes: the labels, in continuous pixels; boxes without area after rounding are left out.
         ignored: boxes that are neither labels nor background, likewise; they get the attribute "crowd".
     """
     labels: list[dict[str, Any]] = []
@@ -202,7 +202,7 @@ def detection_entry(image: str, boxes: Detections, ignored: Detections) -> bytes
 
 
 @contextlib.contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def _write_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as err:

@@ -1,8 +1,7 @@
-"""What is done, frame by frame, so that work goes on after a kill or a power cut: files of JSON lines that only grow,
-one per process.
+"""Append-only journals of finished frames, one JSON-lines file per process, from which interrupted work resumes.
 
-What has a line is on the disk. Waiting for a disk takes milliseconds, so lines are written together, about once a
-second, after all that they stand for: a kill or a power cut costs that second.
+A frame's line is written only after its files are on disk. Syncing takes milliseconds, so lines are written in batches,
+about once a second: a kill or a power cut loses at most that second.
 """
 
 import errno
@@ -10,7 +9,6 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 from typing import Final, Generic, TypeVar
 
 import msgspec
@@ -23,7 +21,7 @@ WRITE_EVERY_S: Final = 1.0
 
 
 class Record(msgspec.Struct, frozen=True):
-    """What is remembered of one finished frame; subclasses add to it."""
+    """The entry of one finished frame; subclasses add fields."""
 
     frame: str
 
@@ -32,30 +30,30 @@ AnyRecord = TypeVar("AnyRecord", bound=Record)
 
 
 class Journal(Generic[AnyRecord]):
-    """The finished frames of one piece of work. Every process appends to a file of its own; anyone may read them all.
+    """The finished frames of one task. Each process appends to its own file; reading merges the files of all.
 
-    A line counts once it is whole: what a kill cut off is ignored when reading, and cut away by the next writer.
+    A torn last line, left by a kill, is ignored when reading and truncated by the next writer.
 
     Args:
-        folder: where the files are; made by the first writer.
-        name: of the work, first part of the file names.
+        folder: folder of the files; the first writer creates it.
+        name: of the task, first part of the file names.
         kind: the type of a record.
-        keep: returns once all that the records so far stand for is on the disk.
+        sync_files: called before lines are written; flushes the files of all records so far to disk.
     """
 
     def __init__(
-        self, folder: Path, name: str, kind: type[AnyRecord], *, keep: Callable[[], None] = lambda: None
+        self, folder: Path, name: str, kind: type[AnyRecord], *, sync_files: Callable[[], None] = lambda: None
     ) -> None:
         self._folder = folder
         self._name = name
-        self._keep = keep
+        self._sync_files = sync_files
         self._decoder = msgspec.json.Decoder(kind)
 
     def read(self) -> dict[str, AnyRecord]:
-        """All records by frame. No process may be writing meanwhile.
+        """All records by frame. No process may write meanwhile.
 
         Raises:
-            DatasetError: a file holds a whole line that is no record.
+            DatasetError: a complete line is not a record.
         """
         found: dict[str, AnyRecord] = {}
         for path in sorted(self._folder.glob(f"{self._name}.*.jsonl")):
@@ -71,22 +69,21 @@ class Journal(Generic[AnyRecord]):
         return found
 
     def writer(self, process: int) -> "JournalWriter":
-        """The file of one process, to be appended to."""
-        return JournalWriter(self._folder / f"{self._name}.{process}.jsonl", self._keep)
+        """Open the file of one process for appending."""
+        return JournalWriter(self._folder / f"{self._name}.{process}.jsonl", self._sync_files)
 
 
 class JournalWriter:
-    """Appends records to one file, at the latest when it is closed."""
+    """Appends records to one file, in batches; closing writes the rest."""
 
-    def __init__(self, path: Path, keep: Callable[[], None]) -> None:
+    def __init__(self, path: Path, sync_files: Callable[[], None]) -> None:
         self._path = path
-        self._keep = keep
+        self._sync_files = sync_files
         self._lines: list[bytes] = []
         self._written = time.monotonic()
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-        whole = path.read_bytes().rfind(b"\n") + 1
-        os.truncate(path, whole)
+        os.truncate(path, path.read_bytes().rfind(b"\n") + 1)  # a torn last line
         sync([path.parent])
         self._file = path.open("ab", buffering=0)
 
@@ -99,7 +96,7 @@ class JournalWriter:
     def _write(self) -> None:
         lines, self._lines = b"".join(self._lines), []
         try:
-            self._keep()
+            self._sync_files()
             if self._file.write(lines) != len(lines):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(self._file.fileno())
@@ -110,9 +107,7 @@ class JournalWriter:
     def __enter__(self) -> "JournalWriter":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         try:
             if self._lines:
                 self._write()

@@ -1,8 +1,8 @@
-"""Teachers' predictions -> labels on disk: shared among processes, and continued after an interruption.
+"""Writes teachers' predictions as labels, shared among processes and resumable after an interruption.
 
-Every process labels its part of what is left and notes each frame once its files are on the disk; at the end one
-process puts the notes together. The result does not depend on the number of processes or on interruptions, as far as a
-teacher says the same of an image whatever images it sees together with it.
+Each process labels its share of the remaining frames and records each in a journal once its files are on disk; in the
+end process 0 merges the journals. The result does not depend on the number of processes or on interruptions, provided
+that a teacher's prediction for an image does not depend on the other images in the batch.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ from lvad_training.pseudo.selection import (
     select_boxes,
     select_pixels,
 )
-from lvad_training.pseudo.teachers import Processes, Teacher, alone, ask
+from lvad_training.pseudo.teachers import Processes, Teacher, complete_alone, predict_remaining
 from lvad_training.recipe.schema import PseudoConfig
 from lvad_training.samples import ConfidentPredictions
 
@@ -39,14 +39,14 @@ _FORMAT: Final = 2
 
 
 class _Labelled(Record, frozen=True):
-    """A labelled frame: its counts, and when the task is detection its det_20 entry, undecoded, otherwise null."""
+    """A labelled frame: its counts and, for detection, its det_20 entry as raw JSON; null for masks."""
 
     tally: Tally
     entry: msgspec.Raw = msgspec.Raw(b"null")
 
 
 class _Matched(Record, frozen=True):
-    """A frame that thresholds are chosen on: (class, score, whether right) of its boxes, and annotated boxes."""
+    """A frame for choosing thresholds: (class, score, whether a hit) of its boxes, and annotated boxes per class."""
 
     boxes: list[tuple[int, float, bool]]
     truth: list[int]
@@ -62,65 +62,66 @@ def write_pseudo_labels(
     process: int = 0,
     processes: int = 1,
     wait: Callable[[], None] = lambda: None,
-    complete: Callable[[Iterable[object]], None] = alone,
+    complete: Callable[[Iterable[object]], None] = complete_alone,
     progress: bool = True,
 ) -> PseudoReport:
-    """Let teachers label images, and say how many labels there are and how good.
+    """Label images with teachers' predictions, and report the number of labels and their quality.
 
-    ``folder`` becomes a data set in BDD100K's layout with the split's images, as links, and the labels. A frame that a
-    teacher of detection labels has an entry, perhaps without boxes; when it has no threshold for any class, no frame
-    has one. Pixels that are not confident are unlabelled (255).
+    ``folder`` becomes a data set in BDD100K's layout with the labels and links to the split's images. Every frame that
+    the detection teacher labels gets an entry, possibly without boxes; if no class has a threshold, no frame gets one.
+    Pixels below their confidence threshold are unlabelled (255).
 
     Args:
-        split: the images; its annotation is used for thresholds, where a teacher was trained on it, and to say how good
-            the labels are.
+        split: the images. Its annotation serves to choose thresholds, on frames that a teacher was trained on, and to
+            measure the labels' quality.
         folder: where to write; it may exist.
-        teachers: one per task at most.
-        config: what of a prediction becomes a label.
-        resume: go on with what is there; finished work is not done again. Otherwise labels that are there are removed.
-        process: index of this process; all call this function with the same arguments but this one.
-        processes: how many there are.
-        wait: returns once all processes have called it; needed when there are several.
-        complete: goes through this process's share of the images; ``processes.complete`` lets several meet meanwhile.
+        teachers: at most one per task.
+        config: thresholds.
+        resume: continue unfinished labels, keep finished ones; False removes existing labels.
+        process: rank of this process; every process calls this function with otherwise equal arguments.
+        processes: number of processes.
+        wait: a barrier; required for several processes.
+        complete: iterates over this process's share of the images; ``training.processes.complete`` also keeps several
+            processes within the time limit of their barrier.
         progress: show a progress bar, in process 0.
 
     Returns:
-        The report, the same in every process; it is in ``pseudo.json`` and ``pseudo.txt`` as well.
+        The report, the same in every process; also written to ``pseudo.json`` and ``pseudo.txt``.
 
     Raises:
         ConfigError: thresholds of unknown classes, two teachers of a task, no images to choose thresholds on, or
             a folder that holds something else.
         CheckpointError: a teacher has no head for its task.
         DatasetError: the folder cannot be written, or holds damaged files.
-        ImageError, LabelError: as their names say.
+        ImageError, LabelError: an image, or annotation of the split, is invalid.
     """
     _check(split, teachers, config)
-    place = LabelFolder(folder, split, _settings(split, teachers, config))
+    labels = LabelFolder(folder, split, _settings(split, teachers, config))
     if process == 0:
-        place.prepare(resume=resume)
+        labels.prepare(resume=resume)
     wait()
-    report = place.finished()
-    wait()  # nobody finishes before all have looked
+    report = labels.finished()
+    wait()  # every process has looked before one can finish the labels
     if report is None:
-        us = Processes(process, processes, wait, complete, progress and process == 0)
-        thresholds = {teacher.task: _thresholds(teacher, config, place, us) for teacher in teachers}
+        group = Processes(process, processes, wait, complete, progress and process == 0)
+        thresholds = {teacher.task: _thresholds(teacher, config, labels, group) for teacher in teachers}
         for teacher in teachers:
             if thresholds[teacher.task]:
-                ask(
+                predict_remaining(
                     teacher,
                     teacher.frames,
-                    _label_journal(place, teacher),
-                    partial(_label, teacher.task, thresholds[teacher.task], config.ignored_score, place),
+                    _label_journal(labels, teacher),
+                    partial(_label, teacher.task, thresholds[teacher.task], config.ignored_score, labels),
                     f"pseudo-label {teacher.task}",
-                    us,
+                    group,
                     split,
                 )
         if process == 0:
-            _put_together(place, teachers, thresholds)
+            _merge(labels, teachers, thresholds)
         wait()
-        report = place.finished()
+        report = labels.finished()
     elif process == 0:
-        place.clean()
+        labels.clean()
     if report is None:
         raise DatasetError(f"{folder} lost its report while labels were made; let one run at a time write to it")
     return report
@@ -131,7 +132,7 @@ def _check(split: Split, teachers: Sequence[Teacher], config: PseudoConfig) -> N
     tasks = [teacher.task for teacher in teachers]
     if not tasks or len(set(tasks)) < len(tasks) or not set(tasks) <= set(TASKS):
         raise ConfigError(
-            f"teachers of {', '.join(tasks) or 'no task'}: give one for each of some of {', '.join(TASKS)}"
+            f"teachers of {', '.join(tasks) or 'no task'}: give one teacher per task, of {', '.join(TASKS)}"
         )
     for teacher in teachers:
         if teacher.task == "detection" and needs_auto(config) and not len(teacher.trained_on):
@@ -145,7 +146,7 @@ def _check(split: Split, teachers: Sequence[Teacher], config: PseudoConfig) -> N
 
 
 def _settings(split: Split, teachers: Sequence[Teacher], config: PseudoConfig) -> dict[str, Any]:
-    """What the labels depend on, as plain values; not where the images are."""
+    """Everything that the labels depend on, as plain values; paths are not part of it, so that folders can move."""
 
     def digest(frames: Sequence[int]) -> str:
         names = "\n".join(sorted(split.name_of(i) for i in frames))
@@ -172,14 +173,14 @@ def _settings(split: Split, teachers: Sequence[Teacher], config: PseudoConfig) -
     }
 
 
-def _thresholds(teacher: Teacher, config: PseudoConfig, place: LabelFolder, us: Processes) -> dict[str, float]:
+def _thresholds(teacher: Teacher, config: PseudoConfig, labels: LabelFolder, group: Processes) -> dict[str, float]:
     if teacher.task != "detection":
         return mask_thresholds(config, teacher.task)
     if not needs_auto(config):
         return box_thresholds(config, {})
-    journal = Journal(place.unfinished, "thresholds", _Matched)
-    match = partial(_match, place.split)
-    ask(teacher, teacher.trained_on, journal, match, "thresholds of boxes", us, place.split)
+    journal = Journal(labels.unfinished, "thresholds", _Matched)
+    match = partial(_match, labels.split)
+    predict_remaining(teacher, teacher.trained_on, journal, match, "thresholds of boxes", group, labels.split)
     return box_thresholds(config, auto_thresholds(_matches(record) for record in journal.read().values()))
 
 
@@ -205,12 +206,12 @@ def _label(
     task: str,
     thresholds: Mapping[str, float],
     ignored_score: float,
-    place: LabelFolder,
+    labels: LabelFolder,
     frame: int,
     found: ConfidentPredictions,
 ) -> _Labelled:
-    """Choose one frame's labels, write its mask, and count."""
-    split, vocabulary = place.split, TASKS[task]
+    """Select one frame's labels, write its mask, and count them."""
+    split, vocabulary = labels.split, TASKS[task]
     if task == "detection":
         assert found.detections is not None
         boxes = select_boxes(found.detections, thresholds)
@@ -224,22 +225,20 @@ def _label(
     assert confidence is not None
     mask = select_pixels(label_map, confidence, thresholds, vocabulary)
     truth = (split.semantic if semantic else split.drivable)(frame, found.size_hw)
-    place.write_mask(task, found.name, mask)
+    labels.write_mask(task, found.name, mask)
     return _Labelled(found.name, tally_pixels(mask, truth, vocabulary))
 
 
-def _label_journal(place: LabelFolder, teacher: Teacher) -> Journal[_Labelled]:
-    return Journal(place.unfinished, teacher.task, _Labelled, keep=place.keep_masks)
+def _label_journal(labels: LabelFolder, teacher: Teacher) -> Journal[_Labelled]:
+    return Journal(labels.unfinished, teacher.task, _Labelled, sync_files=labels.sync_masks)
 
 
-def _put_together(
-    place: LabelFolder, teachers: Sequence[Teacher], thresholds: Mapping[str, Mapping[str, float]]
-) -> None:
+def _merge(labels: LabelFolder, teachers: Sequence[Teacher], thresholds: Mapping[str, Mapping[str, float]]) -> None:
     tasks = {}
     for teacher in sorted(teachers, key=lambda teacher: list(TASKS).index(teacher.task)):
-        records = _label_journal(place, teacher).read()
+        records = _label_journal(labels, teacher).read()
         if teacher.task == "detection":
-            place.write_detections({name: bytes(record.entry) for name, record in records.items()})
+            labels.write_detections({name: bytes(record.entry) for name, record in records.items()})
         tallies = (record.tally for record in records.values())
         tasks[teacher.task] = task_quality(teacher.task, thresholds[teacher.task], tallies)
-    place.finish(PseudoReport(tasks))
+    labels.finish(PseudoReport(tasks))

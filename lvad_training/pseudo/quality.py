@@ -1,7 +1,7 @@
-"""How many pseudo labels there are, and how good they are where the truth is known.
+"""Counts of pseudo labels, and their quality on images whose truth is known.
 
-The truth of a pseudo-labelled image may exist: an experiment withholds it from training. It is read for this report
-alone; which labels are kept never depends on it. Every rate is in percent.
+A pseudo-labelled image can have truth, which an experiment withholds from training. Only this report reads it; the
+selection of labels never depends on it. All rates are in percent.
 """
 
 from collections.abc import Iterable, Mapping
@@ -20,7 +20,7 @@ from lvad_training.pseudo.matching import match_boxes
 
 Int64 = npt.NDArray[np.int64]
 
-_HIT, _WRONG, _MISSED = range(3)  # columns of the boxes' table
+_HIT, _WRONG, _MISSED = range(3)  # columns of the table of boxes
 
 
 class Tally(msgspec.Struct, frozen=True):
@@ -28,10 +28,10 @@ class Tally(msgspec.Struct, frozen=True):
 
     Attributes:
         labels: per class, boxes or pixels labelled.
-        unlabelled: pixels left unlabelled.
-        table: (row, column, count) of what is not zero; rows are classes. Columns of boxes: found an annotated box,
-            found none, annotated but not found. Columns of pixels: the label that a pixel of the true class has, last
-            none. None where the truth is not known.
+        unlabelled: unlabelled pixels.
+        table: (row, column, count) of the nonzero entries; rows are classes. Columns of boxes: true positives, false
+            positives, false negatives. Columns of pixels: the label of a pixel of the row's true class, the last one
+            for unlabelled pixels. None without truth.
     """
 
     labels: list[int]
@@ -41,15 +41,15 @@ class Tally(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class ClassQuality:
-    """The labels of one class; rates are None where nothing defines them.
+    """The labels of one class; rates are None where they are undefined.
 
     Attributes:
-        threshold: smallest score or confidence of a label; None where the class gets none.
+        threshold: smallest score or confidence of a label; None for a class without labels.
         labels: boxes, or pixels.
-        precision: share of the labels that are right, where the truth is known.
-        recall: share of the true boxes or pixels that have the right label.
+        precision: share of correct labels, on images with truth.
+        recall: share of the true boxes or pixels with the correct label.
         f1: harmonic mean of both.
-        iou: of pixels, over those that are labelled and whose truth is known; None for boxes.
+        iou: over labelled pixels with known truth; None for boxes.
     """
 
     threshold: float | None
@@ -62,18 +62,18 @@ class ClassQuality:
 
 @dataclass(frozen=True, slots=True)
 class TaskQuality:
-    """The labels of one task; rates are None where nothing defines them.
+    """The labels of one task; rates are None where they are undefined.
 
     Attributes:
-        frames: images with labels of this task, perhaps empty ones.
-        compared: images among them whose truth is known.
+        frames: images with labels of this task, possibly empty.
+        compared: those with truth.
         labels: boxes, or labelled pixels.
-        unlabelled: share of the pixels left unlabelled; None for boxes.
+        unlabelled: share of unlabelled pixels; None for boxes.
         precision: over all classes, boxes only.
         recall: over all classes, boxes only.
         f1: over all classes, boxes only.
-        mean_iou: mean of ``iou`` over the classes that occur in the truth of labelled pixels.
-        pixel_accuracy: share of the labelled pixels that are right.
+        mean_iou: mean ``iou`` of the classes that occur in the truth of labelled pixels.
+        pixel_accuracy: share of the labelled pixels with the correct label.
         classes: by name.
     """
 
@@ -91,7 +91,7 @@ class TaskQuality:
 
 @dataclass(frozen=True, slots=True)
 class PseudoReport:
-    """What was labelled, by task; boxes are right from an IoU of 0.5 on."""
+    """Label quality by task; a box counts as correct from an IoU of 0.5."""
 
     tasks: dict[str, TaskQuality]
 
@@ -105,7 +105,7 @@ class PseudoReport:
 
 
 def tally_boxes(boxes: Detections, truth: TruthBoxes | None, vocabulary: Vocabulary) -> Tally:
-    """Count one frame's boxes; ``truth`` is None where it is not known."""
+    """Count one frame's boxes; ``truth`` is None if unknown."""
     classes = len(vocabulary.names)
     labels = np.bincount(boxes.labels, minlength=classes)
     if truth is None:
@@ -119,7 +119,7 @@ def tally_boxes(boxes: Detections, truth: TruthBoxes | None, vocabulary: Vocabul
 
 
 def tally_pixels(mask: UInt8, truth: UInt8 | None, vocabulary: Vocabulary) -> Tally:
-    """Count one frame's pixels, uint8 [H, W] with ``UNLABELED``; ``truth`` is None where it is not known."""
+    """Count one frame's pixels, uint8 [H, W] with ``UNLABELED``; ``truth`` is None if unknown."""
     classes = len(vocabulary.names)
     counts = np.bincount(mask.ravel(), minlength=256)
     table = None if truth is None else _sparse(confuse(truth, mask, classes))
@@ -127,7 +127,7 @@ def tally_pixels(mask: UInt8, truth: UInt8 | None, vocabulary: Vocabulary) -> Ta
 
 
 def task_quality(task: str, thresholds: Mapping[str, float], tallies: Iterable[Tally]) -> TaskQuality:
-    """Sum the tallies of a task's frames up."""
+    """Sum up the tallies of a task's frames."""
     names = TASKS[task].names
     labels = np.zeros(len(names), np.int64)
     table = np.zeros((len(names), 3 if task == "detection" else len(names) + 1), np.int64)
@@ -141,12 +141,12 @@ def task_quality(task: str, thresholds: Mapping[str, float], tallies: Iterable[T
             for row, column, count in tally.table:
                 table[row, column] += count
     if task == "detection":
-        right, given, true = table[:, _HIT], table[:, _HIT] + table[:, _WRONG], table[:, _HIT] + table[:, _MISSED]
+        correct, given, true = table[:, _HIT], table[:, _HIT] + table[:, _WRONG], table[:, _HIT] + table[:, _MISSED]
         ious: dict[str, float | None] = dict.fromkeys(names)
         mean_iou = accuracy = share = None
-        overall = _rates(int(right.sum()), int(given.sum()), int(true.sum()))
+        overall = _rates(int(correct.sum()), int(given.sum()), int(true.sum()))
     else:
-        right, given, true = np.diagonal(table), table[:, :-1].sum(0), table.sum(1)
+        correct, given, true = np.diagonal(table), table[:, :-1].sum(0), table.sum(1)
         confident = table.copy()
         confident[:, -1] = 0
         scores = score(confident, names)
@@ -155,7 +155,7 @@ def task_quality(task: str, thresholds: Mapping[str, float], tallies: Iterable[T
         overall = (None, None, None)
     classes = {
         name: ClassQuality(
-            thresholds.get(name), int(labels[i]), *_rates(int(right[i]), int(given[i]), int(true[i])), ious[name]
+            thresholds.get(name), int(labels[i]), *_rates(int(correct[i]), int(given[i]), int(true[i])), ious[name]
         )
         for i, name in enumerate(names)
     }
@@ -167,9 +167,9 @@ def _sparse(table: Int64) -> list[tuple[int, int, int]]:
     return list(zip(rows.tolist(), columns.tolist(), table[rows, columns].tolist(), strict=True))
 
 
-def _rates(right: int, given: int, true: int) -> tuple[float | None, float | None, float | None]:
+def _rates(correct: int, given: int, true: int) -> tuple[float | None, float | None, float | None]:
     """Precision, recall and F1 in percent."""
-    return _percent(right, given), _percent(right, true), _percent(2 * right, given + true)
+    return _percent(correct, given), _percent(correct, true), _percent(2 * correct, given + true)
 
 
 def _percent(part: int, whole: int) -> float | None:
@@ -198,5 +198,5 @@ def _table(task: str, quality: TaskQuality) -> str:
         threshold = "none" if one.threshold is None else f"{one.threshold:.2f}"
         rates = (one.precision, one.recall, one.f1)
         rows.append((name, threshold, amount, *map(number, rates)) + (() if boxes else (number(one.iou),)))
-    where = f"compared with the annotation of {quality.compared:,} of the images, which served this report alone"
-    return f"{aligned(rows)}\n{where if quality.compared else 'not compared: none of the images is annotated'}"
+    comparison = f"compared with the annotation of {quality.compared:,} of the images, which served this report alone"
+    return f"{aligned(rows)}\n{comparison if quality.compared else 'not compared: none of the images is annotated'}"

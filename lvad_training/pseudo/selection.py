@@ -1,7 +1,7 @@
-"""What of a teacher's prediction becomes a label: thresholds per class, and what passes them. Pure functions.
+"""Thresholds per class that decide which predictions become labels, as pure functions.
 
-Box thresholds map class names to the smallest score of a box; a class that is missing in them gets no boxes. Mask
-thresholds map every class name to the smallest share of the winning class of a pixel.
+Box thresholds map class names to the smallest score of a box; a missing class gets no boxes. Mask thresholds map every
+class name to the smallest confidence of a pixel, the probability of its winning class.
 """
 
 import math
@@ -17,13 +17,13 @@ from lvad_training.pseudo.matching import Matches
 from lvad_training.recipe.schema import PseudoConfig
 
 LOWEST, HIGHEST = 0.05, 0.95
-"""Between these lie the scores that ``auto_thresholds`` chooses from."""
+"""Range of the scores that ``auto_thresholds`` chooses from."""
 
 _NEVER: Final = 256  # above every confidence
 
 
 def check_names(config: PseudoConfig) -> None:
-    """Refuse thresholds of classes that there are not. Raises ConfigError."""
+    """Refuse thresholds of unknown classes. Raises ConfigError."""
     masks = (*SEMANTIC.names, *DRIVABLE.names)
     for key, given, known in (
         ("box_scores", config.box_scores, DETECTION.names),
@@ -35,19 +35,15 @@ def check_names(config: PseudoConfig) -> None:
 
 
 def needs_auto(config: PseudoConfig) -> bool:
-    """Whether the box threshold of some class is to be found from the teacher's own training images."""
+    """Whether any class has an "auto" box threshold, chosen on the teacher's own training images."""
     return config.box_score == "auto" and any(name not in config.box_scores for name in DETECTION.names)
 
 
 def box_thresholds(config: PseudoConfig, auto: Mapping[str, float]) -> dict[str, float]:
-    """Thresholds per class: those of ``config``, and where it says "auto" those of ``auto_thresholds``."""
-    if config.box_score == "auto":
-        return {
-            name: {**auto, **config.box_scores}[name]
-            for name in DETECTION.names
-            if name in {**auto, **config.box_scores}
-        }
-    return {name: config.box_scores.get(name, config.box_score) for name in DETECTION.names}
+    """Thresholds per class: those of ``config``, or ``auto`` of ``auto_thresholds`` where it says "auto"."""
+    default = auto if config.box_score == "auto" else dict.fromkeys(DETECTION.names, config.box_score)
+    scores = {**default, **config.box_scores}
+    return {name: scores[name] for name in DETECTION.names if name in scores}
 
 
 def mask_thresholds(config: PseudoConfig, task: str) -> dict[str, float]:
@@ -56,13 +52,13 @@ def mask_thresholds(config: PseudoConfig, task: str) -> dict[str, float]:
 
 
 def auto_thresholds(matches: Iterable[Matches]) -> dict[str, float]:
-    """Per class the score at which keeping all boxes from there on has the best F1, between 0.05 and 0.95.
+    """Per class, the score threshold between 0.05 and 0.95 with the best F1.
 
-    Of equal scores' F1 the highest threshold wins. A class that the images do not have, or that the teacher never finds
-    with such a score, is left out: a teacher that misses a class on images that it learned would only add noise.
+    Of thresholds with equal F1 the highest wins. A class that the images lack, or that the teacher never finds with
+    such a score, is left out: a teacher that misses a class on its own training images would only add noise.
 
     Args:
-        matches: of all images, made on images that the teacher was trained on.
+        matches: of images that the teacher was trained on.
     """
     images = list(matches)
     if not images:
@@ -73,8 +69,8 @@ def auto_thresholds(matches: Iterable[Matches]) -> dict[str, float]:
     truth = np.sum([image.truth for image in images], axis=0)
     found = {}
     for index, name in enumerate(DETECTION.names):
-        mine = labels == index
-        best = _best_threshold(scores[mine], hits[mine], int(truth[index]))
+        of_class = labels == index
+        best = _best_threshold(scores[of_class], hits[of_class], int(truth[index]))
         if best is not None:
             found[name] = best
     return found
@@ -82,32 +78,39 @@ def auto_thresholds(matches: Iterable[Matches]) -> dict[str, float]:
 
 def _best_threshold(scores: Float32, hits: Bool, truth: int) -> float | None:
     order = np.argsort(-scores, kind="stable")
-    scores, right = scores[order], np.cumsum(hits[order])
+    scores, true_positives = scores[order], np.cumsum(hits[order])
     candidates = np.unique(scores[(scores >= LOWEST) & (scores <= HIGHEST)])[::-1]
     if (scores > HIGHEST).any():
         candidates = np.concatenate([np.array([HIGHEST], scores.dtype), candidates])
     if not len(candidates) or not truth:
         return None
-    kept = np.searchsorted(-scores, -candidates, side="right")  # boxes with at least that score
-    f1 = 2 * right[kept - 1] / (kept + truth)
+    kept = np.searchsorted(-scores, -candidates, side="right")  # number of boxes with at least that score
+    f1 = 2 * true_positives[kept - 1] / (kept + truth)
     best = int(f1.argmax())
     return float(candidates[best]) if f1[best] > 0 else None
 
 
 def select_boxes(detections: Detections, thresholds: Mapping[str, float]) -> Detections:
-    """The boxes whose score reaches the threshold of their class, in their order."""
-    smallest = np.array([thresholds.get(name, math.inf) for name in DETECTION.names], np.float32)
-    keep = detections.scores >= smallest[detections.labels]
-    return Detections(detections.boxes_xyxy[keep], detections.scores[keep], detections.labels[keep])
+    """The boxes whose score reaches the threshold of their class, in unchanged order."""
+    return _take(detections, detections.scores >= _smallest_scores(detections, thresholds))
 
 
 def ignored_boxes(detections: Detections, thresholds: Mapping[str, float], ignored_score: float) -> Detections:
-    """The boxes that are no labels by ``select_boxes``, and yet score at least ``ignored_score``, in their order.
+    """The boxes below the threshold of their class with a score of at least ``ignored_score``, in unchanged order.
 
-    The teacher is not sure of them: to take them for background would teach its misses.
+    The teacher is unsure of them; training on them as background would teach its misses.
     """
+    below = detections.scores < _smallest_scores(detections, thresholds)
+    return _take(detections, below & (detections.scores >= ignored_score))
+
+
+def _smallest_scores(detections: Detections, thresholds: Mapping[str, float]) -> Float32:
+    """Threshold of each detection's class, float32 [N]."""
     smallest = np.array([thresholds.get(name, math.inf) for name in DETECTION.names], np.float32)
-    keep = (detections.scores < smallest[detections.labels]) & (detections.scores >= ignored_score)
+    return np.asarray(smallest[detections.labels])
+
+
+def _take(detections: Detections, keep: Bool) -> Detections:
     return Detections(detections.boxes_xyxy[keep], detections.scores[keep], detections.labels[keep])
 
 

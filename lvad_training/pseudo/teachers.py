@@ -1,4 +1,4 @@
-"""Teachers, and how several processes share the frames to ask them about."""
+"""Teachers, and the loop in which several processes share the frames to predict."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,20 +12,19 @@ from lvad_training.pseudo.journal import Journal, Record
 from lvad_training.samples import ConfidentPredictions
 
 Predict = Callable[[Sequence[int]], Iterable[ConfidentPredictions]]
-"""Frames of a split, by index -> what a teacher says of each, in the same order."""
+"""Frames of a split, by index -> a teacher's prediction for each, in the same order."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Teacher:
-    """Who labels what.
+    """A model that labels frames for one task.
 
     Attributes:
         task: "detection", "semantic" or "drivable".
-        identity: what tells this teacher from others, such as the digest of its weights; labels of another teacher are
-            not continued.
-        predict: what it says of frames of the split.
-        frames: those to label, by index.
-        trained_on: frames that it learned the task from; box scores that are "auto" are chosen on them.
+        identity: identifies the teacher, such as the digest of its weights; labels of another teacher are not resumed.
+        predict: its predictions on frames of the split.
+        frames: frames to label, by index.
+        trained_on: frames that it was trained on; "auto" box thresholds are chosen on them.
     """
 
     task: str
@@ -37,14 +36,14 @@ class Teacher:
 
 @dataclass(frozen=True, slots=True)
 class Processes:
-    """This process among those that share the work.
+    """This process's rank, and how to synchronise with the others.
 
     Attributes:
-        index: of this process, from 0.
-        count: how many there are.
-        wait: returns once all have called it.
-        complete: goes through this one's share of some work, and may return only once all have done theirs.
-        progress: whether this one shows a progress bar.
+        index: rank of this process, from 0.
+        count: number of processes.
+        wait: a barrier: returns once all processes have called it.
+        complete: iterates over this process's share of the work; may return only once all have finished theirs.
+        progress: whether this process shows a progress bar.
     """
 
     index: int
@@ -54,42 +53,42 @@ class Processes:
     progress: bool
 
 
-def ask(
+def predict_remaining(
     teacher: Teacher,
     frames: Sequence[int],
     journal: Journal[Any],
-    work: Callable[[int, ConfidentPredictions], Record],
+    handle: Callable[[int, ConfidentPredictions], Record],
     title: str,
-    us: Processes,
+    processes: Processes,
     split: Split,
 ) -> None:
-    """Ask a teacher about this process's part of the frames that the journal lacks; returns when all are done.
+    """Predict this process's share of the frames that are not in the journal; returns when all processes are done.
 
     Args:
-        teacher: whom to ask.
+        teacher: the model.
         frames: of the split, by index.
-        journal: what is done.
-        work: what to do with a prediction: frame and prediction -> what is noted once everything of it is on disk.
+        journal: records finished frames.
+        handle: frame and prediction -> the frame's record; writes its files.
         title: of the progress bar.
-        us: the processes.
+        processes: this process and the others.
         split: the images.
 
     Raises:
         CheckpointError: the teacher has no head for its task.
-        ValueError: it did not answer frame by frame.
+        ValueError: it did not yield one prediction per frame, in order.
     """
     done = journal.read()
-    us.wait()  # all have read before one writes
+    processes.wait()  # every process has read the journals before one appends
     left = [frame for frame in sorted(set(frames)) if split.name_of(frame) not in done]
-    part = left[us.index :: us.count]
-    title += f" ({us.count} processes)" if us.count > 1 else ""
+    share = left[processes.index :: processes.count]
+    title += f" ({processes.count} processes)" if processes.count > 1 else ""
 
-    def answers() -> Iterator[None]:
+    def predicted() -> Iterator[None]:
         with (
-            journal.writer(us.index) as writer,
-            tqdm(total=len(part), desc=title, unit="image", disable=not us.progress, mininterval=0.5) as bar,
+            journal.writer(processes.index) as writer,
+            tqdm(total=len(share), desc=title, unit="image", disable=not processes.progress, mininterval=0.5) as bar,
         ):
-            for frame, found in zip(part, teacher.predict(part) if part else (), strict=True):
+            for frame, found in zip(share, teacher.predict(share) if share else (), strict=True):
                 if found.name != split.name_of(frame):
                     raise ValueError(f"asked for {split.name_of(frame)}, the teacher predicted {found.name}")
                 if getattr(found, "detections" if teacher.task == "detection" else teacher.task) is None:
@@ -97,15 +96,15 @@ def ask(
                         f"the teacher of {teacher.task} has no head for it; give a checkpoint that was trained for the "
                         "task"
                     )
-                writer.append(work(frame, found))
+                writer.append(handle(frame, found))
                 bar.update()
                 yield
 
-    us.complete(answers())
-    us.wait()
+    processes.complete(predicted())
+    processes.wait()
 
 
-def alone(work: Iterable[object]) -> None:
-    """Go through some work, whatever other processes do."""
+def complete_alone(work: Iterable[object]) -> None:
+    """``Processes.complete`` of a single process: iterate over the work."""
     for _ in work:
         pass

@@ -1,9 +1,10 @@
-"""The architectures that a recipe can start from: what differs from the defaults of ``recipe.py``."""
+"""Presets: architectures that a recipe starts from, as differences from the defaults of ``schema.py``."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from lvad_perception.errors import ConfigError
+from lvad_training.recipe.sections import merge
 
 _SMALL_MASK = {
     "layers": 3,
@@ -50,7 +51,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "semantic": {"layers": 3, "width": 128, "feedforward": 512, "mask_width": 128, "memory_stride": 16},
         "drivable": {"layers": 3, "width": 128, "feedforward": 512, "mask_width": 128, "memory_stride": 16},
     },
-    # For a vehicle: in half of YOLOP's time, all heads convolutional. docs/performance.md says how it was chosen.
+    # For a vehicle, in half of YOLOP's time; all heads are convolutional. docs/performance.md has the measurements.
     "edge": {
         "network_hw": [384, 640],
         "backbone": {"name": "resnet18d", "options": {"channels": [24, 64, 128, 256], "stem_width": 12}},
@@ -60,7 +61,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "semantic": {"head": "semantic_fpn", "width": 32, "norm": "batch", "label_stride": 2},
         "drivable": {"head": "semantic_fpn", "width": 32, "norm": "batch", "label_stride": 2},
     },
-    # For images of 16:9. Trains on a CPU in minutes; a ResNet-18 of half the width, under 5 M parameters in all.
+    # For 16:9 images and training on a CPU in minutes: a ResNet-18 of half the width, under 5 M parameters in total.
     "tiny": {
         "network_hw": [256, 448],
         "backbone": {"name": "resnet18d", "options": {"channels": [32, 64, 128, 160], "stem_width": 16}},
@@ -75,20 +76,28 @@ PRESETS: dict[str, dict[str, Any]] = {
 OTHER_HEADS: dict[str, dict[str, dict[str, Any]]] = {
     "r50": {"fcos": {}, "semantic_fpn": {}},
     "r18": {"fcos": {"width": 128}, "semantic_fpn": {}},
-    # A small image has small boxes, so this looks for them on stride 4 too.
+    # Objects in a small image are small, so stride 4 is needed too.
     "tiny": {"fcos": {**_SMALL_FCOS, "strides": [4, 8, 16, 32, 64]}, "semantic_fpn": {"width": 64, "norm": "batch"}},
     "edge": {"sparse_rcnn": _SMALL_PROPOSALS, "maskformer": {**_SMALL_MASK, "queries": 40}},
 }
-"""Preset -> the sections of the heads that it does not have, for recipes that choose one."""
+"""Preset -> sections of the heads that a recipe can choose instead of the preset's own."""
 
 FCOS_SCORE_THRESHOLD = 0.45
-"""``score_threshold`` of a recipe that chooses FCOS and names none: the geometric mean of two probabilities is higher
-than the one that the usual 0.3 is for. docs/heads.md has the measurement."""
+"""Default ``score_threshold`` with FCOS, whose score is the geometric mean of two probabilities and thus higher than
+the class probability that the usual 0.3 is meant for. docs/heads.md has the measurement."""
 
 
 def chosen_preset(content: Mapping[str, Any], *, source: str) -> str:
-    """The preset that a recipe's content names, "r50" where it names none. Raises ConfigError for an unknown one."""
+    """The preset of a recipe, by default "r50". Raises ConfigError if it is unknown."""
     preset = content.get("preset", "r50")
     if not isinstance(preset, str) or preset not in PRESETS:
         raise ConfigError(f"{source}: preset {preset!r} is unknown; choose one of {', '.join(PRESETS)}")
     return preset
+
+
+def with_preset_backbone(section: Any, preset: str) -> Any:
+    """A recipe's section ``backbone`` completed by the preset's; unchanged if it names another network."""
+    default = PRESETS[preset].get("backbone", {})
+    if not isinstance(section, dict) or section.get("name", default.get("name")) != default.get("name"):
+        return section
+    return merge(default, section)

@@ -1,7 +1,8 @@
-"""Sections of settings from YAML: a mapping, ``a.b=value`` texts over it, and the checked struct that they become."""
+"""What all recipes share: reading YAML, ``a.b=value`` overrides, conversion to sections, error messages."""
 
 import difflib
 import re
+import sys
 import typing
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,19 +15,22 @@ from lvad_perception.errors import ConfigError, escaped
 
 Struct = TypeVar("Struct", bound=msgspec.Struct)
 
-
+_REMEDY: Final = "correct it in the recipe or with --set"
 _MERGE: Final = "tag:yaml.org,2002:merge"
 _MOST_VALUES: Final = 100_000
+_BOUND: Final = re.compile(r"Expected `\w+` (?:that's )?(>=|>|<=|<|a multiple of) (\S+) - at `\$\.(.+)`$")
+"""msgspec's message for a number that violates a ``Meta`` of its type."""
+_BOUNDS: Final = {">=": "at least", ">": "above", "<=": "at most", "<": "below", "a multiple of": "a multiple of"}
 
 
-class _TwiceError(yaml.YAMLError):
-    """A key is given twice in one mapping."""
+class _DuplicateKeyError(yaml.YAMLError):
+    """A mapping has a key twice."""
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that reads 6e-4 as a number and ``no`` as a word, as YAML 1.2 does and PyYAML's 1.1 does not.
+    """PyYAML's SafeLoader (YAML 1.1) with three rules of YAML 1.2.
 
-    A key that a mapping has twice is an error, as YAML says and PyYAML does not: the first would be dropped in silence.
+    6e-4 is a number, ``no`` is a string, and a duplicate key is an error: PyYAML would silently drop the first.
     """
 
     def compose_mapping_node(self, anchor: Any) -> Any:
@@ -36,7 +40,7 @@ class _Loader(yaml.SafeLoader):
             if isinstance(key, yaml.ScalarNode) and key.tag != _MERGE:
                 line, name = key.start_mark.line + 1, (key.tag, key.value)
                 if name in lines:
-                    raise _TwiceError(f"the key {key.value!r} is given twice, in lines {lines[name]} and {line}")
+                    raise _DuplicateKeyError(f"the key {key.value!r} is given twice, in lines {lines[name]} and {line}")
                 lines[name] = line
         return node
 
@@ -60,22 +64,22 @@ _Loader.add_implicit_resolver(
 
 
 def read_mapping(path: Path, *, example: str) -> dict[str, Any]:
-    """Read a file of sections (YAML).
+    """Read a recipe file (YAML).
 
     Args:
         path: the file.
-        example: a file to start from, for the message.
+        example: a recipe that the error message recommends to start from.
 
     Raises:
-        ConfigError: the file is missing, not YAML, or no mapping.
+        ConfigError: the file is missing, not YAML, or not a mapping.
     """
     try:
         content = _read_yaml(path.read_text(encoding="utf-8"))
     except OSError as err:
         raise ConfigError(f"{path}: the recipe cannot be read ({err.strerror}); check the path") from err
-    except _TwiceError as err:
+    except _DuplicateKeyError as err:
         raise ConfigError(f"{path}: {err}; keep one of the two") from err
-    except (yaml.YAMLError, ValueError, RecursionError) as err:  # PyYAML passes on what dates and numbers raise
+    except (yaml.YAMLError, ValueError, RecursionError) as err:  # ValueError: impossible dates and numbers
         reason = " ".join(str(err).split())
         raise ConfigError(f"{path}: the recipe is not valid YAML ({reason}); correct that line") from err
     if not isinstance(content, dict):
@@ -84,14 +88,14 @@ def read_mapping(path: Path, *, example: str) -> dict[str, Any]:
 
 
 def override(content: dict[str, Any], texts: Iterable[str]) -> dict[str, Any]:
-    """The mapping with ``a.b=value`` texts over it, values parsed as YAML; raises ConfigError for any other text."""
+    """Apply ``a.b=value`` overrides, values parsed as YAML, to a copy. Raises ConfigError for any other text."""
     for text in texts:
         content = merge(content, _parse_override(text))
     return content
 
 
 def merge(base: dict[str, Any], update: dict[str, Any]) -> dict[str, Any]:
-    """One mapping over another, section by section; neither is changed."""
+    """Update nested mappings recursively into a new one; values of ``update`` win."""
     merged = dict(base)
     for key, value in update.items():
         old = merged.get(key)
@@ -100,11 +104,11 @@ def merge(base: dict[str, Any], update: dict[str, Any]) -> dict[str, Any]:
 
 
 def convert(content: dict[str, Any], kind: type[Struct], *, source: str) -> Struct:
-    """A mapping as the struct that describes it; texts that begin with ``~`` become paths below the home folder.
+    """Convert a mapping to a section; strings that begin with ``~`` become paths below the home folder.
 
     Raises:
-        ConfigError: a key is unknown or a value of another type; the message begins with ``source`` and names a key
-            that was probably meant.
+        ConfigError: a key is unknown, or a value has another type or is out of its range. The message begins with
+            ``source`` and for an unknown key suggests the most similar one.
     """
     try:
         return _with_home(msgspec.convert(content, kind), source)
@@ -112,8 +116,20 @@ def convert(content: dict[str, Any], kind: type[Struct], *, source: str) -> Stru
         raise ConfigError(f"{source}: {_explain(str(err), kind)}") from err
 
 
+def check(faults: Iterable[tuple[bool, str]], *, source: str) -> None:
+    """Raise ConfigError for the first fault.
+
+    Args:
+        faults: (whether the recipe has it, sentence that says what must hold).
+        source: the recipe's file, for the message.
+    """
+    for is_wrong, sentence in faults:
+        if is_wrong:
+            raise ConfigError(f"{source}: {sentence}; {_REMEDY}")
+
+
 def _with_home(section: Struct, source: str) -> Struct:
-    """A section whose texts that begin with ``~`` are paths below the home folder. Raises ConfigError without one."""
+    """Expand ``~`` in all strings. Raises ConfigError where there is no such home folder."""
     changed: dict[str, Any] = {}
     for name in section.__struct_fields__:
         value = getattr(section, name)
@@ -130,7 +146,7 @@ def _with_home(section: Struct, source: str) -> Struct:
 
 
 def _is_encodable(text: str) -> bool:
-    """Whether UTF-8 has every character: lone surrogates, as "\\ud800" makes them, it does not."""
+    """Whether the text can be written as UTF-8, which lone surrogates such as "\\ud800" cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -146,11 +162,11 @@ def _read_yaml(text: str) -> Any:
 
 
 def _count_values(value: Any, counted: dict[int, int]) -> int:
-    """Values in a value, as often as anchors repeat them; more than may be for one that contains itself."""
+    """Number of values with anchors expanded; above ``_MOST_VALUES`` for a value that contains itself."""
     if not isinstance(value, (dict, list)):
         return 1
     if id(value) not in counted:
-        counted[id(value)] = _MOST_VALUES + 1  # until it is counted: whoever meets it is inside it
+        counted[id(value)] = _MOST_VALUES + 1  # while it is being counted, only a cycle leads here again
         parts = value.values() if isinstance(value, dict) else value
         counted[id(value)] = min(1 + sum(_count_values(part, counted) for part in parts), _MOST_VALUES + 1)
     return counted[id(value)]
@@ -162,7 +178,7 @@ def _parse_override(text: str) -> dict[str, Any]:
         raise ConfigError(f"--set {text}: not of the form section.key=value, for instance train.steps=500")
     try:
         nested: Any = _read_yaml(value)
-    except _TwiceError as err:
+    except _DuplicateKeyError as err:
         raise ConfigError(f"--set {text}: {err}; keep one of the two") from err
     except (yaml.YAMLError, ValueError, RecursionError) as err:
         raise ConfigError(f"--set {text}: the value is not valid YAML; quote it") from err
@@ -172,9 +188,13 @@ def _parse_override(text: str) -> dict[str, Any]:
 
 
 def _explain(message: str, kind: type[msgspec.Struct]) -> str:
-    """Add to msgspec's message the key that was probably meant, or those that there are in this section."""
+    """msgspec's message with a remedy: for an unknown key the most similar one, else the known keys of its section."""
+    if (bound := _BOUND.match(message)) is not None:
+        sign, limit, key = bound.groups()
+        wanted = "finite" if float(limit) == sys.float_info.max else f"{_BOUNDS[sign]} {limit.removesuffix('.0')}"
+        return f"{key} must be {wanted}; {_REMEDY}"
     if "unknown field" not in message:
-        return f"{message}; correct that value"
+        return f"{message}; {_REMEDY}"
     unknown = message.split("`")[1]
     message = escaped(message)  # msgspec quotes keys as they are
     near = difflib.get_close_matches(unknown, sorted(_keys(kind)), n=1)
@@ -189,12 +209,12 @@ def _explain(message: str, kind: type[msgspec.Struct]) -> str:
 
 
 def _keys(kind: type[msgspec.Struct]) -> set[str]:
-    """Names of the fields of a struct and of the structs inside it."""
+    """All keys of a section and of the sections in it."""
     parts = (part for hint in typing.get_type_hints(kind).values() for part in _parts(hint))
     return set(kind.__struct_fields__).union(*(_keys(part) for part in parts))
 
 
 def _parts(hint: Any) -> list[type[msgspec.Struct]]:
-    """The structs that a hint allows."""
+    """The sections that a type hint allows."""
     every = (hint, *typing.get_args(hint))
     return [part for part in every if isinstance(part, type) and issubclass(part, msgspec.Struct)]

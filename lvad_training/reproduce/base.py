@@ -1,4 +1,4 @@
-"""The base recipe: what all rows of a table have in common, budget included."""
+"""The base recipe that all rows of a table start from, budget included."""
 
 import json
 import math
@@ -39,7 +39,7 @@ SMOKE: dict[str, Any] = {
     },
     "train": {"steps": 6, "batch_size": 2, "warmup_steps": 1, "learning_rate": 1e-3, "checkpoint_every": 2},
 }
-"""A network and a budget that prove that every row runs; its figures mean nothing."""
+"""The smallest network and budget, to check that every row runs; its figures are meaningless."""
 
 SMOKE_IMAGES = 30
 
@@ -56,9 +56,9 @@ def base_recipe(
 ) -> Recipe:
     """The recipe that every row starts from.
 
-    Weakest first: the recipe file (or, for ``smoke``, the smallest network), the preset, the data set, ``overrides``.
-    Its student's steps, ``train.steps`` and ``stages.adapt.steps`` together, are what every row gets. Without a recipe
-    file, smoke and ``train.steps`` among the overrides, these are the paper's 36 epochs of this data set.
+    Later ones take precedence: the recipe file (or ``SMOKE``), the preset, the data set, ``overrides``. Every row gets
+    its student's steps, the sum of ``train.steps`` and ``stages.adapt.steps``. By default, without a recipe file,
+    ``smoke`` or an override of ``train.steps``, these are the paper's 36 epochs of the data set.
 
     Args:
         recipe: recipe file.
@@ -66,12 +66,12 @@ def base_recipe(
         data: the data set, instead of the recipe's ``data.root``.
         smoke: the smallest network and budget.
         overrides: ``a.b=value`` texts, each value parsed as YAML.
-        vocabulary: the table's; of a task that it does not annotate there is no head.
-        published: with ``smoke``, a whole ResNet-50, for rows that start from published files.
+        published: with ``smoke``, a full ResNet-50, for rows that start from published files.
+        vocabulary: the table's; tasks outside it get no head.
 
     Raises:
-        ConfigError: a key is unknown, a value impossible, or one is given that each row sets for itself.
-        DatasetError: there is no data set, or it has no split to train or to measure on.
+        ConfigError: a key is unknown, a value impossible, or a key is set that each row sets itself.
+        DatasetError: there is no data set, or its training or validation split is missing.
     """
     given = [] if preset is None else [f"preset={preset}"]
     if vocabulary != "bdd100k":
@@ -90,13 +90,13 @@ def base_recipe(
             _check_data(first)
             content = {"train": {"steps": _epochs_in_steps(first)}}
         found = parse_recipe(content, given, source="reproduce")
-    _check_rows_decide(found, vocabulary)
+    _check_row_keys(found, vocabulary)
     _check_data(found)
     return found
 
 
 def images_of(recipe: Recipe) -> dict[str, int]:
-    """Training images by task that they are annotated for, "all" for how many there are, "val" for validation."""
+    """Number of annotated training images per task, of all training images ("all") and of validation images ("val")."""
     data = recipe.data
     split, val = recipe_split(recipe, data.train_split), recipe_split(recipe, data.val_split)
     chosen = selected_images(recipe)
@@ -110,10 +110,10 @@ def _epochs_in_steps(recipe: Recipe) -> int:
     return max(1, math.ceil(PAPER_EPOCHS * images_of(recipe)["all"] / per_step))
 
 
-def _check_rows_decide(recipe: Recipe, vocabulary: str) -> None:
+def _check_row_keys(recipe: Recipe, vocabulary: str) -> None:
     data, train = recipe.data, recipe.train
     missing = [task for task in VOCABULARIES[vocabulary] if task not in recipe.model.tasks]
-    wrong = [
+    reserved = [
         (data.lists is not None, "data.lists"),
         (data.pseudo is not None, "data.pseudo"),
         (data.sampler != "shuffle", "data.sampler"),
@@ -122,14 +122,14 @@ def _check_rows_decide(recipe: Recipe, vocabulary: str) -> None:
         (recipe.model.vocabulary != vocabulary, f"model.vocabulary ({vocabulary} in this table)"),
         (bool(missing), f"the heads of {', '.join(missing)}"),
     ]
-    for is_wrong, key in wrong:
-        if is_wrong:
+    for is_set, key in reserved:
+        if is_set:
             raise ConfigError(f"reproduce: each row decides about {key} itself; leave it as it is by default")
 
 
 def _check_data(recipe: Recipe) -> None:
     root, data = Path(recipe.data.root), recipe.data
-    splits = find_splits(root, wanted=recipe.model.vocabulary)
+    splits = find_splits(root, expected=recipe.model.vocabulary)
     for split, purpose in ((data.train_split, "train"), (data.val_split, "measure")):
         if split not in splits:
             listed = f"it has {', '.join(splits)}" if splits else "give a folder in BDD100K's layout"

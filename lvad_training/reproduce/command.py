@@ -1,4 +1,4 @@
-"""``lvad-train reproduce``: its options, and the list of tables."""
+"""The command ``lvad-train reproduce``: its options and the list of tables."""
 
 import argparse
 import dataclasses
@@ -16,11 +16,11 @@ def add_reproduce(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     parser = commands.add_parser(
         "reproduce",
         help="run the rows of one of the paper's tables",
-        description="Run what is missing of a table's rows, teachers and pseudo labels shared between them, and write "
-        "Markdown and HTML with ours beside the paper's figures. Run it again after an interruption and it goes on.",
+        description="Run the missing rows of a table, which share teachers and pseudo labels, and write Markdown and "
+        "HTML with ours beside the paper's figures. After an interruption the same command continues.",
         epilog="example: lvad-train reproduce table1 --recipe config/reproduce_tiny.yaml --data ROOT --seeds 3",
     )
-    parser.add_argument("table", nargs="?", help="table1, table2 or another; --list prints them")
+    parser.add_argument("table", nargs="?", help="table1, table2, ...; --list prints them all")
     parser.add_argument("--list", action="store_true", help="print the tables and their rows")
     parser.add_argument("--data", type=Path, help="data set in BDD100K's layout; for table11 nuImages")
     parser.add_argument("--recipe", type=Path, help="base recipe (YAML); without it the preset's defaults, 36 epochs")
@@ -37,7 +37,7 @@ def add_reproduce(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         "--set", action="append", default=[], metavar="A.B=C", help="override one key of the base recipe"
     )
     parser.add_argument("--adapt", action="store_true", help="table1: also its first five methods with the adapt stage")
-    parser.add_argument("--smoke", action="store_true", help="the smallest size; without --data it renders images")
+    parser.add_argument("--smoke", action="store_true", help="the smallest size; without --data on rendered images")
     parser.add_argument("--out", type=Path, help="folder to write (default: runs/reproduce, or runs/smoke)")
     parser.add_argument(
         "--weights-dir",
@@ -51,9 +51,8 @@ def add_reproduce(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
 
 def _reproduce(options: argparse.Namespace) -> int:
     from lvad_training.reproduce.base import SMOKE_IMAGES, base_recipe
-    from lvad_training.reproduce.pretrainings import needs_files, with_files
     from lvad_training.reproduce.run import reproduce
-    from lvad_training.reproduce.tables import ADAPTED_ROWS, TABLES
+    from lvad_training.reproduce.tables import ADAPTED_ROWS, TABLES, with_files
     from lvad_training.training import stages
 
     if options.list:
@@ -75,10 +74,11 @@ def _reproduce(options: argparse.Namespace) -> int:
     table = TABLES[options.table]
     if options.adapt:
         table = dataclasses.replace(table, rows=(*table.rows, *ADAPTED_ROWS))
-    if needs_files(table) != (options.weights_dir is not None):
+    needs_files = bool(table.pretrainings)
+    if needs_files != (options.weights_dir is not None):
         wrong = "its rows have no published backbones; leave it out"
         needed = "give --weights-dir, a folder of published backbones; docs/backbones.md says where each is"
-        raise ConfigError(f"{table.name}: {needed if needs_files(table) else f'--weights-dir: {wrong}'}")
+        raise ConfigError(f"{table.name}: {needed if needs_files else f'--weights-dir: {wrong}'}")
     out = options.out or Path("runs/smoke" if options.smoke else "runs/reproduce")
     data = options.data
     if options.smoke and data is None:
@@ -90,15 +90,15 @@ def _reproduce(options: argparse.Namespace) -> int:
             render_sample_set(data, images=SMOKE_IMAGES, seed=0, size_hw=(90, 160), layout=table.vocabulary)
         this_process().wait_for_everyone()
     if data is None and options.recipe is None:
-        wanted = "nuImages" if table.vocabulary == "nuimages" else "a data set in BDD100K's layout"
-        raise ConfigError(f"reproduce: give --data, {wanted}, or --recipe, or try it with --smoke")
+        layout = "nuImages" if table.vocabulary == "nuimages" else "a data set in BDD100K's layout"
+        raise ConfigError(f"reproduce: give --data, {layout}, or --recipe, or try it with --smoke")
     base = base_recipe(
         recipe=options.recipe,
         preset=options.preset,
         data=data,
         smoke=options.smoke,
         overrides=options.set,
-        published=needs_files(table),
+        published=needs_files,
         vocabulary=table.vocabulary,
     )
     if options.weights_dir is not None:
@@ -116,7 +116,7 @@ def _reproduce(options: argparse.Namespace) -> int:
             progress=not options.quiet and sys.stderr.isatty(),
         )
     except KeyboardInterrupt:
-        print("lvad-train: interrupted; the same command goes on", file=sys.stderr)
+        print("lvad-train: interrupted; the same command continues", file=sys.stderr)
         return STATUS_INTERRUPTED
     finally:
         stages.close()
@@ -126,7 +126,7 @@ def _reproduce(options: argparse.Namespace) -> int:
 
 
 def list_of_tables() -> str:
-    """Tables, their rows, and in which setting each is trained, as text."""
+    """All tables with their rows and settings, as text."""
     from lvad_training.reproduce.render import heading
     from lvad_training.reproduce.tables import TABLES
 
@@ -138,7 +138,7 @@ def list_of_tables() -> str:
 
 
 def command_line(options: argparse.Namespace) -> str:
-    """The command as one would type it."""
+    """The command line of these options."""
     words: list[object] = ["lvad-train", "reproduce", options.table]
     for name in ("recipe", "preset", "data"):
         words += [f"--{name}", getattr(options, name)] if getattr(options, name) is not None else []

@@ -1,39 +1,33 @@
-"""Under what conditions the rows were measured: data set, budget, network, hardware, versions, time."""
+"""The conditions of a table's measurements: data set, budget, network, hardware, versions, time."""
 
+import contextlib
 from collections.abc import Sequence
-from pathlib import Path
 
 from lvad_perception.errors import DatasetError
 from lvad_training.data.settings import read_lists
 from lvad_training.pseudo.folder import TABLE as PSEUDO_TEXT
 from lvad_training.recipe.schema import LanguageConfig, Recipe
 from lvad_training.reproduce.base import images_of
+from lvad_training.reproduce.results import RowResult
 from lvad_training.reproduce.tables import Table
-from lvad_training.reproduce.trainings import budget, total_steps
+from lvad_training.reproduce.trainings import TableRun, budget, total_steps
 from lvad_training.training.environment import distinct, read_environments
 from lvad_training.training.records import read_record
-from lvad_training.training.stages import LISTS, Stage
+from lvad_training.training.stages import LISTS
 
 
-def table_metadata(table: Table, base: Recipe, *, out: Path, seeds: int, stages: Sequence[Stage]) -> dict[str, object]:
-    """Names and values for the page, in its order.
-
-    Args:
-        table: what was run.
-        base: the base recipe.
-        out: folder of all rows.
-        seeds: how many.
-        stages: of the trainings that are finished, teachers included.
-    """
-    folders = dict.fromkeys(stage.folder for stage in stages)
+def table_metadata(run: TableRun, results: Sequence[RowResult]) -> dict[str, object]:
+    """Names and values for the page, in its order; of finished trainings, teachers included."""
+    finished = (result.stages.get(seed, []) for seed in range(run.seeds) for result in results)
+    folders = dict.fromkeys(stage.folder for stages in finished for stage in stages)
     starts = [each for folder in folders for each in read_environments(folder)]
     metadata: dict[str, object] = {
-        "data set": _data_set(base),
-        **_lists(table, out, seeds),
-        "seeds": ", ".join(map(str, range(seeds))),
-        "budget": _budget(table, base),
-        "network": _network(base),
-        "published backbones": _published(table),
+        "data set": _data_set(run.base),
+        **_lists(run),
+        "seeds": ", ".join(map(str, range(run.seeds))),
+        "budget": _budget(run.table, run.base),
+        "network": _network(run.base),
+        "published backbones": _published(run.table),
         "hardware": distinct((each.hardware for each in starts), between="\n"),
         "precision": distinct((each.precision_text for each in starts), between="\n"),
         "versions": distinct((each.versions for each in starts), between="\n"),
@@ -47,15 +41,13 @@ def table_metadata(table: Table, base: Recipe, *, out: Path, seeds: int, stages:
     return {name: value for name, value in metadata.items() if value}
 
 
-def pseudo_reports(table: Table, *, out: Path, seeds: int) -> dict[str, str]:
-    """Setting and seed -> how many pseudo labels there are and how good, as text; of those that are finished."""
-    found = {}
-    for setting in dict.fromkeys(row.folder for row in table.rows):
-        for seed in range(seeds):
-            path = out / setting / f"seed{seed}" / "pseudo" / PSEUDO_TEXT
-            if path.is_file():
-                found[f"{setting}, seed {seed}"] = path.read_text(encoding="utf-8").rstrip()
-    return found
+def pseudo_reports(run: TableRun) -> dict[str, str]:
+    """Setting and seed -> report of the finished pseudo labels, as text."""
+    return {
+        f"{setting}, seed {seed}": path.read_text(encoding="utf-8").rstrip()
+        for setting, seed, folder in run.shared_folders()
+        if (path := folder / "pseudo" / PSEUDO_TEXT).is_file()
+    }
 
 
 def _data_set(base: Recipe) -> str:
@@ -68,18 +60,13 @@ def _data_set(base: Recipe) -> str:
     )
 
 
-def _lists(table: Table, out: Path, seeds: int) -> dict[str, object]:
-    """What the lists of each setting say, of the seeds that have them."""
+def _lists(run: TableRun) -> dict[str, object]:
+    """Setting -> description of its lists, of the first seed that has readable ones."""
     found: dict[str, object] = {}
-    for setting in dict.fromkeys(row.folder for row in table.rows):
-        for seed in range(seeds):
-            path = out / setting / f"seed{seed}" / LISTS
-            if path.is_file():
-                try:
-                    found[f"lists of {setting}"] = read_lists(path).describe()
-                except DatasetError:
-                    continue
-                break
+    for setting, _, folder in run.shared_folders():
+        if f"lists of {setting}" not in found and (folder / LISTS).is_file():
+            with contextlib.suppress(DatasetError):
+                found[f"lists of {setting}"] = read_lists(folder / LISTS).describe()
     return found
 
 
@@ -111,7 +98,6 @@ def _network(base: Recipe) -> str:
 
 
 def _published(table: Table) -> str:
-    """The files that rows start from."""
     methods = [method for row in table.rows for method in row.methods]
     files = (f"{m.pretraining}: {m.backbone.name}, {m.backbone.weights}" for m in methods if m.backbone)
     return distinct(files, between="\n")

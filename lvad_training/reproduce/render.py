@@ -1,4 +1,4 @@
-"""A table as Markdown and as one self-contained HTML page: ours beside the paper's figures."""
+"""Renders a table with ours beside the paper's figures, as Markdown and as a self-contained HTML page."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -14,19 +14,19 @@ NONE = "\N{EN DASH}"
 NOT_RUN = "not run"
 ABSENT = "absent"
 BESIDE = ("paper", "seeds", "seed")
-"""Columns that the page prints in a softer colour."""
+"""Columns that the page prints in a muted colour."""
 DATA_SETS = {"bdd100k": "BDD100K", "nuimages": "nuImages"}
-"""Vocabulary of a table -> the data set that the paper's figures are of."""
+"""Vocabulary of a table -> data set of the paper's figures."""
 DIFFERENCES = "Difference to the first row of the same setting, seed by seed"
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What surrounds the rows on a page.
+    """The content of a page beside the rows.
 
     Attributes:
-        seeds: how many were asked for.
-        metadata: name -> value, of the conditions.
+        seeds: number of requested seeds.
+        metadata: name -> value of the conditions.
         pseudo: setting and seed -> the report of its pseudo labels, as text.
         smoke: say that the figures mean nothing.
     """
@@ -38,7 +38,7 @@ class Context:
 
 
 def to_markdown(table: Table, results: Sequence[RowResult], context: Context) -> str:
-    """The table, everything measured, and how, as Markdown."""
+    """The page as Markdown: the table, all measurements and their conditions."""
     parts = [f"# {heading(table)}", summary(table, context)]
     parts.append(_markdown_table(*headline(table, results, context.seeds)))
     parts.append("\n".join(f"* {_markdown(note)}" for note in notes(table, results)))
@@ -55,7 +55,7 @@ def to_markdown(table: Table, results: Sequence[RowResult], context: Context) ->
 
 
 def to_sections(table: Table, results: Sequence[RowResult], context: Context) -> list[tuple[str, str]]:
-    """The same as headings and HTML, with the learning curves."""
+    """The page as (heading, HTML) of its sections, with the learning curves."""
     listed = "".join(f"<li>{escape(note)}</li>" for note in notes(table, results))
     compared = differences(table, results)
     curves = {f"{result.row.title}, {name}": points for result in results for name, points in result.curves.items()}
@@ -86,19 +86,19 @@ def to_sections(table: Table, results: Sequence[RowResult], context: Context) ->
 
 
 def heading(table: Table) -> str:
-    """The table's name for people and its caption."""
+    """The table's printed name and its caption."""
     return f"Table {table.name.removeprefix('table')}: {table.caption}"
 
 
 def summary(table: Table, context: Context) -> str:
-    """What the figures are, in a sentence or two."""
+    """A sentence or two on what the figures are."""
     over = f"Mean ± sample standard deviation over {context.seeds} seeds" if context.seeds > 1 else "One seed"
     text = f"{over}, in percent; beside ours, the figures that the paper gives for {DATA_SETS[table.vocabulary]}."
     return f"{text} A smoke run: it shows that every row runs, its figures mean nothing." if context.smoke else text
 
 
 def headline(table: Table, results: Sequence[RowResult], seeds: int) -> tuple[list[str], list[list[str]]]:
-    """Heads and rows of the main table: each of our columns with the paper's behind it, where the paper has it."""
+    """Heads and rows of the main table: each of our columns, followed by the paper's where it has one."""
     figures = FIGURES[table.name]
     published = {key for row in figures.values() for key in row}
     heads = ["", "seeds"]
@@ -124,9 +124,9 @@ def headline(table: Table, results: Sequence[RowResult], seeds: int) -> tuple[li
 
 
 def differences(table: Table, results: Sequence[RowResult]) -> tuple[list[str], list[list[str]]] | None:
-    """Each row minus the first of its setting, seed by seed; None while no two rows have two seeds in common.
+    """Each row minus the first of its setting, seed by seed; None until two rows have two seeds in common.
 
-    Rows of a seed share lists and teachers, so that much of what chance does to them cancels here.
+    Rows with the same seed share lists and teachers, so that much of the random variation cancels.
     """
     rows = []
     first: dict[str, RowResult] = {}
@@ -146,7 +146,7 @@ def differences(table: Table, results: Sequence[RowResult]) -> tuple[list[str], 
 
 
 def everything(results: Sequence[RowResult]) -> tuple[list[str], list[list[str]]]:
-    """Heads and rows of the table with all columns, one line per row and seed."""
+    """Heads and rows of the table of all columns, one line per row and seed."""
     heads = ["", "seed", *(column.title for column in COLUMNS.values())]
     rows = []
     for result in results:
@@ -157,7 +157,7 @@ def everything(results: Sequence[RowResult]) -> tuple[list[str], list[list[str]]
 
 
 def notes(table: Table, results: Sequence[RowResult]) -> list[str]:
-    """What a reader has to know of the columns, and which trainings failed."""
+    """Remarks on the columns, absent rows and failed trainings."""
     found = []
     if "drivable_miou" in table.columns:
         found.append(
@@ -170,13 +170,13 @@ def notes(table: Table, results: Sequence[RowResult]) -> list[str]:
             "SS mIoU is over the ten object classes, the driveable surface and the background, as far as they occur. "
             "The paper does not say which classes its figures are over."
         )
-    if any(method.pretraining is not None for row in table.rows for method in row.methods):
+    if table.pretrainings:
         found.append(
             "The rows share budget, seeds and teachers, which have the base recipe's backbone: all learn from the same "
-            "pseudo labels. docs/method.md says how each is read."
+            "pseudo labels. docs/method.md explains our reading of each."
         )
     else:
-        found.append("The rows share budget, seeds and backbone weights; docs/method.md says how each is read.")
+        found.append("The rows share budget, seeds and backbone weights; docs/method.md explains our reading of each.")
     reasons = dict.fromkeys(result.row.absent for result in results if result.row.absent is not None)
     for reason in reasons:
         titles = "; ".join(result.row.title for result in results if result.row.absent == reason)
@@ -195,7 +195,7 @@ def _text(result: RowResult, key: str) -> str:
 
 
 def cell_text(cell: Cell, *, sign: str = "") -> str:
-    """Mean and deviation with one decimal, the mean with its sign if ``sign`` is "+"; one seed has no deviation."""
+    """Mean ± deviation with one decimal; a single seed has no deviation. ``sign`` "+" prints the mean's sign."""
     mean = f"{cell.mean:{sign}.1f}"
     return mean if cell.deviation is None else f"{mean} ± {cell.deviation:.1f}"
 
@@ -207,7 +207,7 @@ def _markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _markdown(text: str) -> str:
-    """A text for one line or cell, lines broken by ``<br>``; nothing in it is HTML, a link or the end of the cell."""
+    """Escape a text for one line or cell: no HTML, no links, no end of the cell; line breaks become ``<br>``."""
     plain = escape(text, quote=False)
     for mark in "\\|[]`":
         plain = plain.replace(mark, f"\\{mark}")
@@ -215,7 +215,7 @@ def _markdown(text: str) -> str:
 
 
 def _listing(text: str) -> str:
-    """A text as it is, in a fence longer than any in it."""
+    """A verbatim block, whose fence is longer than any in the text."""
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
     return f"{fence}\n{text}\n{fence}"
 

@@ -1,17 +1,18 @@
-"""What has been measured so far: metrics of every training that is finished, and their statistics over seeds."""
+"""Results of a table's finished trainings: metrics, curves, and statistics over seeds."""
 
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from lvad_perception.errors import DatasetError
 from lvad_perception.metrics import Metrics
+from lvad_perception.vocabulary import TASKS
 from lvad_training.recipe.schema import Recipe
 from lvad_training.reproduce.tables import Row, Table
-from lvad_training.reproduce.trainings import Training, trainings
+from lvad_training.reproduce.trainings import TableRun, Training, trainings
 from lvad_training.training.records import read_record
 from lvad_training.training.runs import CURVE, METRICS, read_curve
 from lvad_training.training.stages import Stage
@@ -20,13 +21,13 @@ Point = tuple[float, float]
 
 
 class StageRunner(Protocol):
-    """What runs the stages of a recipe: the module ``lvad_training.training.stages``."""
+    """The interface of ``lvad_training.training.stages``, which tests replace."""
 
     def plan(self, recipe: Recipe) -> list[Stage]:
-        """The stages of a recipe in their order; reads and writes nothing."""
+        """The stages of a recipe, in order; no file access."""
 
     def run(self, recipe: Recipe, *, resume: bool = False, only: str | None = None, progress: bool = True) -> Path:
-        """Run them, skip what is up to date, and return the folder of the last one."""
+        """Run the stages that are not up to date; returns the folder of the last one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +37,8 @@ class Column:
     Attributes:
         key: as in ``paper.py``.
         title: as printed.
-        path: where ``Metrics`` have it.
-        constant: where they have the best that predicting one class everywhere reaches; None for boxes.
+        path: its attribute path in ``Metrics``.
+        constant: attribute path of the best constant prediction, one class everywhere; None for boxes.
     """
 
     key: str
@@ -46,7 +47,7 @@ class Column:
     constant: str | None = None
 
     def read(self, metrics: Metrics, *, constant: bool = False) -> float | None:
-        """The number, or that of one class everywhere; None where the data set or the network does not define it."""
+        """The number, or the constant prediction's; None where the data set or the network does not define it."""
         path = self.constant if constant else self.path
         found: Any = metrics if path is not None else None
         for name in (path or "").split("."):
@@ -69,7 +70,7 @@ COLUMNS = {
         Column("ap75", "AP75", "detection.scores.ap75"),
     )
 }
-"""Everything that the page and results give; "DA mIoU" is over all three classes, as the paper's seems to be."""
+"""All columns of page and JSON. "DA mIoU" is the mean over all three classes, as in the paper, it seems."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,14 +96,15 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class RowResult:
-    """What is known of a row.
+    """The results of a row.
 
     Attributes:
         row: the row.
-        metrics: seed -> metrics, of the seeds for which all trainings of the row are finished.
-        folders: seed -> where those are.
+        metrics: seed -> metrics, once all trainings of the row with this seed are finished.
+        folders: seed -> folders of these metrics.
         curves: "seed 0" or "seed 0, detection" -> (step, total loss) over adapt and finetune.
         failures: seed -> why it has no result.
+        stages: seed -> all stages of the finished trainings, including shared teachers and pseudo labels.
     """
 
     row: Row
@@ -110,64 +112,57 @@ class RowResult:
     folders: dict[int, list[Path]]
     curves: dict[str, list[Point]]
     failures: dict[int, str] = field(default_factory=dict)
+    stages: dict[int, list[Stage]] = field(default_factory=dict)
 
     def cell(self, key: str) -> Cell | None:
-        """The numbers of a column; None when no seed has one."""
+        """The numbers of a column; None without any."""
         values = [COLUMNS[key].read(metrics) for metrics in self.metrics.values()]
         known = tuple(value for value in values if value is not None)
         return Cell(known) if known else None
 
 
 def collect(
-    table: Table,
-    base: Recipe,
-    *,
-    out: Path,
-    seeds: int,
-    runner: StageRunner,
-    failures: dict[tuple[str, int], str] | None = None,
+    run: TableRun, runner: StageRunner, failures: Mapping[tuple[str, int], str] | None = None
 ) -> list[RowResult]:
-    """Read what is finished; a training without metrics leaves its row of that seed out.
+    """Read the results of finished trainings, row by row.
 
     Args:
-        table: what to look for.
-        base: the base recipe.
-        out: folder of all rows.
-        seeds: how many to look for.
-        runner: knows the folders of a recipe's stages.
+        run: the table.
+        runner: plans the stages of a recipe.
         failures: (row key, seed) -> why a training ended without a result.
 
     Raises:
         DatasetError: a file of metrics cannot be read.
     """
     results = []
-    for row in table.rows:
+    for row in run.table.rows:
         result = RowResult(row, {}, {}, {})
-        for seed in range(seeds):
-            planned = list(trainings(base, row, seed=seed, out=out))
+        for seed in range(run.seeds):
             if failures and (row.key, seed) in failures:
                 result.failures[seed] = failures[row.key, seed]
-            found = [read_metrics(result_folder(training, runner)) for training in planned]
-            if found and all(found):
-                parts = [_only(metrics, part.tasks) for metrics, part in zip(found, planned, strict=True) if metrics]
-                result.metrics[seed] = _merged(parts)
-                result.folders[seed] = [result_folder(training, runner) for training in planned]
+            planned = list(trainings(run.base, row, seed=seed, out=run.out))
+            finished: dict[Path, dict[str, Any]] = {}
             for training in planned:
-                points = _curve(training, runner)
-                if points:
+                stages = _stages_of(training, runner)
+                own = [stage for stage in stages if stage.name in ("adapt", "finetune", training.only)]
+                metrics = read_metrics(own[-1].folder)
+                if metrics is not None:
+                    finished[own[-1].folder] = {task: getattr(metrics, task) for task in training.tasks}
+                    result.stages.setdefault(seed, []).extend(stages)
+                if points := _curve(own):
                     task = f", {training.tasks[0]}" if len(planned) > 1 else ""
                     result.curves[f"seed {seed}{task}"] = points
+            if finished and len(finished) == len(planned):
+                # Several single-task networks count as one network.
+                scores = {task: found for part in finished.values() for task, found in part.items()}
+                result.metrics[seed] = Metrics(**{**dict.fromkeys(TASKS), **scores})
+                result.folders[seed] = list(finished)
         results.append(result)
     return results
 
 
-def result_folder(training: Training, runner: StageRunner) -> Path:
-    """Where the training's metrics are or will be."""
-    return _stages_of(training, runner)[-1].folder
-
-
 def read_metrics(folder: Path) -> Metrics | None:
-    """The metrics of a finished training; None when it is not finished, whatever an interruption left behind.
+    """The metrics of a finished training; None of an unfinished one, even if an interruption left a file.
 
     Raises:
         ConfigError: the stage's record cannot be read.
@@ -189,7 +184,7 @@ def read_metrics(folder: Path) -> Metrics | None:
 
 
 def results_to_dict(table: Table, results: Sequence[RowResult], metadata: dict[str, object]) -> dict[str, Any]:
-    """Everything of the page and all metrics of every seed, ready for JSON."""
+    """The content of the page and all metrics of every seed, ready for JSON."""
     rows = {}
     for result in results:
         cells = {key: result.cell(key) for key in COLUMNS}
@@ -211,27 +206,14 @@ def results_to_dict(table: Table, results: Sequence[RowResult], metadata: dict[s
 
 
 def _stages_of(training: Training, runner: StageRunner) -> list[Stage]:
-    stages = runner.plan(training.recipe)
-    if training.only is not None:
-        return [stage for stage in stages if stage.name == training.only]
-    return [stage for stage in stages if stage.name in ("adapt", "finetune")]
+    return [stage for stage in runner.plan(training.recipe) if training.only in (None, stage.name)]
 
 
-def _only(metrics: Metrics, tasks: Sequence[str]) -> dict[str, Any]:
-    return {task: getattr(metrics, task) for task in tasks}
-
-
-def _merged(parts: Sequence[dict[str, Any]]) -> Metrics:
-    """The metrics of several single-task networks as those of one."""
-    empty = dict.fromkeys(("detection", "semantic", "drivable"))
-    return Metrics(**{**empty, **{task: scores for part in parts for task, scores in part.items()}})
-
-
-def _curve(training: Training, runner: StageRunner) -> list[Point]:
-    """Total loss over the steps of adapt and finetune, one after the other; lines that a kill cut off are left out."""
+def _curve(stages: Sequence[Stage]) -> list[Point]:
+    """Total loss over the steps of stages, one after the other; without incomplete lines that a kill left."""
     points: list[Point] = []
     offset = 0
-    for stage in _stages_of(training, runner):
+    for stage in stages:
         try:
             steps = read_curve(stage.folder / CURVE)
         except OSError:

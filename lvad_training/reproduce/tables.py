@@ -1,15 +1,17 @@
-"""The paper's tables as data: which rows, and how each row's training differs from the base recipe.
+"""The paper's tables as data: their rows, and how each row's training differs from the base recipe.
 
-A table can be extended by a line here and its figures in ``paper.py``. What is our reading rather than the paper's is
-explained in ``docs/method.md``.
+A new row takes a line here and its figures in ``paper.py``. ``docs/method.md`` explains which choices are our reading
+of the paper.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Final, Literal
 
 from lvad_perception.vocabulary import TASKS
 from lvad_training.recipe.schema import BackboneConfig
+from lvad_training.reproduce.pretrainings import PRETRAININGS, load_backbones
 
 Setting = Literal["full", "disjoint_normal", "disjoint_balance"]
 Vocabulary = Literal["bdd100k", "nuimages"]
@@ -20,18 +22,18 @@ class Method:
     """One training.
 
     Attributes:
-        name: of its folder; two rows of the same method, setting, seed and budget share one training.
+        name: of its folder; rows with the same method, setting, seed and budget share one training.
         sampler: ``data.sampler`` of the recipe.
-        self_training: teachers label what is not annotated.
-        adapt: a stage with frozen backbone comes before finetuning.
+        self_training: teachers label the unannotated images.
+        adapt: a stage with frozen backbone precedes finetuning.
         epochs: Table 5's pair of adapt and finetune, in 36ths of the budget; None for the base recipe's.
         language: changes of the base recipe's ``model.language``; None for a network without text.
-        task: the one task of a single-task network; None for all.
-        teacher: with ``task``, the teacher that self-training of the same setting and seed learns from.
-        pretraining: key of ``pretrainings.PRETRAININGS``, the published backbone to start from; None for the base
-            recipe's. Teachers have the base recipe's in any case, so that such rows learn from the same labels.
-        backbone: the file of ``pretraining`` and its architecture, once it was found.
-        convolutional: the preset's convolutional heads instead of those of queries, for its teachers too.
+        task: the task of a single-task network; None for all tasks.
+        teacher: with ``task``, the teacher for self-training with the same setting and seed.
+        pretraining: key of ``PRETRAININGS``, the published backbone to start from; None for the base recipe's. Teachers
+            always have the base recipe's, so that all such rows learn from the same labels.
+        backbone: file and architecture of ``pretraining``, set by ``with_files``.
+        convolutional: the preset's convolutional heads instead of query-based ones, for its teachers too.
     """
 
     name: str
@@ -52,10 +54,10 @@ class Row:
     """One line of a table.
 
     Attributes:
-        key: names the row in its table, in ``paper.py`` and in the JSON that is written.
+        key: unique in its table; the row's key in ``paper.py`` and in the JSON output.
         title: as printed.
-        setting: which images are annotated for what.
-        methods: what to train; a row of single-task networks has one for each task.
+        setting: which images are annotated for which task.
+        methods: the trainings; a row of single-task networks has one per task.
         absent: why the row cannot be trained; None when it can.
     """
 
@@ -67,7 +69,7 @@ class Row:
 
     @property
     def folder(self) -> str:
-        """Of the lists, teachers and pseudo labels that it shares with others; those of other heads are others."""
+        """Folder of lists, teachers and pseudo labels, shared by rows of the same setting and kind of heads."""
         other_heads = any(method.convolutional for method in self.methods)
         return f"{self.setting}-convolutional" if other_heads else self.setting
 
@@ -77,9 +79,9 @@ class Table:
     """One of the paper's tables.
 
     Attributes:
-        name: what the command line calls it, "table1".
-        caption: what it compares.
-        columns: keys of ``results.COLUMNS`` to print, those of the paper and the official drivable mIoU.
+        name: on the command line, such as "table1".
+        caption: as printed.
+        columns: keys of ``results.COLUMNS`` to print: the paper's, and the official drivable mIoU.
         rows: in the paper's order.
         vocabulary: key of ``vocabulary.VOCABULARIES``: the classes of the data set and of every network.
     """
@@ -89,6 +91,34 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
     vocabulary: Vocabulary = "bdd100k"
+
+    @property
+    def pretrainings(self) -> tuple[str, ...]:
+        """Keys of the published backbones that rows start from, each once."""
+        keys = (method.pretraining for row in self.rows for method in row.methods)
+        return tuple(dict.fromkeys(key for key in keys if key is not None))
+
+
+def with_files(
+    table: Table, folder: Path, base: BackboneConfig, *, log: Callable[[str], None] = lambda _: None
+) -> Table:
+    """A table whose methods have their published backbones; rows whose file is not in the folder are marked absent.
+
+    Arguments and errors are those of ``load_backbones``.
+    """
+    backbones = load_backbones(table.pretrainings, folder, base, log=log)
+
+    def located(row: Row) -> Row:
+        for key in (method.pretraining for method in row.methods):
+            if key is not None and key not in backbones:
+                return replace(row, absent=f"{PRETRAININGS[key].expected} is not in {folder}")
+        methods = (
+            method if method.pretraining is None else replace(method, backbone=backbones[method.pretraining])
+            for method in row.methods
+        )
+        return replace(row, methods=tuple(methods))
+
+    return replace(table, rows=tuple(map(located, table.rows)))
 
 
 _LEARNED: Final = {"prompts": "learned", "l2v": True, "v2l": False}
@@ -139,8 +169,9 @@ def _with_epochs(adapt: int, finetune: int) -> Row:
     return Row(f"{adapt}+{finetune}", f"{adapt} + {finetune} epochs", "disjoint_normal", (method,))
 
 
-def _paradigms(pretraining: str, title: str, *, convolutional: bool = False) -> tuple[Row, Row]:
+def _paradigms(pretraining: str, *, convolutional: bool = False) -> tuple[Row, Row]:
     """Self-training from a published backbone: pretrain-finetune and pretrain-adapt-finetune."""
+    title = PRETRAININGS[pretraining].title
 
     def row(key: str, method: Method, *, adapt: bool) -> Row:
         trained = Method(
@@ -164,7 +195,7 @@ _ONE_STAGE: Final = (
 )
 
 ADAPTED_ROWS: Final = tuple(_with_adapt(method, title) for method, title in _ONE_STAGE)
-"""Rows that ``--adapt`` adds to Table 1: its first five methods with the adapt stage; the paper gives no figures."""
+"""Rows that ``--adapt`` adds to Table 1: its first five methods with the adapt stage, without figures of the paper."""
 
 TABLES: Final = {
     table.name: table
@@ -182,16 +213,7 @@ TABLES: Final = {
             "table2",
             "Pretrainings and paradigms (PF: pretrain-finetune, PAF: pretrain-adapt-finetune), disjoint-normal",
             _SEVEN,
-            (
-                *_paradigms("moco_v1", "MoCo v1"),
-                *_paradigms("moco_v2", "MoCo v2"),
-                *_paradigms("simclr", "SimCLR"),
-                *_paradigms("swav", "SwAV"),
-                *_paradigms("byol", "BYOL"),
-                *_paradigms("detco", "DetCo"),
-                *_paradigms("densecl", "DenseCL"),
-                *_paradigms("clip", "CLIP"),
-            ),
+            tuple(row for key in PRETRAININGS for row in _paradigms(key)),
         ),
         Table(
             "table3",
@@ -242,10 +264,7 @@ TABLES: Final = {
             "table8",
             "Convolutional heads: FCOS and Semantic FPN, disjoint-normal",
             _THREE,
-            (
-                *_paradigms("simclr", "SimCLR", convolutional=True),
-                *_paradigms("detco", "DetCo", convolutional=True),
-            ),
+            (*_paradigms("simclr", convolutional=True), *_paradigms("detco", convolutional=True)),
         ),
         Table(
             "table10",

@@ -1,4 +1,4 @@
-"""Row -> recipes: the base recipe with what makes the row, its folders, and its share of the budget."""
+"""Derives the recipes of a table's rows from the base recipe: changes, folders and budget."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from lvad_perception.vocabulary import TASKS
 from lvad_training.recipe.config import parse_recipe, recipe_to_dict, with_convolutional_heads
 from lvad_training.recipe.schema import LanguageConfig, ModelConfig, Recipe, StageConfig, StagesConfig
 from lvad_training.reproduce.base import PAPER_EPOCHS
-from lvad_training.reproduce.tables import Method, Row
+from lvad_training.reproduce.tables import Method, Row, Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,9 +19,9 @@ class Training:
     """One training of a row with one seed.
 
     Attributes:
-        recipe: complete, in several stages.
-        only: the one stage to run, or None for all.
-        tasks: what its metrics count for.
+        recipe: a complete recipe with stages.
+        only: the only stage to run, or None for all.
+        tasks: tasks whose metrics it contributes to the row.
     """
 
     recipe: Recipe
@@ -29,26 +29,51 @@ class Training:
     tasks: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class TableRun:
+    """A table with everything that determines its trainings.
+
+    Attributes:
+        table: its rows.
+        base: the base recipe.
+        out: folder of all trainings; tables of the same base recipe share it.
+        seeds: number of seeds of a complete table.
+    """
+
+    table: Table
+    base: Recipe
+    out: Path
+    seeds: int
+
+    def shared_folders(self) -> Iterator[tuple[str, int, Path]]:
+        """(``Row.folder``, seed, path) of each folder of lists, teachers and pseudo labels."""
+        for folder in dict.fromkeys(row.folder for row in self.table.rows):
+            for seed in range(self.seeds):
+                yield folder, seed, _shared(self.out, folder, seed)
+
+
 def trainings(base: Recipe, row: Row, *, seed: int, out: Path) -> Iterator[Training]:
-    """What to run for a row with a seed.
+    """The trainings of a row with a seed; none for an absent row.
 
-    Trainings of the same setting, kind of heads and seed share lists, teachers and pseudo labels in ``row.folder``,
-    under ``seedN``; each has a folder of its own in there.
-
-    Nothing for a row that is absent.
+    Trainings of the same setting, kind of heads and seed share lists, teachers and pseudo labels in
+    ``out/<row.folder>/seed<N>``, which also holds the folder of each.
 
     Raises:
-        ConfigError: the budget is too small for the stages, or a method's published backbone was not looked for.
+        ConfigError: the budget is too small for the stages, or a published backbone was not set by ``with_files``.
     """
     if row.absent is not None:
         return
-    shared = out / row.folder / f"seed{seed}"
+    shared = _shared(out, row.folder, seed)
     for method in row.methods:
         recipe = _recipe(base, row, method, seed, shared)
         if method.teacher:
             yield Training(recipe, f"teach-{method.task}", (str(method.task),))
         else:
             yield Training(recipe, None, recipe.model.tasks)
+
+
+def _shared(out: Path, folder: str, seed: int) -> Path:
+    return out / folder / f"seed{seed}"
 
 
 def _recipe(base: Recipe, row: Row, method: Method, seed: int, shared: Path) -> Recipe:
@@ -79,21 +104,21 @@ def _recipe(base: Recipe, row: Row, method: Method, seed: int, shared: Path) -> 
 
 
 def total_steps(base: Recipe) -> int:
-    """Steps of the student in every row: adapt and finetune of the base recipe together."""
+    """Steps of the student in every row: the sum of adapt and finetune in the base recipe."""
     adapt = base.stages.adapt if base.stages is not None else None
     return base.train.steps + (adapt.steps if adapt is not None else 0)
 
 
 def budget(method: Method, total: int, adapt: StageConfig | None) -> tuple[int, int]:
-    """Steps of adapt and of finetune; together ``total`` unless the method's own epochs say otherwise.
+    """Steps of adapt and of finetune; their sum is ``total`` unless the method has epochs of its own.
 
     Args:
-        method: what is trained.
+        method: the training.
         total: steps of a finetuning without adapt, 36 epochs in the paper.
-        adapt: the base recipe's stage; without it adapt takes one epoch of the 36.
+        adapt: the base recipe's stage; None gives adapt one of the 36 epochs.
 
     Raises:
-        ConfigError: nothing is left for one of the two.
+        ConfigError: no steps are left for finetuning.
     """
     if not method.adapt:
         return 0, total

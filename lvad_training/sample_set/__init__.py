@@ -1,4 +1,4 @@
-"""A small rendered driving set in BDD100K's layout, with exact masks and boxes, for demos, tests and first models."""
+"""A small rendered driving data set with exact masks and boxes, for demos, tests and first models."""
 
 from lvad_training.sample_set.write import SampleSet, render_sample_set
 

@@ -1,4 +1,4 @@
-"""Light and weather: how a surface is seen, what the sky looks like, and what rain, snow and the camera add."""
+"""Light and weather: the colours of surfaces and sky, rain, snow, and the camera's exposure and noise."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -22,14 +22,14 @@ class Atmosphere:
     """Light and weather of one scene.
 
     Attributes:
-        timeofday: "daytime", "dawn/dusk" or "night", as BDD100K says it.
+        timeofday: "daytime", "dawn/dusk" or "night", in BDD100K's terms.
         weather: "clear", "partly cloudy", "overcast", "rainy", "snowy" or "foggy".
-        ambient: light from everywhere, RGB factors.
-        sun: direct light, RGB factors; zeros when there is none.
+        ambient: ambient light, RGB factors.
+        sun: direct light, RGB factors; zeros without sun.
         sun_direction: unit vector towards the sun, world coordinates.
-        haze_color: what distance fades into, RGB 0..255.
-        haze_per_m: share of contrast lost per metre.
-        headlamps: strength of the ego vehicle's lamps.
+        haze_color: colour of the haze, RGB 0..255.
+        haze_per_m: extinction coefficient per metre.
+        headlamps: strength of the ego vehicle's headlamps.
     """
 
     timeofday: str
@@ -53,7 +53,7 @@ class Atmosphere:
 
     @property
     def casts_shadows(self) -> bool:
-        """Whether the sun is strong enough for shadows with an edge."""
+        """Whether the sun is strong enough for visible shadows."""
         return sum(self.sun) > 0.6
 
     def shade(self, normal: npt.NDArray[np.float64]) -> float:
@@ -66,14 +66,9 @@ class Atmosphere:
         return np.asarray(self.headlamps * 34.0 / (34.0 + z) * np.exp(-z / 45.0) * reach, np.float32)
 
     def seen(self, color: Rgb, shade: float, z: float, x: float, *, glows: bool = False) -> Rgb:
-        """Colour in which a surface appears at distance z: lit, then faded into the haze."""
-        clear = float(np.exp(-self.haze_per_m * max(z, 0)))
-        lamp = float(self.headlight(z, x)) if self.headlamps else 0.0
-        result = []
-        for value, ambient, sun, haze in zip(color, self.ambient, self.sun, self.haze_color, strict=True):
-            lit = value if glows else min(255.0, value * (ambient + sun * shade + lamp))
-            result.append(clear * lit + (1 - clear) * haze)
-        return (result[0], result[1], result[2])
+        """Apparent colour of a surface at distance z: lit, then faded into the haze."""
+        red, green, blue = self.seen_all([color], shade, z, x, glows=np.array([glows]))[0].tolist()
+        return (red, green, blue)
 
     def seen_all(
         self, colors: npt.ArrayLike, shade: float, z: float, x: float, *, glows: npt.NDArray[np.bool_] | None = None
@@ -100,7 +95,7 @@ _WEATHERS = (
 
 
 def draw_atmosphere(rng: np.random.Generator) -> Atmosphere:
-    """Choose a time of day and a weather, and the light that follows from them."""
+    """Choose a time of day and a weather, and derive their light."""
     time, weather = (
         str(rng.choice([name for name, _ in table], p=[share for _, share in table])) for table in (_TIMES, _WEATHERS)
     )
@@ -145,7 +140,7 @@ def paint_sky(camera: Camera, atmosphere: Atmosphere, rng: np.random.Generator) 
     rows = (np.arange(height, dtype=np.float32) + 0.5)[:, None]
     rise = np.clip((camera.horizon_px - rows) / max(camera.horizon_px, 1.0), 0, 1) ** 0.7  # 0 at the horizon
     sky = grey + rise[:, :, None] * (top - grey)
-    # Clouds lie on a plane overhead, so that they shrink towards the horizon.
+    # Clouds lie on a plane overhead, so they shrink towards the horizon.
     distance = 60.0 / np.maximum(camera.horizon_px - rows, 4.0) * (width / 640)
     across = (np.arange(width, dtype=np.float32)[None] / width - 0.5) * distance * 260
     drift = rng.uniform(0, TILE, 2).astype(np.float32)
@@ -171,27 +166,25 @@ def paint_sky(camera: Camera, atmosphere: Atmosphere, rng: np.random.Generator) 
 
 def add_weather(image: UInt8, atmosphere: Atmosphere, rng: np.random.Generator) -> UInt8:
     """Rain streaks or snow flakes between the scene and the camera."""
+    if atmosphere.weather not in ("rainy", "snowy"):
+        return image
     height, width = image.shape[:2]
-    unit = width / 640
+    unit, layer = width / 640, np.zeros((height, width), np.uint8)
     if atmosphere.weather == "rainy":
-        layer = np.zeros((height, width), np.uint8)
-        slant = rng.uniform(-0.25, 0.25)
+        slant, sigma = rng.uniform(-0.25, 0.25), 0.6
         for x, y, length in rng.uniform((0, -20, 6), (width, height, 22), (int(rng.integers(150, 420)), 3)):
             end = (int(x + slant * length * unit), int(y + length * unit))
             cv2.line(layer, (int(x), int(y)), end, float(rng.uniform(30, 90)), 1, cv2.LINE_AA)
-        blurred = cv2.GaussianBlur(layer, (0, 0), 0.6 * unit)
-        return np.asarray(cv2.add(image, cv2.cvtColor(blurred, cv2.COLOR_GRAY2RGB)), np.uint8)
-    if atmosphere.weather == "snowy":
-        layer = np.zeros((height, width), np.uint8)
+    else:
+        sigma = 0.7
         for x, y, size in rng.uniform((0, 0, 0), (width, height, 1), (int(rng.integers(150, 500)), 3)):
             cv2.circle(layer, (int(x * 8), int(y * 8)), int((0.5 + 2.2 * size**5) * unit * 8), 210, -1, cv2.LINE_AA, 3)
-        blurred = cv2.GaussianBlur(layer, (0, 0), 0.7 * unit)
-        return np.asarray(cv2.add(image, cv2.cvtColor(blurred, cv2.COLOR_GRAY2RGB)), np.uint8)
-    return image
+    blurred = cv2.GaussianBlur(layer, (0, 0), sigma * unit)
+    return np.asarray(cv2.add(image, cv2.cvtColor(blurred, cv2.COLOR_GRAY2RGB)), np.uint8)
 
 
 def expose(image: UInt8, atmosphere: Atmosphere, rng: np.random.Generator) -> UInt8:
-    """What the camera adds: vignette, white balance, a little blur and noise that grows as light fades."""
+    """Apply the camera's vignette, white balance, slight blur and noise, which is stronger at night."""
     height, width = image.shape[:2]
     rows, columns = np.linspace(-1, 1, height, dtype=np.float32)[:, None], np.linspace(-1, 1, width, dtype=np.float32)
     vignette = 1 - rng.uniform(0.04, 0.16) * (rows**2 + columns**2)
@@ -205,7 +198,7 @@ def expose(image: UInt8, atmosphere: Atmosphere, rng: np.random.Generator) -> UI
 
 
 def sample_noise(x: Array, y: Array, kind: str) -> Array:
-    """Smooth noise of unit deviation at coordinates in tile pixels, repeating every ``TILE``."""
+    """Smooth noise with standard deviation 1 at coordinates in tile pixels, periodic in ``TILE``."""
     shape = np.broadcast_shapes(x.shape, y.shape)
     columns, rows = (np.ascontiguousarray(np.broadcast_to(_wrapped(axis), shape)) for axis in (x, y))
     noise = cv2.remap(_tile(kind), columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
@@ -213,7 +206,7 @@ def sample_noise(x: Array, y: Array, kind: str) -> Array:
 
 
 def screen_noise(size_hw: Size, kind: str, rng: np.random.Generator) -> Array:
-    """The same noise pixel by pixel, float32 [H, W], from a place chosen at random."""
+    """The same noise per pixel, float32 [H, W], at a random offset."""
     row, column = rng.integers(0, TILE, 2)
     height, width = size_hw
     return _tiled(kind, height // TILE + 2, width // TILE + 2)[row : row + height, column : column + width]
@@ -230,7 +223,7 @@ def _tiled(kind: str, down: int, across: int) -> Array:
 
 @cache
 def _tile(kind: str) -> Array:
-    """Noise with a power-law spectrum, shaped in the frequency domain so that it repeats without a seam."""
+    """Noise with a power-law spectrum, shaped in the frequency domain so that it tiles seamlessly."""
     power = {"white": 0.0, "fine": 0.3, "rough": 0.9, "cloud": 1.7}[kind]
     frequencies = np.hypot(np.fft.fftfreq(TILE)[:, None], np.fft.rfftfreq(TILE)[None]) * TILE
     frequencies[0, 0] = np.inf
@@ -240,5 +233,5 @@ def _tile(kind: str) -> Array:
 
 
 def rgb(values: npt.NDArray[np.floating]) -> Rgb:
-    """Three numbers of an array as the plain numbers that OpenCV takes."""
+    """Three numbers of an array as Python floats, which OpenCV needs."""
     return (float(values[0]), float(values[1]), float(values[2]))

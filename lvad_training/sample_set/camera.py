@@ -1,7 +1,7 @@
-"""The pinhole camera on the ego vehicle and the road that it looks along.
+"""The pinhole camera on the ego vehicle, and the road ahead of it.
 
-World coordinates are metres: x to the right of the camera, y up from the ground, z ahead. The road has coordinates
-of its own: ``s`` to the right of the ego lane's centre line, and ``z``.
+World coordinates are in metres: x to the right of the camera, y up from the ground, z ahead. Road coordinates are
+``s``, to the right of the ego lane's centre line, and ``z``.
 """
 
 from dataclasses import dataclass
@@ -14,19 +14,19 @@ from lvad_perception.types import Size
 Points = npt.NDArray[np.float64]
 
 NEAR_M = 0.8
-"""Nothing nearer to the camera than this is painted."""
+"""Distance of the near plane: nothing nearer is painted."""
 
 _BEND_ENDS_M = 70.0
 
 
 @dataclass(frozen=True, slots=True)
 class Camera:
-    """A camera that looks ahead, level up to the position of the horizon.
+    """A camera that looks straight ahead; the position of the horizon stands for its pitch.
 
     Attributes:
         size_hw: image size.
         focal_px: focal length.
-        horizon_px: row of the horizon, which stands for the pitch.
+        horizon_px: row of the horizon.
         height_m: height above the ground.
     """
 
@@ -44,17 +44,17 @@ class Camera:
         return pixels
 
     def ground_depths(self, rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Distance ahead at which pixel rows (continuous, below the horizon) meet the ground."""
+        """Distance ahead at which pixel rows (continuous, below the horizon) see the ground."""
         return np.asarray(self.focal_px * self.height_m / (rows - self.horizon_px))
 
 
 def cross(a: Points, b: Points) -> Points:
-    """Cross product of two vectors [3]; numpy's own spends most of its time on shapes."""
+    """Cross product of two vectors [3]; much faster than numpy's for single vectors."""
     return np.array([a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]])
 
 
 def clip_near(points: Points) -> Points:
-    """The part of a planar polygon [N, 3] that lies beyond the near plane, [M, 3]; M = 0 when nothing does."""
+    """Clip a planar polygon [N, 3] at the near plane: [M, 3], M = 0 when all of it is nearer."""
     depth = points[:, 2]
     if depth.min() >= NEAR_M:
         return points
@@ -72,7 +72,7 @@ def clip_near(points: Points) -> Points:
 
 @dataclass(frozen=True, slots=True)
 class Road:
-    """Where the road runs relative to the camera.
+    """The course of the road relative to the camera.
 
     Attributes:
         curvature: 1 / radius in 1 / m, positive to the right; the bend ends after 70 m.
@@ -90,7 +90,7 @@ class Road:
         return np.asarray(self.curvature * (bend**2 / 2 + bend * (z - bend)) + self.heading * z - self.ego_s)
 
     def to_world(self, s: float, z: float, y: float = 0.0) -> Points:
-        """One point of the road's coordinates in the world, [3]."""
+        """Road coordinates -> a world point [3]."""
         return np.array([s + float(self.offset(np.array(z))), y, z])
 
     def yaw(self, z: float) -> float:

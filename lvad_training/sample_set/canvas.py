@@ -1,7 +1,7 @@
-"""What a scene is painted on: the image, supersampled, and beside it which instance every pixel shows.
+"""The canvas of a scene: a supersampled image, and a map of the instance that each pixel shows.
 
-Things are painted far to near, so that the instance map ends as the exact visible extent of every object, and the masks
-and boxes of the annotation are read off it.
+Objects are painted far to near, so the finished instance map holds the exact visible extent of each; masks and boxes of
+the annotation are read from it.
 """
 
 from collections.abc import Sequence
@@ -22,15 +22,16 @@ Color = tuple[float, float, float]
 
 SUPERSAMPLING = 2
 MIN_BOX_SIDE_PX = 4
-"""Objects of which less than this is visible on either side get no box: annotators leave out what they cannot see."""
+"""Objects whose visible part is smaller on either side get no box, as annotators leave them out."""
 
-_FIRST_INSTANCE = UNLABELED + 1  # numbers below are semantic classes without instances
-_SUBPIXELS = 3  # fractional bits of the coordinates that OpenCV is handed
+_FIRST_INSTANCE = UNLABELED + 1  # lower numbers are semantic classes without instances
+_IDENT_SHIFT = 1.0  # instance numbers are sampled at even pixels, which this moves to the image's pixel centres
+_SUBPIXELS = 3  # fractional bits of the fixed-point coordinates that OpenCV takes
 
 
 @dataclass(slots=True)
 class Instance:
-    """One object of the scene: its class in both vocabularies and what is known of its visibility."""
+    """One object of the scene: its class in both vocabularies, and its painted size and extent."""
 
     semantic: int
     detection: int | None
@@ -41,7 +42,7 @@ class Instance:
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """The visible extent of an object: ``xyxy`` in continuous pixels, det_20's attributes, and its instance number."""
+    """The visible extent of an object, ``xyxy`` in pixels, with det_20's attributes and its instance number."""
 
     detection: int
     xyxy: tuple[int, int, int, int]
@@ -55,7 +56,7 @@ class Canvas:
     """Paints polygons of the world, shaded and hazed by the atmosphere."""
 
     def __init__(self, camera: Camera, atmosphere: Atmosphere, backdrop: UInt8, semantic: UInt8) -> None:
-        """Start from the painted sky and ground: uint8 RGB [H, W, 3] and their classes uint8 [H, W]."""
+        """Start from painted sky and ground, uint8 RGB [H, W, 3], and their classes, uint8 [H, W]."""
         self.camera = camera
         self.atmosphere = atmosphere
         height, width = camera.size_hw
@@ -66,13 +67,13 @@ class Canvas:
         self._glows: list[tuple[float, float, float, Color, int]] = []
 
     def add(self, semantic: int, detection: int | None, signal: str = "NA") -> int:
-        """Register an object and return the number to paint it with; stuff without instances uses its class number."""
+        """Register an object; returns its instance number. Other surfaces are painted with their class id."""
         ident = _FIRST_INSTANCE + len(self._instances)
         self._instances[ident] = Instance(semantic, detection, signal)
         return ident
 
     def scale_at(self, z: float) -> float:
-        """Pixels per metre at distance z, for leaving out detail that would not be seen."""
+        """Pixels per metre at distance z, to leave out invisible detail."""
         return self.camera.focal_px / max(z, 0.5)
 
     def polygon(
@@ -90,10 +91,10 @@ class Canvas:
         Args:
             points: world points [N, 3].
             color: surface colour.
-            ident: instance or class number; None paints detail on something whose outline is painted already.
-            shade: how much of the light reaches the surface, from ``Atmosphere.shade``.
-            glows: the surface shines by itself, so that neither shade nor night darken it.
-            convex: False when the outline is not convex.
+            ident: instance or class number; None for details on a surface that is painted already.
+            shade: share of the direct light that the surface receives, from ``Atmosphere.shade``.
+            glows: the surface emits light: shade and night do not darken it.
+            convex: whether the outline is convex.
         """
         clipped = clip_near(points)
         if len(clipped) < 3:
@@ -105,7 +106,7 @@ class Canvas:
     def details(
         self, quads: Points, colors: npt.ArrayLike, *, shade: float, glows: Sequence[bool] | npt.NDArray[np.bool_]
     ) -> None:
-        """Paint rectangles [N, 4, 3] in colours [N, 3], in their order, on a surface that is painted already."""
+        """Paint rectangles [N, 4, 3] in colours [N, 3], in this order, on a surface that is painted already."""
         if not len(quads):
             return
         points = quads.reshape(-1, 3)
@@ -115,24 +116,20 @@ class Canvas:
             return
         middle = points.mean(0)
         lit = self.atmosphere.seen_all(colors, shade, float(middle[2]), float(middle[0]), glows=np.asarray(glows))
-        pixels = self.camera.project(points) * SUPERSAMPLING - 0.5
-        corners = np.round(pixels * (1 << _SUBPIXELS)).astype(np.int32).reshape(-1, 4, 2)
+        corners = _fixed(self.camera.project(points), 0.5).reshape(-1, 4, 2)
         for corner, color in zip(corners, lit.tolist(), strict=True):
             cv2.fillConvexPoly(self._image, corner, color, cv2.LINE_8, _SUBPIXELS)
 
     def flat_polygon(self, pixels: Points, lit: Color, ident: int | None, *, convex: bool = True) -> None:
-        """Paint a polygon given in continuous pixels [N, 2] in a colour that is final."""
+        """Paint a polygon in continuous pixels [N, 2] in its final colour."""
         fill = cv2.fillConvexPoly if convex else _fill_outline
-        unit = 1 << _SUBPIXELS
-        doubled = pixels * SUPERSAMPLING
-        fill(self._image, np.round((doubled - 0.5) * unit).astype(np.int32), lit, cv2.LINE_8, _SUBPIXELS)
+        fill(self._image, _fixed(pixels, 0.5), lit, cv2.LINE_8, _SUBPIXELS)
         if ident is not None:
-            # The instance map is sampled at its even pixels: shifted so that those are the image's pixel centres.
-            fill(self._idents, np.round((doubled - 1.0) * unit).astype(np.int32), (ident,), cv2.LINE_8, _SUBPIXELS)
+            fill(self._idents, _fixed(pixels, _IDENT_SHIFT), (ident,), cv2.LINE_8, _SUBPIXELS)
             self._extend(ident, pixels)
 
     def billboard(self, foot: Points, parts: Sequence[tuple[Points, Color]], ident: int, *, shade: float = 1.0) -> None:
-        """Paint flat outlines [N, 2] in metres (right, up) that stand upright at a world point and face the camera."""
+        """Paint flat outlines [N, 2] in metres (right, up), upright at a world point and facing the camera."""
         if foot[2] < 1.0:
             return
         origin = self.camera.project(foot[None])[0]
@@ -140,8 +137,7 @@ class Canvas:
         metres = np.concatenate([outline for outline, _ in parts])
         pixels = origin + metres * (self.scale_at(float(foot[2])) * np.array([1, -1]))
         colors = self.atmosphere.seen_all([color for _, color in parts], shade, float(foot[2]), float(foot[0]))
-        doubled = pixels * SUPERSAMPLING
-        painted, traced = (np.round((doubled - shift) * (1 << _SUBPIXELS)).astype(np.int32) for shift in (0.5, 1.0))
+        painted, traced = _fixed(pixels, 0.5), _fixed(pixels, _IDENT_SHIFT)
         start = 0
         for size, color in zip(sizes, colors.tolist(), strict=True):
             stop = start + size
@@ -151,19 +147,19 @@ class Canvas:
         self._extend(ident, pixels)
 
     def glow(self, point: Points, radius_m: float, color: Color, ident: int) -> None:
-        """Light around a lamp at a world point, kept only if what carries the lamp is visible there in the end."""
+        """Add the glow of a lamp at a world point, which shows only if its object is visible there in the end."""
         if point[2] < 1.0:
             return
         x, y = self.camera.project(point[None])[0]
         self._glows.append((float(x), float(y), radius_m * self.scale_at(float(point[2])), color, ident))
 
     def seal(self, ident: int) -> None:
-        """Say that an object is complete, so that what is painted over it later counts as occlusion."""
+        """Finish an object: whatever is painted over it afterwards counts as occlusion."""
         instance = self._instances[ident]
         instance.painted_px = int(np.count_nonzero(self._window(instance) == ident))
 
     def hide(self, mask: npt.NDArray[np.bool_]) -> None:
-        """Say that the ego vehicle covers these pixels, bool [H, W]: they are unlabelled and hide what is behind."""
+        """Cover pixels, bool [H, W], with the ego vehicle: they become unlabelled and occlude objects."""
         self._native_idents()[mask] = UNLABELED
 
     def image(self) -> UInt8:
@@ -186,11 +182,11 @@ class Canvas:
         return np.asarray(table[self._native_idents()], np.uint8)
 
     def instances(self) -> npt.NDArray[np.uint16]:
-        """Which instance every pixel shows, uint16 [H, W]; numbers up to ``UNLABELED`` are classes of stuff."""
+        """Instance number of every pixel, uint16 [H, W]; numbers up to ``UNLABELED`` are classes without instances."""
         return self._native_idents().copy()
 
     def boxes(self) -> list[Box]:
-        """Objects of the detection vocabulary that are visible, in the order they were added."""
+        """Visible objects of the detection vocabulary, in the order in which they were added."""
         found = []
         height, width = self.camera.size_hw
         for ident, instance in self._instances.items():
@@ -215,20 +211,20 @@ class Canvas:
         return self._idents[::SUPERSAMPLING, ::SUPERSAMPLING]
 
     def _extend(self, ident: int, pixels: Points) -> None:
-        """Remember how far an object reaches, also outside the image."""
+        """Extend the bounding box of an object, also beyond the image."""
         if ident >= _FIRST_INSTANCE:
             x1, y1, x2, y2 = self._instances[ident].extent
             (left, top), (right, bottom) = pixels.min(0).tolist(), pixels.max(0).tolist()
             self._instances[ident].extent = (min(x1, left), min(y1, top), max(x2, right), max(y2, bottom))
 
     def _corner(self, instance: Instance) -> tuple[int, int]:
-        """Row and column where the window of an object starts."""
+        """First row and column of an object's window."""
         height, width = self.camera.size_hw
         left, top, _, _ = instance.extent
         return int(min(max(top - 2, 0), height)), int(min(max(left - 2, 0), width))
 
     def _window(self, instance: Instance) -> npt.NDArray[np.uint16]:
-        """The part of the instance map that can show an object; empty when nothing of it was painted."""
+        """The part of the instance map that can show an object; empty when none of it was painted."""
         top, left = self._corner(instance)
         height, width = self.camera.size_hw
         _, _, right, bottom = instance.extent
@@ -236,9 +232,20 @@ class Canvas:
         return self._native_idents()[top:bottom, left:right]
 
 
+def regular_polygon(corners: int, radius: float = 1.0, turn: float = 0.0) -> Points:
+    """Outline of a regular polygon around the origin, [corners, 2]."""
+    angles = np.linspace(0, 2 * np.pi, corners, endpoint=False) + turn
+    return np.stack([np.cos(angles), np.sin(angles)], 1) * radius
+
+
 def scaled(color: Color, factor: float) -> Color:
     """A lighter or darker shade of a colour."""
     return (min(color[0] * factor, 255), min(color[1] * factor, 255), min(color[2] * factor, 255))
+
+
+def _fixed(pixels: Points, shift: float) -> Int32:
+    """Continuous pixels [N, 2] of the image -> OpenCV's fixed-point coordinates in the supersampled image."""
+    return np.round((pixels * SUPERSAMPLING - shift) * (1 << _SUBPIXELS)).astype(np.int32)
 
 
 def _fill_outline(image: Any, points: Int32, color: Any, line: int, shift: int) -> None:

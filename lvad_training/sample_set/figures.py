@@ -1,4 +1,4 @@
-"""People, bicycles and motorcycles as flat outlines that face the camera, in metres from the point where they stand."""
+"""People, bicycles and motorcycles as flat outlines facing the camera, in metres from their foot point."""
 
 from collections.abc import Sequence
 
@@ -58,7 +58,7 @@ def _limb(start: tuple[float, float], end: tuple[float, float], width: float, en
 
 
 def _ring(x: float, y: float, radius: float, width: float) -> Points:
-    """A ring as one outline: round the outside, across, and back round the inside."""
+    """A ring as one outline: the outer circle, then the inner one backwards."""
     angles = np.linspace(0, 2 * np.pi, 22)
     circle = np.stack([np.cos(angles), np.sin(angles)], 1)
     return np.asarray(np.concatenate([circle * radius, circle[::-1] * (radius - width)]) + np.array([x, y]))
@@ -69,7 +69,7 @@ def _mirrored(parts: list[Part], side: float) -> list[Part]:
 
 
 def pedestrian(rng: np.random.Generator) -> list[Part]:
-    """Somebody standing or walking, seen from ahead, behind or the side."""
+    """A standing or walking person, seen from the front, the back or the side."""
     tall = float(rng.choice([rng.uniform(1.55, 1.9), rng.uniform(1.0, 1.4)], p=[0.88, 0.12]))
     skin, hair = _pick(rng, _SKINS), _pick(rng, _HAIRS)
     top, bottom = _pick(rng, _CLOTHES), _pick(rng, _CLOTHES[:7])
@@ -188,7 +188,7 @@ def motorcycle(rng: np.random.Generator, *, from_side: bool) -> list[Part]:
 
 
 def rider(rng: np.random.Generator, *, from_side: bool, on_motorcycle: bool) -> list[Part]:
-    """Somebody who sits on a bicycle or a motorcycle; paint it after the vehicle."""
+    """A person on a bicycle or motorcycle, to be painted after it."""
     skin, top, bottom = _pick(rng, _SKINS), _pick(rng, _CLOTHES), _pick(rng, _CLOTHES[:7])
     cap = _pick(rng, _CLOTHES)
     sleeve = scaled(top, 0.82)

@@ -1,16 +1,16 @@
-"""Posts and what hangs on them: street lamps, utility poles, traffic lights and signs."""
+"""Paints posts: street lamps, utility poles, traffic lights and signs."""
 
 import numpy as np
 
 from lvad_perception.vocabulary import DETECTION, SEMANTIC
 from lvad_training.sample_set.camera import Points, Road
-from lvad_training.sample_set.canvas import Canvas, Color, scaled
+from lvad_training.sample_set.canvas import Canvas, Color, regular_polygon, scaled
 
 POLE = SEMANTIC.index("pole")
 
 
 def _rod(start: tuple[float, float], end: tuple[float, float], width: float) -> Points:
-    """A straight bar as an outline in metres, at least as thick as given."""
+    """Outline of a straight bar, in metres."""
     a, b = np.array(start), np.array(end)
     across = np.array([-(b - a)[1], (b - a)[0]]) / np.linalg.norm(b - a) * width / 2
     return np.array([a + across, a - across, b - across, b + across])
@@ -67,8 +67,7 @@ def paint_traffic_light(
         for row in range(3):
             shining = _SIGNALS[signal][0] == row
             color = _SIGNALS[signal][1] if shining else (54, 52, 48)
-            angles = np.linspace(0, 2 * np.pi, 12, endpoint=False)
-            disc = np.stack([np.cos(angles), np.sin(angles)], 1) * 0.125 + (x, y + 0.32 - 0.32 * row)
+            disc = regular_polygon(12, 0.125) + np.array([x, y + 0.32 - 0.32 * row])
             world = np.column_stack([foot[0] + disc[:, 0], disc[:, 1], np.full(12, foot[2])])
             canvas.polygon(world, color, None, glows=shining)
             if shining:
@@ -88,11 +87,6 @@ def paint_sign(canvas: Canvas, road: Road, s: float, z: float, kind: str, rng: n
     canvas.seal(ident)
 
 
-def _regular(corners: int, radius: float, turn: float = 0.0) -> Points:
-    angles = np.linspace(0, 2 * np.pi, corners, endpoint=False) + turn
-    return np.stack([np.cos(angles), np.sin(angles)], 1) * radius
-
-
 def _rectangle(half_width: float, half_height: float, x: float = 0.0, y: float = 0.0) -> Points:
     corner = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)])
     return np.asarray(corner * (half_width, half_height) + (x, y))
@@ -105,19 +99,19 @@ def _sign_parts(kind: str) -> list[tuple[Points, Color]]:
     white, red, black = (236.0, 236.0, 232.0), (196.0, 28.0, 34.0), (26.0, 26.0, 28.0)
     if kind == "stop":
         bar = [(_rectangle(0.05, 0.09, x), white) for x in (-0.2, -0.07, 0.07, 0.2)]
-        return [(_regular(8, 0.4, np.pi / 8), white), (_regular(8, 0.37, np.pi / 8), red), *bar]
+        return [(regular_polygon(8, 0.4, np.pi / 8), white), (regular_polygon(8, 0.37, np.pi / 8), red), *bar]
     if kind == "speed":
         digits = [(_rectangle(0.05, 0.12, x), black) for x in (-0.1, 0.1)]
-        return [(_regular(16, 0.36), red), (_regular(16, 0.27), white), *digits]
+        return [(regular_polygon(16, 0.36), red), (regular_polygon(16, 0.27), white), *digits]
     if kind == "warning":
         return [
-            (_regular(4, 0.46), black),
-            (_regular(4, 0.43), (246.0, 196.0, 30.0)),
+            (regular_polygon(4, 0.46), black),
+            (regular_polygon(4, 0.43), (246.0, 196.0, 30.0)),
             (_rectangle(0.035, 0.14, 0, 0.05), black),
             (_rectangle(0.035, 0.035, 0, -0.18), black),
         ]
     if kind == "no entry":
-        return [(_regular(16, 0.36), red), (_rectangle(0.24, 0.06), white)]
+        return [(regular_polygon(16, 0.36), red), (_rectangle(0.24, 0.06), white)]
     if kind == "parking":
         return [
             (_rectangle(0.3, 0.3), white),

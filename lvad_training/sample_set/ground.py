@@ -1,7 +1,7 @@
-"""Everything that lies flat: lanes, shoulders, sidewalks, terrain, markings, crossings and shadows.
+"""Paints the ground: lanes, shoulders, sidewalks, terrain, markings, crossings and shadows.
 
-The ground is not painted as polygons. Each pixel below the horizon is traced to the road's coordinates (s, z), and its
-class and colour are looked up there, which makes the masks exact and the markings smooth at any distance.
+Each pixel below the horizon is projected to road coordinates (s, z), where its class and colour are looked up. Unlike
+polygons, this makes the masks exact and the markings smooth at any distance.
 """
 
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ _FARTHEST_M = 600.0
 
 @dataclass(frozen=True, slots=True)
 class Strip:
-    """A band along the road, from the previous strip's right edge to ``right``.
+    """A band along the road, from the right edge of the previous one to ``right``.
 
     Attributes:
         right: s of the right edge in metres.
@@ -46,12 +46,12 @@ class Line:
     width: float
     color: tuple[float, float, float]
     dash: float = 0.0
-    raised: bool = False  # a kerb: goes on nowhere across a junction, but is no paint
+    raised: bool = False  # a kerb: interrupted by junctions like paint, but continuous at crossings and never worn
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The cross-section of the street and what is painted on it.
+    """The cross-section of the street and its markings.
 
     Attributes:
         strips: from left to right; the last one reaches to infinity.
@@ -75,12 +75,12 @@ CROSSWALK_DEPTH_M = 3.0
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ground:
-    """The painted ground of an image; rows above the horizon hold nothing of use.
+    """The painted ground of an image; rows above ``first_row`` are undefined.
 
     Attributes:
         color: float32 [H, W, 3], RGB.
         semantic: uint8 [H, W].
-        drivable: uint8 [H, W], background where the ground is no lane.
+        drivable: uint8 [H, W], background outside lanes.
         first_row: first row that shows ground.
     """
 
@@ -99,16 +99,16 @@ def paint_ground(
     lamps: list[tuple[float, float]],
     rng: np.random.Generator,
 ) -> Ground:
-    """Trace every pixel below the horizon to the ground.
+    """Paint every pixel below the horizon.
 
     Args:
         camera: the camera.
-        road: where the road runs.
-        layout: what it consists of.
+        road: the course of the road.
+        layout: its cross-section and markings.
         atmosphere: light and weather.
-        shadows: world polygons [N, 3] on the ground that receive no direct light.
+        shadows: world polygons [N, 3] on the ground without direct light.
         lamps: (x, z) of street lamps that are lit.
-        rng: source of chance.
+        rng: random generator.
     """
     height, width = camera.size_hw
     first = int(np.clip(np.ceil(camera.horizon_px + 0.6), 0, height - 1))
@@ -157,7 +157,7 @@ def _strip_colors(layout: Layout, s: Array, metres: Array, in_junction: npt.NDAr
 
 
 def _add_texture(color: Array, layout: Layout, semantic: UInt8, s: Array, z: Array, rng: np.random.Generator) -> None:
-    """Grain, stains and wheel tracks; detail fades where it becomes smaller than a pixel."""
+    """Add grain, stains and paving joints; detail smaller than a pixel fades."""
     shift = rng.uniform(0, 500, 4).astype(np.float32)
     near = np.minimum(1.0, 14.0 / z)
     grain = sample_noise(s * 60 + shift[0], z * 60 + shift[1], "fine") * near
@@ -187,21 +187,22 @@ def _paint_markings(
     in_junction: npt.NDArray[np.bool_],
     rng: np.random.Generator,
 ) -> Array:
-    """Lines, kerbs and zebra crossings, worn away in places."""
+    """Paint lines, kerbs and zebra crossings, worn in places; in place, and returned."""
     shift = rng.uniform(0, 500, 2).astype(np.float32)
     worn = 0.9 - 0.16 * layout.wear * (1.5 + sample_noise(s * 30 + shift[0], z * 30 + shift[1], "rough"))
     worn = np.clip(worn, 0.1, 0.95)
-    depth_px = metres * z / 1.4  # how much ground one row covers
-    zebra = np.zeros(len(z), bool)
-    for start in layout.crosswalks:
-        zebra |= (z[:, 0] > start - 1.6) & (z[:, 0] < start + CROSSWALK_DEPTH_M + 0.3)
+    depth_px = metres * z / 1.4  # metres of ground in one row
+    crossings = {
+        start: (z[:, 0] > start - 1.6) & (z[:, 0] < start + CROSSWALK_DEPTH_M + 0.3) for start in layout.crosswalks
+    }
+    zebra = np.any([np.zeros(len(z), bool), *crossings.values()], axis=0)
     for line in layout.lines:
         hidden = in_junction if line.raised else in_junction | zebra
         across = np.abs(s - line.s)
         near = np.nonzero((across < line.width / 2 + metres) & ~hidden[:, None])
         pixel = metres[near[0], 0]
         share = np.clip((line.width / 2 - across[near]) / pixel + 0.5, 0, 1)
-        share *= np.minimum(1, line.width / pixel)  # thinner than a pixel: fades
+        share *= np.minimum(1, line.width / pixel)  # lines thinner than a pixel fade
         if line.dash > 0:
             phase = np.mod(z[near[0], 0], 3 * line.dash)
             share *= np.clip((line.dash / 2 - np.abs(phase - line.dash)) / depth_px[near[0], 0] + 0.5, 0, 1)
@@ -211,8 +212,7 @@ def _paint_markings(
         color[near] = below + share[:, None] * (np.array(line.color, np.float32) - below)
     left, right = layout.road_s
     paint = np.array([216, 216, 210], np.float32)
-    for start in layout.crosswalks:
-        rows = (z[:, 0] > start - 1.6) & (z[:, 0] < start + CROSSWALK_DEPTH_M + 0.3)
+    for start, rows in crossings.items():
         inside = (s[rows] > left + 0.3) & (s[rows] < right - 0.3)
         bars = np.clip((0.25 - np.abs(np.mod(s[rows], 1.0) - 0.5)) / metres[rows] + 0.5, 0, 1)
         bars = bars * ((z[rows] > start) & (z[rows] < start + CROSSWALK_DEPTH_M))
@@ -223,7 +223,7 @@ def _paint_markings(
 
 
 def _add_snow(color: Array, semantic: UInt8, s: Array, z: Array) -> None:
-    """Snow covers what is not driven on; the road keeps wheel tracks."""
+    """Cover everything but the road with snow."""
     drift = sample_noise(s * 14, z * 6, "cloud")
     base = np.where(semantic == ROAD, -0.15, 0.85).astype(np.float32)
     cover = np.clip(base + 0.35 * drift, 0, 0.95)
@@ -247,7 +247,7 @@ def _light(
         cv2.fillPoly(lit, [np.round((camera.project(polygon) - 0.5) * 8).astype(np.int32)], 0, cv2.LINE_AA, 3)
     soft = cv2.GaussianBlur(lit, (0, 0), 0.8 * width / 640)
     direct = soft[first:, :, None].astype(np.float32) / 255
-    sky_share = 0.7 + 0.3 * direct  # what stands on the ground also hides part of the sky
+    sky_share = 0.7 + 0.3 * direct  # the objects that cast shadows also hide part of the sky
     light = np.asarray(atmosphere.ambient, np.float32) * sky_share
     light = light + direct * np.asarray(atmosphere.sun, np.float32) * atmosphere.sun_direction[1]
     if atmosphere.headlamps:

@@ -1,11 +1,11 @@
-"""Rendered scenes -> a folder in nuImages' schema v1.0.
+"""Writes rendered scenes in nuImages' schema v1.0.
 
     samples/CAM_FRONT/<name>.jpg
     v1.0-{train,val}/<table>.json
 
-It has the tables of the published data set with what a renderer knows: every visible object with its box and its mask,
-the driveable surface, and the ego vehicle. Of the ten classes five occur. Riders are pedestrians here; trains, traffic
-lights and signs are nothing.
+The tables are those of the published data set. They hold every visible object with box and mask, the driveable surface
+and the ego vehicle. Five of the ten classes occur; riders count as pedestrians; trains, traffic lights and signs are
+not annotated.
 """
 
 import base64
@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from lvad_perception.datasets.shapes import mask_to_rle
+from lvad_perception.datasets.run_lengths import mask_to_rle
 from lvad_perception.types import Bool
 from lvad_perception.vocabulary import DETECTION, SEMANTIC, UNLABELED
 from lvad_training.sample_set.scene import Scene
@@ -43,24 +43,24 @@ def image_file(index: int) -> str:
 
 
 def rows_of(scene: Scene, index: int) -> dict[str, list[dict[str, Any]]]:
-    """What the tables say of a scene: table -> rows.
+    """The rows of a scene: table -> rows.
 
     Args:
         scene: the scene.
-        index: its number; tokens follow from it.
+        index: its number, which determines its tokens.
     """
     height, width = scene.semantic.shape
     data = _token("sample_data", index)
     objects = [
         {
-            "token": _token("object", index, place),
+            "token": _token("object", index, number),
             "sample_data_token": data,
             "category_token": _token("category", _CATEGORY[DETECTION.names[box.detection]]),
             "attribute_tokens": [],
-            "bbox": [int(side) for side in box.xyxy],
+            "bbox": [int(corner) for corner in box.xyxy],
             "mask": _mask(scene.instances == box.ident),
         }
-        for place, box in enumerate(scene.boxes)
+        for number, box in enumerate(scene.boxes)
         if DETECTION.names[box.detection] in _CATEGORY
     ]
     areas = (scene.semantic == SEMANTIC.index("road"), scene.semantic == UNLABELED)
@@ -108,8 +108,8 @@ def write_version(folder: Path, scenes: list[dict[str, list[dict[str, Any]]]]) -
     """Write the tables of a version.
 
     Args:
-        folder: ``v1.0-train`` or another, which is made.
-        scenes: what ``rows_of`` said of each image.
+        folder: such as ``v1.0-train``; created.
+        scenes: ``rows_of`` each image.
     """
     categories = sorted({*_CATEGORY.values(), *_SURFACES})
     tables: dict[str, list[dict[str, Any]]] = {
@@ -128,7 +128,7 @@ def write_version(folder: Path, scenes: list[dict[str, list[dict[str, Any]]]]) -
 
 
 def _mask(mask: Bool) -> dict[str, Any] | None:
-    """A mask as nuImages writes it; None for one without pixels."""
+    """A mask in nuImages' run-length encoding; None if it is empty."""
     if not np.any(mask):
         return None
     rle = mask_to_rle(mask)

@@ -1,4 +1,4 @@
-"""The plan of a street: lanes, shoulders, sidewalks and markings, chosen at random."""
+"""The random plan of a street: lanes, shoulders, sidewalks and markings."""
 
 from dataclasses import dataclass
 
@@ -23,7 +23,7 @@ _WHITE, _YELLOW, _KERB = (222.0, 222.0, 216.0), (214.0, 164.0, 40.0), (176.0, 17
 
 @dataclass(frozen=True, slots=True)
 class Street:
-    """The plan of a street: its cross-section and where traffic may be."""
+    """The plan of a street: its cross-section and where objects can stand."""
 
     place: str
     layout: Layout

@@ -1,4 +1,4 @@
-"""What stands beside the street, chosen at random: buildings, trees, barriers, lamp posts, signs and signals."""
+"""Random objects beside the street: buildings, trees, barriers, lamp posts, signs and traffic lights."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from lvad_training.sample_set.plan import Street
 
 @dataclass(frozen=True, slots=True)
 class Thing:
-    """Something to paint: lower layers first, far before near within one."""
+    """An object to paint: lower layers first, within a layer far before near."""
 
     layer: int
     z: float
@@ -129,7 +129,7 @@ def _add_posts(
 
 
 def add_signals(things: list[Thing], plan: Street, road: Road, rng: np.random.Generator) -> None:
-    """Traffic lights at a junction, before it on the right and beyond it on both sides."""
+    """Traffic lights at a junction: before it on the right, beyond it on both sides."""
     if plan.layout.junction is None or rng.uniform() < 0.25:
         return
     near, far = plan.layout.junction
@@ -156,5 +156,5 @@ def add_cast_shadows(shadows: list[Points], plan: Street, road: Road, rng: np.ra
 
 
 def _child(rng: np.random.Generator) -> np.random.Generator:
-    """An own source of chance for what is painted later, so that the order of painting cannot matter."""
+    """A generator for an object that is painted later, so that results do not depend on the painting order."""
     return np.random.default_rng(rng.integers(2**63))

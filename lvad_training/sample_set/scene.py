@@ -1,4 +1,4 @@
-"""One driving scene: draws a street, its traffic, light and weather, and paints them with exact annotation."""
+"""Renders one driving scene: a random street, its traffic, light and weather, with exact annotation."""
 
 from dataclasses import dataclass
 
@@ -26,10 +26,10 @@ class Scene:
         image: uint8 [H, W, 3], RGB.
         semantic: uint8 [H, W], train ids, 255 on the ego vehicle.
         drivable: uint8 [H, W], drivable ids.
-        instances: uint16 [H, W], the numbers of ``boxes`` where they are seen.
+        instances: uint16 [H, W], ``Box.ident`` where an object is visible.
         boxes: visible traffic objects.
-        weather: as BDD100K says it.
-        timeofday: as BDD100K says it.
+        weather: in BDD100K's terms.
+        timeofday: in BDD100K's terms.
         place: BDD100K's "scene" attribute.
     """
 
@@ -96,7 +96,7 @@ def render_scene(rng: np.random.Generator, size_hw: Size) -> Scene:
 def _add_foliage_grain(
     image: UInt8, semantic: UInt8, haze: tuple[float, float, float], rng: np.random.Generator
 ) -> UInt8:
-    """Contrast that no polygon has: leaves on vegetation, a little on terrain and facades; less where haze hides it."""
+    """Add texture to vegetation, and a little to terrain and facades; haze weakens it."""
     strength = np.zeros(256, np.float32)
     strength[street.VEGETATION], strength[street.BUILDING], strength[TERRAIN] = 0.15, 0.04, 0.05
     height, width = semantic.shape

@@ -1,20 +1,26 @@
-"""Paints vehicles: faces turned to the camera, their details, wheels, lamps and shadows."""
+"""Paints vehicles: the visible faces, their details, wheels and lamps; and the outlines of their shadows."""
+
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
 from lvad_training.sample_set.camera import Points, Road, cross
-from lvad_training.sample_set.canvas import Canvas
+from lvad_training.sample_set.canvas import Canvas, regular_polygon
 from lvad_training.sample_set.vehicles import Vehicle
 
 _FACES = {
     # Corners of a box: bottom 0..3, top 4..7, each rear-left, rear-right, front-right, front-left.
-    # A face lists its corners as bottom-left, bottom-right, top-right, top-left for who looks at it from outside.
+    # A face lists its corners as bottom-left, bottom-right, top-right, top-left, seen from outside.
     "rear": (0, 1, 5, 4),
     "right": (1, 2, 6, 5),
     "front": (2, 3, 7, 6),
     "left": (3, 0, 4, 7),
     "top": (4, 5, 6, 7),
 }
+
+ToWorld = Callable[[Points], Points]
+"""The vehicle's own coordinates [N, 3] -> world points [N, 3]."""
 
 
 def footprint(vehicle: Vehicle, road: Road, s: float, z: float, yaw: float, *, margin: float = 0.12) -> Points:
@@ -35,18 +41,20 @@ def paint_vehicle(
     canvas: Canvas, vehicle: Vehicle, road: Road, s: float, z: float, yaw: float, ident: int, *, lamps_on: bool
 ) -> None:
     """Paint a vehicle standing at (s, z), its front turned ``yaw`` clockwise from the road's direction."""
+    to_world = partial(_placed, road=road, s=s, z=z, yaw=yaw)
     eye = np.array([0, canvas.camera.height_m, 0])
     px_per_m = canvas.scale_at(z)
-    _paint_tyres(canvas, vehicle, road, s, z, yaw, ident)
-    corner_sets = [_placed(box.corners(), road, s, z, yaw) for box in vehicle.boxes]
+    if vehicle.wheel_radius and px_per_m >= 4:
+        _paint_tyres(canvas, vehicle, to_world, ident)
+    corner_sets = [to_world(box.corners()) for box in vehicle.boxes]
     order = sorted(
         range(len(vehicle.boxes)),
         key=lambda index: (vehicle.boxes[index].layer, -np.linalg.norm(corner_sets[index].mean(0) - eye)),
     )
     for index in order:
         box, corners = vehicle.boxes[index], corner_sets[index]
-        for name, places in _FACES.items():
-            face = corners[list(places)]
+        for name, indices in _FACES.items():
+            face = corners[list(indices)]
             normal = cross(face[3] - face[0], face[1] - face[0])
             if (eye - face[0]) @ normal <= 0:
                 continue
@@ -60,14 +68,14 @@ def paint_vehicle(
                 shade=shade,
                 glows=[decal.glows for decal in shown],
             )
-        if index == 0:
-            _paint_wheels(canvas, vehicle, road, s, z, yaw, eye, ident)
+        if index == 0 and vehicle.wheel_radius and px_per_m >= 5:
+            _paint_wheels(canvas, vehicle, to_world, eye, ident)
     if lamps_on:
-        _add_glows(canvas, vehicle, road, s, z, yaw, ident)
+        _add_glows(canvas, vehicle, to_world, ident)
 
 
 def _on_face(face: Points, area: tuple[float, float, float, float]) -> Points:
-    """A rectangle in shares of a quadrilateral face -> world points [4, 3]."""
+    """A rectangle in relative coordinates of a quadrilateral face -> world points [4, 3]."""
     left, bottom, right, top = area
     low_left, low_right = face[0] + left * (face[1] - face[0]), face[0] + right * (face[1] - face[0])
     high_left, high_right = face[3] + left * (face[2] - face[3]), face[3] + right * (face[2] - face[3])
@@ -82,35 +90,24 @@ def _on_face(face: Points, area: tuple[float, float, float, float]) -> Points:
     )
 
 
-def _paint_tyres(canvas: Canvas, vehicle: Vehicle, road: Road, s: float, z: float, yaw: float, ident: int) -> None:
-    """What is seen of the wheels below the body from ahead or behind, and the dark underside."""
+def _paint_tyres(canvas: Canvas, vehicle: Vehicle, to_world: ToWorld, ident: int) -> None:
+    """Paint the part of the tyres that shows below the body from the front or the back."""
     radius, half = vehicle.wheel_radius, vehicle.half_width
-    if radius == 0 or canvas.scale_at(z) < 4:
-        return
     for axle in vehicle.wheel_z:
         for side in (-1, 1):
             x = side * (half - 0.14)
             local = np.array(
                 [(x - 0.11, 0, axle), (x + 0.11, 0, axle), (x + 0.11, radius * 2, axle), (x - 0.11, radius * 2, axle)]
             )
-            canvas.polygon(_placed(local, road, s, z, yaw), (20, 20, 22), ident, shade=0)
+            canvas.polygon(to_world(local), (20, 20, 22), ident, shade=0)
 
 
-_CIRCLE = np.stack(
-    [np.cos(np.linspace(0, 2 * np.pi, 16, endpoint=False)), np.sin(np.linspace(0, 2 * np.pi, 16, endpoint=False))], 1
-)
-
-
-def _paint_wheels(
-    canvas: Canvas, vehicle: Vehicle, road: Road, s: float, z: float, yaw: float, eye: Points, ident: int
-) -> None:
-    """Wheels on the side that faces the camera. They are painted after the body, as discs."""
+def _paint_wheels(canvas: Canvas, vehicle: Vehicle, to_world: ToWorld, eye: Points, ident: int) -> None:
+    """Paint the wheels on the side that faces the camera, as discs over the body."""
     radius = vehicle.wheel_radius
-    if radius == 0 or canvas.scale_at(z) < 5:
-        return
     for side in (-1, 1):
         x = side * (vehicle.half_width + 0.01)
-        middle, outside = _placed(np.array([(x, radius, 0), (x + side, radius, 0)]), road, s, z, yaw)
+        middle, outside = to_world(np.array([(x, radius, 0), (x + side, radius, 0)]))
         if (eye - middle) @ (outside - middle) <= 0:
             continue
         for axle in vehicle.wheel_z:
@@ -119,20 +116,18 @@ def _paint_wheels(
                 (1.0, (30, 30, 32), -1.0),
                 (0.6, (140, 142, 146), -1.0),
             ):
-                outline = _CIRCLE * radius * share
+                outline = regular_polygon(16) * radius * share
                 outline = np.maximum(outline, (-np.inf, low if share > 1 else -np.inf))
                 local = np.column_stack([np.full(len(outline), x), outline[:, 1] + radius, outline[:, 0] + axle])
-                canvas.polygon(_placed(local, road, s, z, yaw), color, None if share > 1 else ident, shade=0.2)
+                canvas.polygon(to_world(local), color, None if share > 1 else ident, shade=0.2)
 
 
-def _add_glows(canvas: Canvas, vehicle: Vehicle, road: Road, s: float, z: float, yaw: float, ident: int) -> None:
+def _add_glows(canvas: Canvas, vehicle: Vehicle, to_world: ToWorld, ident: int) -> None:
     x, y = vehicle.lamps
     end = vehicle.length / 2
     strength = 1.0 if canvas.atmosphere.is_night else 0.4
     for side in (-1, 1):
-        rear, front, middle = _placed(
-            np.array([(side * x, y, -end), (side * x, y, end), (side * x, y, 0)]), road, s, z, yaw
-        )
+        rear, front, middle = to_world(np.array([(side * x, y, -end), (side * x, y, end), (side * x, y, 0)]))
         if rear @ (rear - middle) < 0:
             canvas.glow(rear, 0.22, (150 * strength, 20 * strength, 14 * strength), ident)
         if front @ (front - middle) < 0:

@@ -1,10 +1,10 @@
-"""Paints what closes the view beside the road: buildings, walls, fences, trees and the skyline."""
+"""Paints the backdrop of a street: buildings, walls, fences, trees and the skyline."""
 
 import numpy as np
 
 from lvad_perception.vocabulary import SEMANTIC
 from lvad_training.sample_set.camera import Points, Road, cross
-from lvad_training.sample_set.canvas import Canvas, Color, scaled
+from lvad_training.sample_set.canvas import Canvas, Color, regular_polygon, scaled
 
 BUILDING, WALL, FENCE, VEGETATION = (SEMANTIC.index(name) for name in ("building", "wall", "fence", "vegetation"))
 
@@ -101,7 +101,7 @@ def paint_barrier(
         for seam in np.arange(0.25, 1, 0.25).tolist():
             canvas.polygon(_panel(face, seam - 0.006, 0, seam + 0.006, 0.9), scaled(color, 0.8), None, shade=shade)
         return
-    # Annotators outline a fence as a whole, so its mesh belongs to it.
+    # Annotators outline a fence as a whole, including its mesh.
     canvas.polygon(face, scaled(color, 0.62), FENCE, shade=shade)
     scale = canvas.scale_at(z + length / 2)
     if scale > 6:
@@ -135,7 +135,7 @@ def paint_tree(canvas: Canvas, road: Road, s: float, z: float, height: float, rn
     places = np.stack([np.cos(angle), np.sin(angle)], 1) * radius[:, None]
     sun_side = float(np.sign(canvas.atmosphere.sun_direction[0]))
     order = np.argsort(places[:, 1] + rng.uniform(-0.3, 0.3, count))  # upper blobs lie over lower ones
-    circle = np.linspace(0, 2 * np.pi, 9, endpoint=False)
+    circle = regular_polygon(9)
     blobs: list[tuple[Points, Color]] = []
     for index in order:
         x, y = places[index]
@@ -144,12 +144,12 @@ def paint_tree(canvas: Canvas, road: Road, s: float, z: float, height: float, rn
         bumps = rng.uniform(0.75, 1.2, 9) * size
         centre = np.array([x * crown[0], middle + y * crown[1]])
         tint = leaf * light * (0.85 + 0.2 * max(y, 0))
-        blobs.append((np.stack([np.cos(circle) * bumps, np.sin(circle) * bumps], 1) + centre, tuple(tint)))
+        blobs.append((circle * bumps[:, None] + centre, tuple(tint)))
     canvas.billboard(foot, blobs, VEGETATION, shade=0.45)
 
 
 def paint_skyline(canvas: Canvas, kind: int, rng: np.random.Generator) -> None:
-    """What closes the view at the horizon: tree tops or distant blocks over the whole width."""
+    """The skyline at the horizon over the whole width: tree tops or distant blocks."""
     height, width = canvas.camera.size_hw
     z = 260.0
     scale = canvas.scale_at(z)

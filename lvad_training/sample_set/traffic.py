@@ -1,4 +1,6 @@
-"""Who is on the street, chosen at random: vehicles in lanes, parked and crossing, two-wheelers and pedestrians."""
+"""Random traffic: vehicles in lanes, parked and crossing, two-wheelers and pedestrians."""
+
+from functools import partial
 
 import numpy as np
 
@@ -6,7 +8,7 @@ from lvad_perception.vocabulary import DETECTION, SEMANTIC
 from lvad_training.sample_set import figures, solids, vehicles
 from lvad_training.sample_set.atmosphere import Atmosphere
 from lvad_training.sample_set.camera import Points, Road
-from lvad_training.sample_set.canvas import Canvas
+from lvad_training.sample_set.canvas import Canvas, regular_polygon
 from lvad_training.sample_set.ground import CROSSWALK_DEPTH_M
 from lvad_training.sample_set.plan import Street
 from lvad_training.sample_set.roadside import Thing
@@ -22,13 +24,16 @@ def add_traffic(
 ) -> None:
     """Vehicles in the lanes, parked and crossing, and two-wheelers."""
     busy = rng.uniform(0.25, 1.0)
-    junction = plan.layout.junction
+    junction, on = plan.layout.junction, atmosphere.lamps_on
+    two_wheeler = partial(_add_two_wheeler, things, shadows, road, rng=rng, ridden=True)
+
+    def add(kind: str, vehicle: vehicles.Vehicle, s: float, z: float, yaw: float, lamps_on: bool) -> None:
+        shadows.append(solids.footprint(vehicle, road, s, z, yaw))
+        things.append(Thing(2, z, _paint_vehicle, (kind, vehicle, road, s, z, yaw, lamps_on)))
 
     def place(kind: str, s: float, z: float, yaw: float, *, lamps_on: bool) -> float:
         vehicle = vehicles.MAKERS[kind](rng, lamps_on=lamps_on)
-        middle = z + vehicle.length / 2
-        shadows.append(solids.footprint(vehicle, road, s, middle, yaw))
-        things.append(Thing(2, middle, _paint_vehicle, (kind, vehicle, road, s, middle, yaw, lamps_on)))
+        add(kind, vehicle, s, z + vehicle.length / 2, yaw, lamps_on)
         return vehicle.length
 
     def kind_of_vehicle() -> str:
@@ -42,10 +47,10 @@ def add_traffic(
                 sway, turn = float(rng.normal(0, 0.15)), float(rng.normal(0, 0.02))
                 kind = "motorcycle" if rng.uniform() < 0.035 else kind_of_vehicle()
                 if kind == "motorcycle":
-                    _add_two_wheeler(things, shadows, road, s + sway, z, rng, motor=True, ridden=True, from_side=False)
+                    two_wheeler(s + sway, z, motor=True, from_side=False)
                     z += 2
                 else:
-                    z += place(kind, s + sway, z, yaw + turn, lamps_on=atmosphere.lamps_on)
+                    z += place(kind, s + sway, z, yaw + turn, lamps_on=on)
                 z += float(rng.uniform(2.5, 8) + rng.exponential(16 / busy))
     for s, yaw in plan.parking:
         z = float(rng.uniform(1.5, 8))
@@ -63,25 +68,18 @@ def add_traffic(
         kind = str(rng.choice(["car", "truck", "bus", "bike"], p=[0.68, 0.12, 0.08, 0.12]))
         s, z = float(rng.uniform(left, right)), float(rng.uniform(junction[0] + 2, junction[1] - 2))
         if kind == "bike":
-            _add_two_wheeler(
-                things, shadows, road, s, z, rng, motor=bool(rng.uniform() < 0.4), ridden=True, from_side=True
-            )
+            two_wheeler(s, z, motor=bool(rng.uniform() < 0.4), from_side=True)
         else:
-            vehicle = vehicles.MAKERS[kind](rng, lamps_on=atmosphere.lamps_on)
-            yaw = float(rng.choice([-1, 1])) * np.pi / 2
-            shadows.append(solids.footprint(vehicle, road, s, z, yaw))
-            on = atmosphere.lamps_on
-            things.append(Thing(2, z, _paint_vehicle, (kind, vehicle, road, s, z, yaw, on)))
+            vehicle = vehicles.MAKERS[kind](rng, lamps_on=on)
+            add(kind, vehicle, s, z, float(rng.choice([-1, 1])) * np.pi / 2, on)
     if plan.place == "city street" and plan.oncoming and rng.uniform() < 0.12:
         # A tram on its own track beyond the carriageway.
-        place("train", plan.layout.road_s[0] - 2.2, float(rng.uniform(10, 45)), 0.0, lamps_on=atmosphere.lamps_on)
+        place("train", plan.layout.road_s[0] - 2.2, float(rng.uniform(10, 45)), 0.0, lamps_on=on)
     right = plan.layout.road_s[1]
     for _ in range(int(rng.poisson(0.45 if plan.place != "highway" else 0.05))):
         motor = bool(rng.uniform() < 0.35)
         s = right - float(rng.uniform(0.5, 0.9))
-        _add_two_wheeler(
-            things, shadows, road, s, float(rng.uniform(6, 45)), rng, motor=motor, ridden=True, from_side=False
-        )
+        two_wheeler(s, float(rng.uniform(6, 45)), motor=motor, from_side=False)
 
 
 def _paint_vehicle(
@@ -108,8 +106,8 @@ def _add_two_wheeler(
     road: Road,
     s: float,
     z: float,
-    rng: np.random.Generator,
     *,
+    rng: np.random.Generator,
     motor: bool,
     ridden: bool,
     from_side: bool,
@@ -119,10 +117,10 @@ def _add_two_wheeler(
     person = figures.rider(rng, from_side=from_side, on_motorcycle=motor) if ridden else None
     side = float(rng.choice([-1, 1]))
     outlines = [(parts, name)] + ([] if person is None else [(person, "rider")])
-    for place, (outline, label) in enumerate(outlines):
+    for index, (outline, label) in enumerate(outlines):
         turned = [(points * (side, 1), color) for points, color in outline]
-        things.append(Thing(2, z - 0.01 * place, _paint_figure, (turned, label, label, road, s, z)))
-    shadows.append(_blob(road, s, z, 0.9 if from_side else 0.3, 0.25 if from_side else 0.7))
+        things.append(Thing(2, z - 0.01 * index, _paint_figure, (turned, label, label, road, s, z)))
+    shadows.append(_shadow(road, s, z, 0.9 if from_side else 0.3, 0.25 if from_side else 0.7))
 
 
 def add_people(things: list[Thing], shadows: list[Points], plan: Street, road: Road, rng: np.random.Generator) -> None:
@@ -143,7 +141,7 @@ def add_people(things: list[Thing], shadows: list[Points], plan: Street, road: R
     for s, z in places:
         parts = figures.pedestrian(rng)
         things.append(Thing(2, z, _paint_figure, (parts, "person", "pedestrian", road, s, z)))
-        shadows.append(_blob(road, s, z, 0.28, 0.2))
+        shadows.append(_shadow(road, s, z, 0.28, 0.2))
     for left, right in plan.walks:
         if rng.uniform() < 0.18:
             z = float(rng.uniform(5, 25))
@@ -151,11 +149,10 @@ def add_people(things: list[Thing], shadows: list[Points], plan: Street, road: R
             for index in range(int(rng.integers(1, 4))):
                 s = left + 0.7 if left < 0 and right < 0 else right - 0.7
                 _add_two_wheeler(
-                    things, shadows, road, s, z + 1.1 * index, rng, motor=motor, ridden=False, from_side=True
+                    things, shadows, road, s, z + 1.1 * index, rng=rng, motor=motor, ridden=False, from_side=True
                 )
 
 
-def _blob(road: Road, s: float, z: float, half_width: float, half_depth: float) -> Points:
-    angles = np.linspace(0, 2 * np.pi, 12, endpoint=False)
-    spread = np.column_stack([half_width * np.cos(angles), np.zeros(12), half_depth * np.sin(angles)])
-    return np.asarray(road.to_world(s, z) + spread)
+def _shadow(road: Road, s: float, z: float, half_width: float, half_depth: float) -> Points:
+    outline = np.insert(regular_polygon(12) * (half_width, half_depth), 1, 0, axis=1)
+    return np.asarray(road.to_world(s, z) + outline)

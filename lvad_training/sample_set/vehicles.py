@@ -1,4 +1,4 @@
-"""Cars, trucks, buses and trams as a few tapered boxes with windows, lamps and plates drawn on their faces."""
+"""Models of cars, trucks, buses and trams: tapered boxes with windows, lamps and plates on their faces."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -27,13 +27,13 @@ class TaperedBox:
     """A box whose top may be smaller than its bottom, in the vehicle's own metres (x right, y up, z forward).
 
     Attributes:
-        half_width: at the bottom and at the top.
-        y: bottom and top.
+        half_width: at bottom and top.
+        y: heights of bottom and top.
         z_bottom: rear and front end at the bottom.
         z_top: rear and front end at the top.
         color: of the surface.
         layer: higher layers are painted later; within one, far before near.
-        decals: what is drawn on the faces.
+        decals: drawn on the faces.
     """
 
     half_width: tuple[float, float]

@@ -1,19 +1,19 @@
-"""Rendered scenes -> a folder in BDD100K's layout, or in that of nuImages (see ``nuimages``).
+"""Renders a sample set into a folder, in BDD100K's layout or in that of nuImages (see ``nuimages``).
 
     images/100k/{train,val}/<name>.jpg
     labels/det_20/det_{train,val}.json
     labels/sem_seg/masks/{train,val}/<name>.png       train ids, 255 unknown
     labels/drivable/masks/{train,val}/<name>.png      0 direct, 1 alternative, 2 background
-    sample_set.json                                   what the set was rendered from
+    sample_set.json                                   parameters of the set
 
-Each image depends on the seed and its own number alone, so the files do not depend on how many processes rendered them.
+Each image depends only on the seed and its own number, not on the number of processes that render the set.
 """
 
 import json
 import multiprocessing
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -32,7 +32,7 @@ from lvad_training.sample_set.canvas import Box
 from lvad_training.sample_set.scene import render_scene
 
 FORMAT_VERSION = 1
-"""Raised whenever the same seed renders other pixels than before."""
+"""Incremented when the same seed renders different pixels."""
 
 Layout = Literal["bdd100k", "nuimages"]
 
@@ -45,16 +45,16 @@ _SMALLEST_SIDE_PX = 64
 
 @dataclass(frozen=True, slots=True)
 class SampleSet:
-    """What a sample set consists of.
+    """The parameters of a sample set.
 
     Attributes:
-        images: number of images over both splits.
-        seed: what every image is drawn from.
+        images: number of images in both splits.
+        seed: random seed.
         size_hw: size of the images.
         train: images in the train split.
         val: images in the val split.
         version: version of the renderer.
-        layout: of the folder.
+        layout: layout of the folder.
     """
 
     images: int
@@ -76,15 +76,15 @@ def render_sample_set(
     workers: int = 1,
     progress: bool = False,
 ) -> SampleSet:
-    """Render a driving set into a new folder; a folder that already holds this very set is left as it is.
+    """Render a sample set into a new folder; a folder that already holds the same set is left unchanged.
 
     Args:
-        out: folder to create. It appears only once it is complete.
-        images: how many images, at least 2; one in five is for validation.
-        seed: the same seed gives the same files.
+        out: folder to create; it appears once it is complete.
+        images: number of images, at least 2; one in five is for validation.
+        seed: random seed; equal seeds give equal files.
         size_hw: image size.
-        layout: of the folder.
-        workers: processes to render with; 1 renders in this process.
+        layout: layout of the folder.
+        workers: number of processes; 1 renders in this process.
         progress: show a progress bar on stderr.
 
     Raises:
@@ -100,45 +100,49 @@ def render_sample_set(
     if workers < 1:
         raise ConfigError(f"a sample set cannot be rendered by {workers} processes; give at least 1")
     val = max(1, round(images * VAL_SHARE))
-    wanted = SampleSet(images, seed, (int(size_hw[0]), int(size_hw[1])), images - val, val, layout=layout)
+    sample_set = SampleSet(images, seed, (int(size_hw[0]), int(size_hw[1])), images - val, val, layout=layout)
     if out.exists():
-        if _existing(out) == wanted:
-            return wanted
+        if _existing(out) == sample_set:
+            return sample_set
         raise DatasetError(f"{out} exists and is not this sample set; choose another folder or delete that one")
     try:
         with draft(out) as own:
-            _write(own, wanted, workers, progress)
+            _write(own, sample_set, workers, progress)
     except OSError as err:
-        if _existing(out) == wanted:  # somebody else was as fast
-            return wanted
+        if _existing(out) == sample_set:  # another process has written it meanwhile
+            return sample_set
         raise DatasetError(
             f"the sample set cannot be written to {out} ({err.strerror or err}); choose a writable folder"
         ) from err
-    return wanted
+    return sample_set
 
 
 def _existing(out: Path) -> SampleSet | None:
-    """What a finished folder says that it holds."""
+    """The parameters of a finished sample set; None for any other folder."""
     try:
-        said = json.loads((out / "sample_set.json").read_text())
-        return SampleSet(**{**said, "size_hw": tuple(said["size_hw"])})
+        content = json.loads((out / "sample_set.json").read_text())
+        return SampleSet(**{**content, "size_hw": tuple(content["size_hw"])})
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
 
-def _write(out: Path, wanted: SampleSet, workers: int, progress: bool) -> None:
-    of_nuimages = wanted.layout == "nuimages"
+def _write(out: Path, sample_set: SampleSet, workers: int, progress: bool) -> None:
+    of_nuimages = sample_set.layout == "nuimages"
     for split in ("train", "val"):
         for folder in [(out / nuimages.image_file(0)).parent] if of_nuimages else _folders(out, split):
             folder.mkdir(parents=True, exist_ok=True)
     frames: dict[str, list[dict[str, Any]]] = {"train": [], "val": []}
-    with _mapper(workers) as mapped:
-        render = partial(_render_one, out, wanted)
-        rendered = mapped(render, range(wanted.images))
+    render, numbers = partial(_render_one, out, sample_set), range(sample_set.images)
+    with ExitStack() as stack:
+        rendered: Iterator[dict[str, Any]] = map(render, numbers)
+        if workers > 1:  # forking a process that runs threads, as torch's does, can deadlock
+            spawn = multiprocessing.get_context("spawn")
+            pool = ProcessPoolExecutor(workers, spawn, initializer=cv2.setNumThreads, initargs=(1,))
+            rendered = stack.enter_context(pool).map(render, numbers, chunksize=4)
         for index, frame in enumerate(
-            tqdm(rendered, "render", wanted.images, unit="image", disable=not progress, dynamic_ncols=True)
+            tqdm(rendered, "render", sample_set.images, unit="image", disable=not progress, dynamic_ncols=True)
         ):
-            frames[_split_of(wanted, index)].append(frame)
+            frames[_split_of(sample_set, index)].append(frame)
     for split, listed in frames.items():
         if of_nuimages:
             nuimages.write_version(out / f"v1.0-{split}", listed)
@@ -146,23 +150,7 @@ def _write(out: Path, wanted: SampleSet, workers: int, progress: bool) -> None:
             labels = out / "labels" / "det_20"
             labels.mkdir(exist_ok=True)
             (labels / f"det_{split}.json").write_text(json.dumps(listed))
-    (out / "sample_set.json").write_text(json.dumps(asdict(wanted), indent=1) + "\n")
-
-
-Mapper = Callable[[Callable[[int], dict[str, Any]], range], Iterator[dict[str, Any]]]
-
-
-@contextmanager
-def _mapper(workers: int) -> Iterator[Mapper]:
-    """``map`` in this process, or one that keeps the order over several."""
-    if workers == 1:
-        yield map
-        return
-    # Forking a process that runs threads, as torch's does, can deadlock.
-    with ProcessPoolExecutor(
-        workers, multiprocessing.get_context("spawn"), initializer=cv2.setNumThreads, initargs=(1,)
-    ) as pool:
-        yield partial(pool.map, chunksize=4)
+    (out / "sample_set.json").write_text(json.dumps(asdict(sample_set), indent=1) + "\n")
 
 
 def _folders(out: Path, split: str) -> tuple[Path, Path, Path]:
@@ -174,34 +162,34 @@ def _folders(out: Path, split: str) -> tuple[Path, Path, Path]:
     )
 
 
-def _split_of(wanted: SampleSet, index: int) -> str:
-    return "train" if index < wanted.train else "val"
+def _split_of(sample_set: SampleSet, index: int) -> str:
+    return "train" if index < sample_set.train else "val"
 
 
-def _render_one(out: Path, wanted: SampleSet, index: int) -> dict[str, Any]:
-    """Render and write one image; returns its frame of the det_20 file, or its rows of nuImages' tables."""
-    scene = render_scene(np.random.default_rng([wanted.seed, index]), wanted.size_hw)
+def _render_one(out: Path, sample_set: SampleSet, index: int) -> dict[str, Any]:
+    """Render and write one image; returns its det_20 entry, or its rows of nuImages' tables."""
+    scene = render_scene(np.random.default_rng([sample_set.seed, index]), sample_set.size_hw)
     bgr, quality = cv2.cvtColor(scene.image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
-    if wanted.layout == "nuimages":
+    if sample_set.layout == "nuimages":
         _save(out / nuimages.image_file(index), bgr, quality)
         return nuimages.rows_of(scene, index)
-    split = _split_of(wanted, index)
+    split = _split_of(sample_set, index)
     name = f"sample-{index:06d}"
     images, semantic, drivable = _folders(out, split)
     _save(images / f"{name}.jpg", bgr, quality)
     _save(semantic / f"{name}.png", scene.semantic, [])
     _save(drivable / f"{name}.png", scene.drivable, [])
-    number = index if split == "train" else index - wanted.train
+    frame = index if split == "train" else index - sample_set.train
     return {
         "name": f"{name}.jpg",
         "attributes": {"weather": scene.weather, "timeofday": scene.timeofday, "scene": scene.place},
-        "timestamp": number * FRAME_INTERVAL_MS,
-        "labels": [_label(f"{index:06d}-{place:03d}", box) for place, box in enumerate(scene.boxes)],
+        "timestamp": frame * FRAME_INTERVAL_MS,
+        "labels": [_label(f"{index:06d}-{number:03d}", box) for number, box in enumerate(scene.boxes)],
     }
 
 
 def _label(ident: str, box: Box) -> dict[str, Any]:
-    """A box as det_20 writes it: corners are the first and the last pixel that belong to it."""
+    """A det_20 label; its corners are the first and the last pixel inside the box."""
     x1, y1, x2, y2 = box.xyxy
     return {
         "id": ident,

@@ -1,4 +1,4 @@
-"""On what a training ran, and the precision that it computed in; ``environment.json`` in the run's folder says it."""
+"""Hardware, library versions and precision of each start of a training, kept as ``environment.json``."""
 
 import json
 import platform
@@ -9,29 +9,28 @@ from pathlib import Path
 
 import timm
 import torch
-from accelerate import Accelerator
 from tqdm import tqdm
 
-from lvad_perception.errors import ConfigError, DatasetError
-from lvad_perception.files import write_whole
+from lvad_perception.errors import DatasetError
 from lvad_perception.machine import cpu_name, usable_cores
-from lvad_training.training.runs import code_version
+from lvad_training.training.processes import this_process
+from lvad_training.training.records import code_version, write_file
 
 FILE = "environment.json"
 
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """One start of a training; a resumed one has several.
+    """The environment of one start of a training; a resumed training has several.
 
     Attributes:
-        first_step: steps that were done before.
-        precision: "no" (FP32), "bf16" or "fp16": what was computed in, never "auto".
+        first_step: steps done before this start.
+        precision: precision that was computed in: "no" (FP32), "bf16" or "fp16", never "auto".
         asked: the recipe's ``train.precision``.
-        processes: that trained together.
+        processes: number of processes that trained together.
         hardware: accelerator and processor.
-        versions: of this package, Python and the libraries that decide about the figures.
-        command: the command line, of a row of ``reproduce``; empty elsewhere.
+        versions: of this package, Python and the libraries that affect the results.
+        command: command line of a row of ``reproduce``; empty for other trainings.
     """
 
     first_step: int
@@ -44,40 +43,39 @@ class Environment:
 
     @property
     def precision_text(self) -> str:
-        """As messages and reports show it: "bf16 (train.precision: auto)"."""
+        """The precision for messages and reports: "bf16 (train.precision: auto)"."""
         return f"{'fp32' if self.precision == 'no' else self.precision} (train.precision: {self.asked})"
 
 
 def hardware() -> str:
     """Accelerator and processor of this machine: "1 x NVIDIA L4, 8 cores of Intel(R) Xeon(R) CPU, Linux"."""
-    found = ""
+    accelerator = ""
     if torch.cuda.is_available():
-        found = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}, "
-    return f"{found}{usable_cores()} cores of {cpu_name()}, {platform.system()}"
+        accelerator = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}, "
+    return f"{accelerator}{usable_cores()} cores of {cpu_name()}, {platform.system()}"
 
 
 def versions() -> str:
-    """Of this package with its commit, Python, torch and timm."""
+    """Versions of this package (with its commit), Python, torch and timm."""
     own, python = code_version(), platform.python_version()
     return f"lvad {own}, Python {python}, torch {torch.__version__}, timm {timm.__version__}"
 
 
-def note_environment(folder: Path, accelerator: Accelerator, *, first_step: int, asked: str) -> None:
-    """Add this start of a training to its folder; starts at this step or later, whose steps are done again, go.
+def record_environment(folder: Path, *, first_step: int, precision: str, asked: str) -> None:
+    """Append this start of a training to its folder's file; drop the starts whose steps are done again.
 
     Args:
         folder: of the run, prepared.
-        accelerator: its processes and the precision that they compute in.
-        first_step: steps that were done before.
+        first_step: steps done before this start.
+        precision: precision that is computed in, never "auto".
         asked: the recipe's ``train.precision``.
 
     Raises:
         ConfigError: the file cannot be written.
         DatasetError: the file of the run to resume is damaged.
     """
-    before = [each for each in read_environments(folder) if each.first_step < first_step] if first_step else []
-    precision, processes = accelerator.mixed_precision, accelerator.num_processes
-    now = Environment(first_step, precision, asked, processes, hardware(), versions())
+    before = [start for start in read_environments(folder) if start.first_step < first_step] if first_step else []
+    now = Environment(first_step, precision, asked, this_process().num_processes, hardware(), versions())
     if before and before[-1].precision != precision:
         tqdm.write(
             f"note: the run began with {before[-1].precision_text} and goes on with {now.precision_text}", sys.stderr
@@ -85,34 +83,31 @@ def note_environment(folder: Path, accelerator: Accelerator, *, first_step: int,
     _write(folder, [*before, now])
 
 
-def note_command(folder: Path, command: str) -> None:
-    """Add to a run's last start with which command line it was. Raises as ``note_environment``."""
+def record_command(folder: Path, command: str) -> None:
+    """Add the command line to a run's last start. Raises the errors of ``record_environment``."""
     if starts := read_environments(folder):
         _write(folder, [*starts[:-1], replace(starts[-1], command=command)])
 
 
-def distinct(values: Iterable[str], *, between: str) -> str:
-    """What several starts or runs say, each once, in their order."""
-    return between.join(dict.fromkeys(values))
-
-
-def _write(folder: Path, starts: Sequence[Environment]) -> None:
-    try:
-        write_whole(folder / FILE, json.dumps([asdict(each) for each in starts], indent=1))
-    except OSError as err:
-        raise ConfigError(f"{folder / FILE}: cannot be written ({err.strerror}); choose another output") from err
-
-
 def read_environments(folder: Path) -> list[Environment]:
-    """Every start of a run, in order; empty for a run of a version that did not write them.
+    """Every start of a run, in order; empty for a run of a version that did not record them.
 
     Raises:
         DatasetError: the file is damaged.
     """
     path = folder / FILE
     try:
-        return [Environment(**each) for each in json.loads(path.read_text(encoding="utf-8"))]
+        return [Environment(**start) for start in json.loads(path.read_text(encoding="utf-8"))]
     except FileNotFoundError:
         return []
     except (OSError, ValueError, TypeError) as err:
         raise DatasetError(f"{path} cannot be read ({type(err).__name__}); remove it") from err
+
+
+def distinct(values: Iterable[str], *, between: str) -> str:
+    """Join values in their order, each once."""
+    return between.join(dict.fromkeys(values))
+
+
+def _write(folder: Path, starts: Sequence[Environment]) -> None:
+    write_file(folder / FILE, json.dumps([asdict(start) for start in starts], indent=1))

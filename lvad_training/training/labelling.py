@@ -1,4 +1,4 @@
-"""Teachers' checkpoints -> pseudo labels of the images that they were not trained on."""
+"""The stage "pseudo": teachers' checkpoints label the images that they were not trained on."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
@@ -19,17 +19,17 @@ from lvad_training.training.processes import complete, this_process
 
 
 def label(recipe: Recipe, teachers: Mapping[str, Path], folder: Path, *, resume: bool, progress: bool) -> None:
-    """Label what the recipe's training images are not annotated for; the processes share the images.
+    """Add pseudo labels to training images for tasks that they are not annotated for; the processes share the images.
 
     Args:
-        recipe: its data set and its ``stages.pseudo``.
-        teachers: task -> the checkpoint that labels it.
+        recipe: with the data set and ``stages.pseudo``.
+        teachers: task -> checkpoint of its teacher.
         folder: to write.
-        resume: go on with what an interruption left.
-        progress: show a progress bar and, at the end, what was labelled.
+        resume: continue after an interruption.
+        progress: show a progress bar and, at the end, the counts of labels.
 
     Raises:
-        CheckpointError, DatasetError, LabelError, ImageError: as their names say.
+        CheckpointError, DatasetError, LabelError, ImageError: see ``errors.py``.
     """
     processes = this_process()
     assert recipe.stages is not None
@@ -50,13 +50,13 @@ def label(recipe: Recipe, teachers: Mapping[str, Path], folder: Path, *, resume:
 
 
 def _teacher(recipe: Recipe, task: str, path: Path, device: torch.device) -> Teacher:
-    found = load_checkpoint(path)
-    net = network_of(found, source=str(path)).to(device)
+    checkpoint = load_checkpoint(path)
+    net = network_of(checkpoint, source=str(path)).to(device)
     split, unlabelled = unlabelled_images(recipe, task)
     _, labelled = labelled_images(recipe, task)
     return Teacher(
         task=task,
-        identity=weights_sha256(found.weights),
+        identity=weights_sha256(checkpoint.weights),
         predict=partial(_predict, net, recipe, split, device),
         frames=unlabelled.tolist(),
         trained_on=labelled.tolist(),

@@ -1,4 +1,4 @@
-"""The loops: plain functions that are handed everything they use."""
+"""The loops of training, evaluation and prediction, as plain functions."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,15 +21,15 @@ from lvad_training.samples import Batch, ConfidentPredictions, EvaluationSample,
 
 Criterion = Callable[[Outputs, Batch], dict[str, Tensor]]
 Inspect = Callable[[Outputs, Tensor, list[tuple[EvaluationSample, Truth]]], None]
-"""Is shown a batch: its outputs, its images on the device, and samples with annotation."""
+"""Callback for each evaluated batch: its outputs, its images on the device, its samples with annotation."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """What one optimiser step did.
+    """Report of one optimiser step.
 
     Attributes:
-        step: steps done, this one included.
+        step: number of steps done, this one included.
         terms: weighted loss terms by name, mean over micro-steps and processes; "total" is their sum.
         learning_rate: of the first parameter group in this step.
         gradient_norm: before clipping; 0 when clipping is off.
@@ -45,16 +45,16 @@ class StepReport:
     step_s: float
 
 
-class Named(Protocol):
-    """A batch whose images have names, for messages."""
+class NamedBatch(Protocol):
+    """A batch whose images have names, for error messages."""
 
     @property
     def names(self) -> Sequence[str]:
-        """One per image."""
+        """One name per image."""
 
 
-Loaded = TypeVar("Loaded", bound=Named)
-Losses = Callable[[Loaded], tuple[dict[str, Tensor], Tensor]]
+BatchT = TypeVar("BatchT", bound=NamedBatch)
+Losses = Callable[[BatchT], tuple[dict[str, Tensor], Tensor]]
 """A batch -> its weighted loss terms, and the total to differentiate."""
 
 
@@ -70,12 +70,12 @@ def train_steps(
     first_step: int = 0,
     accumulate: int = 1,
 ) -> Iterator[StepReport]:
-    """Train the multi-task network, as ``optimize`` does.
+    """Train the multi-task network: ``optimize`` with its forward pass and criterion.
 
     Args:
         model: prepared by the accelerator.
         criterion: outputs and batch -> weighted loss terms.
-        accelerator, optimizer, scheduler, batches, gradient_clip, first_step, accumulate: as of ``optimize``.
+        accelerator, optimizer, scheduler, batches, gradient_clip, first_step, accumulate: see ``optimize``.
 
     Raises:
         NonFiniteLossError: a loss is NaN or infinite; the message names it and the images.
@@ -105,10 +105,10 @@ def optimize(
     *,
     accelerator: Accelerator,
     model: nn.Module,
-    losses: Losses[Loaded],
+    losses: Losses[BatchT],
     optimizer: Optimizer,
     scheduler: LRScheduler,
-    batches: Iterable[Loaded],
+    batches: Iterable[BatchT],
     gradient_clip: float,
     first_step: int = 0,
     accumulate: int = 1,
@@ -119,14 +119,14 @@ def optimize(
     Args:
         accelerator: device, precision and processes.
         model: prepared by the accelerator.
-        losses: what a batch costs.
+        losses: batch -> loss terms and total.
         optimizer: prepared by the accelerator.
         scheduler: stepped once per optimiser step.
-        batches: micro-steps of this process.
+        batches: of this process, one per micro-step.
         gradient_clip: largest gradient norm, 0 for no limit.
         first_step: number of steps done before.
         accumulate: micro-steps per step.
-        suspect: what of the images to look at when a loss is not finite, for the message.
+        suspect: part of the images that the message of a loss that is not finite points to.
 
     Raises:
         NonFiniteLossError: a loss is NaN or infinite in one of the processes; raised in all of them, with the name of
@@ -135,9 +135,9 @@ def optimize(
     model.train()
     sums: dict[str, float] = {}
     step, data_s, start = first_step, 0.0, time.perf_counter()
-    waiting = start
+    wait_start = start
     for micro, batch in enumerate(batches, start=1):
-        data_s += time.perf_counter() - waiting
+        data_s += time.perf_counter() - wait_start
         with accelerator.accumulate(model):
             terms, total = losses(batch)
             values = _mean_over_processes(terms, batch, step, accelerator.num_processes, suspect=suspect)
@@ -157,8 +157,8 @@ def optimize(
             sums["total"] = sum(sums.values())
             yield StepReport(step, sums, learning_rate, norm, data_s, now - start)
             sums, data_s, start = {}, 0.0, time.perf_counter()
-            model.train()  # whoever took the report may have evaluated
-        waiting = time.perf_counter()
+            model.train()  # the caller may have evaluated the model meanwhile
+        wait_start = time.perf_counter()
 
 
 @torch.no_grad()
@@ -171,22 +171,21 @@ def collect(
     max_detections: int,
     inspect: Inspect | None = None,
 ) -> Iterator[None]:
-    """Hand an evaluator what the network says of a data set, at source resolution, under the images' names.
+    """Run the network on a data set and add its predictions, at source resolution, to an evaluator.
 
-    It pauses after each batch; whoever iterates it to the end has evaluated all.
+    A generator that yields after each batch, so that processes can synchronise meanwhile; exhaust it to evaluate all.
 
     Args:
         model: the network, on ``device``.
         samples: batches of letterboxed images, each with its annotation in source pixels.
-        evaluator: collects predictions and truths.
-        device: where the network is.
+        evaluator: collects predictions and truths under the images' names.
+        device: of the network.
         max_detections: boxes per image.
-        inspect: is shown the outputs of each batch besides; None for nobody.
+        inspect: called with each batch's outputs, if given.
     """
     model.eval()
     for batch in samples:
-        images = torch.stack([sample.image for sample, _ in batch]).to(device)
-        size_hw = (images.shape[2], images.shape[3])
+        images, size_hw = _stack([sample for sample, _ in batch], device)
         outputs: Outputs = model(images)
         raw = to_raw(decode(outputs, size_hw, max_detections))
         for index, (sample, truth) in enumerate(batch):
@@ -204,7 +203,7 @@ def evaluate(
     device: torch.device,
     max_detections: int,
 ) -> Metrics:
-    """Measure the network on a data set; arguments as of ``collect``."""
+    """Measure the network on a data set; see ``collect`` for the arguments."""
     for _ in collect(model=model, samples=samples, evaluator=evaluator, device=device, max_detections=max_detections):
         pass
     return evaluator.compute()
@@ -218,39 +217,45 @@ def predict(
     device: torch.device,
     max_detections: int,
 ) -> Iterator[ConfidentPredictions]:
-    """Say what the network sees, with its confidence, one image at a time in the order of ``samples``.
+    """Predict with confidences, one image at a time in the order of ``samples``.
 
     Args:
         model: the network, on ``device``.
         samples: batches of letterboxed images.
-        device: where the network is.
+        device: of the network.
         max_detections: boxes per image.
     """
     model.eval()
     for batch in samples:
-        images = torch.stack([sample.image for sample in batch]).to(device)
-        size_hw = (images.shape[2], images.shape[3])
+        images, size_hw = _stack(batch, device)
         outputs: Outputs = model(images)
         drivable = confidence = None
-        if outputs.drivable is not None:  # apart, as decode gives no confidence of drivable area
-            found = decode_masks(outputs.drivable, size_hw)
-            drivable, confidence = found[0].cpu().numpy(), found[1].cpu().numpy()
+        if outputs.drivable is not None:  # on its own, since decode gives no confidence for the drivable area
+            drivable, confidence = (each.cpu().numpy() for each in decode_masks(outputs.drivable, size_hw))
         raw = to_raw(decode(replace(outputs, drivable=None), size_hw, max_detections))
         for index, sample in enumerate(batch):
-            said = to_predictions(raw, index, sample.letterbox)
+            predictions = to_predictions(raw, index, sample.letterbox)
             yield ConfidentPredictions(
                 sample.name,
-                said.size_hw,
-                said.detections,
-                said.semantic,
-                said.semantic_confidence,
+                predictions.size_hw,
+                predictions.detections,
+                predictions.semantic,
+                predictions.semantic_confidence,
                 None if drivable is None else mask_to_source(drivable[index], sample.letterbox),
                 None if confidence is None else mask_to_source(confidence[index], sample.letterbox),
             )
 
 
-def check_finite(terms: dict[str, Tensor], batch: Named, step: int, *, suspect: str = "labels") -> dict[str, float]:
-    """Loss terms as numbers, or NonFiniteLossError that names the first bad one and the images of the batch."""
+def _stack(samples: Sequence[EvaluationSample], device: torch.device) -> tuple[Tensor, tuple[int, int]]:
+    """The samples' images as one batch uint8 [B, 3, H, W] on the device, and (H, W)."""
+    images = torch.stack([sample.image for sample in samples]).to(device)
+    return images, (images.shape[2], images.shape[3])
+
+
+def check_finite(
+    terms: dict[str, Tensor], batch: NamedBatch, step: int, *, suspect: str = "labels"
+) -> dict[str, float]:
+    """Loss terms as numbers. Raises NonFiniteLossError, with the first bad term and the images' names."""
     numbers = torch.stack(list(terms.values())).tolist() if terms else []  # one transfer for all
     values = dict(zip(terms, numbers, strict=True))
     for name, value in values.items():
@@ -263,17 +268,17 @@ def check_finite(terms: dict[str, Tensor], batch: Named, step: int, *, suspect: 
 
 
 def _mean_over_processes(
-    terms: dict[str, Tensor], batch: Named, step: int, processes: int, *, suspect: str
+    terms: dict[str, Tensor], batch: NamedBatch, step: int, processes: int, *, suspect: str
 ) -> dict[str, float]:
-    """Loss terms as numbers, 0 where a process has no such term; raises what ``check_finite`` raises in one of them."""
+    """Mean of each loss term, 0 where a process lacks it; an error of ``check_finite`` is raised in all processes."""
     if processes == 1:
         return check_finite(terms, batch, step, suspect=suspect)
-    said: tuple[dict[str, float], str]
+    own: tuple[dict[str, float], str]
     try:
-        said = check_finite(terms, batch, step, suspect=suspect), ""
+        own = check_finite(terms, batch, step, suspect=suspect), ""
     except NonFiniteLossError as err:
-        said = {}, str(err)
-    every: list[tuple[dict[str, float], str]] = gather_object([said])
+        own = {}, str(err)
+    every: list[tuple[dict[str, float], str]] = gather_object([own])
     for _, problem in every:
         if problem:
             raise NonFiniteLossError(problem)
@@ -282,34 +287,25 @@ def _mean_over_processes(
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch's images on the device; the criterion moves what it needs of the targets."""
+    """Move the images to the device; the criterion moves the targets that it needs."""
     return Batch(batch.names, batch.images.to(device, non_blocking=True), batch.targets)
 
 
 def to_raw(decoded: Decoded) -> RawOutputs:
-    """Tensors -> the numpy arrays that an engine would give."""
+    """Decoded tensors -> numpy arrays, as an engine returns them."""
 
-    def array(tensor: Tensor | None):  # type: ignore[no-untyped-def]  # dtype follows the tensor
-        return None if tensor is None else tensor.cpu().numpy()
-
-    return RawOutputs(
-        boxes=array(decoded.boxes),
-        scores=array(decoded.scores),
-        labels=array(decoded.labels),
-        semantic=array(decoded.semantic),
-        drivable=array(decoded.drivable),
-        semantic_confidence=array(decoded.semantic_confidence),
-    )
+    tensors = {field.name: getattr(decoded, field.name) for field in fields(decoded)}
+    return RawOutputs(**{name: None if value is None else value.cpu().numpy() for name, value in tensors.items()})
 
 
 def _zero(outputs: Outputs) -> Tensor:
-    """A zero that depends on the whole network: a task without annotation in the batch has gradients of zero.
+    """A zero that depends on the whole network, so that a task without annotation in the batch has zero gradients.
 
-    Processes that train together must agree on which parameters have gradients, whatever their batches hold.
+    Processes that train together must agree on which parameters have gradients, whatever their batches contain.
     """
     parts = [pixels for pixels in (outputs.semantic_pixels, outputs.drivable_pixels) if pixels is not None]
-    for said in (outputs.detection, outputs.semantic, outputs.drivable):
-        if said is not None:
-            values = (getattr(said, each.name) for each in fields(said))
+    for head in (outputs.detection, outputs.semantic, outputs.drivable):
+        if head is not None:
+            values = (getattr(head, field.name) for field in fields(head))
             parts += [value for value in values if isinstance(value, Tensor)]
     return torch.stack([part.float().sum() * 0 for part in parts]).sum()

@@ -1,69 +1,114 @@
-"""A run's folder: what is in it, whether it can be continued, and what is logged into it."""
+"""A run's folder: its files, whether the run can be resumed, and the log of its steps."""
 
 import contextlib
 import json
 import shutil
-import subprocess
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import yaml
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-import lvad_perception
 from lvad_perception.errors import ConfigError
 from lvad_perception.files import write_whole
 from lvad_perception.metrics import Metrics
 from lvad_perception.report.evaluation import FILE, Evaluation, to_bytes
-from lvad_training.checkpoints import Checkpoint, load_checkpoint
-from lvad_training.recipe.schema import Recipe, Section
+from lvad_training.recipe.schema import Section
+from lvad_training.training.environment import record_environment
 from lvad_training.training.loop import StepReport
-from lvad_training.training.provenance import fingerprint
+from lvad_training.training.processes import this_process
+from lvad_training.training.records import write_file
 
 CHECKPOINT, MODEL, CURVE, METRICS = "checkpoint.pt", "model.pt", "losses.jsonl", "metrics.json"
 EVALUATION, EVENTS, RECIPE = FILE, "tensorboard", "recipe.yaml"
 
-
-def find_state(folder: Path, recipe: Recipe, *, resume: bool, overwrite: bool) -> Checkpoint | None:
-    """The run to continue, or None to start; writes nothing."""
-    if resume and (folder / CHECKPOINT).is_file():
-        state = load_checkpoint(folder / CHECKPOINT)
-        check_same(fingerprint(state.recipe), fingerprint(recipe), folder)
-        return state
-    if not overwrite:
-        check_empty(folder, checkpoint=CHECKPOINT, result=MODEL, resume=resume)
-    return None
+T = TypeVar("T")
 
 
-def check_empty(folder: Path, *, checkpoint: str, result: str, resume: bool) -> None:
-    """Raise ConfigError when a folder holds a run that starting anew would remove.
+def find_checkpoint(
+    folder: Path,
+    load: Callable[[Path], T],
+    *,
+    fingerprint_of: Callable[[T], dict[str, Any]],
+    fingerprint: dict[str, Any],
+    result: str,
+    resume: bool,
+    overwrite: bool,
+) -> T | None:
+    """Load the checkpoint to resume from; None to start anew. Writes nothing.
 
     Args:
         folder: of the run.
-        checkpoint: name of the file that a run is resumed from; not there where ``resume`` finds nothing to go on with.
-        result: name of the file that is there when a run has ended.
-        resume: whether the run was to be resumed.
+        load: reads a checkpoint file.
+        fingerprint_of: loaded checkpoint -> fingerprint of the recipe that the run began with.
+        fingerprint: of the current recipe, without paths and loader settings.
+        result: name of the file that a finished run has.
+        resume: resume the run, if it has a checkpoint.
+        overwrite: start anew although the folder holds a run.
+
+    Raises:
+        ConfigError: the recipe changed since the run began, or starting anew would remove a run.
+        CheckpointError: the checkpoint is damaged.
     """
-    if resume and (folder / result).exists():
+    if resume and (folder / CHECKPOINT).is_file():
+        state = load(folder / CHECKPOINT)
+        before = fingerprint_of(state)
+        if before != fingerprint:
+            changed = ", ".join(section for section in before if before[section] != fingerprint.get(section))
+            raise ConfigError(
+                f"{folder}: the recipe changed since this run began (in {changed}); undo that or start anew"
+            )
+        return state
+    if resume and not overwrite and (folder / result).exists():
         raise ConfigError(
-            f"{folder}: holds {result}, but no {checkpoint} to resume from; give --overwrite or another output"
+            f"{folder}: holds {result}, but no {CHECKPOINT} to resume from; give --overwrite or another output"
         )
-    if not resume and any((folder / name).exists() for name in (checkpoint, result)):
+    if not resume and not overwrite and any((folder / name).exists() for name in (CHECKPOINT, result)):
         raise ConfigError(f"{folder}: holds a run already; give --resume, --overwrite or another output")
+    return None
 
 
-def prepare_folder(
+@contextlib.contextmanager
+def open_run(
     folder: Path,
     recipe: Section,
-    first_step: int,
     *,
+    first_step: int,
+    precision: str,
+    asked: str,
     results: Sequence[str] = (CHECKPOINT, MODEL, METRICS, EVALUATION),
-) -> None:
-    """Make the run's folder; a new run leaves nothing of an old one in it, whose files ``results`` names."""
+) -> Iterator[SummaryWriter | None]:
+    """Prepare a run's folder and open its TensorBoard events; in the main process, the only one that writes.
+
+    Args:
+        folder: of the run; it is made.
+        recipe: written into the folder.
+        first_step: steps done before. A new run, 0, removes the files of an old one; a resumed one hides later events.
+        precision: precision that is computed in, never "auto".
+        asked: the recipe's ``train.precision``.
+        results: names of the files that a run of this kind leaves.
+
+    Yields:
+        The writer of the events, closed when the block ends; None in the other processes.
+
+    Raises:
+        ConfigError: the folder cannot be written to.
+        DatasetError: ``environment.json`` of the run to resume is damaged.
+    """
+    if not this_process().is_main_process:
+        yield None
+        return
+    _prepare_folder(folder, recipe, first_step, results)
+    record_environment(folder, first_step=first_step, precision=precision, asked=asked)
+    with contextlib.closing(SummaryWriter(str(folder / EVENTS), purge_step=first_step)) as writer:
+        yield writer
+
+
+def _prepare_folder(folder: Path, recipe: Section, first_step: int, results: Sequence[str]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _trim_curve(folder / CURVE, first_step)
@@ -76,72 +121,39 @@ def prepare_folder(
         raise ConfigError(f"{folder}: cannot be written to ({err.strerror}); choose another output") from err
 
 
-def write_evaluation(folder: Path, evaluation: Evaluation) -> None:
-    """Write what a report shows of a run's evaluation, whole or not at all. Raises ConfigError."""
-    try:
-        write_whole(folder / EVALUATION, to_bytes(evaluation))
-    except OSError as err:
-        raise ConfigError(f"{folder}: the evaluation cannot be written ({err.strerror}); free disk space") from err
-
-
-def code_version() -> str:
-    """The package's version, and in a git checkout the commit: "0.1.0 (v0.1.0-4-gabc1234-dirty)"."""
-    root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():  # installed, perhaps inside somebody else's checkout
-        return lvad_perception.__version__
-    command = ["git", "-C", str(root), "describe", "--always", "--tags", "--dirty"]
-    try:
-        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return lvad_perception.__version__
-    commit = found.stdout.strip() if found.returncode == 0 else ""
-    return f"{lvad_perception.__version__} ({commit})" if commit else lvad_perception.__version__
-
-
-def check_same(before: dict[str, Any], after: dict[str, Any], folder: Path) -> None:
-    """Refuse to resume with a recipe that would change the run; where it runs and how it is fed may differ.
-
-    Args:
-        before: the essence of the recipe that began the run.
-        after: the essence of the one to go on with.
-        folder: of the run, for the message.
-    """
-    if before != after:
-        changed = ", ".join(section for section in before if before[section] != after[section])
-        raise ConfigError(f"{folder}: the recipe changed since this run began (in {changed}); undo that or start anew")
-
-
-def open_events(folder: Path, first_step: int) -> SummaryWriter:
-    """The run's TensorBoard events; those of steps after ``first_step``, which come again, are hidden."""
-    return SummaryWriter(str(folder / EVENTS), purge_step=first_step)
-
-
-def logged(
+def record_steps(
     reports: Iterable[StepReport],
     folder: Path,
     writer: SummaryWriter | None,
     *,
     first_step: int,
     steps: int,
+    save_every: int,
+    save: Callable[[int], None],
     progress: bool,
 ) -> Iterator[StepReport]:
-    """Hand on a training's steps one by one, each written to the run's curve and events first.
+    """Pass on a training's steps one by one, each logged to the run's curve and events, and save checkpoints.
 
     Args:
-        reports: the training; it goes on as the steps are taken.
+        reports: the training, which advances as the steps are consumed.
         folder: of the run, prepared.
-        writer: of its events; None in a process that writes nothing.
+        writer: of the run's events; None in all processes but the main one, which log nothing.
         first_step: steps done before.
         steps: steps of the whole run.
-        progress: show a progress bar.
+        save_every: steps from one checkpoint to the next; the last step is saved in any case.
+        save: saves the checkpoint after a step; called in every process, and all wait until all have returned.
+        progress: show a progress bar, in the main process.
     """
-    bar = tqdm(reports, total=steps, initial=first_step, disable=not progress, unit="step")
-    if writer is None:
-        yield from bar
-        return
-    with (folder / CURVE).open("a", buffering=1, encoding="utf-8") as curve:
+    bar = tqdm(reports, total=steps, initial=first_step, disable=not progress or writer is None, unit="step")
+    with contextlib.ExitStack() as files:
+        if writer is not None:
+            curve = files.enter_context((folder / CURVE).open("a", buffering=1, encoding="utf-8"))
         for report in bar:
-            log_step(report, writer, curve, bar)
+            if writer is not None:
+                log_step(report, writer, curve, bar)
+            if report.step % save_every == 0 or report.step == steps:
+                save(report.step)
+                this_process().wait_for_everyone()
             yield report
 
 
@@ -158,7 +170,7 @@ def log_step(report: StepReport, writer: SummaryWriter, curve: Any, bar: Any) ->
 
 
 def read_curve(path: Path) -> list[dict[str, Any]]:
-    """The logged steps, ``StepReport`` as plain values, in order; without lines that a kill cut off.
+    """The logged steps in order, each a ``StepReport`` as plain values; lines that a kill cut off are skipped.
 
     Raises:
         OSError: there is no such file.
@@ -172,26 +184,32 @@ def read_curve(path: Path) -> list[dict[str, Any]]:
     return steps
 
 
-def log_metrics(metrics: Metrics | None, step: int, writer: SummaryWriter | None) -> None:
-    """Write metrics to TensorBoard; nothing when there are none or in a process that does not write."""
-    if metrics is None or writer is None:
-        return
-    for name, value in flatten(metrics.to_dict()):
-        writer.add_scalar(f"val/{name}", value, step)
-
-
-def flatten(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    """The numbers of a nested mapping with their paths, "detection/AP50" and so on; per-class numbers are left out."""
-    for key, value in content.items():
-        if isinstance(value, dict) and not key.startswith("per_class"):
-            yield from flatten(value, f"{prefix}{key}/")
-        elif isinstance(value, float):
-            yield f"{prefix}{key}", value
-
-
 def _trim_curve(path: Path, step: int) -> None:
-    """Drop logged steps after ``step``: a resumed run writes them again."""
+    """Drop logged steps after ``step``: a resumed run logs them again."""
     if not path.exists():
         return
     kept = [json.dumps(line) + "\n" for line in read_curve(path) if line["step"] <= step]
     write_whole(path, "".join(kept))
+
+
+def write_evaluation(folder: Path, evaluation: Evaluation) -> None:
+    """Write a run's ``evaluation.npz``, which reports are made from. Raises ConfigError when it cannot be written."""
+    write_file(folder / EVALUATION, to_bytes(evaluation))
+
+
+def log_metrics(metrics: Metrics | None, step: int, writer: SummaryWriter | None) -> None:
+    """Write metrics to TensorBoard; does nothing without metrics or without a writer."""
+    if metrics is None or writer is None:
+        return
+    for name, value in leaves(metrics.to_dict(), "/"):
+        if isinstance(value, float) and "/per_class" not in name:
+            writer.add_scalar(f"val/{name}", value, step)
+
+
+def leaves(content: dict[str, Any], separator: str, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Values of a nested mapping with their paths, such as "detection/scores/ap50"."""
+    for key, value in content.items():
+        if isinstance(value, dict):
+            yield from leaves(value, separator, f"{prefix}{key}{separator}")
+        else:
+            yield f"{prefix}{key}", value

@@ -1,4 +1,4 @@
-"""Which parameters learn how fast, and when."""
+"""The optimiser's parameter groups and the learning-rate schedule."""
 
 import math
 from typing import Any
@@ -11,16 +11,16 @@ from lvad_training.recipe.schema import TrainConfig
 
 
 def optimizer_and_schedule(net: nn.Module, settings: TrainConfig) -> tuple[AdamW, LambdaLR]:
-    """AdamW over ``parameter_groups``, and ``learning_rate_factor`` on all their rates: to be stepped once a step."""
+    """AdamW over ``parameter_groups``, and the scheduler of their rates, which is stepped once per optimiser step."""
     optimizer = AdamW(parameter_groups(net, settings), lr=settings.learning_rate)
     return optimizer, LambdaLR(optimizer, lambda step: learning_rate_factor(step, settings))
 
 
 def parameter_groups(net: nn.Module, settings: TrainConfig) -> list[dict[str, Any]]:
-    """Parameters by learning rate (rest, backbone, prompts) and weight decay (matrices and kernels only).
+    """Parameters grouped by learning rate (rest, backbone, prompts) and weight decay.
 
-    What is learned as an input (queries, proposals, contexts) and what is a vector (biases, norms, gammas) does not
-    decay. Parameters that need no gradient are left out.
+    Only matrices and kernels decay: neither learned inputs (queries, proposals, contexts) nor vectors (biases, norms,
+    gammas). Parameters without gradient are left out.
     """
     multipliers = (1.0, settings.backbone_multiplier, settings.prompt_multiplier)
     learned_inputs = ("query_positions", "query_content", "detection.boxes", "detection.features")
@@ -42,7 +42,7 @@ def parameter_groups(net: nn.Module, settings: TrainConfig) -> list[dict[str, An
 
 
 def learning_rate_factor(step: int, settings: TrainConfig) -> float:
-    """Multiplier of the learning rate for the step after ``step`` done ones."""
+    """Multiplier of the learning rate for the next step after ``step`` steps."""
     if step < settings.warmup_steps:
         return (step + 1) / (settings.warmup_steps + 1)
     if settings.schedule == "step":

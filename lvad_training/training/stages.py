@@ -1,8 +1,8 @@
-"""The recipe in stages: teach, pseudo-label, adapt, finetune; each also alone, and skipped when it is up to date.
+"""The stages of a recipe, teach, pseudo-label, adapt and finetune; up-to-date stages are skipped.
 
-A recipe with a section ``stages`` becomes an ordered list of stages, each with a folder of its own. Beside what the
-stage makes, its folder holds ``stage.json``: digests of what the result depends on (``provenance``), the state, and the
-version of the code. A finished stage whose inputs are as they were is skipped; one that was interrupted continues.
+A recipe with a section ``stages`` becomes an ordered list of stages, each with a folder of its own. Beside the stage's
+result, its folder holds ``stage.json``: digests of the inputs (``provenance``), the state, and the version of the code.
+A finished stage whose inputs are unchanged is skipped; an interrupted one can be resumed.
 """
 
 import functools
@@ -15,12 +15,12 @@ from typing import Any
 from msgspec.structs import replace
 
 from lvad_perception.errors import ConfigError, EvaluationError, LvadError
-from lvad_perception.files import withdrawn
+from lvad_perception.files import removed_on_error
 from lvad_perception.provenance import ABSENT, Inputs, changed
 from lvad_training.build import build_text_encoder
 from lvad_training.data.batches import recipe_split, selected_images
 from lvad_training.data.settings import make_lists, read_lists, write_lists
-from lvad_training.pseudo.folder import REPORT, claim
+from lvad_training.pseudo.folder import REPORT, mark_incomplete
 from lvad_training.recipe.schema import Recipe, StageConfig, StagesConfig, TrainConfig
 from lvad_training.training.labelling import label
 from lvad_training.training.processes import this_process
@@ -38,8 +38,8 @@ class Stage:
 
     Attributes:
         name: "teach-detection", …, "pseudo", "adapt" or "finetune".
-        folder: where its result and its ``stage.json`` are.
-        recipe: the training that it is; for "pseudo", the data set whose images are labelled.
+        folder: of its result and its ``stage.json``.
+        recipe: of its training; for "pseudo", of the data set whose images are labelled.
         teachers: for "pseudo", the checkpoint of each task's teacher.
     """
 
@@ -50,9 +50,9 @@ class Stage:
 
 
 def plan(recipe: Recipe) -> list[Stage]:
-    """The stages of a recipe in their order; a recipe without ``stages`` is "finetune" alone, in its output folder.
+    """The stages of a recipe in order; a recipe without ``stages`` has only "finetune", in its output folder.
 
-    Reads and writes nothing.
+    Reads and writes no files.
     """
     stages = recipe.stages
     if stages is None:
@@ -61,25 +61,25 @@ def plan(recipe: Recipe) -> list[Stage]:
     shared = Path(stages.shared) if stages.shared is not None else output
     lists = recipe.data.lists if stages.setting == "full" else str(shared / LISTS)
     base = replace(recipe, stages=None, data=replace(recipe.data, lists=lists))
-    found: list[Stage] = []
+    planned: list[Stage] = []
     if stages.teach is not None:
         for task in recipe.model.tasks:
             folder = shared / f"teach-{task}"
-            found.append(Stage(folder.name, folder, _teacher_recipe(base, task, stages, folder)))
+            planned.append(Stage(folder.name, folder, _teacher_recipe(base, task, stages, folder)))
         teachers = tuple((task, shared / f"teach-{task}" / MODEL) for task in recipe.model.tasks)
-        found.append(Stage("pseudo", shared / "pseudo", replace(base, stages=stages), teachers))
+        planned.append(Stage("pseudo", shared / "pseudo", replace(base, stages=stages), teachers))
         base = replace(base, data=replace(base.data, pseudo=str(shared / "pseudo")))
     if stages.adapt is not None:
         folder = output / "adapt"
         settings = replace(_stage_settings(base, stages.adapt), freeze="backbone")
-        found.append(Stage("adapt", folder, replace(base, train=settings, output=str(folder))))
+        planned.append(Stage("adapt", folder, replace(base, train=settings, output=str(folder))))
         base = replace(
             base,
             train=replace(base.train, start_from=str(folder / MODEL)),
             model=replace(base.model, backbone=replace(base.model.backbone, weights=None)),
         )
     folder = output / "finetune"
-    return [*found, Stage("finetune", folder, replace(base, output=str(folder)))]
+    return [*planned, Stage("finetune", folder, replace(base, output=str(folder)))]
 
 
 def run(
@@ -94,21 +94,21 @@ def run(
     """Run the stages of a recipe, or one of them, and skip those that are up to date.
 
     Args:
-        recipe: what to do.
-        resume: go on with a stage that was interrupted.
-        overwrite: do again stages whose inputs changed or that were interrupted, and the one named by ``only``.
-        only: name of the one stage to run; what it needs must be there. "evaluate" measures the final model again.
+        recipe: with or without ``stages``.
+        resume: continue a stage that was interrupted.
+        overwrite: repeat stages whose inputs changed or that were interrupted, and the one named by ``only``.
+        only: name of the one stage to run; its inputs must exist. "evaluate" measures the final model again.
         progress: show progress bars.
-        log: told in one line what each stage does.
+        log: called with one line for each stage.
 
     Returns:
         Folder of the last stage that ran or was up to date.
 
     Raises:
-        EvaluationError: all is trained, but a model could not be measured; the stages after it were run all the same.
+        EvaluationError: a model could not be measured, though all stages ran.
         ConfigError: there is no such stage, a stage was interrupted or its inputs changed and neither ``resume`` nor
             ``overwrite`` is given, or an input is missing.
-        CheckpointError, DatasetError, LabelError, ImageError, NonFiniteLossError: as their names say.
+        CheckpointError, DatasetError, LabelError, ImageError, NonFiniteLossError: see ``errors.py``.
     """
     stages = plan(recipe)
     last = stages[-1]
@@ -127,9 +127,9 @@ def run(
     @functools.cache  # once, however many stages start
     def before_start() -> None:
         if only is None:
-            build_text_encoder(recipe.model)  # one that cannot be had is to be known before days of teachers
+            build_text_encoder(recipe.model)  # fails now if it is missing, rather than after days of training teachers
 
-    recipe_split(recipe, recipe.data.train_split)  # refused before anything is written
+    recipe_split(recipe, recipe.data.train_split)  # raises before anything is written
     _make_lists(recipe, stages, before_start, log)
     unmeasured: EvaluationError | None = None
     for number, stage in enumerate(chosen, start=1):
@@ -153,7 +153,7 @@ def run(
 
 
 def close() -> None:
-    """Let the processes that trained together part; to be called once nothing more is to run."""
+    """Destroy the process group; call it when nothing more is to run."""
     this_process().destroy_process_group()
 
 
@@ -168,14 +168,15 @@ def _run_stage(
     progress: bool,
     log: Callable[[str], None],
 ) -> EvaluationError | None:
-    """Run a stage, or skip it when it is up to date; what its weights do not depend on, their evaluation, may fail."""
+    """Run a stage, or skip it when it is up to date. Returns the error if only its evaluation failed."""
     processes = this_process()
-    inputs, measured = _inputs(stage), _measured(stage)
+    inputs, measured = _inputs(stage), _measuring_inputs(stage)
     record = read_record(stage.folder)
+    # same: inputs are unchanged; finished: the stage ran to its end; done: and its result still exists.
     same = record is not None and not changed(record["inputs"], inputs)
-    ended = record is not None and record["state"] == "done"
-    done = ended and (stage.folder / (REPORT if stage.teachers else MODEL)).is_file()
-    processes.wait_for_everyone()  # all have read the record before one of them writes it
+    finished = record is not None and record["state"] == "done"
+    done = finished and (stage.folder / (REPORT if stage.teachers else MODEL)).is_file()
+    processes.wait_for_everyone()  # all have read the record before one process writes it
     log = log if processes.is_main_process else lambda _: None
     if record is not None and same and done and not (again and overwrite):
         stale = record["measured"] not in (None, measured)
@@ -185,32 +186,32 @@ def _run_stage(
         return _measure(stage, {**record, "measured": measured}, stale=stale, progress=progress)
     if record is not None and not same and not overwrite:
         raise ConfigError(
-            f"{stage.folder}: what stage {stage.name} depends on changed since it ran "
+            f"{stage.folder}: inputs of stage {stage.name} changed since it ran "
             f"({', '.join(changed(record['inputs'], inputs))}); "
-            "give --overwrite to do it and what follows again, or another output"
+            "give --overwrite to run it and the stages after it again, or another output"
         )
-    if same and not ended and not (resume or overwrite):
+    if same and not finished and not (resume or overwrite):
         raise ConfigError(f"{stage.folder}: stage {stage.name} was interrupted; give --resume to go on with it")
     if record is None and not (resume or overwrite):
-        _check_nothing_there(stage)
+        _check_unused(stage)
     before_start()
-    lost = same and ended and not done and not overwrite  # its result was removed
-    going_on = (same and not done and resume) or lost or (record is None and resume and not overwrite)
-    log(f"{title}: {'goes on' if going_on and record is not None else 'starts'} in {stage.folder}")
+    lost = same and finished and not done and not overwrite  # its result was removed
+    continues = (same and not done and resume) or lost or (record is None and resume and not overwrite)
+    log(f"{title}: {'goes on' if continues and record is not None else 'starts'} in {stage.folder}")
     started = time.time()
     problem = None
-    before = record["seconds"] if going_on and record is not None else 0.0
-    there = {*stage.folder.glob("*"), stage.folder / RECORD}
-    with withdrawn(stage.folder / RECORD, unless=lambda: not there.issuperset(stage.folder.glob("*"))):
+    before = record["seconds"] if continues and record is not None else 0.0
+    existing = {*stage.folder.glob("*"), stage.folder / RECORD}
+    with removed_on_error(stage.folder / RECORD, unless=lambda: not existing.issuperset(stage.folder.glob("*"))):
         if processes.is_main_process:
             write_record(stage.folder, inputs, "running", before)
             if lost and stage.teachers:
-                claim(stage.folder)
+                mark_incomplete(stage.folder)
         if stage.teachers:
-            label(stage.recipe, dict(stage.teachers), stage.folder, resume=going_on, progress=progress)
+            label(stage.recipe, dict(stage.teachers), stage.folder, resume=continues, progress=progress)
         else:
             try:
-                train(stage.recipe, resume=going_on, overwrite=not going_on, progress=progress)
+                train(stage.recipe, resume=continues, overwrite=not continues, progress=progress)
             except EvaluationError as err:
                 problem = err
     processes.wait_for_everyone()
@@ -221,11 +222,11 @@ def _run_stage(
 
 
 def _measure(stage: Stage, record: dict[str, Any], *, stale: bool, progress: bool) -> EvaluationError | None:
-    """Measure a finished model on other data than before, or one whose evaluation failed when it was trained."""
-    wanted = stale or not (stage.folder / METRICS).is_file()
+    """Measure a finished model if its validation data changed, or if its evaluation failed after the training."""
+    due = stale or not (stage.folder / METRICS).is_file()
     processes = this_process()
-    processes.wait_for_everyone()  # all have looked before one of them writes
-    if wanted:
+    processes.wait_for_everyone()  # all have looked before one process writes
+    if due:
         try:
             evaluate_folder(stage.folder, recipe=stage.recipe, progress=progress)
         except EvaluationError as err:
@@ -236,8 +237,8 @@ def _measure(stage: Stage, record: dict[str, Any], *, stale: bool, progress: boo
     return None
 
 
-def _measured(stage: Stage) -> Inputs | None:
-    """What the stage's metrics depend on beside its weights; validation that cannot be read stops no training."""
+def _measuring_inputs(stage: Stage) -> Inputs | None:
+    """Digests of what the stage's metrics depend on beside its weights; unreadable validation data is no error here."""
     if stage.teachers:
         return None
     try:
@@ -249,13 +250,13 @@ def _measured(stage: Stage) -> Inputs | None:
 def _make_lists(
     recipe: Recipe, stages: list[Stage], before_start: Callable[[], None], log: Callable[[str], None]
 ) -> None:
-    """Write the setting's lists once; lists that are there must be those of this recipe."""
+    """Write the lists of the recipe's setting, or check that existing ones are the same."""
     settings = recipe.stages
     if settings is None or settings.setting == "full":
         return
     processes = this_process()
     path = Path(str(stages[-1].recipe.data.lists))
-    wanted = make_lists(
+    lists = make_lists(
         recipe_split(recipe, recipe.data.train_split),
         selected_images(recipe),
         setting=settings.setting,
@@ -263,7 +264,7 @@ def _make_lists(
         sizes=settings.sizes,
     )
     if path.is_file():
-        if read_lists(path) != wanted:
+        if read_lists(path) != lists:
             raise ConfigError(
                 f"{path}: holds other lists than setting {settings.setting} with seed {recipe.train.seed} gives; "
                 "choose another output, or delete it and give --overwrite"
@@ -271,8 +272,8 @@ def _make_lists(
     else:
         before_start()
         if processes.is_main_process:
-            write_lists(wanted, path)
-            log(f"{path}: {wanted.describe()}")
+            write_lists(lists, path)
+            log(f"{path}: {lists.describe()}")
     processes.wait_for_everyone()
 
 
@@ -284,7 +285,7 @@ def _teacher_recipe(base: Recipe, task: str, stages: StagesConfig, folder: Path)
     return replace(
         base,
         model=replace(base.model, backbone=backbone, language=None, **others),
-        train=replace(settings, prompt_multiplier=1.0),  # it has none: the same for all students
+        train=replace(settings, prompt_multiplier=1.0),  # a teacher has no prompts; one value for all students
         output=str(folder),
     )
 
@@ -295,7 +296,7 @@ def _stage_settings(recipe: Recipe, stage: StageConfig) -> TrainConfig:
 
 
 def _inputs(stage: Stage) -> Inputs:
-    """What the stage's result depends on; what another stage makes for it has to be there."""
+    """Digests of what the stage's result depends on; results of earlier stages must exist."""
     recipe = stage.recipe
     files = {"data.lists": recipe.data.lists, **{f"the teacher of {task}": str(path) for task, path in stage.teachers}}
     if not stage.teachers:
@@ -310,8 +311,8 @@ def _inputs(stage: Stage) -> Inputs:
     return training_inputs(recipe)
 
 
-def _check_nothing_there(stage: Stage) -> None:
-    """Raise ConfigError when a folder without record holds a run, which may be anybody's."""
+def _check_unused(stage: Stage) -> None:
+    """Raise ConfigError when a folder without a record holds a run, which may be anybody's."""
     found = next((name for name in (CHECKPOINT, MODEL, REPORT) if (stage.folder / name).exists()), None)
     if found is not None:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""One training: fit, save, resume, evaluate. It writes its recipe, curve and metrics beside its checkpoint.
+"""One training: fit, checkpoint, resume, evaluate.
 
 A run's folder holds ``checkpoint.pt`` (to resume), ``model.pt`` (the result), ``recipe.yaml``, ``losses.jsonl`` (one
 line a step), ``environment.json`` (hardware, versions, precision), ``metrics.json``, ``evaluation.npz`` (what a report
@@ -14,10 +14,8 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from lvad_perception.errors import ConfigError, EvaluationError, LvadError
-from lvad_perception.files import write_whole
+from lvad_perception.errors import EvaluationError, LvadError
 from lvad_perception.metrics import Metrics
-from lvad_perception.report.evaluation import Evaluation
 from lvad_training.build import build_criterion, build_model, build_text_encoder
 from lvad_training.checkpoints import (
     Checkpoint,
@@ -27,27 +25,24 @@ from lvad_training.checkpoints import (
     save_checkpoint,
 )
 from lvad_training.data.batches import training_batches, why_not_evaluated
-from lvad_training.model.backbone import Backbone
 from lvad_training.model.multitask import MultiTaskNet
-from lvad_training.model.published import MatchReport, load_published, load_timm
+from lvad_training.model.published import load_backbone
 from lvad_training.model.text_encoders import TextEncoder, TextEncoderMetadata
-from lvad_training.recipe.schema import BackboneConfig, Recipe, TrainConfig
+from lvad_training.recipe.schema import Recipe, TrainConfig
 from lvad_training.training import loop
-from lvad_training.training.environment import note_environment
 from lvad_training.training.evaluation import evaluate_checkpoint, examine_checkpoint
-from lvad_training.training.processes import restore_state, resume_state, start_processes, this_process
-from lvad_training.training.provenance import check_resumed, remeasured, training_inputs
+from lvad_training.training.processes import restore_state, resume_state, seed_process, start_processes, this_process
+from lvad_training.training.provenance import check_resumed, fingerprint, remeasured, training_inputs
+from lvad_training.training.records import code_version, write_file
 from lvad_training.training.runs import (
     CHECKPOINT,
     METRICS,
     MODEL,
     RECIPE,
-    code_version,
-    find_state,
+    find_checkpoint,
     log_metrics,
-    logged,
-    open_events,
-    prepare_folder,
+    open_run,
+    record_steps,
     write_evaluation,
 )
 from lvad_training.training.schedule import optimizer_and_schedule
@@ -56,10 +51,10 @@ from lvad_training.training.schedule import optimizer_and_schedule
 def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, progress: bool = True) -> Path:
     """Train the recipe's model on all its tasks at once and evaluate it: the *finetune* stage.
 
-    Run under ``accelerate launch`` it uses every process and machine given to it; nothing here changes.
+    Under ``accelerate launch`` it uses all processes and machines that were launched.
 
     Args:
-        recipe: what to do; its ``output`` is the run's folder.
+        recipe: what to train; its ``output`` is the run's folder.
         resume: continue from the folder's checkpoint, if there is one; losses continue as if never interrupted.
         overwrite: start again although the folder holds a run.
         progress: show a progress bar.
@@ -69,13 +64,21 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, prog
 
     Raises:
         EvaluationError: ``model.pt`` is finished, but could not be measured.
-        ConfigError: the folder holds another run, or what the run to resume depends on changed since.
-        CheckpointError, DatasetError, LabelError, ImageError, NonFiniteLossError, LoaderError: as their names say.
+        ConfigError: the folder holds another run, or an input of the run to resume has changed.
+        CheckpointError, DatasetError, LabelError, ImageError, NonFiniteLossError, LoaderError: see ``errors.py``.
     """
     settings = recipe.train
     accelerator = start_processes(settings.precision, accumulate=settings.accumulate)
-    folder = Path(recipe.output)
-    state = find_state(folder, recipe, resume=resume, overwrite=overwrite)
+    main, folder = accelerator.is_main_process, Path(recipe.output)
+    state = find_checkpoint(
+        folder,
+        load_checkpoint,
+        fingerprint_of=lambda checkpoint: fingerprint(checkpoint.recipe),
+        fingerprint=fingerprint(recipe),
+        result=MODEL,
+        resume=resume,
+        overwrite=overwrite,
+    )
     first_step = state.step if state is not None else 0
     batches = training_batches(
         recipe,
@@ -96,9 +99,15 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, prog
     criterion = build_criterion(recipe.model, recipe.loss).to(accelerator.device)
     optimizer, scheduler = optimizer_and_schedule(net, settings)
     model, optimizer = accelerator.prepare(net, optimizer)
-    torch.manual_seed(settings.seed * 1000 + accelerator.process_index + 1)
+    seed_process(settings.seed)
     if state is not None:
         restore_state(state.resume, accelerator, optimizer, scheduler)
+
+    def save(step: int) -> None:
+        snapshot = _snapshot(net, recipe, step)
+        snapshot = replace(snapshot, resume=resume_state(accelerator, optimizer, scheduler), inputs=inputs)
+        if main:
+            save_checkpoint(folder / CHECKPOINT, snapshot)
 
     reports = loop.train_steps(
         accelerator=accelerator,
@@ -111,38 +120,34 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, prog
         accumulate=settings.accumulate,
         gradient_clip=settings.gradient_clip,
     )
-    main = accelerator.is_main_process
-    if main:
-        prepare_folder(folder, recipe, first_step)
-        note_environment(folder, accelerator, first_step=first_step, asked=settings.precision)
-        if (problem := why_not_evaluated(recipe)) is not None:
+    with open_run(
+        folder, recipe, first_step=first_step, precision=accelerator.mixed_precision, asked=settings.precision
+    ) as writer:
+        if main and (problem := why_not_evaluated(recipe)) is not None:
             tqdm.write(f"warning: the model will be trained but not evaluated: {problem}", file=sys.stderr)
-    writer = open_events(folder, first_step) if main else None
-    shown = progress and main
-    for report in logged(reports, folder, writer, first_step=first_step, steps=settings.steps, progress=shown):
-        if report.step % settings.checkpoint_every == 0 or report.step == settings.steps:
-            snapshot = _snapshot(net, recipe, report.step)
-            snapshot = replace(snapshot, resume=resume_state(accelerator, optimizer, scheduler), inputs=inputs)
-            if main:
-                save_checkpoint(folder / CHECKPOINT, snapshot)
-            accelerator.wait_for_everyone()
-        if _is_measured(report.step, settings):
-            try:
-                metrics = evaluate_checkpoint(_snapshot(net, recipe, report.step), device=accelerator.device)
-                log_metrics(metrics, report.step, writer)
-            except LvadError as err:
-                if main:
-                    tqdm.write(f"warning: step {report.step} was not evaluated: {err}", file=sys.stderr)
-    final = replace(_snapshot(net, recipe, settings.steps), version=code_version())
-    if main:
-        save_checkpoint(folder / MODEL, final)
-    accelerator.wait_for_everyone()
-    try:
+        for report in record_steps(
+            reports,
+            folder,
+            writer,
+            first_step=first_step,
+            steps=settings.steps,
+            save_every=settings.checkpoint_every,
+            save=save,
+            progress=progress,
+        ):
+            if _is_measured(report.step, settings):
+                try:
+                    metrics = evaluate_checkpoint(_snapshot(net, recipe, report.step), device=accelerator.device)
+                    log_metrics(metrics, report.step, writer)
+                except LvadError as err:
+                    if main:
+                        tqdm.write(f"warning: step {report.step} was not evaluated: {err}", file=sys.stderr)
+        final = replace(_snapshot(net, recipe, settings.steps), version=code_version())
+        if main:
+            save_checkpoint(folder / MODEL, final)
+        accelerator.wait_for_everyone()
         metrics = _examine(folder, final, device=accelerator.device, progress=progress)
         log_metrics(metrics, settings.steps, writer)
-    finally:
-        if writer is not None:
-            writer.close()
     return folder / MODEL
 
 
@@ -151,7 +156,7 @@ def evaluate_folder(folder: Path, *, recipe: Recipe | None = None, progress: boo
 
     Args:
         folder: of the run.
-        recipe: on whose data, and with whose settings of what is found; the run's own when None.
+        recipe: whose validation data and score threshold to measure with; the run's own when None.
         progress: show a progress bar.
 
     Returns:
@@ -159,17 +164,17 @@ def evaluate_folder(folder: Path, *, recipe: Recipe | None = None, progress: boo
 
     Raises:
         CheckpointError: the folder holds no finished model.
-        EvaluationError: it cannot be measured.
+        EvaluationError: the model cannot be measured.
         ConfigError: the metrics cannot be written.
     """
-    found = load_checkpoint(folder / MODEL)
+    final = load_checkpoint(folder / MODEL)
     if recipe is not None:
-        found = replace(found, recipe=remeasured(found.recipe, recipe))
-    return _examine(folder, found, device=this_process().device, progress=progress)
+        final = replace(final, recipe=remeasured(final.recipe, recipe))
+    return _examine(folder, final, device=this_process().device, progress=progress)
 
 
 def _examine(folder: Path, final: Checkpoint, *, device: torch.device, progress: bool) -> Metrics | None:
-    """Measure a run's model and keep what was found. Raises EvaluationError, which leaves the model as it was."""
+    """Measure a run's model and write the results. Raises EvaluationError, with the model unchanged."""
     try:
         evaluation = examine_checkpoint(final, device=device, progress=progress)
     except LvadError as err:
@@ -177,16 +182,22 @@ def _examine(folder: Path, final: Checkpoint, *, device: torch.device, progress:
         raise EvaluationError(
             f"{folder / MODEL} is finished, but was not evaluated: {err}; after that measure it with: {command}"
         ) from err
+    metrics = None if evaluation is None else evaluation.findings.metrics
     if this_process().is_main_process:
-        _finish(folder, final, evaluation)
+        plain = None if metrics is None else metrics.to_dict()
+        write_file(folder / METRICS, json.dumps(plain, indent=1))
+        if evaluation is not None:
+            write_evaluation(folder, evaluation)
+        save_checkpoint(folder / MODEL, replace(final, metrics=plain))
     this_process().wait_for_everyone()
-    return None if evaluation is None else evaluation.findings.metrics
+    return metrics
 
 
 def _load_start(net: MultiTaskNet, recipe: Recipe, state: Checkpoint | None, encoder: TextEncoder | None) -> None:
-    """Weights to begin with: of the run to resume, else of ``train.start_from``, else of the backbone's file.
+    """Load the initial weights: of the run to resume, else of ``train.start_from``, else of the backbone's file.
 
-    A start may have been trained with other heads, which are left out, and without language, which then starts anew.
+    Heads of ``train.start_from`` that this network does not have are skipped. If that model has no language, the
+    language parts of this one keep their random weights.
     """
     if state is not None:
         _check_encoder(encoder, state, f"{recipe.output}/{CHECKPOINT}")
@@ -208,44 +219,20 @@ def _load_start(net: MultiTaskNet, recipe: Recipe, state: Checkpoint | None, enc
             tqdm.write(report.to_text(), file=sys.stderr)
 
 
-def load_backbone(backbone: Backbone, config: BackboneConfig) -> MatchReport:
-    """Load ``config.weights``: "timm", "timm:TAG", "shipped/NAME" or a file in any layout that is known.
-
-    Raises:
-        CheckpointError: the weights cannot be had or do not fit the backbone.
-        ConfigError: timm has no such weights.
-    """
-    where = str(config.weights)
-    if where == "timm" or where.startswith("timm:"):
-        return load_timm(backbone, config.name, where.partition(":")[2] or None)
-    return load_published(backbone, resolve_start(where))
-
-
-def _check_encoder(encoder: TextEncoder | None, found: Checkpoint, source: str) -> None:
+def _check_encoder(encoder: TextEncoder | None, checkpoint: Checkpoint, source: str) -> None:
     if encoder is not None:
-        encoder.metadata.check_same(TextEncoderMetadata.from_dict(found.text_encoder), source=source)
+        encoder.metadata.check_same(TextEncoderMetadata.from_dict(checkpoint.text_encoder), source=source)
 
 
 def _is_measured(step: int, settings: TrainConfig) -> bool:
-    """Whether to validate on the way; after the last step that is done in any case."""
+    """Whether to validate after this step; the last step's model is measured in any case, as the result."""
     every = settings.evaluate_every
     return every > 0 and step % every == 0 and step < settings.steps
 
 
 def _snapshot(net: MultiTaskNet, recipe: Recipe, step: int) -> Checkpoint:
-    """The network as it is now, its prompts folded. The weights are the network's own tensors, not copies."""
+    """The network's current state with folded prompts. The weights are the network's own tensors, not copies."""
     net.fold_prompts()
     encoder = net.prompts.encoder if net.prompts is not None else None
     metadata = encoder.metadata.to_dict() if encoder is not None else None
     return Checkpoint(recipe, step, net.state_dict(), text_encoder=metadata)
-
-
-def _finish(folder: Path, final: Checkpoint, evaluation: Evaluation | None) -> None:
-    plain = evaluation.findings.metrics.to_dict() if evaluation is not None else None
-    try:
-        write_whole(folder / METRICS, json.dumps(plain, indent=1))
-    except OSError as err:
-        raise ConfigError(f"{folder}: metrics cannot be written ({err.strerror}); free disk space") from err
-    if evaluation is not None:
-        write_evaluation(folder, evaluation)
-    save_checkpoint(folder / MODEL, replace(final, metrics=plain))

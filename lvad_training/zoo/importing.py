@@ -14,7 +14,7 @@ from lvad_perception.errors import CheckpointError
 from lvad_perception.vocabulary import DETECTION, DRIVABLE, SEMANTIC, Vocabulary
 from lvad_training.build import build_model
 from lvad_training.checkpoints import Checkpoint, load_weights
-from lvad_training.model.layouts import Normalisation
+from lvad_training.model.backbone import Normalisation
 from lvad_training.model.published import fold_normalisation, read_weights
 from lvad_training.recipe.config import parse_recipe
 from lvad_training.zoo.layouts import LAYOUTS, Layout, is_counter, restructure

@@ -1,4 +1,4 @@
-"""Which install line is tried where, and what its page promises with it."""
+"""The documented install lines, the systems to try them on, and the commands that must work afterwards."""
 
 from dataclasses import dataclass, replace
 
@@ -7,14 +7,14 @@ from .lines import Line
 
 @dataclass(frozen=True)
 class System:
-    """What is on a machine before a line runs.
+    """A machine before an install line runs.
 
     Attributes:
-        name: of the distribution.
-        python: its version; None for the Python that runs the tests.
-        stand_in: taken where that is not installed here.
-        packages: what apt has of the package's needs, at apt's versions or the nearest that pip has (of numpy 1.21.5
-            and PyYAML 5.4.1 on Humble, the next ones with a wheel).
+        name: name of the distribution.
+        python: version of its Python; None for the Python that runs the tests.
+        stand_in: version to use where ``python`` is not installed.
+        packages: dependencies that come with apt, at apt's versions or the nearest ones with a wheel (later than numpy
+            1.21.5 and PyYAML 5.4.1 on Humble).
     """
 
     name: str
@@ -44,23 +44,23 @@ LAPTOP = System("laptop")
 
 @dataclass(frozen=True)
 class Command:
-    """A command line, the status that it ends with, and what it then says (a pattern)."""
+    """A command line, its exit status, and a pattern of its output."""
 
     line: str
     status: int = 0
-    says: str = ""
+    output: str = ""
 
 
 @dataclass(frozen=True)
 class Installation:
-    """A line of the documentation and what works once it ran.
+    """An install line of the documentation and the commands that work after it.
 
     Attributes:
-        line: where it stands.
-        systems: where it is meant for.
-        commands: what the page promises; ``{model}`` is a model file, ``{data}`` a data set, ``{work}`` a folder.
-        ros: colcon builds the package, which installs no dependencies; apt's OpenCV and numpy stay in use.
-        before: what is installed already, in pip's words.
+        line: the line.
+        systems: the systems that it is for.
+        commands: documented commands; ``{model}`` is a model file, ``{data}`` a data set, ``{work}`` a folder.
+        ros: colcon builds the package without dependencies; apt's OpenCV and numpy stay in use.
+        before: requirements to install first.
     """
 
     line: Line
@@ -77,19 +77,19 @@ MODEL = (
     Command("lvad-perception info {model}"),
     Command("lvad-perception bench --model {model} --frames 3"),
 )
-# Everything that the node imports but ROS itself, whose packages pip has not.
+# Everything that the node imports except ROS itself, which pip does not have.
 NODE = (
     *MODEL,
     Command("lvad-perception replay nowhere --model {model} --output {work}/none", 2, "error: "),
-    Command("perception", 2, "perception: rclpy cannot be imported by"),
+    Command("lvad-perception-node", 2, "perception: rclpy cannot be imported by"),
 )
 BAGS = (
-    Command("lvad-perception bag from-bdd100k {data} --split val --output {work}/val_bag"),
+    Command("lvad-perception bag from-dataset {data} --split val --output {work}/val_bag"),
     Command("lvad-perception replay {work}/val_bag --model {model} --output {work}/predicted"),
 )
 EVALUATION = (
-    Command("lvad-perception evaluate {work}/predicted", says="detection, 6 images"),
-    Command("lvad-perception evaluate --model {model} --data {data} --split val", says="detection, 6 images"),
+    Command("lvad-perception evaluate {work}/predicted", output="detection, 6 images"),
+    Command("lvad-perception evaluate --model {model} --data {data} --split val", output="detection, 6 images"),
     Command("lvad-perception report {work}/predicted --output {work}/report.html"),
 )
 VIDEOS = (
@@ -104,9 +104,9 @@ _SMALL = (
 )
 TRAINING = (
     Command("lvad-train data sample {work}/set --images 12"),
-    Command("lvad-train data check {work}/set", says="train"),
-    Command(f"lvad-train run config/train_tiny.yaml --quiet --set output={{work}}/run {_SMALL}", says="detection"),
-    Command("lvad-train evaluate {work}/run/model.pt", says="detection"),
+    Command("lvad-train data check {work}/set", output="train"),
+    Command(f"lvad-train run config/train_tiny.yaml --quiet --set output={{work}}/run {_SMALL}", output="detection"),
+    Command("lvad-train evaluate {work}/run/model.pt", output="detection"),
     Command("lvad-train report {work}/run --output {work}/runs.html"),
 )
 EXPORT = (
@@ -119,7 +119,7 @@ JETSON = (
     *EVALUATION,
     Command("python -m benchmarks.target {model}", 2, "TensorRT"),
 )
-# As far as it goes without torch, TensorRT and a GPU, which a Jetson has from JetPack and NVIDIA's index.
+# The error without torch, TensorRT and a GPU, which a Jetson gets from JetPack and NVIDIA's index.
 NO_TENSORRT = Command(
     "lvad-perception optimize {model} --output {work}/model.engine", 2, "error: torch, which holds the"
 )
@@ -171,7 +171,7 @@ INSTALLATIONS = (
     Installation(
         Line("docs/performance.md", "pip install openvino"),
         (LAPTOP,),
-        (Command("lvad-perception bench --model {model} --frames 3 --runtime openvino", says="OpenVINO"),),
+        (Command("lvad-perception bench --model {model} --frames 3 --runtime openvino", output="OpenVINO"),),
         before=("<this repository>",),
     ),
 )

@@ -1,7 +1,7 @@
-"""Every install line of the documentation, in a fresh virtual environment, and every command that its page promises.
+"""Runs every documented install line in a fresh virtual environment, then the documented commands.
 
-``make test-installs`` runs this; it downloads gigabytes, so `make test` only looks whether the lines are all here
-(``test_lines.py``). What is not tried is in ``cases.NOT_TRIED``, with the reason.
+``make test-installs`` runs this. It downloads gigabytes, so ``make test`` only checks that every line has a case
+(``test_lines.py``). ``cases.NOT_TRIED`` lists the untested lines with the reason.
 """
 
 import os
@@ -20,19 +20,19 @@ from .cases import HUMBLE, INSTALLATIONS, System
 from .lines import ROOT, documented
 
 PIP_ARGS = shlex.split(os.environ.get("PIP_ARGS", ""))
-FACTS = "import numpy, cv2; print(numpy.__version__, cv2.__file__)"
+PROBE = "import numpy, cv2; print(numpy.__version__, cv2.__file__)"
 
 
 @dataclass(frozen=True)
 class Environment:
-    """A virtual environment, and the folder with what stands in for apt's Python packages behind it."""
+    """A virtual environment, and a folder of Python packages that stand for apt's."""
 
     folder: Path
     apt: Path
     home: Path
 
     def run(self, line: str, *, status: int | None = 0, cwd: Path | None = None) -> str:
-        """What a command line prints, both streams; it must end with that status, and without a traceback."""
+        """Run a command line; returns both output streams. The status must match, and no traceback may appear."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
         path = os.pathsep.join([str(self.folder / "bin"), os.environ["PATH"]])
         result = subprocess.run(
@@ -49,12 +49,12 @@ class Environment:
         return result.stdout
 
     def install(self, line: str, cwd: Path | None = None) -> None:
-        """A line that starts with ``pip install``, with the arguments of PIP_ARGS; pip's cache is the user's."""
+        """Run a ``pip install`` line with the arguments of PIP_ARGS and the user's pip cache."""
         self.run(f"unset XDG_CACHE_HOME; {line} -q {shlex.join(PIP_ARGS)}", cwd=cwd)
 
 
 def python_of(system: System) -> str:
-    """The interpreter of a system's version; skips the test where neither it nor its stand-in is installed."""
+    """The system's Python interpreter, or its stand-in; skips the test where neither is installed."""
     if system.python is None:
         return sys.executable
     for version in filter(None, (system.python, system.stand_in)):
@@ -71,7 +71,7 @@ def python_of(system: System) -> str:
 
 @pytest.fixture(scope="session")
 def checkout(tmp_path_factory):
-    """The tracked files, so that nothing that pip builds lands in the repository."""
+    """A copy of the tracked files, so that pip does not build in the repository."""
     folder = tmp_path_factory.mktemp("checkout")
     names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
     for name in filter(None, names.split("\0")):
@@ -82,7 +82,7 @@ def checkout(tmp_path_factory):
 
 @pytest.fixture
 def make_environment(tmp_path):
-    """``make_environment(system)``: a fresh environment of that system, removed after the test for its size."""
+    """``make_environment(system)``: a fresh environment, removed after the test to save space."""
     made = []
 
     def make(system):
@@ -92,10 +92,10 @@ def make_environment(tmp_path):
         made.append(environment)
         if system.packages:
             environment.install(f"pip install --no-deps --target {apt} {shlex.join(system.packages)}")
-            for metadata in apt.glob("opencv*.dist-info"):  # apt's OpenCV has none, and pip does not see it
+            for metadata in apt.glob("opencv*.dist-info"):  # pip does not see apt's OpenCV, which has no metadata
                 shutil.rmtree(metadata)
             (site,) = folder.glob("lib/python3*/site-packages")
-            (site / "apt.pth").write_text(f"{apt}\n")  # behind the environment's own, as --system-site-packages does
+            (site / "apt.pth").write_text(f"{apt}\n")  # searched last, as with --system-site-packages
         return environment
 
     yield make
@@ -120,15 +120,15 @@ def test_the_page_keeps_its_promise(
         environment.install(line.replace("<this repository>", str(checkout)), cwd=checkout)
     if installation.ros:
         environment.install(f"pip install --no-deps {checkout}")
-    numpy, cv2 = environment.run(f"python -c '{FACTS}'").split()
+    numpy, cv2 = environment.run(f"python -c '{PROBE}'").split()
     if system.packages:
         wanted = next(each for each in system.packages if each.startswith("numpy==")).removeprefix("numpy==")
         assert numpy.split(".")[0] == wanted.split(".")[0]
         assert Path(cv2).is_relative_to(environment.apt) == installation.ros
     given = {"model": tiny_model_file, "data": small_split, "work": tmp_path}
     for command in installation.commands:
-        said = environment.run(command.line.format(**given), status=command.status, cwd=checkout)
-        assert re.search(command.says, said), f"{command.line}\n{said}"
+        output = environment.run(command.line.format(**given), status=command.status, cwd=checkout)
+        assert re.search(command.output, output), f"{command.line}\n{output}"
 
 
 def test_what_the_sentence_on_numpy_says_helps(make_environment, checkout, tiny_model_file):
@@ -137,8 +137,8 @@ def test_what_the_sentence_on_numpy_says_helps(make_environment, checkout, tiny_
     environment.install("pip install 'numpy>=2' onnxruntime")
     environment.install(f"pip install --no-deps {checkout}")
     bench = f"lvad-perception bench --model {tiny_model_file} --frames 3"
-    said = environment.run(bench, status=2)
-    found = re.fullmatch(r"lvad-perception: error: OpenCV cannot be imported with numpy 2.*(pip install .*)\n", said)
-    assert found, said
+    output = environment.run(bench, status=2)
+    found = re.fullmatch(r"lvad-perception: error: OpenCV cannot be imported with numpy 2.*(pip install .*)\n", output)
+    assert found, output
     environment.install(found[1])
     environment.run(bench)

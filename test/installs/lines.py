@@ -1,4 +1,4 @@
-"""The install lines of the documentation, read from its pages."""
+"""Reads the install lines of the documentation."""
 
 import re
 from pathlib import Path
@@ -12,11 +12,11 @@ _INLINE = re.compile(r"`(pip\s+install\s[^`]+)`")
 
 
 class Line(NamedTuple):
-    """One way to install something.
+    """An install line.
 
     Attributes:
         page: path in the repository.
-        key: the comment behind the line, which says what it is for; the line itself where it has none.
+        key: the comment after the line; the line itself if it has none.
     """
 
     page: str
@@ -24,7 +24,7 @@ class Line(NamedTuple):
 
 
 def lines_of(text: str) -> dict[str, str]:
-    """What a page tells to run, by ``Line.key``: of code blocks and of `pip install` in the text."""
+    """``Line.key`` -> command, of the code blocks of a page and of `pip install` in its text."""
     found = {}
     for block in _FENCED.findall(text):
         for command, comment in _LINE.findall(block):
@@ -33,7 +33,7 @@ def lines_of(text: str) -> dict[str, str]:
 
 
 def documented() -> dict[Line, str]:
-    """Every line of every page."""
+    """All install lines of all pages."""
     return {
         Line(page.relative_to(ROOT).as_posix(), key): command
         for page in PAGES

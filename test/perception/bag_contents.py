@@ -1,12 +1,12 @@
-"""What a bag holds."""
+"""Reads the messages and QoS profiles of a bag."""
 
 import sqlite3
 
 import yaml
 
-from lvad_perception.bags.storage import open_bag
+from lvad_perception.bags.reader import open_bag
 
-# What Humble's rosbag2 reads of a profile, each by its number.
+# Policies of a profile that Humble's rosbag2 reads as numbers.
 POLICIES = ("history", "reliability", "durability", "liveliness")
 
 
@@ -20,10 +20,10 @@ def contents(bag):
 
 
 def profiles_as_humble_reads_them(bag):
-    """Topic -> [QoS profile], as rosbag2 of Humble converts them; fails the test where Humble throws.
+    """Topic -> [QoS profile] as Humble's rosbag2 parses them; fails the test where Humble would throw.
 
-    Its ``MetadataIo`` takes the profiles of metadata.yaml as a string, from version 4 on; its player takes those of the
-    storage, where there are any, as YAML whose policies are numbers.
+    From version 4 on its ``MetadataIo`` reads the profiles of metadata.yaml as a string; its player prefers those of
+    the storage, as YAML whose policies are numbers.
     """
     metadata = yaml.safe_load((bag / "metadata.yaml").read_text())["rosbag2_bagfile_information"]
     assert metadata["version"] == 8
@@ -50,7 +50,7 @@ def profiles_as_humble_reads_them(bag):
 
 
 def _mcap_channel(topic, profiles):
-    """The bytes of a channel from its topic on: topic, message encoding, and as metadata its QoS profiles."""
+    """The bytes of a channel record from its topic on: topic, message encoding, and QoS profiles as metadata."""
 
     def string(text):
         return len(text.encode()).to_bytes(4, "little") + text.encode()

@@ -1,4 +1,4 @@
-"""A headless Chromium on a pipe: pages are opened, measured and photographed by the DevTools protocol alone."""
+"""Controls a headless Chromium over a pipe with the DevTools protocol: opens, measures and captures pages."""
 
 import base64
 import contextlib
@@ -15,23 +15,23 @@ SECONDS = 60
 
 
 def find_browser():
-    """Path of a Chromium, named by the variable CHROMIUM or found on the path; None when there is none."""
+    """Path of a Chromium, from the variable CHROMIUM or on PATH; None without one."""
     return os.environ.get("CHROMIUM") or next((found for name in NAMES if (found := shutil.which(name))), None)
 
 
 @dataclass
 class Visit:
-    """What happened on a page: addresses that it asked for and what it complained of."""
+    """The events of a page: requested addresses, and errors and warnings."""
 
     requests: list = field(default_factory=list)
     complaints: list = field(default_factory=list)
 
 
 class Browser:
-    """One browser with one page; use it in a ``with`` statement."""
+    """A browser with one page; a context manager."""
 
     def __init__(self, program, profile):
-        # The browser reads commands from its descriptor 3 and answers on 4, messages end with a zero byte.
+        # The browser reads commands from descriptor 3 and answers on 4; a zero byte ends each message.
         command_read, self._commands = os.pipe()
         self._answers, answer_write = os.pipe()
         options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-dev-shm-usage"]
@@ -76,20 +76,20 @@ class Browser:
         return self.visit
 
     def evaluate(self, expression):
-        """The value of a JavaScript expression, or of the promise that it is."""
+        """The value of a JavaScript expression; promises are awaited."""
         answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
     def press(self, key, code):
-        """Press and release a key, by its name and its code: " " and "Space", for instance."""
+        """Press and release a key, by its name and code, such as " " and "Space"."""
         for kind in ("keyDown", "keyUp"):
             text = {"text": key} if kind == "keyDown" and len(key) == 1 else {}
             virtual = {"Space": 32, "Tab": 9}[code]
             self.call("Input.dispatchKeyEvent", type=kind, key=key, code=code, windowsVirtualKeyCode=virtual, **text)
 
     def photograph(self, path, *, selector=None):
-        """Write a picture of the whole page, or of an element, as PNG."""
+        """Write a screenshot of the whole page, or of an element, as PNG."""
         box = self.evaluate(
             "(e => { const r = e.getBoundingClientRect(); return [r.x + scrollX, r.y + scrollY, r.width, r.height] })"
             f"(document.querySelector({json.dumps(selector or 'html')}))"
@@ -116,7 +116,7 @@ class Browser:
             while b"\0" not in self._rest:
                 ready, _, _ = select.select([self._answers], [], [], max(0, end - time.monotonic()))
                 data = os.read(self._answers, 1 << 16) if ready else b""
-                assert data, "the browser ended" if ready else f"the browser said nothing for {SECONDS} s"
+                assert data, "the browser ended" if ready else f"the browser did not answer within {SECONDS} s"
                 self._rest += data
             raw, _, self._rest = self._rest.partition(b"\0")
             message = json.loads(raw)

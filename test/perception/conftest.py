@@ -1,4 +1,4 @@
-"""Fixtures that several tests of the perception use."""
+"""Fixtures of several perception tests."""
 
 import sys
 
@@ -9,7 +9,7 @@ from .fake_tensorrt import make_tensorrt
 
 @pytest.fixture
 def use_tensorrt(monkeypatch):
-    """``use_tensorrt(version)``: the stand-in for a version, installed until the test ends."""
+    """``use_tensorrt(version)``: installs the fake TensorRT of a version until the test ends."""
 
     def use(version):
         module = make_tensorrt(version)

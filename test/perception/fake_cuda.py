@@ -1,11 +1,11 @@
-"""A stand-in for torch's CUDA where there is no GPU: it queues everything and does it later, in any order that may be.
+"""A fake of torch's CUDA for machines without a GPU: it queues work and runs it later, in a random valid order.
 
-What holds the work of a stream back is what holds it back on a GPU, and nothing else: the work queued before it in the
-same stream, events that it was told to wait for, and the host that waits for an event or a stream. Each piece of work
-is done in two steps, between which other streams may do some of theirs, so that one that reads what another is just
-writing finds half of it. Which stream is next is drawn by chance: a seed is one history that could happen on a device.
+Only what orders work on a GPU orders it here: earlier work in the same stream, events that the stream waits for, and
+the host's waiting for an event or a stream. Each copy or computation runs in two steps, between which other streams can
+run, so that a data race reads half-written memory. A random generator picks the next stream: each seed is one possible
+history of a device.
 
-``forget`` leaves a kind of waiting out, to see that the tests notice.
+``forget`` disables a kind of synchronisation, to check that the tests detect it.
 """
 
 import random
@@ -23,14 +23,14 @@ STREAMS = WeakValueDictionary()
 
 
 class FakeTorch:
-    """What ``engines.cuda`` and the engines use of torch, with one device.
+    """The part of torch that ``engines.cuda`` and the engines use, with one device.
 
     Args:
-        seed: of the order in which the device works.
-        name: of the device.
-        records: whether networks can be recorded as graphs.
-        forget: kinds of waiting that do nothing: "upload", "compute" or "download" for a stream's waiting for an event,
-            "host" for that of the host.
+        seed: random seed of the execution order.
+        name: name of the device.
+        records: whether networks can be recorded as CUDA graphs.
+        forget: kinds of synchronisation to disable: "upload", "compute" or "download" for that stream's waiting for
+            events, "host" for the host's.
     """
 
     __version__ = "2.9"
@@ -76,39 +76,39 @@ class FakeTorch:
         yield
 
     def check(self):
-        """On a device that has failed nothing can be done any more, not even asked."""
+        """Raise if the device has failed; on a GPU every later call fails then, even a query."""
         if self.broken:
             raise RuntimeError(self.broken)
 
     def queue(self, *steps):
-        """Have the current stream do these steps, unless they are being recorded."""
+        """Queue steps in the current stream, or record them in the graph that is being captured."""
         self.check()
         if self._capturing is not None:
             self._capturing.steps += steps
         else:
             self._current.work.extend(steps)
-            self.dawdle()
+            self.advance()
 
-    def dawdle(self):
-        """The device gets as far as it happens to get while the host queues the next thing."""
+    def advance(self):
+        """Run a random number of steps, as a device does while the host queues the next work."""
         for _ in range(self.chance.randrange(self._speed)):
             self.step()
 
     def step(self):
-        """One step of one stream that can go on; False where none can."""
+        """Run one step of a random stream that is ready; False if none is."""
         ready = [stream for stream in self.streams if stream.work and stream.work[0].ready()]
         if ready:
             self.chance.choice(ready).work.popleft()()
         return bool(ready)
 
     def run_until(self, condition):
-        """The host waits."""
+        """Block the host until the condition holds."""
         if self._capturing is not None:
             raise RuntimeError("operation not permitted when stream is capturing")
         self.check()
         while "host" not in self.forget and not condition():
-            assert self.step(), "the device waits for itself"
-        self.dawdle()
+            assert self.step(), "deadlock: no stream is ready"
+        self.advance()
 
     def drain(self):
         self.run_until(lambda: not any(stream.work for stream in self.streams))
@@ -136,7 +136,7 @@ class FakeTorch:
 
 
 class FakeCuda(Cuda):
-    """The first device of a ``FakeTorch``, with its arguments, as ``fake``."""
+    """``Cuda`` on the device of a ``FakeTorch``, its attribute ``fake``; takes the same arguments."""
 
     def __init__(self, seed=0, **options):
         self.fake = FakeTorch(seed, **options)
@@ -144,7 +144,7 @@ class FakeCuda(Cuda):
 
 
 class Step:
-    """Something that a stream does in one go, when what it waits for is there."""
+    """One atomic step of a stream, runnable once ``ready()`` holds."""
 
     def __init__(self, do, ready=lambda: True):
         self.ready, self._do = ready, do
@@ -161,8 +161,8 @@ class Stream:
         STREAMS[self.cuda_stream] = self
 
     def queue(self, *steps):
-        """What a library does that is given the stream's handle."""
-        assert self is self._torch._current, "work in another stream is no part of a recording"
+        """Queue steps as a library does that got the stream's handle."""
+        assert self is self._torch._current, "work in another stream is not part of a recording"
         self._torch.queue(*steps)
 
     def wait_event(self, event):
@@ -176,13 +176,16 @@ class Stream:
 
 class Event:
     def __init__(self, torch):
-        self.mark, self._torch = SimpleNamespace(passed=True), torch  # nobody waits for what was never recorded
+        self.mark, self._torch = (
+            SimpleNamespace(passed=True),
+            torch,
+        )  # waiting for an event that was never recorded returns at once
 
     def record(self, stream):
         assert self._torch._capturing is None
         mark = self.mark = SimpleNamespace(passed=False)
         stream.work.append(Step(lambda: setattr(mark, "passed", True)))
-        self._torch.dawdle()
+        self._torch.advance()
 
     def query(self):
         self._torch.check()
@@ -203,7 +206,7 @@ class Graph:
 
 
 class Tensor:
-    """Memory of the host or the device, which both only reach through the queue and through ``numpy()``."""
+    """Host or device memory; accessible only through queued work and ``numpy()``."""
 
     def __init__(self, torch, array):
         self.array, self._torch = array, torch
@@ -228,11 +231,11 @@ class Tensor:
 
 
 class FakeNetwork:
-    """A network on the fake device that keeps what it reads in scratch memory, of which there is one.
+    """A network on the fake device with a single scratch buffer, as a workspace is on a GPU.
 
     Args:
         torch: the device.
-        compute: arrays [N, H, W, 3] -> the outputs in their order.
+        compute: arrays [N, H, W, 3] -> list of outputs.
     """
 
     def __init__(self, torch, compute):

@@ -1,8 +1,8 @@
-"""A stand-in for TensorRT where there is no GPU: it builds a "plan" out of the ONNX file and runs it in ONNX Runtime.
+"""A fake TensorRT for machines without a GPU: its "plan" is the ONNX file, which ONNX Runtime executes.
 
-It proves nothing of TensorRT itself. What it proves is our own logic: which calls are made, in which order, with which
-addresses. It has exactly the names that a version's Python bindings define (``test/data/tensorrt_interface.json``, read
-from their sources): using any other is an AttributeError, as it would be there.
+It tests our own logic, not TensorRT: which calls we make, in which order, with which addresses. It has exactly the
+names that a version's Python bindings define (``test/data/tensorrt_interface.json``, read from their sources); any
+other name is an AttributeError, as in the real module.
 """
 
 import ctypes
@@ -24,16 +24,16 @@ _ENUMS = ("BuilderFlag", "DataType", "LayerType", "MemoryPoolType", "NetworkDefi
 
 
 def make_tensorrt(version):
-    """The module of one version; ``module.metadata`` notes what was done, and takes orders (``refuse``, ``fail``)."""
+    """The module of one version; ``module.state`` records calls, and can make them fail (``refuse``, ``fail``)."""
     classes = INTERFACE[version]["classes"]
     trt = types.ModuleType("tensorrt")
     trt.__version__ = version
-    trt.metadata = types.SimpleNamespace(
+    trt.state = types.SimpleNamespace(
         gpu=True, refuse=None, fail=False, broken_run=False, flags=set(), networks=[], limits={}, plugins=False, runs=0
     )
     for name in _ENUMS:
         setattr(trt, name, enum.IntEnum(name, classes[name], start=0))
-    trt.init_libnvinfer_plugins = lambda log, namespace: setattr(trt.metadata, "plugins", True)
+    trt.init_libnvinfer_plugins = lambda log, namespace: setattr(trt.state, "plugins", True)
     trt.ILogger = type("ILogger", (), {"Severity": enum.IntEnum("Severity", classes["Severity"], start=0)})
     for kind in (Builder, OnnxParser, Runtime):
         setattr(trt, kind.__name__, lambda *arguments, kind=kind: guarded(kind(trt, *arguments), classes))
@@ -43,7 +43,7 @@ def make_tensorrt(version):
 
 
 def guarded(thing, classes):
-    """The object, of which only what the bindings of its class define can be read or set."""
+    """A proxy that gives access only to the attributes that the bindings of the object's class define."""
     names = set(classes[thing.NAME])
 
     class Guard:
@@ -72,7 +72,7 @@ class Builder:
     NAME = "Builder"
 
     def __init__(self, trt, log):
-        if not trt.metadata.gpu:
+        if not trt.state.gpu:
             log.log(trt.ILogger.Severity.WARNING, "CUDA initialization failure with error: 35")
             raise TypeError("pybind11::init(): factory function returned nullptr")
         self._trt = trt
@@ -81,7 +81,7 @@ class Builder:
         defined = self._trt.NetworkDefinitionCreationFlag
         assert flags < 1 << len(defined)
         network = Network(self._trt, {flag.name for flag in defined if flags >> flag & 1})
-        self._trt.metadata.networks.append(network)
+        self._trt.state.networks.append(network)
         return network
 
     def create_builder_config(self):
@@ -90,7 +90,7 @@ class Builder:
     def build_serialized_network(self, network, config):
         network, config = network.thing, config.thing
         trt = self._trt
-        trt.metadata.flags, trt.metadata.config = {flag.name for flag in config.flags}, config
+        trt.state.flags, trt.state.config = {flag.name for flag in config.flags}, config
         monitor = getattr(config, "progress_monitor", None)
         if monitor is not None:
             monitor.phase_start("Building engine", None, 2)
@@ -103,7 +103,7 @@ class Builder:
                 if not monitor.step_complete("Building engine", step):
                     return None
             monitor.phase_finish("Building engine")
-        if trt.metadata.fail or network.model is None:
+        if trt.state.fail or network.model is None:
             return None
         config.cache = b"timings of " + trt.__version__.encode()
         return Memory(MAGIC + trt.__version__.encode() + b"\n" + network.model)
@@ -160,8 +160,8 @@ class OnnxParser:
         import onnx
 
         assert isinstance(content, bytes)
-        if self._trt.metadata.refuse:
-            self._errors = [ParserError(self._trt.metadata.refuse)]
+        if self._trt.state.refuse:
+            self._errors = [ParserError(self._trt.state.refuse)]
             return False
         model = onnx.shape_inference.infer_shapes(onnx.load_from_string(content), data_prop=True)
         infos = [*model.graph.input, *model.graph.value_info, *model.graph.output]
@@ -211,7 +211,7 @@ class Config:
         self.flags.discard(flag)
 
     def set_memory_pool_limit(self, pool, size):
-        self._trt.metadata.limits[pool.name] = size
+        self._trt.state.limits[pool.name] = size
 
     def create_timing_cache(self, data):
         return TimingCache(bytes(data))
@@ -238,7 +238,7 @@ class TimingCache:
 
 
 class Memory(bytes):
-    """``IHostMemory``, whose bytes are read through the buffer interface."""
+    """``IHostMemory``, readable through the buffer protocol."""
 
 
 class Runtime:
@@ -250,7 +250,7 @@ class Runtime:
     def deserialize_cuda_engine(self, plan):
         trt = self._trt
         start = MAGIC + trt.__version__.encode() + b"\n"
-        if not trt.metadata.plugins or not bytes(plan).startswith(start):
+        if not trt.state.plugins or not bytes(plan).startswith(start):
             self._log.log(trt.ILogger.Severity.WARNING, "a warning")
             self._log.log(trt.ILogger.Severity.ERROR, "The engine plan file is not compatible with this version")
             return None
@@ -299,9 +299,9 @@ class Context:
         return True
 
     def execute_async_v3(self, handle):
-        if self._trt.metadata.broken_run:
+        if self._trt.state.broken_run:
             return False
-        self._trt.metadata.runs += 1
+        self._trt.state.runs += 1
         session = self._engine.session
         names = [each.name for each in session.get_outputs()]
 
@@ -316,7 +316,7 @@ class Context:
         return True
 
     def _at(self, name):
-        """The memory at an address, as the array that the engine says lies there."""
+        """The memory at a tensor's address, as an array of its shape and dtype."""
         dtype = {"FLOAT": np.float32, "INT32": np.int32, "UINT8": np.uint8}[self._engine.get_tensor_dtype(name).name]
         shape = self._engine.get_tensor_shape(name)
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize

@@ -1,4 +1,4 @@
-"""MCAP files record by record, so that tests can write what no recorder writes."""
+"""Writes MCAP files record by record, including invalid ones that no recorder writes."""
 
 import struct
 from binascii import crc32
@@ -32,21 +32,21 @@ def channel(key=1, topic=TOPIC, *, of=1, encoding="cdr", qos=""):
     return record(4, struct.pack("<HH", key, of) + string(topic) + string(encoding) + string(metadata))
 
 
-def message(place, *, key=1, data=None):
-    """The image with that place in time."""
-    data = image(place) if data is None else data
-    stamp = START + place * STEP
+def message(number, *, key=1, data=None):
+    """The message of the image with that number, by default ``image(number)``."""
+    data = image(number) if data is None else data
+    stamp = START + number * STEP
     return record(5, struct.pack("<HIQQ", key, 0, stamp, stamp) + data)
 
 
-def image(place):
-    header = make_header(START + place * STEP, "camera", types=rosbags_types())
-    msg = image_to_message(np.full((8, 8, 3), place, np.uint8), header, types=rosbags_types())
+def image(number):
+    header = make_header(START + number * STEP, "camera", types=rosbags_types())
+    msg = image_to_message(np.full((8, 8, 3), number, np.uint8), header, types=rosbags_types())
     return bytes(rosbags_typestore().serialize_cdr(msg, IMAGE))
 
 
 def chunk(*records, compression="", packed=None, size=None, start=START, crc=True):
-    """A chunk; ``packed`` are its compressed bytes, ``size`` what it promises to become."""
+    """A chunk; ``packed`` are its compressed bytes, ``size`` its declared uncompressed size."""
     raw = b"".join(records)
     packed = raw if packed is None else packed
     size = len(raw) if size is None else size
@@ -59,7 +59,7 @@ def index(key, count):
 
 
 def statistics(**counts):
-    """Statistics that promise so many messages of the channels c1, c2, ..."""
+    """Statistics that declare the message counts of channels; ``c1=3``: three messages of channel 1."""
     counted = b"".join(struct.pack("<HQ", int(name[1:]), count) for name, count in counts.items())
     head = struct.pack("<QHIIIIQQ", sum(counts.values()), 1, len(counts), 0, 0, 1, 0, 0)
     return record(11, head + string(counted))

@@ -1,4 +1,4 @@
-"""Predictions beside truth, for tests of the metrics."""
+"""Random pairs of predictions and truth, for tests of the metrics."""
 
 import numpy as np
 
@@ -11,14 +11,14 @@ Pairs = list[tuple[Predictions, Truth]]
 
 
 def random_boxes(rng: np.random.Generator, count: int) -> np.ndarray:
-    """Boxes from 2 pixels to nearly the whole image, so that small, medium and large all occur."""
+    """Boxes with sides of 4 to 160 pixels, so that small, medium and large ones occur."""
     size = np.exp(rng.uniform(np.log(4), np.log(160), (count, 2)))
     corner = rng.uniform(0, 1, (count, 2)) * (np.array(SIZE[::-1]) - size)
     return np.concatenate([corner, corner + size], axis=1).astype(np.float32)
 
 
 def random_pair(rng: np.random.Generator, *, truth_boxes: int = 12, spurious: int = 20, classes: int = 10) -> tuple:
-    """Truth and a prediction that is partly right: shifted boxes, wrong labels, false positives, noisy masks."""
+    """Truth and a partly correct prediction: shifted boxes, wrong labels, false positives, noisy masks."""
     boxes = random_boxes(rng, truth_boxes)
     labels = rng.integers(0, classes, truth_boxes).astype(np.int32)
     crowd = rng.random(truth_boxes) < 0.2

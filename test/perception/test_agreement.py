@@ -21,7 +21,7 @@ def outputs(reference):
 
 
 def moved(raw, **changes):
-    """A copy in which (index, value) of the named arrays is another."""
+    """A copy with another value at one index of the named arrays."""
     arrays = {}
     for name, (index, value) in changes.items():
         arrays[name] = getattr(raw, name).copy()
@@ -47,12 +47,12 @@ class TestDistances:
         assert found.scores == pytest.approx(by, rel=1e-2)
         assert found.within(FP32) is holds
 
-    def test_another_label_leaves_a_box_without_counterpart_on_both_sides(self, outputs):
+    def test_another_label_leaves_a_box_without_match_on_both_sides(self, outputs):
         other = moved(outputs, labels=((0, 0), 9))
         assert agree([other], [outputs]).boxes_px == agree([outputs], [other]).boxes_px == np.inf
 
     def test_a_doubled_box_that_hides_a_lost_one(self, outputs):
-        """Every box found is among those wanted, but not the other way round."""
+        """Every box is in the reference, but one of the reference is missing."""
         wanted = replace(outputs, scores=np.full((2, 4), 0.5, np.float32))
         wanted.scores[:, 3] = 0.1
         doubled = moved(wanted, boxes=((0, 1), wanted.boxes[0, 0]), labels=((0, 1), wanted.labels[0, 0]))
@@ -70,11 +70,11 @@ class TestDistances:
         wrong = replace(outputs, semantic=outputs.semantic + np.uint8(1))
         assert agree([outputs, wrong, outputs], [outputs] * 3).masks == 0
 
-    def test_confidence_is_told_without_wrapping(self, outputs):
+    def test_the_difference_of_confidences_does_not_wrap_around(self, outputs):
         low, high = (replace(outputs, semantic_confidence=np.full((2, 48, 64), value, np.uint8)) for value in (3, 250))
         assert agree([low], [high]).confidence == agree([high], [low]).confidence == 247
 
-    def test_no_number_never_passes(self, outputs):
+    def test_nan_never_passes(self, outputs):
         for name in ("scores", "boxes"):
             found = agree([moved(outputs, **{name: ((0, 1), np.nan)})], [outputs])
             assert not any(found.within(tolerance) for tolerance in TOLERANCES.values()), name
@@ -105,27 +105,27 @@ class TestSets:
 
 
 class TestLowPrecision:
-    def test_boxes_that_are_not_published_are_not_judged(self, outputs):
+    def test_boxes_below_the_least_score_are_not_compared(self, outputs):
         low = replace(outputs, scores=np.float32([[0.9, 0.29, 0.2, 0.1]] * 2))
         other = moved(low, labels=((0, 1), 9), boxes=((0, 2), 0.0))
         found = agree([other], [low], BF16)
         assert (found.boxes_px, found.boxes) == (0, 4)
         assert agree([other], [low]).boxes_px == np.inf
 
-    def test_a_box_just_below_the_least_score_answers_for_one_just_above(self, outputs):
+    def test_a_box_just_below_the_least_score_matches_one_just_above(self, outputs):
         wanted = replace(outputs, scores=np.float32([[0.9, 0.31, 0.05, 0.05]] * 2))
         found = replace(outputs, scores=np.float32([[0.9, 0.29, 0.05, 0.05]] * 2))
         assert agree([found], [wanted], BF16).within(BF16)
 
     def test_only_the_share_counts(self, outputs):
-        """Two boxes of 120 are within the twentieth that may go astray, twenty are not."""
+        """Two boxes of 120 are within the 5 % that may differ, twenty are not."""
         bad = moved(outputs, labels=((0, 0), 9))
         tolerance = Tolerance(boxes_px=1, scores=0.1, masks=0.9, least_score=0.3, share=0.95)
         assert agree([bad, *[outputs] * 9], [outputs] * 10, tolerance).within(tolerance)
         assert not agree([bad] * 10, [outputs] * 10, tolerance).within(tolerance)
 
     @pytest.mark.parametrize(("by", "alternates", "distance"), [(5, 0, 5), (25, 2, 0), (60, 0, np.inf)])
-    def test_another_box_of_the_same_object_may_have_survived_suppression(self, outputs, by, alternates, distance):
+    def test_suppression_may_keep_another_box_of_the_same_object(self, outputs, by, alternates, distance):
         """Of 100 px: 5 px are within the tolerance, 25 px leave 0.6 of the union in common, and 60 px a quarter."""
         one = replace(outputs, scores=np.float32([[0.9, 0.7, 0.1, 0.1]] * 2))
         one.boxes[0, 0] = (100, 100, 200, 200)

@@ -1,4 +1,4 @@
-"""Bags that others made, damaged or with intent: refused in a sentence and in bounded memory."""
+"""Damaged and hostile bags: refused in one sentence and in bounded memory."""
 
 import random
 import re
@@ -8,11 +8,13 @@ import tracemalloc
 import lz4.frame
 import pytest
 
-from lvad_perception.bags import compression, recorded
+from lvad_perception.bags import compression, storage
 from lvad_perception.bags.compression import LARGEST, zstd_module
-from lvad_perception.bags.problems import Problems
-from lvad_perception.bags.storage import create_bag, open_bag, rosbags_typestore
+from lvad_perception.bags.error_log import ErrorLog
+from lvad_perception.bags.reader import open_bag
+from lvad_perception.bags.writer import create_bag
 from lvad_perception.errors import BagError
+from lvad_perception.messages import rosbags_typestore
 from lvad_perception.topics import IMAGE
 
 from .mcap_files import (
@@ -36,11 +38,11 @@ zstd = zstd_module()
 PACK = {"zstd": zstd.compress, "lz4": lz4.frame.compress}
 
 
-def read(bag, told):
+def read(bag, reported):
     with open_bag(bag) as reader:
         return [
             (stamp - START) // STEP
-            for _, stamp, _ in reader.messages(reader.connections, problems=Problems(told.append))
+            for _, stamp, _ in reader.messages(reader.connections, errors=ErrorLog(reported.append))
         ]
 
 
@@ -68,33 +70,32 @@ def bounded():
 
 class TestBombs:
     @pytest.mark.parametrize("kind", PACK)
-    def test_a_chunk_that_becomes_more_than_it_promises(self, tmp_path, gigabyte, bounded, kind):
-        told = []
+    def test_a_chunk_that_expands_to_more_than_it_states(self, tmp_path, gigabyte, bounded, kind):
+        reported = []
         bomb = chunk(compression=kind, packed=gigabyte[kind], size=4096, crc=False)
         path = write_mcap(
             *(tmp_path / "x.mcap", schema(), channel(), chunk(message(0), start=START)),
             *(bomb, index(1, 3), statistics(c1=4)),
         )
-        assert read(path, told) == [0]
+        assert read(path, reported) == [0]
         assert re.search(
-            r"chunk at byte \d+: (it becomes more than the 4,096|its [\d,]+ bytes promise to become 4,096)", told[0]
+            r"chunk at byte \d+: (it expands to more than the allowed 4,096|its [\d,]+ compressed .* for the 4,096)",
+            reported[0],
         )
-        assert told[1].startswith(f"{TOPIC} 3 of 4 messages: ")
+        assert reported[1].startswith(f"{TOPIC} 3 of 4 messages: ")
 
     @pytest.mark.parametrize("kind", ["", *PACK])
     @pytest.mark.parametrize("size", [LARGEST + 1, 1 << 31, (1 << 64) - 1])
-    def test_a_chunk_that_promises_too_much(self, tmp_path, bounded, kind, size):
+    def test_a_chunk_that_states_too_much(self, tmp_path, bounded, kind, size):
         path = write_mcap(tmp_path / "x.mcap", schema(), channel(), chunk(message(0), compression=kind, size=size))
-        with pytest.raises(
-            BagError, match=rf"promises to become {size:,} bytes, and more than {LARGEST:,} are refused"
-        ):
+        with pytest.raises(BagError, match=rf"states a size of {size:,} bytes, and more than {LARGEST:,} are refused"):
             read(path, [])
 
     @pytest.mark.parametrize("kind", PACK)
-    def test_a_chunk_whose_promise_is_empty(self, tmp_path, bounded, kind):
-        """It promises a quarter of a gigabyte, and has a few bytes."""
+    def test_a_chunk_with_less_than_it_states(self, tmp_path, bounded, kind):
+        """It states a quarter of a gigabyte, and has a few bytes."""
         packed = PACK[kind](message(0))
-        told = []
+        reported = []
         path = write_mcap(
             *(
                 tmp_path / "x.mcap",
@@ -104,23 +105,23 @@ class TestBombs:
             ),
             statistics(c1=1),
         )
-        assert read(path, told) == []
-        assert re.search(r"it has [\d,]+ bytes instead of|which [\d,]+ of LZ4 cannot", told[0])
+        assert read(path, reported) == []
+        assert re.search(r"it has [\d,]+ bytes instead of|to which [\d,]+ of LZ4 cannot", reported[0])
 
     def test_a_message(self, tmp_path, gigabyte, monkeypatch, bounded):
-        told = []
+        reported = []
         monkeypatch.setattr(compression, "LARGEST", 1 << 20)
         path = write_mcap(tmp_path / "x.mcap", schema(), channel(), message(0), message(1, data=gigabyte["zstd"]))
-        assert read(path, told) == [0]
-        assert told == [
-            f"{TOPIC} message 1 at 1600000000.100000000: it becomes more than the 1,048,576 bytes that it may have"
+        assert read(path, reported) == [0]
+        assert reported == [
+            f"{TOPIC} message 1 at 1600000000.100000000: it expands to more than the allowed 1,048,576 bytes"
         ]
 
     def test_a_file(self, tmp_path, gigabyte, monkeypatch, bounded):
         monkeypatch.setattr(compression, "LARGEST", 1 << 20)
         (tmp_path / "x.mcap.zstd").write_bytes(gigabyte["zstd"])
         with pytest.raises(
-            BagError, match=r"x\.mcap\.zstd becomes more than 1000 times its size, as no recording does"
+            BagError, match=r"x\.mcap\.zstd expands to more than 1000 times its size, which no recording does"
         ):
             read(tmp_path / "x.mcap.zstd", [])
 
@@ -136,7 +137,7 @@ class TestBombs:
             read(tmp_path / "x.mcap.zstd", [])
 
     def test_chunks_that_all_overlap(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(recorded, "_HELD", 1000)
+        monkeypatch.setattr(storage, "_BUDGET", 1000)
         chunks = [chunk(message(place), message(place + 9), start=START) for place in range(9)]
         path = write_mcap(tmp_path / "x.mcap", schema(), channel(), *chunks, statistics(c1=18))
         with pytest.raises(
@@ -164,7 +165,7 @@ class TestBombs:
     ],
     ids=["schema", "topic", "message", "chunk", "chunk's data", "unknown"],
 )
-def test_lengths_that_are_lies(tmp_path, bounded, make, length):
+def test_wrong_lengths(tmp_path, bounded, make, length):
     path = write_mcap(tmp_path / "x.mcap", *make(length))
     with pytest.raises(BagError, match=r"x\.mcap cannot be read as a bag \(.*recover"):
         read(path, [])
@@ -223,18 +224,18 @@ def test_random_damage_ends_in_messages_or_a_sentence(tmp_path, bounded, kind):
             place = source.randrange(len(data))
             data[place : place + source.choice([1, 4, 8])] = source.randbytes(source.choice([1, 4, 8]))
         file.write_bytes(data)
-        told = []
+        reported = []
         try:
             with open_bag(file) as reader:
-                found = [raw for _, _, raw in reader.messages(reader.connections, problems=Problems(told.append))]
+                found = [raw for _, _, raw in reader.messages(reader.connections, errors=ErrorLog(reported.append))]
         except BagError as err:
             refused += len(str(err).splitlines()) == 1
             broken += len(str(err).splitlines()) != 1
             continue
         if kind == "records":
             assert set(found) <= originals
-            assert len(found) == 6 or told
-        lossless += not told
+            assert len(found) == 6 or reported
+        lossless += not reported
     assert broken == 0
     assert refused
     assert lossless

@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from lvad_perception.bags.convert import from_bdd100k
+from lvad_perception.bags.convert import from_dataset
 from lvad_perception.bags.evaluate import evaluate_bag
 from lvad_perception.bags.replay import replay
 from lvad_perception.bags.report import examine_bag, report_bag
@@ -15,7 +15,7 @@ from lvad_perception.perceiver import Perceiver
 @pytest.fixture
 def predicted(small_split, fake_engine, tmp_path):
     """A replayed bag of the small split."""
-    from_bdd100k(small_split, "val", tmp_path / "bag")
+    from_dataset(small_split, "val", tmp_path / "bag")
     replay(tmp_path / "bag", Perceiver(fake_engine, score_threshold=0.0), tmp_path / "predicted")
     return tmp_path / "predicted"
 
@@ -54,7 +54,7 @@ def test_more_examples_than_images_show_each_once(predicted, tmp_path):
     assert len(names) == len(set(names)) == 8
 
 
-def test_the_bag_finds_what_the_metrics_room_finds_and_names_its_frames(predicted):
+def test_the_findings_of_a_bag_are_those_of_the_evaluator_and_name_its_frames(predicted):
     evaluation = examine_bag(predicted, worst=3, score_threshold=0.3)
     assert evaluation.findings.metrics == evaluate_bag(predicted)
     errors = {frame.name: frame.errors for frame in evaluation.findings.frames}
@@ -71,7 +71,7 @@ def test_weather_and_time_of_day_travel_from_the_labels_to_the_report(make_small
     for index, entry in enumerate(entries):
         entry["attributes"] = {"weather": "rainy" if index % 2 else "clear", "timeofday": "night"}
     labels.write_text(json.dumps(entries))
-    from_bdd100k(root, "val", tmp_path / "bag")
+    from_dataset(root, "val", tmp_path / "bag")
     replay(tmp_path / "bag", Perceiver(fake_engine, score_threshold=0.0), tmp_path / "predicted")
     slices = examine_bag(tmp_path / "predicted", worst=1, score_threshold=0.3).findings.slices
     assert {value: scores.images for value, scores in slices["weather"].items()} == {
@@ -102,7 +102,7 @@ def test_a_folder_that_is_no_run_is_named(predicted, tmp_path):
 
 
 def test_a_bag_without_predictions_is_named(small_split, tmp_path):
-    from_bdd100k(small_split, "val", tmp_path / "bag")
+    from_dataset(small_split, "val", tmp_path / "bag")
     with pytest.raises(BagError, match="has no predictions"):
         report_bag(tmp_path / "bag", tmp_path / "r.html")
 

@@ -65,7 +65,7 @@ def test_boxes_are_continuous_and_grouped_by_sorted_frame(labels, tmp_path):
     assert table.class_counts().tolist() == [1, 0, 1, 0, 1, 0, 0, 1, 0, 0]
 
 
-def test_what_was_skipped_is_remembered(labels, tmp_path):
+def test_skipped_labels_are_recorded(labels, tmp_path):
     problems = open_table(labels, tmp_path / "cache").problems
     assert problems.unknown_categories == {"spaceship": 1}
     assert problems.shapeless == 1
@@ -83,8 +83,8 @@ def test_attributes_times_and_rows(labels, tmp_path):
 
 def test_frames_are_read_back_from_their_source(labels, tmp_path):
     table = open_table(labels, tmp_path / "cache")
-    assert [thing.category for thing in table.frame(0).things] == ["bicycle"]
-    assert len(table.frame(1).things) == 7
+    assert [thing.category for thing in table.frame(0).all_labels] == ["bicycle"]
+    assert len(table.frame(1).all_labels) == 7
     write(labels, [{"name": "a.jpg"}])
     with pytest.raises(DatasetError, match=r"det_train\.json changed while the data set was open; start again"):
         table.frame(0)
@@ -101,7 +101,7 @@ def test_files_without_frames_or_boxes_open(tmp_path, frames):
     assert table.rows_of(np.array([b"z"])).tolist() == [-1]
 
 
-def test_second_start_reads_the_cache_and_a_changed_file_does_not(labels, tmp_path, monkeypatch):
+def test_a_second_start_reads_the_cache_unless_the_file_changed(labels, tmp_path, monkeypatch):
     open_table(labels, tmp_path / "cache")
     monkeypatch.setattr(index, "read_source", None)  # calling it would raise TypeError
     assert len(open_table(labels, tmp_path / "cache")) == 2
@@ -153,7 +153,7 @@ def test_a_table_that_is_opened_now_and_then_stays(labels, tmp_path):
     assert open_table(labels, cache)._folder == old._folder
 
 
-def test_tables_pickle_as_their_place(labels, tmp_path):
+def test_tables_pickle_as_their_path(labels, tmp_path):
     table = open_table(labels, tmp_path / "cache")
     data = pickle.dumps(table)
     assert len(data) < 1000

@@ -63,7 +63,7 @@ def test_frame_names_lose_folders_and_image_suffix(name, stem):
 
 @pytest.mark.parametrize("labels", [{}, {"labels": None}, {"labels": []}])
 def test_labels_missing_null_or_empty_are_no_labels(labels):
-    assert frame({"name": "a", **labels}).things == []
+    assert frame({"name": "a", **labels}).all_labels == []
 
 
 @pytest.mark.parametrize(
@@ -81,8 +81,8 @@ def test_labels_missing_null_or_empty_are_no_labels(labels):
         ({"Occluded": True, "Traffic Light Color": [0, "NA"]}, False),
     ],
 )
-def test_crowds_are_told_by_their_attribute_however_it_is_spelt(attributes, crowd):
-    assert frame({"labels": [{"category": "car", "attributes": attributes}]}).things[0].is_crowd is crowd
+def test_the_crowd_attribute_is_read_in_every_spelling(attributes, crowd):
+    assert frame({"labels": [{"category": "car", "attributes": attributes}]}).all_labels[0].is_crowd is crowd
 
 
 def test_frame_attributes_and_time():
@@ -121,7 +121,7 @@ def test_oldest_form_lists_objects_inside_frames(tmp_path):
     path.write_text(json.dumps({"name": "a", "frames": [{"timestamp": 10000, "objects": objects}], "attributes": {}}))
     (entry,) = frames_of(path)
     assert entry.frame.stem == "a"
-    assert [thing.category for thing in entry.frame.things] == ["car", "area/drivable"]
+    assert [thing.category for thing in entry.frame.all_labels] == ["car", "area/drivable"]
     assert entry.frame.timestamp_ms == 10000
 
 
@@ -204,7 +204,7 @@ def test_other_encodings_are_named(tmp_path, encoding, message):
         (b'[{"name": "a\\u0000b.jpg"}]', "entry 0: its name holds a NUL"),
     ],
 )
-def test_what_is_no_text_of_labels_is_named(tmp_path, content, message):
+def test_files_that_are_no_label_text_are_named_with_a_remedy(tmp_path, content, message):
     path = tmp_path / "labels.json"
     path.write_bytes(content)
     with pytest.raises(LabelError, match=message):
@@ -212,7 +212,7 @@ def test_what_is_no_text_of_labels_is_named(tmp_path, content, message):
 
 
 @pytest.mark.parametrize("timestamp", [1e300, -1e300, 10**30, True, [1], {"a": 1}])
-def test_impossible_times_are_no_times(timestamp):
+def test_impossible_times_are_ignored(timestamp):
     assert frame({"timestamp": timestamp}).timestamp_ms in (None, 1)
 
 
@@ -237,7 +237,7 @@ REAL_FRAMES = {
 @pytest.mark.parametrize("name", REAL_FRAMES)
 def test_real_label_files(format_cases, name):
     found = list(frames_of(format_cases / name))
-    assert (len(found), found[0].frame.stem, len(found[0].frame.things)) == REAL_FRAMES[name]
+    assert (len(found), found[0].frame.stem, len(found[0].frame.all_labels)) == REAL_FRAMES[name]
 
 
 @pytest.mark.parametrize("name", ["coco_rle.json", "scalabel_rle.json", "poly2ds.json", "poly2ds_to_polygon.json"])

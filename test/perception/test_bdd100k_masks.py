@@ -30,7 +30,7 @@ def official_palette():
 def labels_of(things, size_hw=(10, 12)):
     import json
 
-    return decode_frame(json.dumps({"name": "x", "labels": things}).encode(), source="x").things
+    return decode_frame(json.dumps({"name": "x", "labels": things}).encode(), source="x").all_labels
 
 
 def square(x1, y1, x2, y2):
@@ -69,7 +69,7 @@ def test_colour_maps_are_read_by_the_colours_of_the_task(tmp_path):
         read_mask(tmp_path / "s.png", "drivable")
 
 
-def test_old_drivable_numbers_are_told_by_the_file_name(tmp_path):
+def test_old_drivable_ids_are_recognised_by_the_file_name(tmp_path):
     old = np.array([[0, 1, 2, 255]], np.uint8)
     mask = read_mask(save(tmp_path / "a_drivable_id.png", old), "drivable")
     np.testing.assert_array_equal(mask, [[2, 0, 1, UNLABELED]])
@@ -85,7 +85,7 @@ def test_old_drivable_numbers_are_told_by_the_file_name(tmp_path):
         (np.zeros((2, 2), np.uint16), "semantic", "has pixel type I;16, not 8-bit ids"),
     ],
 )
-def test_what_is_no_mask_of_the_task_is_refused(tmp_path, pixels, task, message):
+def test_images_that_are_no_mask_of_the_task_are_refused(tmp_path, pixels, task, message):
     with pytest.raises(LabelError, match=message):
         read_mask(save(tmp_path / "a.png", pixels), task)
 
@@ -107,7 +107,7 @@ VOC_LIKE = [0, 0, 0, 128, 0, 0, 0, 128, 0, 128, 128, 0, *range(200)]
 
 
 def folder_of(tmp_path, pictures, task="semantic"):
-    """What each of (pixels, palette) is read as in one folder."""
+    """Class ids of several (pixels, palette) that are saved in one folder."""
     paths = [save(tmp_path / f"{i:02d}.png", pixels, palette=palette) for i, (pixels, palette) in enumerate(pictures)]
     reading = folder_reading(paths, task)
     return reading, [read_mask(path, task, reading).tolist() for path in paths]
@@ -141,7 +141,7 @@ def test_palettes_of_class_colours_are_colours_in_every_picture(tmp_path):
     assert (reading, found) == ("colors", [[[UNLABELED, 13, 0]], [[UNLABELED] * 2], [[13, 0]], [[UNLABELED] * 2]])
 
 
-def test_the_order_of_the_folder_decides_nothing(tmp_path):
+def test_the_reading_does_not_depend_on_the_order_of_the_files(tmp_path):
     road_first = [*SEMANTIC.colors[0], 0, 0, 0]
     pictures = [(row(1, 1), GREY_RAMP), (row(0, 1), road_first), (row(0, 1), road_first)]
     for place, order in enumerate(((0, 1, 2), (2, 1, 0))):
@@ -154,7 +154,7 @@ def test_the_order_of_the_folder_decides_nothing(tmp_path):
         folder_of(tmp_path, [(row(0, 1), [0, 0, 0, *SEMANTIC.colors[13]])] * 2 + [(row(5, 6), GREY_RAMP)])
 
 
-def test_a_palette_that_fits_no_folder_is_told(tmp_path):
+def test_a_palette_that_contradicts_its_folder_is_refused(tmp_path):
     pictures = [(row(5, 6), GREY_RAMP)] * 3 + [(row(20, 21), [0] * 60 + [*SEMANTIC.colors[13], *SEMANTIC.colors[0]])]
     with pytest.raises(
         LabelError, match=r"03\.png has a palette that can only mean colours, those of its folder mean ids"
@@ -180,7 +180,7 @@ def test_a_large_folder_is_sampled(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "WEBP"])
-def test_masks_compressed_with_loss_are_told(tmp_path, kind):
+def test_lossy_masks_are_refused(tmp_path, kind):
     PIL.Image.fromarray(np.zeros((16, 16), np.uint8)).save(tmp_path / "a.png", kind)
     with pytest.raises(
         LabelError, match=rf"a\.png holds {kind} data, whose compression changes ids; save the mask as PNG"
@@ -304,10 +304,10 @@ SEGMENTATIONS = [
 @pytest.mark.parametrize(("labels", "published", "without", "tolerated"), SEGMENTATIONS)
 def test_real_shapes_give_the_published_masks(format_cases, labels, published, without, tolerated):
     (entry,) = frames_of(format_cases / labels)
-    for label in entry.frame.things:
+    for label in entry.frame.all_labels:
         for name in without:
-            setattr(label, name, decode_frame(b'{"labels": [{}]}', source="x").things[0].rle)
-    mask = semantic_from_labels(entry.frame.things, (720, 1280), source=labels)
+            setattr(label, name, decode_frame(b'{"labels": [{}]}', source="x").all_labels[0].rle)
+    mask = semantic_from_labels(entry.frame.all_labels, (720, 1280), source=labels)
     wrong, inside = agreement(mask, format_cases / published, UNLABELED)
     assert wrong <= tolerated
     assert inside >= 0.9995
@@ -315,7 +315,7 @@ def test_real_shapes_give_the_published_masks(format_cases, labels, published, w
 
 def test_real_drivable_polygon_of_2018_gives_the_official_mask(format_cases):
     (entry,) = frames_of(format_cases / "bdd100k_labels_images_2018_one_frame.json")
-    mask = drivable_from_labels(entry.frame.things, (720, 1280), source="x")
+    mask = drivable_from_labels(entry.frame.all_labels, (720, 1280), source="x")
     path = format_cases / "expected" / "1cd5d614-35d63896_drivable_mask.png"
     wrong, inside = agreement(mask, path, DRIVABLE_BACKGROUND)
     assert wrong <= 20
@@ -324,14 +324,14 @@ def test_real_drivable_polygon_of_2018_gives_the_official_mask(format_cases):
 
 def test_real_label_without_shape_leaves_everything_unlabelled(format_cases):
     (entry,) = frames_of(format_cases / "seg" / "sem_seg_labels_without_rle.json")
-    assert (semantic_from_labels(entry.frame.things, (8, 8), source="x") == UNLABELED).all()
+    assert (semantic_from_labels(entry.frame.all_labels, (8, 8), source="x") == UNLABELED).all()
 
 
 @pytest.mark.parametrize("name", ["overlapping_masks.json", "lane_boundary_rle_first1.json"])
 def test_real_run_lengths_of_other_tasks_decode(format_cases, name):
     (entry,) = frames_of(format_cases / "seg" / name)
-    assert all(label.has_shape for label in entry.frame.things)
-    mask = semantic_from_labels(entry.frame.things, (720, 1280), source=name)
+    assert all(label.has_shape for label in entry.frame.all_labels)
+    mask = semantic_from_labels(entry.frame.all_labels, (720, 1280), source=name)
     assert set(np.unique(mask)) <= {*range(19), UNLABELED}
 
 

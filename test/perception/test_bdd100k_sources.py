@@ -31,10 +31,10 @@ def entries(category, *names):
 
 
 def opened(tree, split="val"):
-    """The split, and what was told of it: file name and sentence."""
-    told = []
-    found = open_split(tree.root, split, report=told.append)
-    return found, [line.rpartition("/")[2] for line in told]
+    """The split, and (file name, sentence) of every report."""
+    reported = []
+    found = open_split(tree.root, split, report=reported.append)
+    return found, [line.rpartition("/")[2] for line in reported]
 
 
 def labels(split):
@@ -66,9 +66,9 @@ def two_images(tree):
 def test_the_published_name_wins_over_a_copy_even_for_frames_that_it_lists_no_more(two_images, copy, published):
     two_images.json(f"labels/det_20/{published}.json", entries("car", "b"))
     (two_images.root / f"labels/det_20/{copy}.json").write_text(json.dumps(entries("bus", "a", "b")))
-    split, told = opened(two_images)
+    split, reported = opened(two_images)
     assert labels(split) == {"a": None, "b": [2]}
-    assert told == [f"{copy}.json: a copy by its name; {published}.json counts, so it is not used"]
+    assert reported == [f"{copy}.json: a copy by its name; {published}.json counts, so it is not used"]
 
 
 def test_a_broken_copy_stops_nothing_and_a_copy_alone_is_used(two_images):
@@ -78,29 +78,29 @@ def test_a_broken_copy_stops_nothing_and_a_copy_alone_is_used(two_images):
     assert labels(opened(two_images)[0]) == {"a": [2], "b": None}
     (two_images.root / "labels/det_20/det_val.json").unlink()
     copy.write_text(json.dumps(entries("bus", "a")))
-    split, told = opened(two_images)
+    split, reported = opened(two_images)
     assert labels(split) == {"a": [4], "b": None}
-    assert told == []
+    assert reported == []
 
 
-def test_a_file_that_lists_what_the_published_one_lists_is_a_copy_whatever_it_is_called(two_images):
+def test_a_file_with_the_published_files_frames_is_a_copy_under_any_name(two_images):
     two_images.json("labels/det_20/det_val.json", entries("car", "b"))
     two_images.json("labels/det_20/det_a_first_val.json", entries("bus", "a", "b"))
-    split, told = opened(two_images)
+    split, reported = opened(two_images)
     assert labels(split) == {"a": None, "b": [2]}
-    assert told == ["det_a_first_val.json: 1 of its 2 frames are in det_val.json as well, which counts; not used"]
+    assert reported == ["det_a_first_val.json: 1 of its 2 frames are in det_val.json as well, which counts; not used"]
 
 
-def test_an_addition_is_used_and_frames_that_both_list_are_told(two_images):
+def test_a_file_with_more_frames_is_used_and_shared_frames_are_reported(two_images):
     two_images.json("labels/det_20/det_val.json", entries("car", "a"))
     two_images.json("labels/det_20/det_val_more.json", entries("bus", "b", "x", "y"))
-    split, told = opened(two_images)
-    assert (labels(split), told) == ({"a": [2], "b": [4]}, [])
+    split, reported = opened(two_images)
+    assert (labels(split), reported) == ({"a": [2], "b": [4]}, [])
     two_images.json("labels/det_20/det_val_more.json", entries("bus", "a", "b", "x"))
-    split, told = opened(two_images)
+    split, reported = opened(two_images)
     assert labels(split) == {"a": [2], "b": [4]}
     path = two_images.root.resolve() / "labels/det_20/det_val.json"
-    assert told == [f"{path.name} as well, whose entries count"]
+    assert reported == [f"{path.name} as well, whose entries count"]
     (note,) = split.notes
     assert note.message == f"1 of its 3 frames are in {path} as well, whose entries count"
     assert note.file.name == "det_val_more.json"
@@ -116,11 +116,11 @@ def test_without_a_published_name_both_of_two_files_are_named(two_images):
     assert note.file.name == "det_val_bob.json"
 
 
-def test_releases_of_2018_and_2020_list_the_same_frames_without_a_word(two_images):
+def test_releases_of_2018_and_2020_may_list_the_same_frames(two_images):
     two_images.json("labels/det_20/det_val.json", entries("car", "a"))
     two_images.json("labels/bdd100k_labels_images_val.json", entries("bus", "a", "b"))
-    split, told = opened(two_images)
-    assert (labels(split), told) == ({"a": [2], "b": [4]}, [])
+    split, reported = opened(two_images)
+    assert (labels(split), reported) == ({"a": [2], "b": [4]}, [])
 
 
 def test_a_file_of_another_split_is_not_this_ones(two_images):
@@ -132,13 +132,13 @@ def test_a_file_of_another_split_is_not_this_ones(two_images):
 
 
 @pytest.mark.parametrize("what", OTHER_FORMATS)
-def test_other_formats_beside_the_labels_are_passed_over_and_named(two_images, what):
+def test_other_formats_beside_the_labels_are_skipped_and_reported(two_images, what):
     two_images.json("labels/det_20/det_val.json", entries("car", "a"))
     two_images.json("labels/det_20/det_val_other.json", OTHER_FORMATS[what])
     for _ in range(2):  # from the cache as well
-        split, told = opened(two_images)
+        split, reported = opened(two_images)
         assert labels(split) == {"a": [2], "b": None}
-        assert told == [f"det_val_other.json: {what}, no label file of BDD100K; not used"]
+        assert reported == [f"det_val_other.json: {what}, no label file of BDD100K; not used"]
 
 
 @pytest.mark.parametrize("what", OTHER_FORMATS)
@@ -148,7 +148,7 @@ def test_another_format_under_the_published_name_is_refused_by_its_name(two_imag
         opened(two_images)
 
 
-def test_xml_called_json_is_told(two_images):
+def test_xml_named_json_is_reported(two_images):
     two_images.json("labels/det_20/det_val.json", entries("car", "a"))
     path = two_images.json("labels/det_20/det_val_cvat.json", [])
     path.write_text('<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n  <version>1.1</version>\n</annotations>')
@@ -172,20 +172,20 @@ def test_segmentation_files_follow_the_same_rule(two_images):
         content = [{"name": "a.jpg", "labels": [{"category": category, **everywhere}]}]
         two_images.json(f"labels/sem_seg/rles/{name}.json", content)
         two_images.json(f"labels/sem_seg/polygons/{name}.json", content)
-    split, told = opened(two_images)
+    split, reported = opened(two_images)
     assert np.unique(split.semantic(0, SIZE_HW)).tolist() == [13]
-    assert told == ["sem_seg_val-orig.json: a copy by its name; sem_seg_val.json counts, so it is not used"] * 2
+    assert reported == ["sem_seg_val-orig.json: a copy by its name; sem_seg_val.json counts, so it is not used"] * 2
 
 
 def test_compressed_files_and_capital_endings(two_images):
     two_images.json("labels/det_20/det_val.json.gz", [])
-    told = opened(two_images)[1]
-    assert told == ["det_val.json.gz: compressed, so it is not read; unpack it"]
+    reported = opened(two_images)[1]
+    assert reported == ["det_val.json.gz: compressed, so it is not read; unpack it"]
     two_images.json("labels/det_20/det_val.JSON", entries("car", "a"))
     assert labels(opened(two_images)[0]) == {"a": [2], "b": None}
 
 
-def test_what_is_passed_over_is_a_warning_once(two_images, caplog):
+def test_a_skipped_file_is_warned_of_once(two_images, caplog):
     two_images.json("labels/det_20/det_val.json", entries("car", "a"))
     two_images.json("labels/det_20/det_val_coco.json", OTHER_FORMATS["COCO's format"])
     with caplog.at_level(logging.WARNING):

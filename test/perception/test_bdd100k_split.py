@@ -7,8 +7,9 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from lvad_perception.datasets.bdd100k import find_splits, open_split, read_image
+from lvad_perception.datasets.bdd100k import find_splits, open_split
 from lvad_perception.errors import DatasetError, LabelError
+from lvad_perception.media.images import read_image
 from lvad_perception.vocabulary import UNLABELED
 
 SIZE_HW = (24, 32)
@@ -32,7 +33,7 @@ def polygon(category, **attributes):
     }
 
 
-def test_a_frame_is_an_image_and_what_it_is_annotated_for(tree):
+def test_frames_are_images_with_their_annotated_tasks(tree):
     for name in "abcd":
         tree.image(name)
     tree.detections({"a": [("car", 1, 2, 5, 6)], "b": [], "ghost": [("car", 1, 2, 5, 6)]})
@@ -89,7 +90,7 @@ def test_boxes_are_clipped_and_those_outside_left_out(tree):
     assert boxes.labels.tolist() == [2, 4]
 
 
-def test_splits_are_what_the_folders_are_called(tree):
+def test_splits_are_named_after_the_image_folders(tree):
     tree.image("a", split="monday")
     tree.image("b", split="test_run", image_set="10k")
     flat = tree.root / "images" / "flat"
@@ -114,7 +115,7 @@ def test_splits_are_what_the_folders_are_called(tree):
         "labels/100k/val/b.json",
     ],
 )
-def test_label_files_of_every_place(tree, path):
+def test_label_files_in_every_folder(tree, path):
     tree.image("b", split="val")
     entry = {"name": "b.jpg", "labels": [{"category": "car", "box2d": {"x1": 1, "y1": 1, "x2": 2, "y2": 2}}]}
     tree.json(path, entry if path.endswith("/b.json") else [entry])
@@ -148,7 +149,7 @@ def test_release_of_2018_annotates_boxes_and_drivable_areas(tree):
     assert first.semantic is None
 
 
-def test_boxes_alone_say_nothing_of_drivable_areas(tree):
+def test_boxes_alone_do_not_annotate_drivable_areas(tree):
     tree.image("a")
     tree.detections({"a": [("car", 1, 1, 2, 2)]})
     assert open_split(tree.root, "train").annotated(0) == {"detection"}
@@ -225,7 +226,7 @@ def test_mask_of_another_size_is_refused(tree):
         open_split(tree.root, "train").truth(0, SIZE_HW)
 
 
-def test_masks_of_capital_endings_are_read_and_others_told(tree):
+def test_masks_with_capital_endings_are_read_and_others_reported(tree):
     for name in "abc":
         tree.image(name)
     tree.mask("labels/sem_seg/masks/train/a.PNG", ids(1))
@@ -233,12 +234,12 @@ def test_masks_of_capital_endings_are_read_and_others_told(tree):
     tree.mask("seg/labels/train/c_TRAIN_ID.png", ids(3))
     tree.mask("labels/drivable/masks/train/c.jpg", ids(0))
     tree.mask("drivable_maps/labels/train/b_drivable_id.PNG", ids(1))
-    told = []
-    split = open_split(tree.root, "train", report=told.append)
+    reported = []
+    split = open_split(tree.root, "train", report=reported.append)
     assert [split.semantic(i, SIZE_HW).max() for i in range(3)] == [1, 2, 3]
     assert split.drivable(1, SIZE_HW).max() == 0  # renumbered from the old ids
     folder = tree.root / "labels/drivable/masks/train"
-    assert told == [f"{folder}: masks are read from .png, not from 1 others such as c.jpg"]
+    assert reported == [f"{folder}: masks are read from .png, not from 1 others such as c.jpg"]
 
 
 def test_palettes_of_a_folder_are_read_alike(tree):
@@ -268,7 +269,7 @@ def test_exif_orientation_is_named_where_sizes_do_not_fit(tree):
 @pytest.mark.parametrize(
     "name", ["../../secret", "/etc/passwd", "C:\\\\windows\\\\secret", "..", "file:///etc/passwd", "~/x"]
 )
-def test_names_that_leave_the_tree_lead_nowhere(tree, name):
+def test_label_names_cannot_leave_the_tree(tree, name):
     tree.image("a")
     (tree.root.parent / "secret.jpg").write_bytes(b"secret")
     tree.json("labels/det_20/det_train.json", [{"name": f"{name}.jpg"}, {"name": name}, {"url": name}])
@@ -277,7 +278,7 @@ def test_names_that_leave_the_tree_lead_nowhere(tree, name):
     assert split.annotated(0) == set()
 
 
-def test_wrong_places_are_told_with_a_remedy(tree, tmp_path):
+def test_wrong_folders_are_refused_with_a_remedy(tree, tmp_path):
     with pytest.raises(DatasetError, match="bdd100k is not a folder; pass the folder that holds"):
         open_split(tree.root, "train")
     path = tree.image("a")
@@ -293,7 +294,7 @@ def test_wrong_places_are_told_with_a_remedy(tree, tmp_path):
         find_splits(tree.root)
 
 
-def test_unreadable_label_file_is_told(tree):
+def test_an_unreadable_label_file_is_refused(tree):
     tree.image("a")
     tree.detections({"a": []}).write_text('[{"name": "a.jpg", "labels": [')
     with pytest.raises(LabelError, match=r"det_train\.json is not valid JSON"):
@@ -312,7 +313,7 @@ def test_splits_pickle_small_and_read_the_same(tree):
     assert copy.image_path(49) == split.image_path(49)
 
 
-def test_of_two_images_with_one_name_the_jpeg_counts(tree):
+def test_of_two_images_with_one_name_the_jpeg_is_used(tree):
     path = tree.image("a", suffix=".jpg")
     tree.image("a", suffix=".png")
     split = open_split(tree.root, "train")

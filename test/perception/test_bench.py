@@ -17,7 +17,7 @@ from lvad_perception.profiling.drawing import draw
 from lvad_perception.profiling.frames import synthetic_frames
 from lvad_perception.profiling.overlap import overlapped_fps
 from lvad_perception.profiling.roofline import Machine, Roofline, measure_cuda
-from lvad_perception.profiling.stages import run_benchmark
+from lvad_perception.profiling.stages import time_stages
 from lvad_perception.profiling.statistics import ratio_of_medians
 
 ROOFLINE = Roofline(
@@ -97,9 +97,9 @@ def test_the_peak_of_a_gpu_needs_one():
 class TestRivals:
     @pytest.fixture
     def stages(self, fake_engine):
-        """Nine frames with a rival of batch 4 that is told to take 8 ms a run."""
+        """Nine frames with a rival of batch 4 whose runs all take 8 ms."""
         rival = SlowRival()
-        result = run_benchmark(
+        result = time_stages(
             Perceiver(fake_engine), synthetic_frames((9, 16)), source="x", count=9, warm_up=1, rivals=[rival]
         )
         return result, rival
@@ -121,7 +121,7 @@ class TestRivals:
 
 
 class SlowRival:
-    """A network of which every run is said to take 8 ms."""
+    """A network whose runs all take 8 ms."""
 
     name, batch_size = "yolo.onnx", 4
 
@@ -167,7 +167,7 @@ class TestOverlap:
         fps = overlapped_fps(Perceiver(fake_engine), synthetic_frames((9, 16)), count=24)
         assert fps > 2 / 0.08  # two frames of a batch one after the other, each 20 ms, beside the engine's 40 ms
 
-    def test_a_failure_is_told(self, fake_engine):
+    def test_a_failure_is_raised(self, fake_engine):
         def fail(images):
             raise EngineError("out of memory; close something")
 
@@ -176,7 +176,7 @@ class TestOverlap:
             overlapped_fps(Perceiver(fake_engine), synthetic_frames((9, 16)), count=8)
 
     def test_text_and_json_say_the_same(self, fake_engine):
-        stages = run_benchmark(Perceiver(fake_engine), synthetic_frames((9, 16)), source="x", count=2)
+        stages = time_stages(Perceiver(fake_engine), synthetic_frames((9, 16)), source="x", count=2)
         bench = Bench(stages, overlapped_fps=12.34)
         assert bench.to_text().splitlines()[-1].endswith(" 12.3 frames/s")
         assert bench.to_dict()["frames_per_second_overlapping"] == 12.34
@@ -199,7 +199,7 @@ class TestReference:
 class TestDrawing:
     @pytest.fixture
     def bench(self, fake_engine):
-        stages = run_benchmark(Perceiver(fake_engine), synthetic_frames((9, 16)), source="x", count=4)
+        stages = time_stages(Perceiver(fake_engine), synthetic_frames((9, 16)), source="x", count=4)
         stages = replace(stages, rivals_ms={"<other>.onnx": np.full(4, 3.0)})
         return Bench(stages, [BatchTimes("b4", 4, np.array([8.0, 8.0]))], ROOFLINE)
 
@@ -223,8 +223,8 @@ class TestDrawing:
         assert "GFLOP" not in draw(replace(bench, roofline="roofline: not known"))
 
 
-def test_what_is_not_known_is_said(fake_engine):
-    stages = run_benchmark(Perceiver(fake_engine), synthetic_frames((9, 16)), source="x", count=2)
+def test_unknown_values_are_named(fake_engine):
+    stages = time_stages(Perceiver(fake_engine), synthetic_frames((9, 16)), source="x", count=2)
     bench = Bench(stages, roofline="roofline: not known, since onnx is not installed")
     assert bench.to_text().endswith("roofline: not known, since onnx is not installed")
     assert bench.to_dict()["roofline"] is None

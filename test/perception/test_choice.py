@@ -1,4 +1,4 @@
-"""Which runtime "auto" takes and remembers, with runtimes and a clock that are made up."""
+"""The runtime that "auto" chooses and caches, with fake runtimes and a fake clock."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -91,7 +91,7 @@ def spoilt(outputs):
     return outputs
 
 
-def test_the_faster_one_is_taken_and_the_reason_told(offer):
+def test_the_faster_one_is_chosen_and_the_reason_logged(offer):
     name, said = offer(openvino_s=0.5)()
     assert name == "OpenVINO"
     assert said[0].startswith("runtime: OpenVINO; medians of 7: ONNX Runtime 1000.0 ms, OpenVINO 500.0 ms, ")
@@ -99,31 +99,31 @@ def test_the_faster_one_is_taken_and_the_reason_told(offer):
 
 
 @pytest.mark.parametrize("openvino_s", [0.96, 1.0, 2.0])
-def test_a_near_tie_is_onnx_runtimes(offer, openvino_s):
+def test_a_near_tie_chooses_onnx_runtime(offer, openvino_s):
     assert offer(openvino_s=openvino_s)()[0] == "ONNX Runtime"
 
 
-def test_one_that_differs_is_not_taken_however_fast(offer):
+def test_one_that_differs_is_not_chosen_however_fast(offer):
     name, said = offer(openvino_s=0.01, spoil=spoilt)()
     assert name == "ONNX Runtime"
     assert "since OpenVINO differs from ONNX Runtime (" in said[0]
     assert "89.990 % of mask pixels" in said[0]
 
 
-def test_one_that_does_not_load_is_told_and_left(offer):
+def test_one_that_does_not_load_is_reported_and_not_chosen(offer):
     name, said = offer(broken=ModelFileError("m.onnx cannot be loaded"))()
     assert name == "ONNX Runtime"
     assert said == ["runtime: ONNX Runtime, since OpenVINO does not run it: m.onnx cannot be loaded"]
 
 
-def test_where_there_is_no_choice_nothing_is_tried(offer):
+def test_without_a_choice_there_is_no_trial(offer):
     choose = offer(there=False)
     assert choose() == ("ONNX Runtime", [])
     assert choose.engines["onnxruntime"].batches == []
 
 
 class TestLowerPrecision:
-    def test_it_leaves_the_runtime_that_computes_in_it(self, offer):
+    def test_it_leaves_the_runtime_that_offers_it(self, offer):
         name, said = offer(openvino_s=5.0, rival_precision="bf16")("bf16")
         assert name == "OpenVINO"
         assert said[0].startswith("runtime: OpenVINO, which alone computes in bf16 (")
@@ -144,9 +144,9 @@ class TestLowerPrecision:
         assert offer(reference_precision="int8", rival_precision="int8")("int8")[0] == "OpenVINO"
 
 
-class TestRemembering:
+class TestCache:
     @pytest.mark.parametrize(("openvino_s", "name"), [(0.5, "openvino"), (2.0, "onnxruntime")])
-    def test_the_second_start_opens_what_the_first_found_and_measures_nothing(self, offer, openvino_s, name, tmp_path):
+    def test_the_second_start_opens_the_cached_choice_without_measuring(self, offer, openvino_s, name, tmp_path):
         choose = offer(openvino_s=openvino_s)
         first, _ = choose()
         second, said = choose()
@@ -154,7 +154,7 @@ class TestRemembering:
         assert choose.opened == [name]
         assert choose.engines[name].batches == []
         (kept,) = (tmp_path / "cache" / "runtimes").iterdir()
-        assert said[1] == f"{said[0]}; measured at an earlier start and kept in {kept}"
+        assert said[1] == f"{said[0]}; measured at an earlier start and cached in {kept}"
 
     @pytest.mark.parametrize(
         "change",
@@ -168,7 +168,7 @@ class TestRemembering:
         ],
         ids=["model", "openvino", "another distribution", "source build", "own version", "CPU"],
     )
-    def test_what_has_changed_since_is_measured_again(self, offer, monkeypatch, tmp_path, change):
+    def test_after_a_change_it_is_measured_again(self, offer, monkeypatch, tmp_path, change):
         choose = offer()
         choose()
         change(tmp_path, monkeypatch)
@@ -187,7 +187,7 @@ class TestRemembering:
         "text",
         ["", '{"runtime": "openv', "[]", '{"runtime": "other", "reason": ""}', '{"runtime": "openvino"}', "\xff"],
     )
-    def test_a_damaged_file_is_measured_again_and_mended(self, offer, tmp_path, text):
+    def test_a_damaged_file_is_replaced_after_another_measurement(self, offer, tmp_path, text):
         choose = offer()
         choose()
         (kept,) = (tmp_path / "cache" / "runtimes").iterdir()
@@ -198,7 +198,7 @@ class TestRemembering:
         assert choose.opened == ["openvino"]
 
     @pytest.mark.parametrize("place", ["a file", "no/folder"])
-    def test_where_nothing_can_be_kept_every_start_measures(self, offer, tmp_path, place):
+    def test_without_a_writable_cache_every_start_measures(self, offer, tmp_path, place):
         (tmp_path / "a file").touch()
         (tmp_path / "no").symlink_to("/proc/self/fdinfo")  # where even root makes no folder
         choose = offer()
@@ -206,13 +206,13 @@ class TestRemembering:
             assert choose(cache_dir=tmp_path / place)[0] == "OpenVINO"
             assert choose.opened == ["onnxruntime", "openvino"]
 
-    def test_a_runtime_that_has_stopped_to_load_is_not_insisted_on(self, offer):
+    def test_a_cached_runtime_that_no_longer_loads_is_not_used(self, offer):
         offer()()
         name, said = offer(broken=EngineError("OpenVINO failed"))()
         assert name == "ONNX Runtime"
         assert said == ["runtime: ONNX Runtime, since OpenVINO does not run it: OpenVINO failed"]
 
-    def test_that_it_did_not_load_is_not_remembered(self, offer):
+    def test_a_failure_to_load_is_not_cached(self, offer):
         offer(broken=EngineError("OpenVINO failed"))()
         choose = offer()
         assert choose()[0] == "OpenVINO"
@@ -221,11 +221,11 @@ class TestRemembering:
     def test_starts_at_the_same_time_leave_one_whole_file(self, tmp_path):
         file = tmp_path / "runtimes" / "m.json"
         with ThreadPoolExecutor(8) as pool:
-            list(pool.map(lambda number: choice._keep([file], "openvino", f"{number} " * 5000), range(64)))
-        assert choice._recall([file])[0] == "openvino"
+            list(pool.map(lambda number: choice._write_cache([file], "openvino", f"{number} " * 5000), range(64)))
+        assert choice._read_cache([file])[0] == "openvino"
         assert list(file.parent.iterdir()) == [file]
 
-    def test_a_file_that_is_not_there_is_told_by_the_runtime(self, tmp_path):
+    def test_the_runtime_reports_a_missing_file(self, tmp_path):
         with pytest.raises(ModelFileError, match=r"absent\.onnx cannot be loaded"):
             choice.fastest(tmp_path / "absent.onnx", threads=1, precision=None, log=print, cache_dir=tmp_path)
 

@@ -16,7 +16,7 @@ pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 COMMANDS = (
     [],
     ["bag"],
-    ["bag", "from-bdd100k"],
+    ["bag", "from-dataset"],
     ["bag", "from-video"],
     ["replay"],
     ["evaluate"],
@@ -46,8 +46,8 @@ SLOWLY = """
 import signal, sys, time
 from lvad_perception.engines.onnx import OnnxEngine
 signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in a shell's background ignore it, their programs too
-begin = OnnxEngine.begin
-OnnxEngine.begin = lambda engine, images: time.sleep(0.2) or begin(engine, images)
+submit = OnnxEngine.submit
+OnnxEngine.submit = lambda engine, images: time.sleep(0.2) or submit(engine, images)
 from lvad_perception.cli import main
 sys.exit(main())
 """
@@ -113,23 +113,23 @@ class TestWholeChain:
         assert "frame-000.jpg: it is a truncated image" in err
 
     def test_a_loss_shows_in_the_status_of_every_command(self, run, tmp_path, small_split, tiny_model_file):
-        """The bag promises more than it holds."""
+        """The bag counts more messages than it holds."""
         bag, predicted = tmp_path / "bag", tmp_path / "predicted"
         run("bag", "from-bdd100k", small_split, "--split", "val", "-o", bag)
 
-        def promise_more(folder):
+        def count_more(folder):
             text = (folder / "metadata.yaml").read_text()
             assert text.count("- message_count: 8\n") >= 1
             (folder / "metadata.yaml").write_text(text.replace("- message_count: ", "- message_count: 1"))
 
-        promise_more(bag)
+        count_more(bag)
         status, out, err = run("replay", bag, "--model", tiny_model_file, "-o", predicted, "--threads", "1")
         assert status == 3
         assert "  /camera/image_raw/compressed: 8 processed, 10 skipped\n" in out
         assert "/camera/image_raw/compressed 10 of 18 messages: " in err
         assert run("evaluate", predicted)[0] == 0
 
-        promise_more(predicted)
+        count_more(predicted)
         status, out, err = run("evaluate", predicted)
         assert (status, "/camera/detections 10 of 18 messages: " in err) == (3, True)
         assert "detection, 6 images" in out
@@ -290,7 +290,7 @@ class TestSignals:
         assert "Traceback" not in err
         assert list(place.iterdir()) == []
 
-    def test_a_closed_pipe_is_told_and_is_the_status_of_sigpipe(self, tiny_model_file):
+    def test_a_closed_pipe_is_reported_and_is_the_status_of_sigpipe(self, tiny_model_file):
         read, write = os.pipe()
         os.close(read)
         with os.fdopen(write, "w") as closed:

@@ -6,10 +6,11 @@ import cv2
 import numpy as np
 import pytest
 
-from lvad_perception.bags.convert import DEFAULT_START_NS, from_bdd100k, from_video
-from lvad_perception.bags.storage import open_bag
-from lvad_perception.datasets.bdd100k import open_split, read_image
+from lvad_perception.bags.convert import DEFAULT_START_NS, from_dataset, from_video
+from lvad_perception.bags.reader import open_bag
+from lvad_perception.datasets.bdd100k import open_split
 from lvad_perception.errors import BagError, ConfigError, DatasetError
+from lvad_perception.media.images import read_image
 from lvad_perception.messages import (
     check_label_info,
     image_from_compressed,
@@ -30,11 +31,11 @@ def messages(bag):
     return {topic: [(stamp, message) for stamp, _, message in found] for topic, found in contents(bag).items()}
 
 
-class TestFromBdd100k:
+class TestFromDataset:
     @pytest.fixture(scope="class", params=["mcap", "sqlite3"])
     def bag(self, request, small_split, tmp_path_factory):
         output = tmp_path_factory.mktemp(request.param) / "bag"
-        summary = from_bdd100k(small_split, "val", output, storage=request.param, rate_hz=20.0, frame_id="front")
+        summary = from_dataset(small_split, "val", output, storage=request.param, rate_hz=20.0, frame_id="front")
         assert (summary.images, summary.problems, summary.duration_s) == (8, 0, 0.35)
         assert summary.truth == {"detection": 6, "semantic": 4, "drivable": 3}
         return output
@@ -110,13 +111,13 @@ class TestFromBdd100k:
         broken = root / "images/100k/val/frame-002.jpg"
         broken.write_bytes(broken.read_bytes()[:200])
         cv2.imwrite(str(root / "labels/drivable/masks/val/frame-003.png"), np.zeros((10, 10), np.uint8))
-        told = []
-        summary = from_bdd100k(root, "val", tmp_path / "bag", report=told.append)
+        reported = []
+        summary = from_dataset(root, "val", tmp_path / "bag", report=reported.append)
         assert (summary.images, summary.problems) == (7, 2)
         assert summary.truth == {"detection": 5, "semantic": 4, "drivable": 2}
-        assert len(told) == 2
-        assert "frame-002.jpg: it is a truncated image" in told[0]
-        assert "val drivable labels frame-003" in told[1]
+        assert len(reported) == 2
+        assert "frame-002.jpg: it is a truncated image" in reported[0]
+        assert "val drivable labels frame-003" in reported[1]
         assert [msg.data for _, msg in messages(tmp_path / "bag")["/camera/name"]][2] == "frame-003"
 
     def test_other_image_formats_become_png(self, tmp_path):
@@ -131,11 +132,11 @@ class TestFromBdd100k:
         np.testing.assert_array_equal(cv2.imdecode(np.frombuffer(encoded, np.uint8), 1)[..., ::-1], image)
 
     def test_the_limit_takes_the_first(self, tmp_path, small_split):
-        assert from_bdd100k(small_split, "val", tmp_path / "bag", limit=3).images == 3
+        assert from_dataset(small_split, "val", tmp_path / "bag", limit=3).images == 3
 
     def test_the_same_input_gives_the_same_bag(self, tmp_path, small_split):
         for place in ("a", "b"):
-            from_bdd100k(small_split, "val", tmp_path / place / "bag")
+            from_dataset(small_split, "val", tmp_path / place / "bag")
         first, second = ((tmp_path / place / "bag" / "bag.mcap").read_bytes() for place in ("a", "b"))
         assert first == second
 
@@ -143,19 +144,19 @@ class TestFromBdd100k:
 class TestRefusals:
     def test_an_unknown_split(self, tmp_path, small_split):
         with pytest.raises(DatasetError, match="test"):
-            from_bdd100k(small_split, "test", tmp_path / "bag")
+            from_dataset(small_split, "test", tmp_path / "bag")
         assert list(tmp_path.iterdir()) == []
 
     def test_a_missing_root(self, tmp_path):
         with pytest.raises(DatasetError, match="nowhere"):
-            from_bdd100k(tmp_path / "nowhere", "val", tmp_path / "bag")
+            from_dataset(tmp_path / "nowhere", "val", tmp_path / "bag")
 
     def test_no_image_can_be_read(self, tmp_path, make_small_split):
         root = make_small_split(tmp_path / "bdd", frames=2)
         for path in (root / "images/100k/val").iterdir():
             path.write_bytes(b"")
         with pytest.raises(BagError, match=r"no image of .* split val can be read; copy the images again"):
-            from_bdd100k(root, "val", tmp_path / "out" / "bag", report=lambda line: None)
+            from_dataset(root, "val", tmp_path / "out" / "bag", report=lambda line: None)
         assert list((tmp_path / "out").iterdir()) == []
 
     @pytest.mark.parametrize(
@@ -163,15 +164,15 @@ class TestRefusals:
     )
     def test_impossible_settings(self, tmp_path, small_split, setting):
         with pytest.raises(ConfigError, match=str(next(iter(setting.values())))):
-            from_bdd100k(small_split, "val", tmp_path / "bag", **setting)
+            from_dataset(small_split, "val", tmp_path / "bag", **setting)
         assert list(tmp_path.iterdir()) == []
 
     def test_an_existing_bag_stays_without_overwrite(self, tmp_path, small_split):
-        from_bdd100k(small_split, "val", tmp_path / "bag", limit=2)
+        from_dataset(small_split, "val", tmp_path / "bag", limit=2)
         with pytest.raises(BagError, match="exists already; choose another name or replace it with --overwrite"):
-            from_bdd100k(small_split, "val", tmp_path / "bag")
+            from_dataset(small_split, "val", tmp_path / "bag")
         assert len(messages(tmp_path / "bag")[IMAGE]) == 2
-        from_bdd100k(small_split, "val", tmp_path / "bag", overwrite=True, limit=4)
+        from_dataset(small_split, "val", tmp_path / "bag", overwrite=True, limit=4)
         assert len(messages(tmp_path / "bag")[IMAGE]) == 4
         assert [path.name for path in tmp_path.iterdir()] == ["bag"]
 
@@ -179,21 +180,21 @@ class TestRefusals:
         (tmp_path / "photos").mkdir()
         (tmp_path / "photos" / "a.txt").write_text("precious")
         with pytest.raises(BagError, match="is no bag folder, so it is not replaced"):
-            from_bdd100k(small_split, "val", tmp_path / "photos", overwrite=True)
+            from_dataset(small_split, "val", tmp_path / "photos", overwrite=True)
         assert (tmp_path / "photos" / "a.txt").read_text() == "precious"
 
     @pytest.mark.parametrize("interruption", [KeyboardInterrupt, RuntimeError])
     def test_an_interrupted_conversion_leaves_nothing_and_keeps_the_older_bag(
         self, tmp_path, small_split, monkeypatch, interruption
     ):
-        from_bdd100k(small_split, "val", tmp_path / "bag", limit=1)
+        from_dataset(small_split, "val", tmp_path / "bag", limit=1)
 
         def interrupt(self, i, size_hw):
             raise interruption
 
-        monkeypatch.setattr("lvad_perception.datasets.bdd100k.Split.drivable", interrupt)
+        monkeypatch.setattr("lvad_perception.datasets.bdd100k.Bdd100kSplit.drivable", interrupt)
         with pytest.raises(interruption):
-            from_bdd100k(small_split, "val", tmp_path / "bag", overwrite=True)
+            from_dataset(small_split, "val", tmp_path / "bag", overwrite=True)
         assert [path.name for path in tmp_path.iterdir()] == ["bag"]
         assert len(messages(tmp_path / "bag")[IMAGE]) == 1
 
@@ -201,7 +202,7 @@ class TestRefusals:
     def test_an_interruption_while_it_takes_its_name_keeps_the_older_bag(
         self, tmp_path, small_split, monkeypatch, interruption
     ):
-        from_bdd100k(small_split, "val", tmp_path / "bag", limit=1)
+        from_dataset(small_split, "val", tmp_path / "bag", limit=1)
         rename = Path.rename
 
         def interrupt(path, target):
@@ -210,15 +211,15 @@ class TestRefusals:
             return rename(path, target)
 
         monkeypatch.setattr(Path, "rename", interrupt)
-        monkeypatch.setattr("lvad_perception.bags.storage.exchange", lambda *_: False)  # as where the system cannot
+        monkeypatch.setattr("lvad_perception.bags.writer.exchange", lambda *_: False)  # as where the system cannot
         with pytest.raises(BagError if interruption is OSError else interruption):
-            from_bdd100k(small_split, "val", tmp_path / "bag", overwrite=True)
+            from_dataset(small_split, "val", tmp_path / "bag", overwrite=True)
         assert [path.name for path in tmp_path.iterdir()] == ["bag"]
         assert len(messages(tmp_path / "bag")[IMAGE]) == 1
 
     def test_a_place_that_cannot_be_written(self, small_split):
         with pytest.raises(BagError, match=r"cannot be written .*; choose a folder with space and permission"):
-            from_bdd100k(small_split, "val", "/proc/bag")
+            from_dataset(small_split, "val", "/proc/bag")
 
 
 class TestMemory:
@@ -228,7 +229,7 @@ class TestMemory:
             root = make_small_split(tmp_path / f"bdd-{frames}", frames=frames)
             open_split(root, "val")  # parsing labels is another matter
             tracemalloc.start()
-            from_bdd100k(root, "val", tmp_path / f"bag-{frames}")
+            from_dataset(root, "val", tmp_path / f"bag-{frames}")
             peaks[frames] = tracemalloc.get_traced_memory()[1]
             tracemalloc.stop()
         # What may grow is the MCAP index, some tens of bytes a message; the images alone would be megabytes more.
@@ -278,6 +279,6 @@ class TestFromVideo:
 
 
 def test_real_data(shared_data, tmp_path):
-    summary = from_bdd100k(shared_data / "camvid-bdd", "val", tmp_path / "bag", limit=20)
+    summary = from_dataset(shared_data / "camvid-bdd", "val", tmp_path / "bag", limit=20)
     assert (summary.images, summary.problems) == (20, 0)
     assert json.dumps(summary.truth) == '{"detection": 20, "semantic": 20, "drivable": 20}'

@@ -30,11 +30,11 @@ def doubled():
 
 
 @needs_gpu
-def test_two_inferences_are_under_way(doubled):
+def test_two_inferences_in_flight(doubled):
     pipeline, how = doubled()
     assert how == "CUDA graph"
     for value in range(0, 100, 2):
-        pending = [pipeline.begin(slot, np.full(64, value + slot, np.uint8)) for slot in range(2)]
+        pending = [pipeline.submit(slot, np.full(64, value + slot, np.uint8)) for slot in range(2)]
         for slot, each in enumerate(pending):
             np.testing.assert_array_equal(each.result()[0], np.full(64, 2 * (value + slot), np.uint8))
             assert each.done
@@ -42,15 +42,15 @@ def test_two_inferences_are_under_way(doubled):
 
 
 @needs_gpu
-def test_what_cannot_be_recorded_runs_without_graph(doubled):
+def test_a_network_that_cannot_be_recorded_runs_without_graph(doubled):
     pipeline, how = doubled(lambda tensor: tensor + int(tensor[0].item()))  # which waits for the device
     assert how == "no CUDA graph"
-    (found,) = pipeline.begin(0, np.full(64, 3, np.uint8)).result()
+    (found,) = pipeline.submit(0, np.full(64, 3, np.uint8)).result()
     np.testing.assert_array_equal(found, np.full(64, 6, np.uint8))
 
 
 @needs_gpu
-def test_buffers_are_page_locked():
+def test_buffers_are_pinned():
     buffer = Cuda().buffer((3, 5), np.uint8)
     assert buffer.pinned.is_pinned()
     assert buffer.host.shape == tuple(buffer.device.shape) == (3, 5)

@@ -1,7 +1,7 @@
-"""Copies and networks of two inferences overlap on the device, and no history of it mixes their images up.
+"""Copies and networks of two inferences overlap on the device, and no order of execution mixes up their images.
 
-The engines' own code runs on a device that does the queued work in random order (``fake_cuda``). What orders it are the
-waits in ``engines.cuda``; the last tests leave them out, one at a time, and find the images mixed up.
+The engines' own code runs on a fake device that executes queued work in random order (``fake_cuda``), restricted by the
+waits in ``engines.cuda``; one test disables these waits, one at a time, and finds the images mixed up.
 """
 
 import random
@@ -51,9 +51,9 @@ def open_on(request, monkeypatch, tmp_path, tiny_model_file, make_manifest, refe
 
 @pytest.fixture
 def mixed_up(reference):
-    """A function that runs many images through an engine, two at a time, and says of how many the result was another's.
+    """A function that runs many images through an engine, two at a time, and counts the results of other images.
 
-    A result is looked at when it is fetched and again before the second ``begin`` after its own, while it is valid.
+    A result is compared when it is fetched and again before the second ``submit`` after its own, while it is valid.
     """
 
     def same(found, images):
@@ -65,18 +65,18 @@ def mixed_up(reference):
         )
 
     def count(engine, seed):
-        chance, under_way, fetched, wrong = random.Random(seed), deque(), deque(), 0
+        chance, in_flight, fetched, wrong = random.Random(seed), deque(), deque(), 0
         for number in range(INFERENCES):
             images = np.random.default_rng([seed, number]).integers(0, 256, (2, 48, 64, 3), np.uint8)
-            while len(under_way) == 2 or (under_way and chance.random() < 0.3):
-                pending, source = under_way.popleft()
+            while len(in_flight) == 2 or (in_flight and chance.random() < 0.3):
+                pending, source = in_flight.popleft()
                 fetched.append((pending.result(), source.copy()))
                 wrong += not same(*fetched[-1])
-                source[:] = chance.randrange(256)  # which from now on is the caller's again
-            while len(fetched) + len(under_way) == 2:
+                source[:] = chance.randrange(256)  # the caller may change it from now on
+            while len(fetched) + len(in_flight) == 2:
                 wrong += not same(*fetched.popleft())
-            under_way.append((engine.begin(images), images))
-        wrong += sum(not same(pending.result(), source) for pending, source in under_way)
+            in_flight.append((engine.submit(images), images))
+        wrong += sum(not same(pending.result(), source) for pending, source in in_flight)
         engine.close()
         return wrong
 
@@ -93,7 +93,7 @@ def test_every_result_is_of_its_image_whatever_the_device_does_first(open_on, mi
 
 @pytest.mark.parametrize("forgotten", ["compute", "download", "host"])
 @pytest.mark.parametrize("records", [True, False], ids=["graph", "no graph"])
-def test_without_any_one_of_the_waits_it_would_not_be(open_on, mixed_up, records, forgotten):
+def test_without_any_one_of_the_waits_results_are_mixed_up(open_on, mixed_up, records, forgotten):
     def waits(seed):
         device = open_on(seed, records=records)
         (device._cuda.fake if hasattr(device, "_cuda") else sys.modules["torch"]).forget = {forgotten}
@@ -103,12 +103,12 @@ def test_without_any_one_of_the_waits_it_would_not_be(open_on, mixed_up, records
 
 
 def test_a_copy_to_the_device_overlaps_the_network_of_another_image(open_on, images_like):
-    """Of some history it can be seen that the second input is there before the first network has ended."""
+    """In some order of execution the second input is on the device before the first network has ended."""
 
     def overlapped(seed):
         engine = open_on(seed)
         pipeline = engine._pipeline if hasattr(engine, "_pipeline") else engine._runner
-        first, second = (engine.begin(images_like(engine.manifest, number)) for number in range(2))
+        first, second = (engine.submit(images_like(engine.manifest, number)) for number in range(2))
         uploaded, computed = pipeline._slots[1].uploaded, pipeline._slots[0].computed
         early = uploaded.query() and not computed.query()
         first.result(), second.result()
@@ -117,35 +117,35 @@ def test_a_copy_to_the_device_overlaps_the_network_of_another_image(open_on, ima
     assert any(overlapped(seed) for seed in range(50))
 
 
-class TestTurns:
-    def test_a_third_does_not_begin_until_the_first_was_fetched(self, open_on, images_like, reference):
+class TestSlots:
+    def test_a_third_is_refused_until_the_first_was_fetched(self, open_on, images_like, reference):
         engine = open_on(0)
         images = [images_like(engine.manifest, seed) for seed in range(3)]
-        first, second = engine.begin(images[0]), engine.begin(images[1])
+        first, second = engine.submit(images[0]), engine.submit(images[1])
         for _ in range(2):
-            with pytest.raises(EngineError, match="2 inferences are under way, and no more can be; fetch"):
-                engine.begin(images[2])
+            with pytest.raises(EngineError, match="2 inferences are in flight, the most that an engine takes; fetch"):
+                engine.submit(images[2])
         np.testing.assert_array_equal(first.result().semantic, reference(images[0]).semantic)
-        third = engine.begin(images[2])
+        third = engine.submit(images[2])
         for pending, image in ((second, images[1]), (third, images[2])):
             np.testing.assert_array_equal(pending.result().semantic, reference(image).semantic)
             assert pending.done
 
-    def test_what_was_fetched_twice_gives_no_second_turn(self, open_on, images_like):
+    def test_a_second_fetch_releases_no_other_slot(self, open_on, images_like):
         engine = open_on(0)
         images = images_like(engine.manifest)
-        first = engine.begin(images)
+        first = engine.submit(images)
         first.result()
         engine.infer(images)
-        engine.begin(images), engine.begin(images)
-        first.result()  # whose slot has another user by now
-        with pytest.raises(EngineError, match="2 inferences are under way"):
-            engine.begin(images)
+        engine.submit(images), engine.submit(images)
+        first.result()  # its slot is in use by another inference
+        with pytest.raises(EngineError, match="2 inferences are in flight"):
+            engine.submit(images)
 
-    def test_closing_waits_for_what_is_under_way(self, open_on, images_like, reference):
+    def test_closing_waits_for_inferences_in_flight(self, open_on, images_like, reference):
         engine = open_on(3)
         images = images_like(engine.manifest)
-        pending = engine.begin(images)
+        pending = engine.submit(images)
         engine.close()
         assert pending.done
         np.testing.assert_array_equal(pending.result().semantic, reference(images).semantic)

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import yaml
 
-from lvad_perception.bags.convert import from_bdd100k
+from lvad_perception.bags.convert import from_dataset
+from lvad_perception.bags.error_log import message_text
 from lvad_perception.bags.evaluate import evaluate_bag, evaluate_dataset
 from lvad_perception.bags.pairing import PENDING
-from lvad_perception.bags.problems import message_text
 from lvad_perception.bags.replay import replay
-from lvad_perception.bags.storage import create_bag
+from lvad_perception.bags.writer import create_bag
 from lvad_perception.errors import BagError, DatasetError, VocabularyMismatchError
 from lvad_perception.messages import (
     detections_to_message,
@@ -35,7 +35,7 @@ def perceiver_of(engine):
 class TestBagEqualsDataset:
     @pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
     def test_on_a_split_with_partial_annotation(self, small_split, tmp_path, make_engine, storage, assert_same_metrics):
-        from_bdd100k(small_split, "val", tmp_path / "in", storage=storage)
+        from_dataset(small_split, "val", tmp_path / "in", storage=storage)
         replay(tmp_path / "in", perceiver_of(make_engine()), tmp_path / "out", storage=storage)
         of_bag = evaluate_bag(tmp_path / "out")
         of_files = evaluate_dataset(perceiver_of(make_engine()), small_split, "val")
@@ -48,7 +48,7 @@ class TestBagEqualsDataset:
 
     def test_on_real_images(self, shared_data, tmp_path, make_engine, assert_same_metrics):
         root = shared_data / "camvid-bdd"
-        from_bdd100k(root, "val", tmp_path / "in", limit=15)
+        from_dataset(root, "val", tmp_path / "in", limit=15)
         replay(tmp_path / "in", perceiver_of(make_engine()), tmp_path / "out")
         assert_same_metrics(
             evaluate_bag(tmp_path / "out"), evaluate_dataset(perceiver_of(make_engine()), root, "val", limit=15)
@@ -56,7 +56,7 @@ class TestBagEqualsDataset:
 
     def test_a_model_with_fewer_tasks(self, small_split, tmp_path, make_engine, make_manifest, assert_same_metrics):
         manifest = make_manifest(classes={"semantic": SEMANTIC.names})
-        from_bdd100k(small_split, "val", tmp_path / "in")
+        from_dataset(small_split, "val", tmp_path / "in")
         replay(tmp_path / "in", perceiver_of(make_engine(manifest)), tmp_path / "out")
         of_bag = evaluate_bag(tmp_path / "out")
         assert_same_metrics(of_bag, evaluate_dataset(perceiver_of(make_engine(manifest)), small_split, "val"))
@@ -98,40 +98,40 @@ class TestPairing:
         assert metrics.semantic.images == 20
         assert metrics.semantic.scores.pixel_accuracy == 100
 
-    def test_annotation_without_prediction_is_told(self, tmp_path):
-        told = []
-        metrics = evaluate_bag(write_masks(tmp_path / "bag", range(5), [0, 1, 3]), report=told.append)
+    def test_annotation_without_prediction_is_reported(self, tmp_path):
+        reported = []
+        metrics = evaluate_bag(write_masks(tmp_path / "bag", range(5), [0, 1, 3]), report=reported.append)
         assert metrics.semantic.images == 3
-        assert [line.split(":")[0] for line in told] == [
+        assert [line.split(":")[0] for line in reported] == [
             "/camera/truth/segmentation message 2 at 1600000000.200000000",
             "/camera/truth/segmentation message 4 at 1600000000.400000000",
         ]
-        assert "has no prediction with its stamp" in told[0]
+        assert "has no prediction with its stamp" in reported[0]
 
     def test_predictions_without_annotation_are_passed_over(self, tmp_path):
-        told = []
+        reported = []
         bag = write_masks(tmp_path / "bag", [150], range(200))
-        assert evaluate_bag(bag, report=told.append).semantic.images == 1
-        assert told == []
+        assert evaluate_bag(bag, report=reported.append).semantic.images == 1
+        assert reported == []
 
     @pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
     @pytest.mark.parametrize("order", ["annotation first", "predictions first", "backwards"])
     def test_however_far_apart_they_lie(self, tmp_path, storage, order):
-        told = []
+        reported = []
         count = 3 * PENDING + 10
         delay = count * STEP * (-1 if order == "predictions first" else 1)
         predicted = reversed(range(count)) if order == "backwards" else range(count)
         bag = write_masks(tmp_path / "bag", range(count), predicted, delay_ns=delay, storage=storage, as_given=True)
-        metrics = evaluate_bag(bag, report=told.append)
+        metrics = evaluate_bag(bag, report=reported.append)
         assert (metrics.semantic.images, metrics.semantic.scores.pixel_accuracy) == (count, 100)
-        assert told == []
+        assert reported == []
 
-    def test_equal_stamps_are_told_however_far_apart(self, tmp_path):
-        told = []
+    def test_equal_stamps_are_reported_however_far_apart(self, tmp_path):
+        reported = []
         count = 2 * PENDING
         bag = write_masks(tmp_path / "bag", [*range(count), 0], range(count), delay_ns=count * STEP, as_given=True)
-        assert evaluate_bag(bag, report=told.append).semantic.images == count
-        assert [line.split(":")[0] for line in told] == [
+        assert evaluate_bag(bag, report=reported.append).semantic.images == count
+        assert [line.split(":")[0] for line in reported] == [
             f"/camera/truth/segmentation message {count} at {stamp_text(count)}"
         ]
 
@@ -147,33 +147,33 @@ class TestPairing:
         assert peaks[400] < peaks[100] + 1_500_000
 
     @pytest.mark.parametrize("name", ["truth/segmentation", "segmentation"])
-    def test_what_the_bag_promises_and_does_not_hold_is_told(self, tmp_path, name):
-        told = []
+    def test_what_the_bag_counts_and_does_not_hold_is_reported(self, tmp_path, name):
+        reported = []
         bag = write_masks(tmp_path / "bag", range(5), range(5))
         metadata = yaml.safe_load((bag / "metadata.yaml").read_text())
         for entry in metadata["rosbag2_bagfile_information"]["topics_with_message_count"]:
             if entry["topic_metadata"]["name"] == f"/camera/{name}":
                 entry["message_count"] = 7
         (bag / "metadata.yaml").write_text(yaml.safe_dump(metadata))
-        assert evaluate_bag(bag, report=told.append).semantic.images == 5
-        assert [line.split(":")[0] for line in told] == [f"/camera/{name} 2 of 7 messages"]
+        assert evaluate_bag(bag, report=reported.append).semantic.images == 5
+        assert [line.split(":")[0] for line in reported] == [f"/camera/{name} 2 of 7 messages"]
 
-    def test_equal_stamps_are_told(self, tmp_path):
-        told = []
+    def test_equal_stamps_are_reported(self, tmp_path):
+        reported = []
         bag = write_masks(tmp_path / "bag", [0, 0, 1], [0, 1], delay_ns=1)
-        evaluate_bag(bag, report=told.append)
-        assert "its header stamp occurs twice" in told[0]
+        evaluate_bag(bag, report=reported.append)
+        assert "its header stamp occurs twice" in reported[0]
 
     def test_a_mask_of_another_size_costs_only_itself(self, tmp_path):
-        told = []
+        reported = []
         with create_bag(tmp_path / "bag") as bag:
             for index in range(3):
                 predicted = mask(0) if index else np.zeros((3, 4), np.uint8)
                 for topic, values in (("/camera/truth/segmentation", mask(0)), ("/camera/segmentation", predicted)):
                     bag.write(topic, mask_to_message(values, header(index), types=TYPES), START + index * STEP)
-        assert evaluate_bag(tmp_path / "bag", report=told.append).semantic.images == 2
-        assert len(told) == 1
-        assert "/camera/segmentation message 0" in told[0]
+        assert evaluate_bag(tmp_path / "bag", report=reported.append).semantic.images == 2
+        assert len(reported) == 1
+        assert "/camera/segmentation message 0" in reported[0]
 
     def test_cameras_are_evaluated_together_but_paired_apart(self, tmp_path):
         boxes = np.float32([[0, 0, 40, 40]])
@@ -228,13 +228,13 @@ class TestRefusals:
         with pytest.raises(DatasetError, match="no image has both a prediction and a truth for drivable"):
             evaluate_dataset(perceiver_of(make_engine(manifest)), root, "val")
 
-    def test_a_broken_image_is_told_and_left_out(self, tmp_path, make_small_split, make_engine):
+    def test_a_broken_image_is_reported_and_left_out(self, tmp_path, make_small_split, make_engine):
         root = make_small_split(tmp_path / "bdd")
         (root / "images/100k/val/frame-001.png").write_bytes(b"")
-        told = []
-        metrics = evaluate_dataset(perceiver_of(make_engine()), root, "val", report=told.append)
-        assert (metrics.semantic.images, len(told)) == (3, 1)
-        assert "val images frame-001" in told[0]
+        reported = []
+        metrics = evaluate_dataset(perceiver_of(make_engine()), root, "val", report=reported.append)
+        assert (metrics.semantic.images, len(reported)) == (3, 1)
+        assert "val images frame-001" in reported[0]
 
 
 def test_memory_does_not_grow_with_the_length(tmp_path):

@@ -1,4 +1,4 @@
-"""What is told of a device that fails: that, and no consequence of it."""
+"""A failed device is reported as such, and not by its consequences."""
 
 import sys
 
@@ -43,7 +43,7 @@ ONNX_RUNTIME = (
         ),
     ],
 )
-def test_a_device_that_failed_is_told_as_that(said, told):
+def test_a_failed_device_is_reported_as_such(said, told):
     failure = engine_failure("torch", RuntimeError(said), remedy="try again")
     assert isinstance(failure, DeviceError)
     assert str(failure).startswith(f"the CUDA device failed ({told}")
@@ -59,7 +59,7 @@ def test_a_device_that_failed_is_told_as_that(said, told):
         "Error Code 1: Cuda Runtime (cudaErrorDevicesUnavailable)",
     ],
 )
-def test_a_device_that_another_holds(said):
+def test_a_device_in_use_by_another_process(said):
     failure = device_failure(RuntimeError(said))
     assert isinstance(failure, DeviceError)
     assert str(failure) == (
@@ -89,7 +89,7 @@ def test_a_device_that_another_holds(said):
         ),
     ],
 )
-def test_memory_that_ran_out_is_no_broken_device(said, told):
+def test_exhausted_memory_is_no_failed_device(said, told):
     failure = device_failure(RuntimeError(said))
     assert type(failure) is EngineError
     assert str(failure).startswith(told)
@@ -99,7 +99,7 @@ def test_memory_that_ran_out_is_no_broken_device(said, told):
 @pytest.mark.parametrize(
     "said", ["", "The size of tensor a (3) must match", "[ONNXRuntimeError] : 2 : INVALID_ARGUMENT"]
 )
-def test_what_says_nothing_of_a_device(said):
+def test_a_message_without_a_device(said):
     assert device_failure(RuntimeError(said)) is None
     told = f"torch failed ({said or 'RuntimeError'}); try again"
     assert str(engine_failure("torch", RuntimeError(said), remedy="try again")) == told
@@ -136,50 +136,50 @@ class TestOnTheDevice:
     def test_before_an_inference(self, perceiver, breaks, images):
         breaks(ASSERT)
         for _ in range(6):
-            assert self.told(lambda: perceiver.begin(images)) == self.FAILED
+            assert self.told(lambda: perceiver.submit(images)) == self.FAILED
 
     def test_during_two(self, perceiver, breaks, images):
-        pending = [perceiver.begin(images), perceiver.begin(images)]
+        pending = [perceiver.submit(images), perceiver.submit(images)]
         breaks(ASSERT)
         assert [self.told(one.result) for one in pending] == [self.FAILED] * 2
         for _ in range(6):
-            assert self.told(lambda: perceiver.begin(images)) == self.FAILED
+            assert self.told(lambda: perceiver.submit(images)) == self.FAILED
 
-    def test_what_fails_later_in_other_words_is_told_in_the_first(self, perceiver, breaks, images):
-        pending = [perceiver.begin(images), perceiver.begin(images)]
+    def test_later_failures_repeat_the_first_message(self, perceiver, breaks, images):
+        pending = [perceiver.submit(images), perceiver.submit(images)]
         breaks(ASSERT)
         assert self.told(pending[0].result) == self.FAILED
         breaks("CUDA error: invalid resource handle")
         assert self.told(pending[1].result) == self.FAILED
-        assert self.told(lambda: perceiver.begin(images)) == self.FAILED
+        assert self.told(lambda: perceiver.submit(images)) == self.FAILED
 
-    def test_between_the_start_and_the_look_whether_it_is_over(self, perceiver, breaks, images, monkeypatch):
-        """Where it used to take two places for ever."""
-        begin = perceiver._engine.begin
+    def test_between_submission_and_the_query_for_completion(self, perceiver, breaks, images, monkeypatch):
+        """This used to occupy two slots for good."""
+        submit = perceiver._engine.submit
 
-        def begin_and_break(batch):
-            pending = begin(batch)
+        def submit_and_break(batch):
+            pending = submit(batch)
             breaks(ASSERT)
             return pending
 
-        monkeypatch.setattr(perceiver._engine, "begin", begin_and_break)
-        assert self.told(perceiver.begin(images).result) == self.FAILED
+        monkeypatch.setattr(perceiver._engine, "submit", submit_and_break)
+        assert self.told(perceiver.submit(images).result) == self.FAILED
         for _ in range(4):
-            assert self.told(lambda: perceiver.begin(images)) == self.FAILED
+            assert self.told(lambda: perceiver.submit(images)) == self.FAILED
 
-    def test_it_is_closed_all_the_same(self, perceiver, breaks, images):
-        perceiver.begin(images)
+    def test_it_can_still_be_closed(self, perceiver, breaks, images):
+        perceiver.submit(images)
         breaks(ASSERT)
         perceiver.close()
         with pytest.raises(EngineError, match="the engine is closed"):
-            perceiver.begin(images)
+            perceiver.submit(images)
 
     def test_out_of_memory_passes(self, perceiver, breaks, images):
         wanted = perceiver(images)[0].semantic
         breaks("CUDA out of memory. Tried to allocate 20.00 MiB")
         for _ in range(4):
             with pytest.raises(EngineError, match=r"the CUDA device is out of memory \(CUDA out of memory\. Tried"):
-                perceiver.begin(images)
+                perceiver.submit(images)
         breaks("")
         assert (perceiver(images)[0].semantic == wanted).all()
 
@@ -213,9 +213,9 @@ class TestOnnxRuntime:
         images = list(images_like(engine.manifest))
         for _ in range(5):
             with pytest.raises(DeviceError, match=r"^the CUDA device failed \(CUDA failure 700: an illegal memory acc"):
-                perceiver.begin(images)
+                perceiver.submit(images)
 
-    def test_while_it_loads_it_is_no_fault_of_the_file(self, onnxruntime, tiny_model_file, monkeypatch):
+    def test_while_loading_the_file_is_not_blamed(self, onnxruntime, tiny_model_file, monkeypatch):
         def refuse(*_, **__):
             raise RuntimeError(ONNX_RUNTIME.format("2: out of memory "))
 

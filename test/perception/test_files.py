@@ -10,12 +10,12 @@ import pytest
 
 from lvad_perception import files
 from lvad_perception.errors import DatasetError
-from lvad_perception.files import draft, replacing, withdrawn, write_whole
+from lvad_perception.files import draft, removed_on_error, replacing, write_whole
 
 
 @pytest.fixture
 def full_disk(monkeypatch):
-    """From now on no file reaches the disk."""
+    """Make flushing to the disk fail, as on a full one."""
 
     def fail(_descriptor):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -65,7 +65,7 @@ def test_a_folder_with_files_is_not_replaced(tmp_path):
     assert [path.name for path in tmp_path.rglob("*")] == ["folder", "mine"]
 
 
-def test_whatever_ends_the_writing_the_old_content_stays(tmp_path):
+def test_the_old_content_survives_a_killed_writer(tmp_path):
     path = tmp_path / "file"
     path.write_text("old")
 
@@ -82,7 +82,7 @@ def test_whatever_ends_the_writing_the_old_content_stays(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_folder_is_there_whole_or_not_at_all(tmp_path):
+def test_a_folder_appears_complete_or_not_at_all(tmp_path):
     def write(*, fails):
         with draft(tmp_path / "folder") as own:
             (own / "deep").mkdir(parents=True)
@@ -112,8 +112,8 @@ def test_a_draft_has_the_ending_of_its_file_and_a_long_name_stays_possible(tmp_p
     assert path.exists()
 
 
-def test_writers_that_meet_do_not_disturb_each_other(tmp_path):
-    """Each has a draft of its own: the one that ends last wins, whole."""
+def test_concurrent_writers_do_not_disturb_each_other(tmp_path):
+    """Each has its own draft, and the last one to finish wins."""
     path = tmp_path / "file"
     with replacing(path) as one:
         one.write(b"of the ")
@@ -138,7 +138,7 @@ with draft(Path(sys.argv[1])) as own:
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
-def test_what_a_killed_process_left_goes_and_what_a_living_one_writes_stays(tmp_path, kind):
+def test_drafts_of_killed_processes_are_removed_and_of_running_ones_kept(tmp_path, kind):
     path = tmp_path / "mine"
     command = [sys.executable, "-c", KILLED, str(path), kind]
     assert subprocess.run([*command, "killed"], check=False).returncode == -signal.SIGKILL
@@ -155,7 +155,7 @@ def test_what_a_killed_process_left_goes_and_what_a_living_one_writes_stays(tmp_
     assert {found.name for found in tmp_path.iterdir()} == {"mine", "other"}
 
 
-def test_drafts_of_other_machines_go_after_a_day(tmp_path):
+def test_drafts_of_other_machines_are_removed_after_a_day(tmp_path):
     theirs = tmp_path / ".mine.0123abcd-1-89abcdef.partial.pt"
     alike = tmp_path / ".mine.partial"
     for path in (theirs, alike):
@@ -180,7 +180,7 @@ def test_a_file_keeps_its_permissions(tmp_path):
 
 class TestLinks:
     @pytest.mark.parametrize("old", ["old", None])
-    def test_what_a_link_leads_to_is_replaced_and_the_link_stays(self, tmp_path, old):
+    def test_the_target_of_a_link_is_replaced_and_the_link_stays(self, tmp_path, old):
         target, link = tmp_path / "disk/target", tmp_path / "link"
         link.symlink_to("between")
         (tmp_path / "between").symlink_to(target)
@@ -192,7 +192,7 @@ class TestLinks:
         assert (link.read_text(), target.read_text()) == ("new", "new")
         assert list(target.parent.iterdir()) == [target]
 
-    def test_a_failure_leaves_what_it_leads_to(self, tmp_path, full_disk):
+    def test_a_failure_leaves_the_target_as_it_was(self, tmp_path, full_disk):
         (tmp_path / "target").write_text("old")
         (tmp_path / "link").symlink_to("target")
         with pytest.raises(OSError, match="No space left"):
@@ -239,7 +239,7 @@ class TestDevicesAndPipes:
             assert not pipe.read()
 
     @pytest.mark.parametrize("to", ["pipe", "file", "nowhere"])
-    def test_standard_output_gets_it_behind_what_was_printed(self, tmp_path, to):
+    def test_standard_output_gets_the_content_after_printed_text(self, tmp_path, to):
         code = (
             "from pathlib import Path; from lvad_perception.files import write_whole\n"
             "print('printed'); write_whole(Path('/dev/stdout'), 'written\\n'); print('printed again')"
@@ -253,11 +253,11 @@ class TestDevicesAndPipes:
 
 @pytest.fixture
 def refused():
-    """A block that writes ``path`` and then refuses its input; ``also`` is another file that it wrote by then."""
+    """A block that writes ``path`` and then refuses its input; ``also`` is a result that it wrote before."""
 
     def run(path, also=None, error=DatasetError):
         def block():
-            with withdrawn(path, unless=lambda: also is not None):
+            with removed_on_error(path, unless=lambda: also is not None):
                 write_whole(path, "new")
                 if also is not None:
                     write_whole(also, "new")
@@ -274,7 +274,7 @@ def test_refused_input_leaves_no_file_and_no_folder_made_for_it(refused, tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_was_there_before_stays(refused, tmp_path):
+def test_an_existing_file_stays(refused, tmp_path):
     (tmp_path / "mine").mkdir()
     refused(tmp_path / "mine/deep/file")
     assert list(tmp_path.rglob("*")) == [tmp_path / "mine"]
@@ -283,11 +283,11 @@ def test_what_was_there_before_stays(refused, tmp_path):
     assert (tmp_path / "mine/file").is_file()
 
 
-def test_what_was_made_keeps_the_file(refused, tmp_path):
+def test_results_keep_the_file(refused, tmp_path):
     refused(tmp_path / "deep/file", also=tmp_path / "deep/result")
     assert (tmp_path / "deep/file").is_file()
 
 
-def test_an_interruption_is_no_refusal(refused, tmp_path):
+def test_an_interruption_keeps_the_file(refused, tmp_path):
     refused(tmp_path / "deep/file", error=KeyboardInterrupt)
     assert (tmp_path / "deep/file").is_file()

@@ -1,12 +1,12 @@
-"""What an evaluation found beyond its metrics, against what the metrics room says of the same images."""
+"""Findings of an evaluation beyond its metrics, against the metrics of the same images."""
 
 import numpy as np
 import pytest
 
 from lvad_perception.errors import DatasetError
 from lvad_perception.metrics import Evaluator, FrameFindings, FrameMetadata, worst_first
+from lvad_perception.metrics.confusion import BACKGROUND, confuse_boxes, f1
 from lvad_perception.metrics.findings import NOT_STATED
-from lvad_perception.metrics.matching import BACKGROUND, confuse_boxes, f1
 from lvad_perception.types import Detections, Predictions, Truth, TruthBoxes
 from lvad_perception.vocabulary import DETECTION
 
@@ -85,7 +85,7 @@ def test_f1_is_the_share_of_hits():
 
 @pytest.fixture
 def frames():
-    """Key -> (predictions, truth) and key -> facts, of two weathers; the rainy frames are predicted badly."""
+    """Key -> (predictions, truth) and key -> metadata, of two weathers; the rainy frames are predicted badly."""
     random = np.random.default_rng(3)
     pairs = {f"f{i}": random_frame(random, good=i % 2 == 0) for i in range(6)}
     metadata = {
@@ -102,7 +102,7 @@ def evaluated(pairs):
     return evaluator
 
 
-def test_the_metrics_and_the_curves_are_those_of_the_metrics_room(frames):
+def test_the_metrics_and_the_curves_are_those_of_the_evaluator(frames):
     evaluator = evaluated(frames[0])
     findings = evaluator.findings(frames[1])
     assert findings.metrics == evaluator.compute()
@@ -181,7 +181,7 @@ def test_images_without_a_key_count_in_the_sums_only(frames):
     assert findings.metrics == evaluated(frames[0]).compute()
 
 
-def test_nothing_to_evaluate_is_said():
+def test_nothing_to_evaluate_is_an_error():
     with pytest.raises(DatasetError, match="nothing to evaluate"):
         Evaluator().findings()
 

@@ -1,4 +1,4 @@
-"""The size that an image says it has, read without decoding it, against what decodes it."""
+"""Sizes read from image headers, compared with the decoded images."""
 
 import io
 import struct
@@ -36,7 +36,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("data", KINDS.values(), ids=KINDS)
-def test_it_is_what_the_decoder_makes_of_it(data):
+def test_the_stated_size_is_the_decoded_size(data):
     assert encoded_size(data) == cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR).shape[:2] == (24, 37)
 
 
@@ -47,14 +47,14 @@ def test_rows_of_a_bmp_from_the_top_down():
 
 
 @pytest.mark.parametrize("data", [b"", b"no image", b"\0\0\0\1\x67\x42", b"II*\0" + bytes(99)])
-def test_what_is_none_of_them(data):
+def test_unknown_formats_have_no_size(data):
     assert encoded_size(data) is None
 
 
 @given(st.sampled_from(list(KINDS.values())), st.data())
 @settings(max_examples=300, deadline=None)
-def test_nothing_is_decoded_that_is_larger_than_it_said(data, draw):
-    """Bytes of the header are changed, and some inserted: whatever OpenCV then decodes has the size that was read."""
+def test_no_image_decodes_to_more_than_its_stated_size(data, draw):
+    """With header bytes changed or inserted, an image that OpenCV still decodes has the size that was read."""
     changed = bytearray(data)
     for _ in range(draw.draw(st.integers(1, 3))):
         at = draw.draw(st.integers(0, min(len(changed), 700) - 1))
@@ -83,13 +83,13 @@ class TestJpeg:
         assert encoded_size(JPEG[:2] + exif + JPEG[2:]) == (24, 37)
 
     @pytest.mark.parametrize("filling", [b"\xff" * 9, b"stray bytes", b"\xff\0\xff\0", b"\xff\x01", b"\xff\xfe\0\0"])
-    def test_what_the_decoder_skips_hides_nothing(self, filling):
+    def test_fill_bytes_do_not_hide_the_size(self, filling):
         at = self.start_of_frame()
         data = JPEG[:at] + filling + JPEG[at:]
         assert encoded_size(data) == (24, 37)
         assert cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR).shape == (24, 37, 3)
 
-    def test_of_two_sizes_the_larger_counts(self):
+    def test_the_larger_of_two_sizes_is_used(self):
         at = self.start_of_frame()
         frame = JPEG[at : at + 2 + int.from_bytes(JPEG[at + 2 : at + 4], "big")]
         huge = frame[:5] + struct.pack(">HH", 65500, 65500) + frame[9:]

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from lvad_perception.errors import ImageError
 from lvad_perception.media import images
 from lvad_perception.media.image_header import encoded_size
-from lvad_perception.media.images import decode_image, read_image
+from lvad_perception.media.images import decode_image, image_files, read_image
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
 
@@ -78,7 +78,7 @@ def test_truncated_png_is_refused():
         decode_image(encoded(PIXELS)[:-60], source="a.png")
 
 
-def test_what_is_no_image_is_refused(tmp_path):
+def test_other_files_than_images_are_refused(tmp_path):
     with pytest.raises(ImageError, match="x cannot be decoded as an image"):
         decode_image(b"no image at all", source="x")
     with pytest.raises(ImageError, match=r"none\.jpg cannot be read \(No such file"):
@@ -240,3 +240,12 @@ def test_a_size_hidden_behind_bytes_that_decoders_skip_is_found():
     at = data.index(b"\xff\xc0")
     hidden = data[:at] + b"\xff\x00" + (len(data)).to_bytes(2, "big") + data[at:]  # FF 00 is no segment with a length
     assert encoded_size(hidden) == (65500, 65500)
+
+
+def test_image_files_of_a_folder_are_sorted_without_hidden_ones(tmp_path):
+    for name in ("b.JPG", "a.png", "._a.png", ".jpg", "notes.txt", "inner/c.jpeg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    assert image_files(tmp_path) == [tmp_path / "a.png", tmp_path / "b.JPG"]
+    assert image_files(tmp_path, recursive=True) == [tmp_path / "a.png", tmp_path / "b.JPG", tmp_path / "inner/c.jpeg"]
+    assert image_files(tmp_path / "missing") == []

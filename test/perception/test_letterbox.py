@@ -1,4 +1,4 @@
-"""``preprocess`` and ``postprocess``: into the network input and exactly back."""
+"""The letterbox (``preprocess``) and its exact inverse (``postprocess``)."""
 
 import numpy as np
 import pytest
@@ -164,7 +164,7 @@ class TestPredictions:
         np.testing.assert_array_equal(predictions.detections.boxes_xyxy, [[10, 4, 20, 14]])
         assert predictions.semantic is predictions.drivable is predictions.semantic_confidence is None
 
-    def test_nothing_found_is_empty_not_absent(self):
+    def test_no_detections_are_empty_not_absent(self):
         predictions = to_predictions(
             self.raw([[1, 1, 2, 2]], [0.1]), 0, fit_letterbox((4, 4), (4, 4)), score_threshold=0.5
         )

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from lvad_perception.conversion.lowering import lower
-from lvad_perception.conversion.lowering_half import deciding_products, in_half
+from lvad_perception.conversion.lowering_half import in_half, output_products
 from lvad_perception.conversion.lowering_int8 import best_range, in_int8, measure_ranges
 from lvad_perception.conversion.lowering_norms import with_norms_folded
 from lvad_perception.conversion.lowering_opset import in_opset_17
@@ -102,7 +102,7 @@ def dtypes(model):
 
 
 class TestHalf:
-    def test_products_and_what_follows_them_are_half_and_the_rest_is_not(self, model):
+    def test_products_and_their_followers_are_half_and_the_rest_is_not(self, model):
         found = dtypes(in_half(model))
         half = {name for name, dtype in found.items() if dtype == HALF}
         expected = {"stem", "stem.relu", "first", "first.relu", "second", "block", "tokens", "mixed", "centred.half"}
@@ -110,7 +110,7 @@ class TestHalf:
 
     def test_the_last_product_before_each_output_stays(self, model):
         nodes = model.graph.node
-        assert {nodes[index].output[0] for index in deciding_products(model.graph)} == {"logits", "deltas"}
+        assert {nodes[index].output[0] for index in output_products(model.graph)} == {"logits", "deltas"}
 
     def test_outputs_stay_close_and_keep_their_type(self, model, batches):
         lowered = in_half(model)
@@ -147,8 +147,8 @@ class TestHalf:
         onnx.checker.check_model(lowered, full_check=True)
 
 
-def test_norms_behind_shared_weights_become_weights_of_their_own():
-    """The first two convolutions share weights; of the third more is wanted than its norm."""
+def test_norms_after_shared_weights_are_folded_into_separate_weights():
+    """The first two convolutions share weights; another node reads the third besides its norm."""
     h, random = onnx.helper, np.random.default_rng(2)
     wide = [WIDTH]
     constants = {"w": random.normal(size=(WIDTH, WIDTH, 3, 3)) / 20, "bias": random.normal(size=wide)}
@@ -184,7 +184,7 @@ def test_norms_behind_shared_weights_become_weights_of_their_own():
 
 
 class TestInt8:
-    def test_pairs_stand_before_wide_convolutions_only(self, model, batches):
+    def test_pairs_precede_wide_convolutions_only(self, model, batches):
         lowered = in_int8(model, batches, progress=lambda *_: None)
         convolutions = {node.output[0]: node.input for node in lowered.graph.node if node.op_type == "Conv"}
         assert list(convolutions["stem"]) == ["centred", "stem.w"]  # three channels
@@ -276,7 +276,7 @@ def one_node(op, inputs, output, *, opset=18, constants=None, **given):
 
 class TestOpset:
     def test_axes_move_back_into_attributes(self, model, batches):
-        """What TensorRT 8.6 would otherwise reduce over all axes."""
+        """Otherwise TensorRT 8.6 reduces over all axes."""
         lowered = in_opset_17(model)
         (reduce,) = (node for node in lowered.graph.node if node.op_type == "ReduceMax")
         assert len(reduce.input) == 1
@@ -329,7 +329,7 @@ class TestOpset:
         ],
         ids=["Gelu", "Mish", "Resize", "Pad"],
     )
-    def test_what_has_no_counterpart_is_refused(self, model):
+    def test_operators_without_equivalent_are_refused(self, model):
         with pytest.raises(EngineError, match=r"-> y cannot be written in opset 17; update TensorRT to 10 or newer"):
             in_opset_17(model)
 
@@ -351,6 +351,6 @@ def test_fp32_is_left_as_it_is(model):
     assert onnx.load_from_string(lower(content, precision="fp32")) == model
 
 
-def test_what_is_no_onnx_file_is_refused():
+def test_other_files_are_refused():
     with pytest.raises(ModelFileError, match="cannot be read as an ONNX file"):
         lower(b"\xff no protobuf", precision="fp32")

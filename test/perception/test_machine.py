@@ -1,4 +1,4 @@
-"""How much of the machine there is, what tells one CPU from another, and where things are kept."""
+"""Usable cores, the identity of the CPU, and cache folders."""
 
 import math
 import os
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lvad_perception import machine
-from lvad_perception.machine import cache_places, cpu_identity, cpu_name, granted_cores, usable_cores
+from lvad_perception.machine import cache_folders, cpu_identity, cpu_name, quota_cores, usable_cores
 
 X86 = """processor	: {core}
 vendor_id	: AuthenticAMD
@@ -40,7 +40,7 @@ def test_a_cpu_has_a_name_for_tables(tmp_path):
     assert cpu_name(tmp_path / "arm") == cpu_name(tmp_path / "absent") == os.uname().machine
 
 
-def test_where_linux_says_nothing_python_names_the_cpu(tmp_path):
+def test_without_cpuinfo_python_names_the_cpu(tmp_path):
     assert os.uname().machine in cpu_identity(tmp_path / "absent")
 
 
@@ -55,7 +55,7 @@ def test_a_user_without_a_home_has_the_temporary_folder(monkeypatch, tmp_path):
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(Path, "home", no_home)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    assert cache_places(None) == [tmp_path / f"lvad-{os.getuid()}"]
+    assert cache_folders(None) == [tmp_path / f"lvad-{os.getuid()}"]
 
 
 @pytest.mark.parametrize(
@@ -69,24 +69,24 @@ def test_a_user_without_a_home_has_the_temporary_folder(monkeypatch, tmp_path):
         ({"cpu.max": "nonsense"}, math.inf),
     ],
 )
-def test_a_container_may_be_given_less_than_the_machine(tmp_path, files, granted):
+def test_a_container_may_have_a_quota_below_the_machine(tmp_path, files, granted):
     (tmp_path / "cpu").mkdir()
     for name, text in files.items():
         (tmp_path / name).write_text(text)
-    assert granted_cores(tmp_path) == granted
+    assert quota_cores(tmp_path) == granted
 
 
 @pytest.mark.parametrize(("granted", "cores"), [(0.5, 1), (1.5, 2), (2.0, 2), (math.inf, 3), (64.0, 3)])
-def test_usable_are_the_bound_cores_or_the_granted_ones(monkeypatch, granted, cores):
+def test_usable_cores_are_limited_by_affinity_and_quota(monkeypatch, granted, cores):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2}, raising=False)
-    monkeypatch.setattr(machine, "granted_cores", lambda: granted)
+    monkeypatch.setattr(machine, "quota_cores", lambda: granted)
     assert usable_cores() == cores
 
 
 def test_the_cache_is_in_the_home_folder_that_a_tilde_names(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", "~/caches")
-    assert cache_places(None)[0] == tmp_path / "caches" / "lvad"
+    assert cache_folders(None)[0] == tmp_path / "caches" / "lvad"
 
 
 @pytest.mark.parametrize("spoil", ["link", "writable"])
@@ -94,11 +94,11 @@ def test_a_temporary_folder_that_others_can_fill_is_no_cache(monkeypatch, tmp_pa
     monkeypatch.setenv("XDG_CACHE_HOME", "/home-of-nobody")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     place = tmp_path / f"lvad-{os.getuid()}"
-    assert place in cache_places(None)
+    assert place in cache_folders(None)
     if spoil == "link":
         (tmp_path / "elsewhere").mkdir()
         place.symlink_to(tmp_path / "elsewhere")
     else:
         place.mkdir()
         place.chmod(0o777)
-    assert cache_places(None) == [Path("/home-of-nobody/lvad")]
+    assert cache_folders(None) == [Path("/home-of-nobody/lvad")]

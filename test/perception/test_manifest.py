@@ -25,27 +25,27 @@ def test_outputs_follow_the_tasks(make_manifest):
     assert make_manifest(classes={"detection": DETECTION.names}).output_names == ("boxes", "scores", "labels")
 
 
-def test_facts_of_later_versions_are_passed_over(manifest_facts):
-    assert read({**manifest_facts, "colour": "blue"}) == read(manifest_facts)
+def test_keys_of_later_versions_are_ignored(manifest_values):
+    assert read({**manifest_values, "colour": "blue"}) == read(manifest_values)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '"text"', "{}"])
-def test_what_is_no_manifest(text):
+def test_text_that_is_no_manifest(text):
     with pytest.raises(ModelFileError, match=r"model\.onnx: its manifest cannot be read .*; export the model again"):
         Manifest.from_json(text, source="model.onnx")
 
 
 @pytest.mark.parametrize("key", ["network_hw", "batch_size", "classes", "score_threshold", "weights_sha256"])
-def test_a_missing_fact(manifest_facts, key):
-    del manifest_facts[key]
+def test_a_missing_key(manifest_values, key):
+    del manifest_values[key]
     with pytest.raises(ModelFileError, match="its manifest cannot be read"):
-        read(manifest_facts)
+        read(manifest_values)
 
 
-def test_another_version_names_who_wrote_it(manifest_facts):
-    manifest_facts["manifest_version"] = 3
+def test_another_version_names_the_package_that_wrote_it(manifest_values):
+    manifest_values["manifest_version"] = 3
     with pytest.raises(ModelFileError, match=r"manifest version 3 is not 1 or 2; install the lvad_perception that"):
-        read(manifest_facts)
+        read(manifest_values)
 
 
 @pytest.mark.parametrize(
@@ -59,9 +59,9 @@ def test_another_version_names_who_wrote_it(manifest_facts):
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_impossible_values(manifest_facts, change):
+def test_impossible_values(manifest_values, change):
     with pytest.raises(ModelFileError, match="its manifest has impossible sizes; export the model again"):
-        read({**manifest_facts, **change})
+        read({**manifest_values, **change})
 
 
 def test_a_graph_takes_and_gives_network_size_unless_made_for_a_camera(make_manifest):
@@ -71,8 +71,8 @@ def test_a_graph_takes_and_gives_network_size_unless_made_for_a_camera(make_mani
     assert Manifest.from_json(fixed.to_json(), source="x") == fixed
 
 
-def test_only_files_for_a_camera_ask_for_the_newer_version(make_manifest):
-    """Packages that do not know of cameras would take such a file for one of network size."""
+def test_only_files_for_a_camera_have_the_newer_version(make_manifest):
+    """Packages without camera sizes would feed such a file with images of network size."""
     plain = json.loads(make_manifest().to_json())
     assert plain["manifest_version"] == 1
     assert "camera_hw" not in plain
@@ -80,17 +80,17 @@ def test_only_files_for_a_camera_ask_for_the_newer_version(make_manifest):
 
 
 @pytest.mark.parametrize("size", [None, 5, [5], "wide", [1, 2, 3], ["a", "b"]])
-def test_what_is_no_size(manifest_facts, size):
+def test_values_that_are_no_size(manifest_values, size):
     with pytest.raises(ModelFileError, match="its manifest cannot be read"):
-        read({**manifest_facts, "network_hw": size})
+        read({**manifest_values, "network_hw": size})
     if size is not None:
         with pytest.raises(ModelFileError, match="its manifest cannot be read"):
-            read({**manifest_facts, "camera_hw": size})
+            read({**manifest_values, "camera_hw": size})
 
 
-def test_no_task(manifest_facts):
+def test_no_task(manifest_values):
     with pytest.raises(ModelFileError, match="its manifest names no task"):
-        read({**manifest_facts, "classes": {}})
+        read({**manifest_values, "classes": {}})
 
 
 @pytest.mark.parametrize(
@@ -106,26 +106,26 @@ def test_no_task(manifest_facts):
         ),
     ],
 )
-def test_what_this_package_cannot_serve_is_named(manifest_facts, classes, sentence):
+def test_unsupported_classes_are_named(manifest_values, classes, sentence):
     with pytest.raises(VocabularyMismatchError, match=sentence):
-        read({**manifest_facts, "classes": classes})
+        read({**manifest_values, "classes": classes})
 
 
 @pytest.mark.parametrize("names", [[], [""], ["car", "car"], [str(number) for number in range(256)]], ids=len)
-def test_what_is_no_list_of_classes(manifest_facts, names):
+def test_values_that_are_no_list_of_classes(manifest_values, names):
     with pytest.raises(ModelFileError, match="lists no, nameless, repeated or more than 255 semantic classes"):
-        read({**manifest_facts, "classes": {"semantic": names}})
+        read({**manifest_values, "classes": {"semantic": names}})
 
 
-def test_the_classes_are_those_that_the_model_was_trained_on(manifest_facts):
-    known = read({**manifest_facts, "classes": {"detection": NUIMAGES_DETECTION.names}})
+def test_the_classes_are_those_that_the_model_was_trained_on(manifest_values):
+    known = read({**manifest_values, "classes": {"detection": NUIMAGES_DETECTION.names}})
     assert known.vocabularies == {"detection": NUIMAGES_DETECTION}
-    own = read({**manifest_facts, "classes": {"semantic": ["lane", "kerb", "other"]}}).vocabularies["semantic"]
+    own = read({**manifest_values, "classes": {"semantic": ["lane", "kerb", "other"]}}).vocabularies["semantic"]
     assert own.names == ("lane", "kerb", "other")
     assert len(set(own.colors)) == 3
 
 
-def test_who_needs_other_classes_hears_which_differ(make_manifest):
+def test_the_message_names_the_classes_that_differ(make_manifest):
     names = tuple("trailer" if name == "train" else name for name in DETECTION.names if name != "rider")
     model = make_manifest(classes={"detection": names, "semantic": SEMANTIC.names})
     sentence = (
@@ -159,9 +159,9 @@ def test_who_needs_other_classes_hears_which_differ(make_manifest):
     ],
     ids=str,
 )
-def test_a_fact_of_another_type(manifest_facts, change):
+def test_a_value_of_another_type(manifest_values, change):
     with pytest.raises(ModelFileError, match=r"model\.onnx: its manifest cannot be read .*; export the model again"):
-        read({**manifest_facts, **change})
+        read({**manifest_values, **change})
 
 
 @pytest.mark.parametrize(
@@ -174,19 +174,19 @@ def test_a_fact_of_another_type(manifest_facts, change):
     ],
     ids=str,
 )
-def test_sizes_that_would_fill_the_memory(manifest_facts, change):
+def test_sizes_that_would_fill_the_memory(manifest_values, change):
     with pytest.raises(ModelFileError, match=r"model\.onnx: its manifest has impossible sizes; export the model again"):
-        read({**manifest_facts, **change})
+        read({**manifest_values, **change})
 
 
-def test_a_manifest_of_megabytes(manifest_facts):
-    text = json.dumps({**manifest_facts, "training": {"notes": "x" * 3_000_000}})
+def test_a_manifest_of_megabytes(manifest_values):
+    text = json.dumps({**manifest_values, "training": {"notes": "x" * 3_000_000}})
     with pytest.raises(
         ModelFileError, match="its manifest has 3 million characters, of which a model needs some thous"
     ):
         Manifest.from_json(text, source="model.onnx")
 
 
-def test_a_manifest_without_bottom():
+def test_a_manifest_nested_without_end():
     with pytest.raises(ModelFileError, match=r"its manifest cannot be read .*; export the model again"):
         Manifest.from_json("[" * 500_000, source="model.onnx")

@@ -1,4 +1,4 @@
-"""The metrics room against itself: properties, its text and JSON, and what is refused."""
+"""Properties of metrics, their text and JSON, and refused input."""
 
 import json
 import pickle
@@ -175,12 +175,12 @@ def test_fully_unlabeled_masks_have_no_score() -> None:
 # --- bad input ---------------------------------------------------------------------------------------------------
 
 
-def test_nothing_to_evaluate_is_said() -> None:
+def test_nothing_to_evaluate_is_an_error() -> None:
     with pytest.raises(DatasetError, match="no image has both a prediction and a truth for semantic; choose a split"):
         Evaluator(("semantic",)).compute()
 
 
-def test_unknown_task_is_said() -> None:
+def test_unknown_task_is_an_error() -> None:
     with pytest.raises(ConfigError, match="cannot evaluate \\['lanes'\\]; choose from detection, semantic, drivable"):
         Evaluator(("lanes",))
 
@@ -202,21 +202,21 @@ def test_an_image_of_another_size_names_both() -> None:
         Evaluator().add(predictions, other)
 
 
-def test_a_label_outside_the_vocabulary_is_said() -> None:
+def test_a_label_outside_the_vocabulary_is_an_error() -> None:
     predictions, truth = random_pair(np.random.default_rng(14))
     truth.boxes.labels[3] = 10
     with pytest.raises(VocabularyMismatchError, match="a truth has label 10 but there are 10 classes"):
         Evaluator().add(predictions, truth)
 
 
-def test_a_score_that_is_no_number_is_said() -> None:
+def test_a_score_that_is_no_number_is_an_error() -> None:
     predictions, truth = random_pair(np.random.default_rng(15))
     predictions.detections.scores[0] = np.nan
     with pytest.raises(EngineError, match="not a finite number"):
         Evaluator().add(predictions, truth)
 
 
-def test_missing_faster_coco_eval_is_said_with_the_first_image(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_faster_coco_eval_is_an_error_of_the_first_image(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
     predictions, truth = random_pair(np.random.default_rng(16))
     with pytest.raises(MissingDependencyError, match=r"pip install 'lvad_perception\[eval\]'"):
@@ -226,7 +226,7 @@ def test_missing_faster_coco_eval_is_said_with_the_first_image(monkeypatch: pyte
     assert masks_only.compute().detection is None
 
 
-def test_importing_the_room_does_not_import_faster_coco_eval() -> None:
+def test_importing_metrics_does_not_import_faster_coco_eval() -> None:
     code = "import sys, lvad_perception.metrics; sys.exit('faster_coco_eval' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

@@ -1,4 +1,4 @@
-"""The metrics room against pycocotools, the BDD100K toolkit and scalabel, and against their definitions."""
+"""Metrics against pycocotools, the BDD100K toolkit and scalabel, and against their definitions."""
 
 from collections.abc import Iterator
 from contextlib import redirect_stdout
@@ -139,7 +139,7 @@ def test_a_detection_inside_a_crowd_is_no_false_positive() -> None:
 
 
 def toolkit_masks(pairs: Pairs, task: str, size: int) -> dict[str, Any]:
-    """The toolkit's rule, said anew: index ``size - 1`` is the ignored class, whose truth pixels are dropped and
+    """The toolkit's rule, written again: index ``size - 1`` is the ignored class, whose truth pixels are dropped and
     into which everything out of range falls; the mean runs over the classes seen in the truth.
     """
     histogram = np.zeros((size, size), np.int64)

@@ -1,4 +1,4 @@
-"""ONNX Runtime, besides what ``test_onnx_file`` proves of both runtimes."""
+"""ONNX Runtime; ``test_onnx_file`` tests both runtimes."""
 
 import sys
 
@@ -25,7 +25,7 @@ def test_onnxruntime_not_installed(monkeypatch, tiny_model_file):
 
 @pytest.fixture
 def change_model(tmp_path, tiny_model_file):
-    """A function that has the tiny model changed and returns the file."""
+    """A function that changes the tiny model and returns the file."""
     import onnx
 
     def change(do):
@@ -77,7 +77,7 @@ def test_metadata_that_are_not_utf_8(tmp_path, tiny_model_file, runtime):
         ),
     ],
 )
-def test_what_this_version_does_not_know_is_no_damaged_file(change_model, change, sentence):
+def test_a_file_of_a_newer_version_is_not_called_damaged(change_model, change, sentence):
     with pytest.raises(ModelFileError, match=sentence) as caught:
         open_engine(change_model(change), runtime="onnxruntime")
     assert "truncated" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""Both runtimes that read ``.onnx`` files on a CPU: the tiny model's outputs, and what is refused."""
+"""Both runtimes for ``.onnx`` files on a CPU: the tiny model's outputs, and refusals."""
 
 import functools
 

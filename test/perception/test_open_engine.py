@@ -1,4 +1,4 @@
-"""Which class runs which file, and what is refused."""
+"""The engine class of each file, and refusals."""
 
 import sys
 from types import SimpleNamespace
@@ -12,7 +12,7 @@ pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 
 
 class Opened:
-    """Stands for an engine class of another device."""
+    """A fake engine of another device."""
 
     def __init__(self, path, **options):
         self.path, self.options, self.precision, self.closed = path, options, "fp16", False

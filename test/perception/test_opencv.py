@@ -65,7 +65,7 @@ def test_every_cause_has_its_remedy(tmp_path, monkeypatch, failure, sentence):
         import_opencv()
 
 
-def test_what_opencv_says_while_it_loads_is_kept(tmp_path, monkeypatch, capsys):
+def test_opencvs_own_warnings_are_printed(tmp_path, monkeypatch, capsys):
     (tmp_path / "cv2.py").write_text("import sys\nprint('a word of warning', file=sys.stderr)\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "cv2", raising=False)

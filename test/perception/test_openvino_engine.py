@@ -1,4 +1,4 @@
-"""OpenVINO, where it is installed, besides what ``test_onnx_file`` proves of both runtimes."""
+"""OpenVINO, where it is installed; ``test_onnx_file`` tests both runtimes."""
 
 import subprocess
 import sys
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lvad_perception.engines.agreement import copied
-from lvad_perception.engines.openvino import OpenVinoEngine, choose_at_once, read_network
+from lvad_perception.engines.openvino import OpenVinoEngine, fuse_argmax, read_network
 from lvad_perception.errors import EngineError, ModelFileError
 
 pytest.importorskip("openvino", reason="OpenVINO is not installed")
@@ -37,7 +37,7 @@ def test_it_describes_itself(tiny_model_file):
     assert (engine.precision, engine.device_memory_bytes) == ("fp32", None)
 
 
-def test_a_truncated_file_is_called_so_without_places_in_openvinos_source(tiny_model_file, tmp_path):
+def test_a_truncated_file_is_reported_without_openvinos_source_lines(tiny_model_file, tmp_path):
     path = tmp_path / "half.onnx"
     content = tiny_model_file.read_bytes()
     path.write_bytes(content[: len(content) // 2])
@@ -71,9 +71,9 @@ def scores_model():
     return read_network(made.SerializeToString())
 
 
-def test_class_and_score_are_found_by_one_operator(scores_model):
+def test_class_and_score_come_from_one_operator(scores_model):
     core, model = scores_model
-    choose_at_once(model)
+    fuse_argmax(model)
     assert [node.get_type_name() for node in model.get_ops()].count("ReduceMax") == 2
     scores = np.random.default_rng(0).normal(size=(1, 5, 6, 7)).astype(np.float32)
     found = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(scores)
@@ -120,19 +120,19 @@ def test_a_precision_that_the_cpu_has_not(monkeypatch, tiny_model_file):
         openvino.compile_network(Core(), None, threads=1, precision="bf16", source="m.onnx")
 
 
-class TestUnderWay:
+class TestInFlight:
     @pytest.fixture
     def engine(self, tiny_model_file):
         return OpenVinoEngine(tiny_model_file, threads=1)
 
     def test_two_inferences_each_have_their_own_result(self, engine, images_like, reference):
         images = [images_like(engine.manifest, seed) for seed in range(40)]
-        under_way, found = deque(), []
+        in_flight, found = deque(), []
         for batch in images:
-            if len(under_way) == 2:
-                found.append(copied(under_way.popleft().result()))
-            under_way.append(engine.begin(batch))
-        found += [copied(pending.result()) for pending in under_way]
+            if len(in_flight) == 2:
+                found.append(copied(in_flight.popleft().result()))
+            in_flight.append(engine.submit(batch))
+        found += [copied(pending.result()) for pending in in_flight]
         for batch, outputs in zip(images, found, strict=True):
             wanted = reference(batch)
             for name in ("labels", "semantic", "drivable", "semantic_confidence"):
@@ -149,34 +149,34 @@ class TestUnderWay:
                 batch = images_like(engine.manifest, seed)
                 if len(fetched) == 2:
                     fetched.popleft().result()
-                fetched.append(other.submit(check, engine.begin(batch), reference(batch).semantic))
+                fetched.append(other.submit(check, engine.submit(batch), reference(batch).semantic))
             for each in fetched:
                 each.result()
 
     def test_images_that_nobody_else_holds_stay(self, engine, images_like, reference):
-        pending = engine.begin(images_like(engine.manifest, 3))
+        pending = engine.submit(images_like(engine.manifest, 3))
         filler = [np.zeros((2, 48, 64, 3), np.uint8) for _ in range(50)]  # would take their place
         np.testing.assert_array_equal(pending.result().semantic, reference(images_like(engine.manifest, 3)).semantic)
         del filler
 
     def test_a_third_is_refused(self, engine, images_like):
         images = images_like(engine.manifest)
-        first, _ = engine.begin(images), engine.begin(images)
-        with pytest.raises(EngineError, match="2 inferences are under way"):
-            engine.begin(images)
+        first, _ = engine.submit(images), engine.submit(images)
+        with pytest.raises(EngineError, match="2 inferences are in flight"):
+            engine.submit(images)
         first.result()
-        engine.begin(images)
+        engine.submit(images)
 
     def test_closing_waits_and_the_result_stays(self, engine, images_like, reference):
         images = images_like(engine.manifest)
-        pending = engine.begin(images)
+        pending = engine.submit(images)
         engine.close()
         assert pending.done
         np.testing.assert_array_equal(pending.result().semantic, reference(images).semantic)
 
-    def test_what_fails_while_it_runs_is_said_by_the_result(self, engine, images_like, reference):
+    def test_result_raises_a_failure_of_the_inference(self, engine, images_like, reference):
         class Failing:
-            """A request that OpenVINO's thread breaks off, as when memory runs out."""
+            """A request that fails in OpenVINO's thread, as when memory is exhausted."""
 
             def set_input_tensor(self, tensor):
                 pass
@@ -193,7 +193,7 @@ class TestUnderWay:
         engine._requests[0] = Failing()
         images = images_like(engine.manifest)
         for _ in range(3):
-            pending, other = engine.begin(images), engine.begin(images)
+            pending, other = engine.submit(images), engine.submit(images)
             assert pending.done
             with pytest.raises(EngineError, match=r"^OpenVINO failed \(no memory\); check the free"):
                 pending.result()

@@ -26,7 +26,7 @@ def trt(use_tensorrt):
 
 @pytest.fixture
 def build(tiny_model_file, tmp_path):
-    """``build(name, **options)`` -> the result and what was reported."""
+    """``build(name, **options)`` -> the result and the reported lines."""
 
     def build(name="out/model.engine", **options):
         lines = []
@@ -86,10 +86,10 @@ def test_8_gets_an_opset_that_it_documents(use_tensorrt, build, monkeypatch):
 class TestCache:
     def test_the_second_time_nothing_is_built_but_checked(self, trt, build):
         build()
-        networks, runs = len(trt.metadata.networks), trt.metadata.runs
+        networks, runs = len(trt.state.networks), trt.state.runs
         result, lines = build("again.engine")
-        assert len(trt.metadata.networks) == networks
-        assert trt.metadata.runs > runs
+        assert len(trt.state.networks) == networks
+        assert trt.state.runs > runs
         assert result.built_s is None
         assert "from the cache" in result.to_text()
         assert lines[1].startswith("found in the cache: ")
@@ -100,12 +100,12 @@ class TestCache:
         (kept,) = (tmp_path / "cache/tensorrt").glob("*.engine")
         kept.write_bytes(kept.read_bytes()[:50])
         result, lines = build()
-        assert any("the cached engine is of no use: " in line and "is truncated" in line for line in lines)
+        assert any("the cached engine cannot be used: " in line and "is truncated" in line for line in lines)
         assert result.built_s is not None
         assert read_engine_file(kept).precision == "fp32"
 
     def test_a_model_that_is_rewritten_differently_is_built_anew(self, trt, build, monkeypatch, tmp_path):
-        """As by another version of the rewriting, on the same file and with the same options."""
+        """Another version of the rewriting, on the same file with the same options."""
         build()
         lower = optimize_module.lower
 
@@ -119,7 +119,7 @@ class TestCache:
         assert len(list((tmp_path / "cache/tensorrt").glob("*.engine"))) == 2
         assert build()[0].built_s is None
 
-    def test_what_the_file_says_of_itself_is_in_the_key(self, trt, build, tmp_path, make_tiny_model, make_manifest):
+    def test_the_metadata_of_the_file_are_in_the_key(self, trt, build, tmp_path, make_tiny_model, make_manifest):
         build()
         model = make_tiny_model(tmp_path / "other.onnx", manifest=make_manifest(score_threshold=0.5))
         options = {"device": FakeCuda(), "cache_dir": tmp_path / "cache", "precision": "fp32", "report": lambda _: None}
@@ -127,7 +127,7 @@ class TestCache:
         assert read_engine_file(result.path).manifest.score_threshold == 0.5
 
     def test_starts_at_the_same_time_leave_each_others_engines(self, trt, build, monkeypatch, tmp_path):
-        """The second builds the same while the first does; both have their file, and the cache has one."""
+        """Both build the same engine at the same time; both get their file, and the cache has one."""
         first = optimize_module.build_plan
         others = []
 
@@ -191,7 +191,7 @@ class TestRefusals:
         monkeypatch.setattr(module, "lower", lambda content, **_: spoilt(content))
         with pytest.raises(EngineError, match="since the rewritten model, in ONNX Runtime disagrees"):
             build()
-        assert not trt.metadata.networks
+        assert not trt.state.networks
 
     @pytest.mark.parametrize("name", ["model.onnx", "model", "model.pt2"])
     def test_an_output_of_another_kind(self, trt, build, name):
@@ -203,7 +203,7 @@ class TestRefusals:
             build(precision="int8")
 
     def test_no_images_to_check_on(self, trt, build):
-        with pytest.raises(ConfigError, match="0 images show nothing"):
+        with pytest.raises(ConfigError, match="0 images are too few"):
             build(check_images=0)
 
     def test_a_folder_without_images(self, trt, build, tmp_path):
@@ -239,7 +239,7 @@ def test_scales_and_comparison_have_different_images(trt, build, small_split, mo
     right = module.lower
     monkeypatch.setattr(module, "lower", lambda *a, **k: given.extend(k["batches"]) or right(*a, **k))
     checked = []
-    monkeypatch.setattr(module._Judge, "model", lambda self, _: checked.extend(self.batches) or NO_DISTANCE)
+    monkeypatch.setattr(module._Check, "model", lambda self, _: checked.extend(self.comparison.batches) or NO_DISTANCE)
     build(precision="int8", images=small_split / "images", calibration_images=6, check_images=2)
     seen = {image.tobytes() for batch in given for image in batch}
     assert len(given) == 3
@@ -255,7 +255,7 @@ class TestCommand:
         out, err = capsys.readouterr()
         assert out.startswith(f"{output}: TensorRT 10.3.0, Fake with 2 multiprocessors, FP16, CUDA graph; ")
         assert "building for TensorRT 10.3.0" in err
-        assert trt.metadata.config.builder_optimization_level == 2
+        assert trt.state.config.builder_optimization_level == 2
         assert output.exists()
 
     def test_without_a_gpu_it_says_so(self, trt, tiny_model_file, tmp_path, capsys):

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from lvad_perception.bags.convert import from_bdd100k
+from lvad_perception.bags.convert import from_dataset
 from lvad_perception.bags.evaluate import evaluate_bag, evaluate_dataset
+from lvad_perception.bags.reader import open_bag
 from lvad_perception.bags.replay import replay
-from lvad_perception.bags.storage import create_bag, open_bag
+from lvad_perception.bags.writer import create_bag
 from lvad_perception.errors import VocabularyMismatchError
 from lvad_perception.media.overlay import draw_predictions, draw_truth
 from lvad_perception.metrics import Evaluator
@@ -44,7 +45,7 @@ def test_differences_in_words(found, said):
 
 
 def test_a_replay_names_the_models_classes(perceiver, small_split, tmp_path):
-    from_bdd100k(small_split, "val", tmp_path / "in", limit=3)
+    from_dataset(small_split, "val", tmp_path / "in", limit=3)
     replay(tmp_path / "in", perceiver, tmp_path / "out", overlay_video=tmp_path / "seen.mp4")
     with open_bag(tmp_path / "out") as reader:
         messages = {}
@@ -61,7 +62,7 @@ def test_a_replay_names_the_models_classes(perceiver, small_split, tmp_path):
 def test_bdd100ks_annotation_does_not_judge_it(perceiver, small_split, tmp_path):
     with pytest.raises(VocabularyMismatchError, match=r"BDD100K's annotation in .* this one lacks rider, train"):
         evaluate_dataset(perceiver, small_split, "val")
-    from_bdd100k(small_split, "val", tmp_path / "in")
+    from_dataset(small_split, "val", tmp_path / "in")
     replay(tmp_path / "in", perceiver, tmp_path / "out")
     sentence = (
         r"/camera/detections/label_info .* its detection classes are not pedestrian, .*: it lacks rider, train, .*; "
@@ -76,7 +77,7 @@ def test_a_model_that_finds_only_known_classes_is_not_judged_by_half_of_its_own(
     """Each box has a name of BDD100K's, but the list of classes says that others could have come."""
     names = ("pedestrian", "rider", "car", "truck", "tram")
     perceiver = Perceiver(make_engine(make_manifest(classes={"detection": names})), score_threshold=0.0)
-    from_bdd100k(small_split, "val", tmp_path / "in")
+    from_dataset(small_split, "val", tmp_path / "in")
     replay(tmp_path / "in", perceiver, tmp_path / "out")
     with pytest.raises(VocabularyMismatchError, match=r"it lacks bus, .* and has tram"):
         evaluate_bag(tmp_path / "out")
@@ -84,7 +85,7 @@ def test_a_model_that_finds_only_known_classes_is_not_judged_by_half_of_its_own(
 
 def test_bags_from_before_the_crowds_moved_are_measured_alike(make_engine, small_split, tmp_path, assert_same_metrics):
     """As they were written: no list of the objects' classes, and crowds in the id of a detection."""
-    from_bdd100k(small_split, "val", tmp_path / "in")
+    from_dataset(small_split, "val", tmp_path / "in")
     replay(tmp_path / "in", Perceiver(make_engine(), score_threshold=0.0), tmp_path / "new")
     crowds = 0
     with open_bag(tmp_path / "new") as reader, create_bag(tmp_path / "old") as writer:

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from lvad_perception.bags.error_log import ErrorLog
 from lvad_perception.bags.pairing import PENDING, Pairing
-from lvad_perception.bags.problems import Problems
 from lvad_perception.errors import DatasetError, VocabularyMismatchError
 from lvad_perception.messages import label_info_to_message, make_header, mask_to_message, rosbags_types
 from lvad_perception.topics import Side
@@ -19,35 +19,35 @@ def mask(index, value=3, size_hw=(4, 6)):
 
 
 @pytest.fixture
-def told():
+def reported():
     return []
 
 
 @pytest.fixture
-def pairing(told):
-    return Pairing(Problems(told.append))
+def pairing(reported):
+    return Pairing(ErrorLog(reported.append))
 
 
 @pytest.mark.parametrize("order", [(RESULT, TRUTH), (TRUTH, RESULT)], ids=["result first", "annotation first"])
-def test_halves_pair_in_either_order(pairing, told, order):
+def test_halves_pair_in_either_order(pairing, reported, order):
     for side in order:
         pairing.add(side, mask(0), "one")
     metrics = pairing.finish()
     assert pairing.paired == metrics.semantic.images == 1
     assert metrics.semantic.scores.pixel_accuracy == 100.0
-    assert not told
+    assert not reported
 
 
-def test_cameras_are_kept_apart(pairing, told):
+def test_cameras_are_kept_apart(pairing, reported):
     rear = Side("/rear/truth/segmentation", "/rear", "semantic", truth=True, label_info=False)
     pairing.add(RESULT, mask(0), "one")
     pairing.add(rear, mask(0), "one")
     with pytest.raises(DatasetError, match="nothing to evaluate"):
         pairing.finish()
-    assert told == ["/rear/truth/segmentation one: it has no prediction with its stamp and is left out"]
+    assert reported == ["/rear/truth/segmentation one: it has no prediction with its stamp and is left out"]
 
 
-def test_in_flight_counts_what_can_still_come(pairing):
+def test_in_flight_counts_images_whose_prediction_may_still_arrive(pairing):
     assert pairing.in_flight == 0
     for index in range(4):
         pairing.add(TRUTH, mask(index), str(index))
@@ -60,34 +60,34 @@ def test_in_flight_counts_what_can_still_come(pairing):
     assert pairing.in_flight == 0
 
 
-def test_memory_is_bounded(pairing, told):
+def test_memory_is_bounded(pairing, reported):
     for index in range(PENDING + 3):
         pairing.add(TRUTH, mask(index), str(index))
     assert pairing.in_flight == PENDING
-    assert [line.split(":")[0] for line in told] == [f"{TRUTH.topic} {index}" for index in range(3)]
+    assert [line.split(":")[0] for line in reported] == [f"{TRUTH.topic} {index}" for index in range(3)]
 
 
-def test_what_can_be_read_again_waits_without_memory(pairing, told):
+def test_messages_that_can_be_read_again_wait_without_memory(pairing, reported):
     read = []
 
     def again(index):
         return lambda: read.append(index) or mask(index)
 
     for index in range(PENDING + 3):
-        pairing.add(TRUTH, mask(index), str(index), again=again(index))
+        pairing.add(TRUTH, mask(index), str(index), read_again=again(index))
     assert pairing.in_flight == PENDING + 3
     for index in (*range(PENDING + 3), 99):
-        pairing.add(RESULT, mask(index), str(index), again=again(-index))
+        pairing.add(RESULT, mask(index), str(index), read_again=again(-index))
     assert pairing.finish().semantic.images == PENDING + 3
     assert read == [0, 1, 2]
-    assert not told
+    assert not reported
 
 
-def test_another_size_is_told_and_left_out(pairing, told):
+def test_another_size_is_reported_and_left_out(pairing, reported):
     pairing.add(TRUTH, mask(0), "one")
     pairing.add(RESULT, mask(0, size_hw=(2, 3)), "one")
     assert pairing.paired == 0
-    assert told == [
+    assert reported == [
         "/front/segmentation one: the prediction is 3x2 pixels (width x height) but its truth is 6x4; "
         "predict at the size of the labelled image"
     ]

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from lvad_perception.engines import open_engine
+from lvad_perception.engines.base import Pending
 from lvad_perception.errors import ConfigError, EngineError, ImageError
 from lvad_perception.perceiver import Perceiver, Timings
 
@@ -134,14 +135,14 @@ class TestPerceiver:
         assert perceiver.score_threshold == 0.3
         assert len(perceiver([bright])[0].detections) == 4
 
-    def test_impossible_thresholds_leave_the_former_ones(self, fake_engine):
+    def test_impossible_thresholds_leave_the_previous_ones(self, fake_engine):
         perceiver = Perceiver(fake_engine, score_threshold=0.5)
         with pytest.raises(ConfigError):
             perceiver.set_thresholds(0.1, {0: 2.0})
         assert perceiver.score_threshold == 0.5
         assert len(perceiver([np.full((48, 64, 3), 100, np.uint8)])[0].detections) == 0
 
-    def test_only_what_is_asked_for_is_made(self, make_engine):
+    def test_only_requested_tasks_are_in_the_predictions(self, make_engine):
         images = [random_image(seed) for seed in range(3)]
         everything = Perceiver(make_engine(), score_threshold=0.0)(images)
         asked = [{"detection"}, {"semantic", "drivable"}, set()]
@@ -154,11 +155,11 @@ class TestPerceiver:
                     expected = getattr(full, name) if task in tasks else None
                     np.testing.assert_array_equal(getattr(part, name), expected)
 
-    def test_an_image_that_is_the_input_as_it_stands_is_not_copied(self, make_engine, make_manifest):
+    def test_an_image_of_the_network_size_is_not_copied(self, make_engine, make_manifest):
         engine = make_engine(make_manifest(batch_size=1))
         seen = []
-        begin = engine.begin
-        engine.begin = lambda images: seen.append(images) or begin(images)
+        submit = engine.submit
+        engine.submit = lambda images: seen.append(images) or submit(images)
         perceiver = Perceiver(engine, score_threshold=0.0)
         exact, wide, strided = random_image(1, 48, 64), random_image(2), random_image(3, 48, 128)[:, ::2]
         found = [perceiver([image])[0] for image in (exact, wide, strided)]
@@ -193,104 +194,103 @@ class TestPerceiver:
             np.testing.assert_array_equal(first.drivable, second.drivable)
 
 
-class Later:
-    """What an engine begins that goes on by itself: it reads its input when its result is asked for, no earlier."""
+class Later(Pending):
+    """The result of an asynchronous engine that reads its input when its result is fetched, no earlier."""
 
     def __init__(self, infer):
-        self._infer, self.done = infer, False
+        super().__init__(self._compute, done=lambda: self._outputs is not None)
+        self._infer, self._outputs = infer, None
 
-    def result(self):
-        outputs, self.done = self._infer(), True
-        return outputs
+    def _compute(self):
+        self._outputs = self._infer()
+        return self._outputs
 
 
 @pytest.fixture
 def late_engine(fake_engine):
     """The fake engine, which reads and computes as late as an engine may."""
-    infer = fake_engine.infer
-    fake_engine.begin = lambda images: Later(lambda: infer(images))
+    fake_engine._submit = lambda slot, images: Later(lambda: fake_engine.arrays(fake_engine.infer(images)))
     return fake_engine
 
 
-class TestBegun:
-    def test_two_batches_are_under_way_and_each_gets_its_own(self, late_engine, make_engine):
+class TestPending:
+    def test_two_batches_in_flight_each_get_their_own_result(self, late_engine, make_engine):
         images = [random_image(seed) for seed in range(12)]
         wanted = Perceiver(make_engine(), score_threshold=0.0)(images)
         perceiver = Perceiver(late_engine, score_threshold=0.0)
-        found, under_way = [], []
+        found, in_flight = [], []
         for start in range(0, 12, 2):
-            under_way.append(perceiver.begin(images[start : start + 2]))
-            if len(under_way) == 2:
-                found += under_way.pop(0).result()
-        found += under_way.pop().result()
+            in_flight.append(perceiver.submit(images[start : start + 2]))
+            if len(in_flight) == 2:
+                found += in_flight.pop(0).result()
+        found += in_flight.pop().result()
         for one, other in zip(found, wanted, strict=True):
             assert_equal(one, other)
 
-    def test_a_third_is_refused_until_the_first_was_brought_to_source_pixels(self, late_engine):
+    def test_a_third_is_refused_until_the_first_is_in_source_pixels(self, late_engine):
         perceiver = Perceiver(late_engine)
-        first, _ = perceiver.begin([random_image(0)]), perceiver.begin([random_image(1)])
+        first, _ = perceiver.submit([random_image(0)]), perceiver.submit([random_image(1)])
         for _ in range(2):
-            with pytest.raises(EngineError, match="2 inferences are under way, and no more can be; fetch"):
-                perceiver.begin([random_image(2)])
+            with pytest.raises(EngineError, match="2 inferences are in flight, the most that an engine takes; fetch"):
+                perceiver.submit([random_image(2)])
             first.wait()  # the engine's arrays are still to be read
         first.result()
-        perceiver.begin([random_image(2)])
+        perceiver.submit([random_image(2)])
 
-    def test_one_that_fails_takes_no_turn(self, fake_engine):
+    def test_a_failed_batch_occupies_no_slot(self, fake_engine):
         def fail():
             raise EngineError("out of memory; close something")
 
-        infer = fake_engine.infer
         perceiver = Perceiver(fake_engine)
-        fake_engine.begin = lambda images: Later(fail)
+        fake_engine._submit = lambda slot, images: Later(fail)
         for _ in range(3):
             with pytest.raises(EngineError, match="out of memory"):
-                perceiver.begin([random_image(0)]).result()
-        fake_engine.begin = lambda images: fail()
+                perceiver.submit([random_image(0)]).result()
+        fake_engine._submit = lambda slot, images: fail()
         for _ in range(3):
             with pytest.raises(EngineError, match="out of memory"):
-                perceiver.begin([random_image(0)])
-        fake_engine.begin = lambda images: Later(lambda: infer(images))
+                perceiver.submit([random_image(0)])
+        fake_engine._submit = lambda slot, images: Later(lambda: fake_engine.arrays(fake_engine.infer(images)))
         for _ in range(3):
-            perceiver.begin([random_image(0)]).result()
+            perceiver.submit([random_image(0)]).result()
 
     def test_results_may_be_fetched_in_another_thread(self, late_engine, make_engine):
         (wanted,) = Perceiver(make_engine())([random_image(1)])
         perceiver = Perceiver(late_engine)
         with ThreadPoolExecutor(1) as other:
             for _ in range(5):
-                (found,) = other.submit(perceiver.begin([random_image(1)]).result).result()
+                (found,) = other.submit(perceiver.submit([random_image(1)]).result).result()
                 assert_equal(found, wanted)
 
-    def test_thresholds_are_those_of_when_it_began(self, late_engine):
+    def test_thresholds_are_those_at_submission(self, late_engine):
         perceiver = Perceiver(late_engine, score_threshold=0.0)
-        pending = perceiver.begin([np.full((48, 64, 3), 100, np.uint8)])
+        pending = perceiver.submit([np.full((48, 64, 3), 100, np.uint8)])
         perceiver.set_thresholds(1.0)
         assert len(pending.result()[0].detections) == 4
         assert len(perceiver([np.full((48, 64, 3), 100, np.uint8)])[0].detections) == 0
 
-    def test_only_what_is_asked_for_is_made(self, late_engine):
-        (found,) = Perceiver(late_engine).begin([random_image(0)], tasks=[{"drivable"}]).result()
+    def test_only_requested_tasks_are_in_the_predictions(self, late_engine):
+        (found,) = Perceiver(late_engine).submit([random_image(0)], tasks=[{"drivable"}]).result()
         assert found.detections is found.semantic is None
         assert found.drivable.shape == (90, 160)
 
     @pytest.mark.parametrize("count", [0, 3])
     def test_another_number_than_a_batch_has(self, fake_engine, count):
         with pytest.raises(ConfigError, match=rf"{count} images do not fit a batch of this model file; give 1 to 2 at"):
-            Perceiver(fake_engine).begin([random_image(0)] * count)
+            Perceiver(fake_engine).submit([random_image(0)] * count)
 
     def test_timings_are_the_batchs_own(self, late_engine):
         clock = itertools.count(step=10)
         perceiver = Perceiver(late_engine, clock=lambda: next(clock))
-        first, second = perceiver.begin([random_image(0)]), perceiver.begin([random_image(1)])  # 0, 10 and 20, 30
+        first, second = perceiver.submit([random_image(0)]), perceiver.submit([random_image(1)])  # 0, 10 and 20, 30
         first.result()  # there at 40, 50 to 60
         second.result()  # 70, 80 to 90
         assert first.timings == Timings(preprocess_ns=10, engine_ns=30, postprocess_ns=10)
         assert second.timings == Timings(preprocess_ns=10, engine_ns=40, postprocess_ns=10)
 
-    def test_an_engine_that_computes_in_line_was_through_when_it_had_begun(self, fake_engine):
+    def test_a_synchronous_engine_is_done_at_submission(self, fake_engine):
         clock = itertools.count(step=10)
-        pending = Perceiver(fake_engine, clock=lambda: next(clock)).begin([random_image(0)])  # 0, 10, there at 20
+        pending = Perceiver(fake_engine, clock=lambda: next(clock)).submit([random_image(0)])  # 0, 10, there at 20
         for _ in range(100):
             next(clock)
         pending.result()

@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from lvad_perception.bags.convert import from_bdd100k
+from lvad_perception.bags.convert import from_dataset
 from lvad_perception.bags.playing import plan_playback
 from lvad_perception.bags.replay import replay
-from lvad_perception.bags.storage import create_bag
+from lvad_perception.bags.writer import create_bag
 from lvad_perception.errors import BagError, ConfigError
 from lvad_perception.messages import image_to_message, make_header, rosbags_types
 from lvad_perception.node.parameters import NodeParameters
@@ -22,7 +22,7 @@ GIVEN = {"bag": "bag", "model": "m.onnx", "params_file": "p.yaml", "parameters":
 
 @pytest.fixture
 def annotated_bag(small_split, tmp_path):
-    from_bdd100k(small_split, "val", tmp_path / "bag")
+    from_dataset(small_split, "val", tmp_path / "bag")
     return tmp_path / "bag"
 
 
@@ -147,6 +147,17 @@ def test_what_one_node_cannot_take_is_refused(tmp_path, topics, compressed, sent
         plan_playback(bag_of(tmp_path / "bag", *topics, compressed=compressed))
 
 
+def test_entries_of_one_topic_are_summed_in_any_version_of_the_metadata(tmp_path):
+    yaml = pytest.importorskip("yaml")
+    bag = bag_of(tmp_path / "bag", "/front/image_raw")
+    content = yaml.safe_load((bag / "metadata.yaml").read_text())
+    information = content["rosbag2_bagfile_information"]
+    information["version"] = 10
+    information["topics_with_message_count"] *= 2
+    (bag / "metadata.yaml").write_text(yaml.safe_dump(content))
+    assert plan_playback(bag).images == {"/front/image_raw": 2}
+
+
 def test_the_cameras_of_one_namespace_can_be_chosen(tmp_path):
     playback = plan_playback(
         bag_of(tmp_path / "bag", "/a/front/image_raw", "/b/rear/image_raw"), topics=["/b/rear/image_raw"]
@@ -164,7 +175,7 @@ def test_annotation_is_asked_for(tmp_path):
 @pytest.mark.parametrize("content", ["", "{", "rosbag2_bagfile_information: {topics_with_message_count: 3}"])
 def test_damaged_metadata_is_one_sentence(annotated_bag, content):
     (annotated_bag / "metadata.yaml").write_text(content)
-    with pytest.raises(BagError, match=r"metadata\.yaml is damaged; make it anew with: ros2 bag reindex"):
+    with pytest.raises(BagError, match=r"metadata\.yaml is damaged \(.*\); rebuild it with: ros2 bag reindex"):
         plan_playback(annotated_bag)
 
 

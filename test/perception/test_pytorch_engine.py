@@ -31,7 +31,7 @@ on_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees n
 
 
 class Network(torch.nn.Module):
-    """uint8 [N, H, W, 3] -> the outputs of all tasks, from a convolution, a linear layer and a look at the mean."""
+    """uint8 [N, H, W, 3] -> the outputs of all tasks, from a convolution, a linear layer and the mean."""
 
     def __init__(self, boxes=4):
         super().__init__()
@@ -99,7 +99,7 @@ def copied(raw):
 
 
 class TestOnTheCpu:
-    def test_it_says_what_torch_says(self, program_file, images, wanted):
+    def test_outputs_are_those_of_torch(self, program_file, images, wanted):
         engine = open_engine(program_file)
         raw = engine.infer(images)
         assert agree([raw], [wanted]).within(TOLERANCES["fp32"])
@@ -140,7 +140,7 @@ class TestOnTheCpu:
         np.testing.assert_array_equal(raw.drivable, images.argmax(3))
         assert raw.boxes is raw.scores is raw.labels is raw.semantic is raw.semantic_confidence is None
 
-    def test_compiled_it_says_the_same(self, program_file, images, wanted, monkeypatch):
+    def test_compiled_outputs_are_the_same(self, program_file, images, wanted, monkeypatch):
         real = torch.compile
         monkeypatch.setattr(torch, "compile", lambda module, **options: real(module, backend="aot_eager", **options))
         engine = PyTorchEngine(program_file, device="cpu", compiled=True)
@@ -231,7 +231,7 @@ class TestWrongFiles:
         ],
         ids=["weight", "operator", "expression", "sample", "object", "old weights", "library"],
     )
-    def test_what_could_run_code_is_refused_before_torch_sees_it(self, program_file, spoil, found, monkeypatch):
+    def test_content_that_could_run_code_is_refused_before_loading(self, program_file, spoil, found, monkeypatch):
         monkeypatch.setattr(torch.export, "load", lambda _: pytest.fail("torch was asked to read it"))
         with pytest.raises(ModelFileError, match=rf"holds {found}.*could run code.*a checkpoint that you trust"):
             open_engine(rewrite(program_file, spoil))
@@ -243,7 +243,7 @@ class TestWrongFiles:
         with pytest.raises(ModelFileError, match="could run code"):
             open_engine(path)
 
-    def test_what_is_compressed_is_refused_before_it_is_unpacked(self, tmp_path, program_file, monkeypatch):
+    def test_compressed_content_is_refused_before_it_is_unpacked(self, tmp_path, program_file, monkeypatch):
         path = tmp_path / "packed.pt2"
         with zipfile.ZipFile(program_file) as whole, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
             for item in whole.infolist():
@@ -251,7 +251,7 @@ class TestWrongFiles:
         monkeypatch.setattr(torch.export, "load", lambda _: pytest.fail("torch was asked to read it"))
         monkeypatch.setattr(zipfile.ZipFile, "read", lambda *_: pytest.fail("it was unpacked"))
         with pytest.raises(
-            ModelFileError, match=r"packed\.pt2 holds \S+ compressed, as torch writes nothing, and unpacked"
+            ModelFileError, match=r"packed\.pt2 holds \S+ compressed, which torch never does, and unpacked"
         ):
             open_engine(path)
 
@@ -259,7 +259,7 @@ class TestWrongFiles:
         monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("torch.load was called"))
         assert open_engine(program_file).infer(images).boxes.shape == (2, 4, 4)
 
-    def test_what_was_rewritten_without_change_is_read(self, program_file, images, wanted):
+    def test_a_file_rewritten_without_change_is_read(self, program_file, images, wanted):
         engine = open_engine(rewrite(program_file, lambda contents: None))
         assert agree([engine.infer(images)], [wanted]).within(TOLERANCES["fp32"])
 
@@ -315,7 +315,7 @@ class TestWrongFiles:
 @on_cuda
 class TestOnCuda:
     @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
-    def test_a_cuda_graph_says_what_the_cpu_says(self, program_file, images, wanted, precision):
+    def test_outputs_of_a_cuda_graph_are_those_of_the_cpu(self, program_file, images, wanted, precision):
         engine = PyTorchEngine(program_file, precision=precision)
         first, second = copied(engine.infer(images)), copied(engine.infer(255 - images))
         tolerance = TOLERANCES[precision]

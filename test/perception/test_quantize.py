@@ -1,9 +1,10 @@
-"""INT8 for CPUs: what is written, what is refused, and that the runtimes say what they compute in."""
+"""INT8 for CPUs: written files, refusals, and the precision that the runtimes report."""
 
 import cv2
 import numpy as np
 import pytest
 
+from lvad_perception.conversion import comparison
 from lvad_perception.conversion import quantize as module
 from lvad_perception.conversion.quantize import quantize
 from lvad_perception.engines import open_engine
@@ -55,7 +56,7 @@ def images(tmp_path):
     return folder
 
 
-def test_a_quantised_file_is_a_model_file_that_says_so(model, images, tmp_path):
+def test_a_quantised_file_is_a_model_file_in_int8(model, images, tmp_path):
     output = tmp_path / "deep" / "model.int8.onnx"
     done = quantize(model, output, images, calibration_images=6, check_images=4)
     assert (done.path, done.calibration_images, done.check_images) == (output, 6, 4)
@@ -76,7 +77,7 @@ def test_openvino_runs_it_in_int8(model, images, tmp_path):
     assert open_engine(output, runtime="openvino").manifest.preset == "test"
 
 
-def test_other_images_are_compared_than_those_of_the_scales(model, images, tmp_path, monkeypatch):
+def test_calibration_and_comparison_use_different_images(model, images, tmp_path, monkeypatch):
     seen = {}
     real = module._quantised
     monkeypatch.setattr(
@@ -85,11 +86,9 @@ def test_other_images_are_compared_than_those_of_the_scales(model, images, tmp_p
         lambda model, batches, progress: seen.update(scales=batches) or real(model, batches, progress),
     )
     monkeypatch.setattr(
-        module,
-        "_judge",
-        lambda file, output, batches, wanted, real=module._judge: (
-            seen.update(check=batches) or real(file, output, batches, wanted)
-        ),
+        comparison.Comparison,
+        "check",
+        lambda self, *a, real=comparison.Comparison.check, **k: seen.update(check=self.batches) or real(self, *a, **k),
     )
     quantize(model, tmp_path / "q.onnx", images, calibration_images=8, check_images=4)
     scales, check = ({image.tobytes() for batch in seen[name] for image in batch} for name in ("scales", "check"))
@@ -99,9 +98,10 @@ def test_other_images_are_compared_than_those_of_the_scales(model, images, tmp_p
 
 def test_one_that_differs_too_much_is_not_written(model, images, tmp_path, monkeypatch):
     strict = Tolerance(boxes_px=0.0, scores=0.0, masks=1.0)
-    monkeypatch.setattr(module, "TOLERANCES", {"int8": strict})
+    monkeypatch.setattr(comparison, "TOLERANCES", {"int8": strict})
     with pytest.raises(
-        EngineError, match=r"q\.onnx: not written, since it differs .* give more images like those of the"
+        EngineError,
+        match=r"q\.onnx: not written, since the quantised model disagrees .* give more images like those of the",
     ):
         quantize(model, tmp_path / "new" / "q.onnx", images)
     assert list((tmp_path / "new").iterdir()) == []

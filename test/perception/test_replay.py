@@ -10,9 +10,11 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 
 from lvad_perception import topics
 from lvad_perception.bags.cameras import find_cameras
-from lvad_perception.bags.convert import from_bdd100k
-from lvad_perception.bags.replay import replay, video_clock
-from lvad_perception.bags.storage import create_bag, open_bag
+from lvad_perception.bags.convert import from_dataset
+from lvad_perception.bags.overlay_video import video_clock
+from lvad_perception.bags.reader import open_bag
+from lvad_perception.bags.replay import replay
+from lvad_perception.bags.writer import create_bag
 from lvad_perception.errors import BagError
 from lvad_perception.messages import (
     check_label_info,
@@ -67,14 +69,14 @@ def perceiver(fake_engine):
 
 
 @pytest.fixture
-def told():
+def reported():
     return []
 
 
 class TestResults:
     @pytest.fixture(params=["mcap", "sqlite3"])
     def bags(self, request, small_split, tmp_path):
-        from_bdd100k(small_split, "val", tmp_path / "in", storage=request.param)
+        from_dataset(small_split, "val", tmp_path / "in", storage=request.param)
         return tmp_path / "in", tmp_path / "out", request.param
 
     def test_they_are_the_perceivers_under_the_source_header(self, bags, perceiver, make_engine):
@@ -247,35 +249,35 @@ class TestCameras:
 
 
 class TestBadInput:
-    def test_malformed_images_are_told_counted_and_skipped(self, tmp_path, perceiver, told):
+    def test_malformed_images_are_reported_counted_and_skipped(self, tmp_path, perceiver, reported):
         source = write_images(tmp_path / "in", ["/front/image_raw"], count=6, spoil=(1, 4))
-        summary = replay(source, perceiver, tmp_path / "out", report=told.append)
+        summary = replay(source, perceiver, tmp_path / "out", report=reported.append)
         assert summary.cameras == {"/front/image_raw": 4}
         assert summary.skipped == {"/front/image_raw": 2}
-        assert [line.split(":")[0] for line in told] == [
+        assert [line.split(":")[0] for line in reported] == [
             "/front/image_raw message 1 at 1600000000.100000000",
             "/front/image_raw message 4 at 1600000000.400000000",
         ]
-        assert "needs 5184 bytes but carries 30" in told[0]
+        assert "needs 5184 bytes but carries 30" in reported[0]
         found = contents(tmp_path / "out")
         assert len(found["/front/image_raw"]) == 6
         assert [stamp - START for stamp, _, _ in found["/front/detections"]] == [0, 2e8, 3e8, 5e8]
 
-    def test_a_flood_of_problems_is_counted_not_printed(self, tmp_path, perceiver, told):
+    def test_a_flood_of_problems_is_counted_not_printed(self, tmp_path, perceiver, reported):
         source = write_images(tmp_path / "in", ["/front/image_raw"], count=50, spoil=range(1, 50))
-        summary = replay(source, perceiver, tmp_path / "out", report=told.append)
+        summary = replay(source, perceiver, tmp_path / "out", report=reported.append)
         assert summary.skipped == {"/front/image_raw": 49}
-        assert len(told) == 21
-        assert told[-1] == "/front/image_raw: further problems are only counted"
+        assert len(reported) == 21
+        assert reported[-1] == "/front/image_raw: further problems are only counted"
 
-    def test_nothing_but_malformed_images(self, tmp_path, perceiver, told):
+    def test_nothing_but_malformed_images(self, tmp_path, perceiver, reported):
         source = write_images(tmp_path / "in", ["/front/image_raw"], count=2, spoil=(0, 1))
         with pytest.raises(BagError, match=r"none of the 2 images in .* can be decoded; record rgb8"):
-            replay(source, perceiver, tmp_path / "out", report=told.append)
+            replay(source, perceiver, tmp_path / "out", report=reported.append)
         assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
     @pytest.mark.parametrize("damage", ["zeros", "garbage", "hole", "early end"])
-    def test_a_jpeg_that_is_damaged_inside(self, tmp_path, perceiver, told, damage):
+    def test_a_jpeg_that_is_damaged_inside(self, tmp_path, perceiver, reported, damage):
         """OpenCV decodes it to grey or shifted blocks and says nothing."""
         pytest.importorskip("simplejpeg", reason="simplejpeg is not installed")
         pixels = np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8)
@@ -288,9 +290,9 @@ class TestBadInput:
             "early end": jpeg[:half] + b"\xff\xd9" + jpeg[half + 2 :],
         }[damage]
         write_compressed(tmp_path / "in", [jpeg, spoilt, jpeg])
-        summary = replay(tmp_path / "in", perceiver, tmp_path / "out", report=told.append)
+        summary = replay(tmp_path / "in", perceiver, tmp_path / "out", report=reported.append)
         assert (summary.images, summary.skipped) == (2, {"/front/image_raw/compressed": 1})
-        (line,) = told
+        (line,) = reported
         assert line.startswith(
             "/front/image_raw/compressed message 1 at 1600000000.100000000: compressed image (jpeg) is"
         )
@@ -299,15 +301,15 @@ class TestBadInput:
             1
         ].tobytes() == spoilt
 
-    def test_messages_that_the_bag_promises_and_does_not_hold(self, tmp_path, perceiver, told):
+    def test_messages_that_the_bag_counts_and_does_not_hold(self, tmp_path, perceiver, reported):
         source = write_images(tmp_path / "in", ["/front/image_raw"], count=6, spoil=(1,))
         metadata = source / "metadata.yaml"
         metadata.write_text(metadata.read_text().replace("message_count: 6", "message_count: 9"))
-        summary = replay(source, perceiver, tmp_path / "out", report=told.append)
+        summary = replay(source, perceiver, tmp_path / "out", report=reported.append)
         assert (summary.cameras, summary.skipped) == ({"/front/image_raw": 5}, {"/front/image_raw": 4})
-        assert told[1].startswith("/front/image_raw 3 of 9 messages: ")
+        assert reported[1].startswith("/front/image_raw 3 of 9 messages: ")
 
-    def test_bytes_that_are_no_message(self, tmp_path, perceiver, told):
+    def test_bytes_that_are_no_message(self, tmp_path, perceiver, reported):
         source = tmp_path / "in"
         write_images(source, ["/front/image_raw"], count=2, storage="sqlite3")
         import sqlite3
@@ -315,8 +317,8 @@ class TestBadInput:
         with sqlite3.connect(source / "in.db3") as database:
             database.execute("UPDATE messages SET data = x'0001000000' WHERE id = 1")
         database.close()
-        assert replay(source, perceiver, tmp_path / "out", report=told.append).images == 1
-        assert "message 0 at 1600000000.000000000: its 5 bytes are no sensor_msgs/msg/Image" in told[0]
+        assert replay(source, perceiver, tmp_path / "out", report=reported.append).images == 1
+        assert "message 0 at 1600000000.000000000: its 5 bytes are no sensor_msgs/msg/Image" in reported[0]
 
     def test_the_output_cannot_be_the_input(self, tmp_path, perceiver):
         source = write_images(tmp_path / "in", ["/front/image_raw"])
@@ -404,27 +406,27 @@ class TestVideos:
             ("jpeg", b"\0\0\1\x67"),
         ],
     )
-    def test_compressed_images(self, tmp_path, perceiver, told, image_format, start):
+    def test_compressed_images(self, tmp_path, perceiver, reported, image_format, start):
         write_compressed(tmp_path / "in", [start + bytes(range(60))] * 2, image_format=image_format)
         with pytest.raises(
             BagError, match=r"none of the 2 images in .* can be decoded; decode the video to images, as"
         ):
-            replay(tmp_path / "in", perceiver, tmp_path / "out", report=told.append)
-        assert "is a packet of a video, an image only together with those before it; decode the video" in told[0]
+            replay(tmp_path / "in", perceiver, tmp_path / "out", report=reported.append)
+        assert "is a packet of a video, an image only together with those before it; decode the video" in reported[0]
 
     @pytest.mark.parametrize(("topic", "lost"), [("/rear/video", 3), ("/camera/image_raw/ffmpeg", 0)])
-    def test_another_camera_is_told_of_and_the_same_ones_is_not(self, tmp_path, perceiver, told, topic, lost):
+    def test_another_camera_is_reported_and_the_same_one_is_not(self, tmp_path, perceiver, reported, topic, lost):
         path = write_mcap(
             *(tmp_path / "x.mcap", schema(), schema(2, "ffmpeg_image_transport_msgs/msg/FFMPEGPacket")),
             *(channel(), channel(2, topic, of=2), message(0), *(message(place, key=2) for place in range(3))),
         )
-        assert replay(path, perceiver, tmp_path / "out", report=told.append).images == 1
-        assert [line.split(";")[0] for line in told] == (
+        assert replay(path, perceiver, tmp_path / "out", report=reported.append).images == 1
+        assert [line.split(";")[0] for line in reported] == (
             [f"{topic} all 3 messages: they are packets of a video, no images, and are left out"] if lost else []
         )
-        told.clear()
-        replay(path, perceiver, tmp_path / "named", topics=["/camera/image_raw"], report=told.append)
-        assert told == []
+        reported.clear()
+        replay(path, perceiver, tmp_path / "named", topics=["/camera/image_raw"], report=reported.append)
+        assert reported == []
 
 
 def test_one_topic_with_images_of_both_types_is_refused(tmp_path, perceiver):
@@ -459,7 +461,7 @@ class _Forgetful(list):
 
 
 class TestBagsOfTools:
-    """What users' tools leave behind."""
+    """Bags of users' tools."""
 
     @pytest.mark.parametrize(
         ("name", "images"),
@@ -470,10 +472,10 @@ class TestBagsOfTools:
             ("newer-metadata-version/mcap_asis.mcap", {"/camera/image_raw/compressed": 5}),
         ],
     )
-    def test_all_images_are_read(self, shared_data, tmp_path, perceiver, told, name, images):
+    def test_all_images_are_read(self, shared_data, tmp_path, perceiver, reported, name, images):
         bag = shared_data.parent / "cases" / "bags" / name
-        assert replay(bag, perceiver, tmp_path / "out", report=told.append).cameras == images
-        assert told == []
+        assert replay(bag, perceiver, tmp_path / "out", report=reported.append).cameras == images
+        assert reported == []
 
     @pytest.mark.parametrize(
         ("name", "sentence"),
@@ -496,11 +498,11 @@ class TestRealBags:
     @pytest.mark.parametrize(
         "name", ["rosbags-rs-mcap", "rosbags-rs-sqlite3", "rosbags-rs-sqlite3/test_bag_sqlite3.db3"]
     )
-    def test_all_images_malformed(self, shared_data, tmp_path, perceiver, told, name):
+    def test_all_images_malformed(self, shared_data, tmp_path, perceiver, reported, name):
         with pytest.raises(BagError, match="none of the 4 images"):
-            replay(shared_data / "bags" / name, perceiver, tmp_path / "out", report=told.append)
-        assert len(told) == 4
-        assert all(line.startswith("/test/sensor_msgs/") for line in told)
+            replay(shared_data / "bags" / name, perceiver, tmp_path / "out", report=reported.append)
+        assert len(reported) == 4
+        assert all(line.startswith("/test/sensor_msgs/") for line in reported)
 
     def test_forty_frames(self, shared_data, tmp_path, perceiver):
         summary = replay(shared_data / "bags" / "own-driving-mcap", perceiver, tmp_path / "out")

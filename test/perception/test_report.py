@@ -92,7 +92,7 @@ def test_everything_of_two_runs_is_on_the_page_and_nothing_comes_from_outside(tm
         "trained",
         evaluation=some_evaluation(),
         losses={"total": [(0, 4.0), (10, 2.0), (20, 1.0)], "boxes L1": [(0, 3.0), (20, 0.5)]},
-        course={"learning rate": [(0, 1e-3), (20, 1e-4)]},
+        step_values={"learning rate": [(0, 1e-3), (20, 1e-4)]},
         validation={"Boxes AP50": [(10, 5.0), (20, 9.0)]},
         settings={"train.seed": 1, "train.steps": 20},
     )
@@ -120,7 +120,7 @@ def test_everything_of_two_runs_is_on_the_page_and_nothing_comes_from_outside(tm
         "lvad-train run tiny.yaml",
         "boxes L1",
         "learning rate",
-        "Validation on the way",
+        "Validation during training",
         "pedestrian",
         "alternative",
         "Boxes at IoU 0.5: other",
@@ -153,7 +153,7 @@ def test_the_worst_frame_comes_first(tmp_path):
     assert "img" not in page.counts
 
 
-def test_what_a_run_lacks_is_said_and_the_rest_is_shown(tmp_path):
+def test_a_note_states_what_a_run_lacks(tmp_path):
     old = Run("old", metrics=some_metrics(), note="it has no evaluation; measure it again")
     bare = Run("bare", evaluation=some_evaluation(attributes={}, names=("a", "b")))
     text = " ".join(page_of(tmp_path / "report.html", old, bare).text)
@@ -235,7 +235,7 @@ def test_nothing_of_others_becomes_html(tmp_path):
             name,
             evaluation=evaluation,
             losses=curves,
-            course=curves,
+            step_values=curves,
             validation=curves,
             metadata={bad[2]: bad[3]},
             note=bad[0],
@@ -302,7 +302,7 @@ def test_charts_draw_inside_their_frame(points, log):
     assert len(chart) < 60_000
 
 
-def test_charts_of_nothing_say_so():
+def test_empty_charts_say_so():
     below = Series(0, "", [(0, -1.0), (1, 0.0)])
     assert "No value of loss" in line_chart([Series(0, "", [])], name="loss")
     assert "No value of loss" in line_chart([Series(0, "", [(0, math.nan)])], name="loss")

@@ -38,7 +38,7 @@ def page(tmp_path_factory):
             name,
             evaluation=some_evaluation(losses=False) if place else replace(evaluation, findings=findings),
             losses={"total": curve, "box_l1": curve},
-            course={"learning rate": curve},
+            step_values={"learning rate": curve},
             validation={"Boxes AP50": curve},
             settings={"train.seed": place, "data.root": "/a/long/path/without/any/space" * 4 + str(place)},
             metadata={"folder": "/another/long/path" * 8},

@@ -70,7 +70,7 @@ def test_what_is_missing_costs_only_its_own_rows(trt, tiny_model_file, capsys):
 
 
 def test_a_build_that_fails_is_a_row(trt, tiny_model_file, capsys):
-    trt.metadata.fail = True
+    trt.state.fail = True
     assert target.main([str(tiny_model_file), "--precisions", "fp32", "--seconds", "0"]) == 1
     assert "TensorRT 10.3.0 builds nothing" in rows_of(capsys.readouterr().out)[-1][-1]
 

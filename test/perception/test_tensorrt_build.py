@@ -34,29 +34,29 @@ class TestVersions:
     def test_every_version_builds_every_precision(self, use_tensorrt, model, version, precision):
         trt = use_tensorrt(version)
         assert build(model, precision).startswith(MAGIC)
-        assert "TF32" not in trt.metadata.flags  # its products would not be FP32
+        assert "TF32" not in trt.state.flags  # its products would not be FP32
 
-    def test_8_gets_flags_since_it_knows_no_strong_types(self, use_tensorrt, model):
+    def test_8_gets_flags_since_it_has_no_strong_types(self, use_tensorrt, model):
         trt = use_tensorrt("8.6.1")
         build(model, "fp16")
-        assert trt.metadata.networks[-1].made_with == {"EXPLICIT_BATCH"}
-        assert trt.metadata.flags == {"FP16", "PREFER_PRECISION_CONSTRAINTS"}
+        assert trt.state.networks[-1].made_with == {"EXPLICIT_BATCH"}
+        assert trt.state.flags == {"FP16", "PREFER_PRECISION_CONSTRAINTS"}
         build(model, "int8")
-        assert trt.metadata.flags == {"FP16", "INT8", "PREFER_PRECISION_CONSTRAINTS"}
+        assert trt.state.flags == {"FP16", "INT8", "PREFER_PRECISION_CONSTRAINTS"}
         build(model, "fp32")
-        assert trt.metadata.flags == set()
+        assert trt.state.flags == set()
 
     @pytest.mark.parametrize(("version", "made_with"), [("10.3.0", {"STRONGLY_TYPED"}), ("11.1", set())])
-    def test_newer_ones_take_the_types_of_the_file(self, use_tensorrt, model, version, made_with):
+    def test_newer_ones_use_the_types_of_the_file(self, use_tensorrt, model, version, made_with):
         trt = use_tensorrt(version)
         build(model, "int8")
-        assert trt.metadata.networks[-1].made_with == made_with
-        assert trt.metadata.flags == set()
+        assert trt.state.networks[-1].made_with == made_with
+        assert trt.state.flags == set()
 
     def test_8_keeps_fp32_layers_and_leaves_quantised_ones_free(self, use_tensorrt):
         trt = use_tensorrt("8.6.1")
         build(quantised_model(), "int8")
-        layers = {layer.get_output(0).name: layer for layer in trt.metadata.networks[-1]._layers}
+        layers = {layer.get_output(0).name: layer for layer in trt.state.networks[-1]._layers}
         pinned = {name for name, layer in layers.items() if layer.precision is not None}
         assert pinned == {"sum"}
         assert layers["sum"].output_types == {0: trt.DataType.FLOAT}
@@ -94,23 +94,23 @@ class TestTimingCache:
         trt = use_tensorrt("10.3.0")
         path = tmp_path / "deep" / "timing.cache"
         build(model, timing_cache=path)
-        assert trt.metadata.config.given_cache == b""
+        assert trt.state.config.given_cache == b""
         build(model, timing_cache=path)
-        assert trt.metadata.config.given_cache == path.read_bytes() == b"timings of 10.3.0"
+        assert trt.state.config.given_cache == path.read_bytes() == b"timings of 10.3.0"
         assert [each.name for each in path.parent.iterdir()] == ["timing.cache"]
 
-    def test_timings_of_another_version_are_thrown_away(self, use_tensorrt, model, tmp_path):
+    def test_timings_of_another_version_are_discarded(self, use_tensorrt, model, tmp_path):
         path = tmp_path / "timing.cache"
         path.write_bytes(b"timings of 8.6.1")
         trt = use_tensorrt("10.3.0")
         build(model, timing_cache=path)
-        assert trt.metadata.config.given_cache == b""
+        assert trt.state.config.given_cache == b""
         assert path.read_bytes() == b"timings of 10.3.0"
 
 
 class TestProgress:
     @pytest.mark.parametrize("version", VERSIONS[1:])
-    def test_nested_phases_make_one_growing_share(self, use_tensorrt, model, version):
+    def test_nested_phases_give_one_growing_share(self, use_tensorrt, model, version):
         use_tensorrt(version)
         seen = []
         build(model, progress=lambda share, phase: seen.append((share, phase)))
@@ -137,37 +137,37 @@ class TestOptions:
     def test_they_reach_tensorrt(self, use_tensorrt, model):
         trt = use_tensorrt("10.3.0")
         build(model, level=5, workspace_bytes=1 << 28)
-        assert trt.metadata.config.builder_optimization_level == 5
-        assert trt.metadata.limits == {"WORKSPACE": 1 << 28}
+        assert trt.state.config.builder_optimization_level == 5
+        assert trt.state.limits == {"WORKSPACE": 1 << 28}
 
     def test_by_default_nothing_is_limited(self, use_tensorrt, model):
         trt = use_tensorrt("10.3.0")
         build(model)
-        assert trt.metadata.config.builder_optimization_level == 3
-        assert trt.metadata.limits == {}
+        assert trt.state.config.builder_optimization_level == 3
+        assert trt.state.limits == {}
 
 
 class TestRefusals:
     def test_without_a_gpu(self, use_tensorrt, model):
-        use_tensorrt("8.6.1").metadata.gpu = False
+        use_tensorrt("8.6.1").state.gpu = False
         with pytest.raises(EngineError, match=r"cannot start its builder \(CUDA initialization failure.*nvidia-smi"):
             build(model)
 
     def test_a_model_that_the_parser_does_not_read(self, use_tensorrt, model):
-        use_tensorrt("10.3.0").metadata.refuse = "no importer for operator Grid"
+        use_tensorrt("10.3.0").state.refuse = "no importer for operator Grid"
         with pytest.raises(
             EngineError, match=r"TensorRT 10\.3\.0 cannot read the model \(no importer for operator Grid"
         ):
             build(model)
 
     def test_a_build_that_fails(self, use_tensorrt, model):
-        use_tensorrt("10.3.0").metadata.fail = True
+        use_tensorrt("10.3.0").state.fail = True
         with pytest.raises(EngineError, match=r"builds nothing \(it gave no reason\); free memory"):
             build(model)
 
 
 class TestTorch2trt:
-    """Its ONNX path, as its torch2trt.py at version 0.5.0 has it; the stand-in has that interface."""
+    """Its ONNX path, as its torch2trt.py at version 0.5.0 has it; the fake has that interface."""
 
     @pytest.fixture
     def torch2trt(self, monkeypatch):
@@ -222,7 +222,7 @@ class TestTorch2trt:
         assert torch.onnx.export is export
 
     def test_the_parsers_errors_are_not_lost(self, use_tensorrt, torch2trt, model, make_manifest):
-        use_tensorrt("8.6.1").metadata.refuse = "unsupported"
+        use_tensorrt("8.6.1").state.refuse = "unsupported"
         with pytest.raises(EngineError, match=r"cannot read the model \(unsupported\)"):
             build_with_torch2trt(model, make_manifest(), "fp16", device="cpu")
         assert not torch2trt.calls
@@ -290,7 +290,7 @@ class TestInterface:
         classes = INTERFACE[version]["classes"]
         assert [(kind, name) for kind, name in used_in(version) if name not in classes.get(kind, ())] == []
 
-    def test_the_table_is_what_the_sources_say(self):
+    def test_the_table_matches_the_sources(self):
         """Every name of the table stands in our sources, and every recorded name that stands there is in the table."""
         text = "".join(path.read_text() for path in ROOM)
         attributes = {node.attr for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Attribute)}
@@ -316,7 +316,7 @@ class TestInterface:
         assert hasattr(installed, "IProgressMonitor") == (int(version.split(".")[0]) >= 10)
         assert callable(installed.init_libnvinfer_plugins)
 
-    def test_our_logger_tells_the_installed_tensorrts_cause(self, installed):
+    def test_our_logger_reports_the_installed_tensorrts_cause(self, installed):
         from lvad_perception.engines.tensorrt import make_log
 
         severities, log = installed.ILogger.Severity, make_log(installed)

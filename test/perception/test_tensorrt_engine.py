@@ -28,7 +28,7 @@ def trt10(use_tensorrt):
 
 @pytest.fixture
 def write_engine(tmp_path, tiny_model_file, make_manifest):
-    """An engine file of the tiny model; changes of its facts."""
+    """An engine file of the tiny model; with changed metadata."""
 
     def write(**changes):
         plan = build_plan(tiny_model_file.read_bytes(), "fp32", BuildOptions(), progress=lambda *_: None)
@@ -72,9 +72,9 @@ def test_a_network_that_cannot_be_recorded_runs_without_graph(trt10, write_engin
 
 def test_plugins_are_loaded_before_the_plan(trt10, write_engine):
     path = write_engine()
-    trt10.metadata.plugins = False
+    trt10.state.plugins = False
     TensorRtEngine(path, device=FakeCuda())
-    assert trt10.metadata.plugins
+    assert trt10.state.plugins
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_an_engine_of_another_machine_names_both_and_the_remedy(trt10, write_eng
         r"run lvad-perception optimize MODEL\.onnx --output model\.engine on this machine",
     ):
         TensorRtEngine(path, device=FakeCuda())
-    assert trt10.metadata.runs == 0
+    assert trt10.state.runs == 0
 
 
 def test_a_plan_that_tensorrt_refuses_names_its_reason(trt10, write_engine):
@@ -123,7 +123,7 @@ def test_a_device_that_fails_says_so(trt10, write_engine, images_like):
     path = write_engine()
     engine = TensorRtEngine(path, device=FakeCuda(records=False))
     recorded = TensorRtEngine(path, device=FakeCuda())
-    trt10.metadata.broken_run = True
+    trt10.state.broken_run = True
     images = images_like(engine.manifest)
     for _ in range(3):  # a failure takes no turn
         with pytest.raises(EngineError, match=r"TensorRT failed \(it gave no reason\); restart the process"):

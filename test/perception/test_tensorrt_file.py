@@ -43,8 +43,8 @@ def test_what_was_written_is_read(file, tmp_path, name):
     assert [each.name for each in path.parent.iterdir()] == [name]  # nothing partial is left
 
 
-def test_the_plan_follows_the_facts_as_documented(file, tmp_path):
-    """Other tools can cut the plan out: MAGIC, four bytes of length, the facts."""
+def test_the_plan_follows_the_metadata_as_documented(file, tmp_path):
+    """Other tools can extract the plan: MAGIC, four bytes of length, the metadata."""
     path = tmp_path / "model.engine"
     write_engine_file(path, file)
     data = path.read_bytes()
@@ -63,11 +63,11 @@ def test_a_truncated_file_is_refused(file, tmp_path, kept):
         read_engine_file(path)
 
 
-def test_facts_that_make_no_sense_are_refused(file, tmp_path):
+def test_metadata_that_make_no_sense_are_refused(file, tmp_path):
     path = tmp_path / "model.engine"
     metadata = b'{"manifest": 1}'
     path.write_bytes(MAGIC + len(metadata).to_bytes(4, "little") + metadata + PLAN)
-    with pytest.raises(ModelFileError, match="what it says of itself cannot be read"):
+    with pytest.raises(ModelFileError, match="its metadata cannot be read"):
         read_engine_file(path)
 
 
@@ -77,7 +77,7 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 class TestBarePlans:
-    def test_the_manifest_may_lie_beside(self, tmp_path, make_manifest):
+    def test_the_manifest_may_be_beside_the_file(self, tmp_path, make_manifest):
         path = tmp_path / "model.plan"
         path.write_bytes(PLAN)
         path.with_name("model.plan.json").write_text(make_manifest().to_json())
@@ -159,7 +159,7 @@ class Evil:
         return (open, (str(self.path), "w"))
 
 
-def test_a_folder_without_room_is_named(file, tmp_path):
+def test_a_folder_without_space_is_named(file, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(EngineError, match="cannot be written"):
         write_engine_file(tmp_path / "file" / "model.engine", file)

@@ -193,8 +193,8 @@ def test_a_length_in_headers_that_is_a_lie_loses_nothing(tmp_path, factor):
     assert [stamp for stamp, _ in read_video(path)] == [100_000_000 * place for place in range(20)]
 
 
-@pytest.mark.parametrize(("length_s", "told"), [(100.0, True), (2.0, False), (0.5, False)])
-def test_an_end_before_the_stated_length_is_told(tmp_path, caplog, length_s, told):
+@pytest.mark.parametrize(("length_s", "warned"), [(100.0, True), (2.0, False), (0.5, False)])
+def test_an_end_before_the_stated_length_is_warned_of(tmp_path, caplog, length_s, warned):
     path = tmp_path / "drive.mkv"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", 10)
@@ -209,7 +209,7 @@ def test_an_end_before_the_stated_length_is_told(tmp_path, caplog, length_s, tol
     with caplog.at_level(logging.WARNING):
         assert len(list(read_video(path))) == 20
     assert [record.getMessage() for record in caplog.records if record.name.startswith("lvad")] == (
-        [f"{path}: it states 100.0 s and 2.0 s could be read; if something is missing, copy it again"] if told else []
+        [f"{path}: it states 100.0 s and 2.0 s could be read; if something is missing, copy it again"] if warned else []
     )
 
 

@@ -1,4 +1,6 @@
-"""A launch_testing test of camera.launch.py with two cameras: images in, results out. Run by test_launch.py; by hand:
+"""A launch_testing test of camera.launch.py with two cameras.
+
+test_launch.py runs it; manually:
 
 launch_test test/system/camera_end_to_end.py model:=model.onnx
 """
@@ -70,7 +72,7 @@ class TestCamera(unittest.TestCase):
         return image_to_message(self.image, header, types=ros_types())
 
     def publish_until(self, condition, message, *more, seconds=20.0):
-        """Publish a message of the front camera and more of the rear one, until the condition holds."""
+        """Publish a message of the front camera, and ``more`` of the rear one, until the condition holds."""
         end_s = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < end_s, "no result came"

@@ -1,4 +1,4 @@
-"""ROS for the tests that need it: a private domain, an executor in a thread, a node that plays camera and listener."""
+"""ROS fixtures: a private domain, an executor in a thread, and a node that acts as camera and listener."""
 
 import gc
 import os
@@ -11,18 +11,18 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-sys.path.append(str(Path(__file__).parent))  # where frames.py is; pytest's import mode adds no folder
+sys.path.append(str(Path(__file__).parent))  # for frames.py; pytest's import mode adds no folder
 
 
 def pytest_collection_modifyitems(items):
-    """Tests that use ``ros`` or ``ros_environment`` carry the marker ``ros``, so that ``-m ros`` finds them all."""
+    """Mark tests that use ``ros`` or ``ros_environment`` with ``ros``, so that ``-m ros`` selects them."""
     for item in items:
         if {"ros", "ros_environment"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.ros)
 
 
 def _require(report, *, ros):
-    """A skip becomes an error with LVAD_REQUIRE_ROS=1: continuous integration must not be green for lack of ROS."""
+    """Turn a skip into a failure with LVAD_REQUIRE_ROS=1, so that continuous integration cannot pass without ROS."""
     if (
         ros
         and report.skipped
@@ -42,12 +42,12 @@ def pytest_runtest_makereport(item):
 
 @pytest.hookimpl(wrapper=True)
 def pytest_make_collect_report():
-    return _require((yield), ros=True)  # of a whole file, which may hold ROS tests
+    return _require((yield), ros=True)  # a skipped file may hold ROS tests
 
 
 @pytest.fixture(scope="session")
 def ros_environment():
-    """Environment of a private ROS domain that does not leave the machine; skipped where no ROS 2 is sourced."""
+    """Environment of a private, local ROS domain; skips the test where no ROS 2 is sourced."""
     pytest.importorskip("rclpy", reason="no ROS 2 environment is sourced")
     os.environ["ROS_DOMAIN_ID"] = str(1 + os.getpid() % 100)
     if os.environ.get("ROS_DISTRO") == "humble":
@@ -58,30 +58,30 @@ def ros_environment():
 
 
 @pytest.fixture(autouse=True)
-def nothing_lingers():
-    """Frees nodes of earlier tests: a lifecycle node's services answer until the garbage collector finds it."""
+def free_nodes():
+    """Frees nodes of earlier tests, whose services answer until they are garbage-collected."""
     gc.collect()
 
 
 @pytest.fixture
 def package(ros_environment):
-    """The environment of a shell in which the package has been built and sourced."""
+    """Environment of a shell in which the built package is sourced."""
     from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 
     try:
         get_package_prefix("lvad_perception")
     except PackageNotFoundError:
         pytest.skip("lvad_perception is not built; run the ROS tests with: make ros-test")
-    # The node runs with the first python3 on PATH: the one of these tests, which has what it needs.
+    # The node runs with the first python3 on PATH: the interpreter of these tests, which has its dependencies.
     path = f"{Path(sys.executable).parent}{os.pathsep}{ros_environment['PATH']}"
-    # A domain of its own: nodes that the tests made in this process, also called perception, must not answer.
+    # A separate domain: nodes of this process, also called perception, must not answer.
     domain = str(1 + (int(ros_environment["ROS_DOMAIN_ID"]) + 49) % 100)
     quiet = {"RCUTILS_COLORIZED_OUTPUT": "0", "PYTHONUNBUFFERED": "1"}
     return {**ros_environment, "PATH": path, "ROS_DOMAIN_ID": domain, **quiet}
 
 
 class Clock:
-    """Seconds that only the test moves."""
+    """A clock that only the test advances."""
 
     def __init__(self) -> None:
         self.now_s = 100.0
@@ -97,7 +97,7 @@ def clock():
 
 @pytest.fixture(scope="session")
 def ros(ros_environment):
-    """rclpy, initialised for the whole session."""
+    """rclpy, initialised for the session."""
     import rclpy
 
     rclpy.init()
@@ -107,7 +107,7 @@ def ros(ros_environment):
 
 @pytest.fixture
 def spin(ros):
-    """A function that spins a node in the background until the test ends, then destroys it."""
+    """``spin(node)``: spins a node in a background thread until the test ends, then destroys it."""
     from rclpy.executors import SingleThreadedExecutor
 
     executor = SingleThreadedExecutor()
@@ -137,12 +137,12 @@ def spin(ros):
 
 @pytest.fixture
 def wait_until():
-    """A function that waits for a condition; fails the test when it does not come true."""
+    """``wait_until(condition)``: fails the test if the condition does not become true in time."""
 
     def wait(condition, *, seconds=10.0, what="the condition"):
         end_s = time.monotonic() + seconds
         while not condition():
-            assert time.monotonic() < end_s, f"{what} did not come true within {seconds} s"
+            assert time.monotonic() < end_s, f"{what} did not become true within {seconds} s"
             time.sleep(0.005)
 
     return wait
@@ -173,7 +173,7 @@ def robot(ros, spin):
 
 @pytest.fixture
 def make_node(spin):
-    """A function that starts the node with the given parameters."""
+    """``make_node(**parameters)``: starts the node."""
     from rclpy.parameter import Parameter
 
     from lvad_perception.node.perception import PerceptionNode
@@ -186,7 +186,7 @@ def make_node(spin):
 
 @pytest.fixture
 def make_active_node(make_node):
-    """A function that also configures and activates it."""
+    """``make_active_node(**parameters)``: starts, configures and activates the node."""
     from frames import trigger
 
     def make(**parameters):

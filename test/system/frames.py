@@ -1,4 +1,4 @@
-"""What the tests of the node share: messages to send, topics to listen to, results to read; needs no ROS to import."""
+"""Helpers of the node's tests: messages to send, topics to listen to, results to read; importable without ROS."""
 
 import struct
 import threading
@@ -27,7 +27,7 @@ def compressed_message(image, *, stamp_s=12, cut=None):
 
 
 def trigger(node, transition):
-    """Run a transition where ROS runs it, in the executor's thread, and return the name of its result."""
+    """Run a transition in the executor's thread, as ROS does; returns the name of its result."""
     done = threading.Event()
     future = node.executor.create_task(getattr(node, f"trigger_{transition}"))
     future.add_done_callback(lambda _: done.set())
@@ -57,7 +57,7 @@ def mask_of(message):
 
 
 def bomb_png(width=65_500, height=65_500):
-    """A PNG of some kilobytes that says it has 4.3 gigapixels."""
+    """A PNG of some kilobytes that declares 4.3 gigapixels."""
 
     def chunk(kind, body):
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
@@ -68,7 +68,7 @@ def bomb_png(width=65_500, height=65_500):
 
 
 def bomb_jpeg(width=65_500, height=65_500):
-    """A small JPEG that says it has 4.3 gigapixels."""
+    """A small JPEG that declares 4.3 gigapixels."""
     jpeg = cv2.imencode(".jpg", np.zeros((16, 16, 3), np.uint8))[1].tobytes()
     at = jpeg.index(b"\xff\xc0")
     return jpeg[: at + 5] + struct.pack(">HH", height, width) + jpeg[at + 9 :]
@@ -91,7 +91,7 @@ HOSTILE_COMPRESSED = {
     "another line for the log": ("a\n[FATAL] b\x1b[2J", b"x", r"compressed image (a\n[FATAL] b\x1b[2J) cannot be"),
     "a megabyte of a format": ("x" * 1_000_000, b"x", f"compressed image ({'x' * 60}…) cannot be decoded"),
 }
-"""What a ``CompressedImage`` may hold: format, bytes, and how the node names it."""
+"""Hostile ``CompressedImage`` messages: format, bytes, and the part of the error message that names the cause."""
 
 HOSTILE_RAW = {
     "absurd width": ({"width": 4_294_967_295, "step": 4_294_967_295}, "an image of 4294967295x90 pixels has more than"),
@@ -107,4 +107,4 @@ HOSTILE_RAW = {
     "another line for the log": ({"encoding": "rgb8\n[FATAL]"}, r"image encoding 'rgb8\n[FATAL]' is not one of rgb8"),
     "a megabyte of an encoding": ({"encoding": "y" * 1_000_000}, f"image encoding '{'y' * 60}…' is not one of rgb8"),
 }
-"""What an ``Image`` of 160x90 pixels in rgb8 may say of itself: changed fields, and how the node names it."""
+"""Hostile changes of a 160x90 rgb8 ``Image``: fields, and the part of the error message that names the cause."""

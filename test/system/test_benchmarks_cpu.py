@@ -40,6 +40,19 @@ def test_every_way_to_run_a_model_is_a_row(tiny_model_file, tmp_path, capsys):
     assert {len(row["wall_ms"]) for row in metadata if not row["reason"]} == {3}
 
 
+def test_several_quantised_files_are_rows_of_their_own(tiny_model_file, tmp_path, capsys):
+    from benchmarks.cpu import main
+
+    files = [tmp_path / "a.onnx", tmp_path / "b.onnx"]
+    for file in files:
+        file.write_bytes(tiny_model_file.read_bytes())
+    options = [part for file in files for part in ("--int8", str(file))]
+    assert main([str(tiny_model_file), *options, "--rounds", "2", "--threads", "1"]) == 0
+    names = [cells(line)[0] for line in capsys.readouterr().out.splitlines()[2:]]
+    assert names[0] == "ONNX Runtime FP32"
+    assert [name for name in names if name.startswith("ONNX Runtime")][1:] == [f"ONNX Runtime {f.name}" for f in files]
+
+
 def test_what_is_not_there_is_a_row_with_the_reason(tiny_model_file, tmp_path, monkeypatch, capsys):
     import sys
 
@@ -67,3 +80,36 @@ def test_a_wrong_file_is_one_sentence(tmp_path, capsys):
 
     assert main([str(tmp_path / "gone.onnx")]) == 2
     assert "gone.onnx does not exist; write a model file with" in capsys.readouterr().err
+
+
+def test_onnx_runtimes_quantiser_writes_a_model_file_for_each_choice(make_tiny_model, tmp_path, capsys):
+    onnx = pytest.importorskip("onnx", reason="onnx is not installed")
+    import cv2
+
+    from benchmarks.quantiser import main
+    from lvad_perception.conversion.quantize import quantize
+    from lvad_perception.engines import open_engine
+
+    from ..perception.test_quantize import with_convolutions
+
+    model, images = with_convolutions(make_tiny_model(tmp_path / "model.onnx")), tmp_path / "images"
+    images.mkdir()
+    for index in range(8):
+        cv2.imwrite(str(images / f"{index}.png"), np.random.default_rng(index).integers(0, 256, (48, 64, 3), np.uint8))
+    quantize(model, tmp_path / "ours.onnx", images)
+    choices = ["--layers", "conv", "same", "--methods", "minmax", "percentile"]
+    files = [str(model), str(tmp_path / "ours.onnx"), "--calibration", str(images), "--out", str(tmp_path / "theirs")]
+    assert main([*files, *choices]) == 0
+    assert len(capsys.readouterr().out.splitlines()) >= 4
+
+    def quantised(path):
+        return [node.op_type for node in onnx.load(str(path)).graph.node].count("QuantizeLinear")
+
+    ours = open_engine(tmp_path / "ours.onnx")
+    for layers in ("conv", "same"):
+        for method in ("minmax", "percentile"):
+            path = tmp_path / "theirs" / f"{layers}-{method}.onnx"
+            engine = open_engine(path)
+            assert (engine.precision, engine.manifest) == ("int8", ours.manifest)
+            same = quantised(path) == quantised(tmp_path / "ours.onnx")
+            assert same == (layers == "same")

@@ -1,4 +1,4 @@
-"""The GPU benchmark without a GPU: its supervision, its tables, and every part's code at tiny sizes on the CPU."""
+"""The GPU benchmark without a GPU: its processes, its tables, and every part's code at tiny sizes on the CPU."""
 
 import json
 import os
@@ -12,17 +12,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lvad_perception.types import RawOutputs
+
 ROOT = Path(__file__).resolve().parents[2]
 
-# Parts for the supervisor, by name; each is a module of its own with a function ``run(recorder)``.
+# Parts to be run by the benchmark, by name: the body of a test that has measured something.
 PARTS = {
-    "measures": "recorder.row('speed', ms=1.5)\n    recorder.note('a note')",
-    "hangs": "import subprocess, time\n    recorder.row('speed', ms=1.5)\n"
-    "    print(subprocess.Popen(['sleep', '60']).pid, file=open(recorder.job.data, 'w'))\n    time.sleep(60)",
-    "dies": "import os, signal\n    recorder.row('speed', ms=1.5)\n    os.kill(os.getpid(), signal.SIGSEGV)",
+    "measures": "note('a note')",
+    "hangs": "print(subprocess.Popen(['sleep', '60']).pid, file=open(job.data, 'w')); time.sleep(60)",
+    "dies": "os.kill(os.getpid(), signal.SIGSEGV)",
     "raises": "raise RuntimeError('no such kernel\\nwith details')",
-    "lacks": "from benchmarks.gpu.job import Unavailable\n    raise Unavailable('no tensorrt; pip install tensorrt')",
+    "lacks": "pytest.skip('no tensorrt; pip install tensorrt')",
 }
+HEAD = "import os, signal, subprocess, time\nimport pytest\n"
 
 
 @pytest.fixture(autouse=True)
@@ -33,23 +35,38 @@ def importable(monkeypatch):
 
 @pytest.fixture
 def make_job(tmp_path):
-    from benchmarks.gpu.job import Job
+    from benchmarks.gpu.__main__ import Job
 
-    def make(part="part", *, limit_s=60.0, data=None):
-        return Job(part, f"part_{part}", limit_s, "cpu", ("tiny",), data, str(tmp_path))
+    def make(*, limit_s=60.0, **changes):
+        job = Job("part", "cpu", ("tiny", "r50"), None, str(tmp_path), time.monotonic() + limit_s)
+        return replace(job, **changes)
 
     return make
 
 
 @pytest.fixture
-def supervise(make_job, tmp_path, monkeypatch):
-    """Runs one of ``PARTS`` as the benchmark would."""
-    from benchmarks.gpu.supervise import run_part
+def run_tests(tmp_path):
+    """Runs tests as the benchmark would run a part."""
+    from benchmarks.gpu.__main__ import run_part
 
-    def run(part, **changes):
-        (tmp_path / f"part_{part}.py").write_text(f"def run(recorder):\n    {PARTS[part]}\n")
-        monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT)]))
-        return run_part(make_job(part, **changes))
+    def run(source, job, *, limit_s=60.0):
+        (tmp_path / "conftest.py").write_text("from benchmarks.gpu.conftest import *\n")
+        (tmp_path / "test_part.py").write_text(HEAD + source)
+        return run_part(job, limit_s, tmp_path / "test_part.py")
+
+    return run
+
+
+@pytest.fixture
+def supervise(make_job, run_tests):
+    """Runs one of ``PARTS`` as the benchmark would: a test that measures, then the part's."""
+
+    def run(part, *, limit_s=60.0, data=None):
+        source = (
+            "@pytest.mark.gpu('part', 'speed')\ndef test_speed(row):\n    row(ms=1.5)\n\n"
+            f"@pytest.mark.gpu('part', 'more')\ndef test_more(job, row, note):\n    {PARTS[part]}\n"
+        )
+        return run_tests(source, make_job(limit_s=limit_s, data=data), limit_s=limit_s)
 
     return run
 
@@ -73,8 +90,8 @@ def test_a_part_that_ends_is_done(supervise) -> None:
 
 def test_a_part_is_ended_at_its_limit_with_its_processes_and_keeps_its_rows(supervise, tmp_path) -> None:
     began = time.monotonic()
-    result = supervise("hangs", limit_s=3.0, data=str(tmp_path / "pid"))
-    assert time.monotonic() - began < 20
+    result = supervise("hangs", limit_s=15.0, data=str(tmp_path / "pid"))
+    assert time.monotonic() - began < 40
     assert result.outcome == "ended at its limit"
     assert result.tables == {"speed": [{"ms": 1.5}]}
     assert not _runs(int((tmp_path / "pid").read_text()))
@@ -93,42 +110,55 @@ def _runs(pid: int) -> bool:
 @pytest.mark.parametrize(
     ("part", "outcome", "reason"),
     [
-        ("dies", "failed", f"its process was ended by {signal.Signals(signal.SIGSEGV).name}"),
+        ("dies", "failed", f"its process was killed by {signal.Signals(signal.SIGSEGV).name}"),
         ("raises", "failed", "RuntimeError: no such kernel"),
-        ("lacks", "skipped", "no tensorrt; pip install tensorrt"),
     ],
 )
-def test_how_a_part_ended_is_said(supervise, part, outcome, reason) -> None:
+def test_a_part_that_fails_gives_the_reason_and_keeps_its_rows(supervise, part, outcome, reason) -> None:
     result = supervise(part)
     assert (result.outcome, result.reason) == (outcome, reason)
+    assert result.tables["speed"] == [{"ms": 1.5}]
 
 
-def test_a_line_that_cannot_be_measured_says_why(make_job) -> None:
-    from benchmarks.gpu.job import Recorder, Unavailable
+def test_a_part_of_which_nothing_could_run_is_skipped_with_the_reason(run_tests, make_job) -> None:
+    source = f"@pytest.mark.gpu('part', 'speed')\ndef test_speed():\n    {PARTS['lacks']}\n"
+    result = run_tests(source, make_job())
+    assert (result.outcome, result.reason) == ("skipped", "no tensorrt; pip install tensorrt")
 
-    def fail():
+
+def test_a_row_that_cannot_be_measured_gives_the_reason(run_tests, make_job) -> None:
+    source = """
+@pytest.mark.gpu("part", "t", cases=("batch", (1, 2, 4, 8), (1, 2, 4)))
+def test_batch(row, batch):
+    if batch == 2:
         raise MemoryError("CUDA out of memory")
+    if batch == 4:
+        pytest.skip("no CUDA")
+    row(ms=2.0)
 
-    def lack():
-        raise Unavailable("no CUDA")
+@pytest.mark.gpu("part", "t", without=("r50",), needs_s=100)
+def test_preset(preset):
+    pytest.fail("it was run")
 
-    job = make_job(limit_s=30.0)
-    recorder = Recorder(job, time.monotonic())
-    assert recorder.measure("t", {"batch": 1}, lambda: {"ms": 2.0}) == {"ms": 2.0}
-    assert recorder.measure("t", {"batch": 2}, fail) is None
-    assert recorder.measure("t", {"batch": 4}, lack) is None
-    assert recorder.measure("t", {"batch": 8}, pytest.fail, needs_s=100) is None
-    rows = [json.loads(line)["row"] for line in job.findings.read_text().splitlines()]
+@pytest.mark.gpu("another part", "t")
+def test_other():
+    pytest.fail("it was run")
+"""
+    result = run_tests(source, make_job(limit_s=50.0))
+    assert result.outcome == "failed"
+    rows = result.tables["t"]
     assert rows[:3] == [
         {"batch": 1, "ms": 2.0},
         {"batch": 2, "outcome": "failed: MemoryError: CUDA out of memory"},
         {"batch": 4, "outcome": "skipped: no CUDA"},
     ]
-    assert rows[3]["outcome"].startswith("not run: ")
+    (left_out,) = rows[3:]
+    assert left_out["preset"] == "tiny"
+    assert left_out["outcome"].endswith("s left, it needs about 100 s")
 
 
 def test_tables_take_rows_of_different_columns() -> None:
-    from benchmarks.gpu.report import markdown_table
+    from benchmarks.gpu.__main__ import markdown_table
 
     rows = [{"name": "a|b", "outcome": "failed: x\ny"}, {"name": "c", "ms": 1.23456, "agrees": True, "none": None}]
     assert markdown_table(rows).splitlines() == [
@@ -139,33 +169,32 @@ def test_tables_take_rows_of_different_columns() -> None:
     ]
 
 
-def test_differences_are_those_of_the_outputs() -> None:
-    from benchmarks.gpu.differences import difference
+def test_outputs_are_compared_within_the_tolerance_of_their_precision() -> None:
+    from benchmarks.gpu.subjects import compared
 
     random = np.random.default_rng(0)
-    corner = random.uniform(0, 50, (2, 5, 2)).astype(np.float32)
-    wanted = {
-        "boxes": np.concatenate([corner, corner + 10], axis=2),
-        "scores": -np.sort(-random.uniform(0, 1, (2, 5)).astype(np.float32), axis=1),
-        "labels": np.tile(np.arange(5, dtype=np.int32), (2, 1)),
-        "semantic": random.integers(0, 19, (2, 8, 8), np.uint8),
-        "drivable": random.integers(0, 3, (2, 8, 8), np.uint8),
-    }
-    same = difference(wanted, wanted)
-    assert (same.scores, same.boxes_px_p99, same.semantic, same.drivable) == (0, 0, 1, 1)
+    corner = np.stack([np.arange(5) * 60.0, np.zeros(5)], axis=1)
+    boxes = np.tile(np.concatenate([corner, corner + 50], axis=1).astype(np.float32), (2, 1, 1))
+    wanted = RawOutputs(
+        boxes=boxes,
+        scores=np.tile(np.float32([0.9, 0.8, 0.7, 0.6, 0.1]), (2, 1)),
+        labels=np.tile(np.arange(5, dtype=np.int32), (2, 1)),
+        semantic=random.integers(0, 19, (2, 8, 8), np.uint8),
+        drivable=random.integers(0, 3, (2, 8, 8), np.uint8),
+        semantic_confidence=None,
+    )
+    same = compared([wanted], [wanted], "fp32")
+    assert same["agrees"] is True
+    assert "16 boxes within 0 px" in same["difference"]
 
-    found = {name: array.copy() for name, array in wanted.items()}
-    found["boxes"] += np.float32(0.5)
-    found["scores"][1] -= np.float32(0.25)
-    found["semantic"][0, 0] = 99  # one of eight rows of one image
-    changed = difference(found, wanted)
-    assert changed.boxes_px_p50 == pytest.approx(0.5, abs=1e-4)
-    assert changed.scores == pytest.approx(0.25)
-    assert changed.semantic == pytest.approx(7 / 8)
-    assert changed.drivable == 1
-
-    masks_only = difference({"semantic": found["semantic"]}, {"semantic": wanted["semantic"]})
-    assert (masks_only.scores, masks_only.boxes_px_p50, masks_only.drivable) == (None, None, None)
+    semantic = wanted.semantic.copy()
+    semantic[0, 0] = 99  # one of 16 rows
+    found = replace(wanted, boxes=boxes + np.float32(0.5), semantic=semantic)
+    apart = compared([found], [wanted], "fp16")
+    assert apart["agrees"] is False
+    assert "boxes within 0.5 px" in apart["difference"]
+    assert "93.750 % of mask pixels equal" in apart["difference"]
+    assert compared([replace(found, semantic=wanted.semantic)], [wanted], "fp16")["agrees"] is True
 
 
 def test_all_limits_together_stay_under_eight_minutes() -> None:
@@ -183,17 +212,12 @@ def test_a_missing_data_set_is_one_sentence(tmp_path) -> None:
     assert "Traceback" not in result.stderr
 
 
-def test_without_a_gpu_a_part_is_skipped_with_the_reason(make_job, monkeypatch) -> None:
-    import torch
-
-    from benchmarks.gpu import child
-
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    job = replace(make_job(), device="cuda")
-    assert child.main(job.to_json(), repr(time.monotonic())) == 0
-    finding = json.loads(job.findings.read_text())
-    assert finding["outcome"] == "skipped"
-    assert "torch finds no CUDA GPU here; --cpu tries the code" in finding["reason"]
+def test_without_a_gpu_a_part_is_skipped_with_the_reason(run_tests, make_job, monkeypatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    source = "@pytest.mark.gpu('part', 'speed')\ndef test_speed(row):\n    row(ms=1.5)\n"
+    result = run_tests(source, make_job(device="cuda"))
+    assert result.outcome == "skipped"
+    assert "torch finds no CUDA GPU here; --cpu tries the code" in result.reason
 
 
 @pytest.mark.slow

@@ -59,7 +59,7 @@ def test_what_fails_is_counted_by_its_cause():
     tally = Tally()
     tally.add(0, "accepted", "", seconds=0.1, memory=5)
     tally.add(1, "traceback", "ValueError: 'x' in masks.py:1", seconds=0.2)
-    tally.add(2, "traceback", "UncountedLossError: '5 of 6 images, 0 counted, 0 told' in kinds.py:1")
+    tally.add(2, "traceback", "UncountedLossError: '5 of 6 images, 0 counted, 0 reported' in kinds.py:1")
     tally.add(3, "refused", "too large", memory=MEMORY + 1)
     assert dict(tally.outcomes) == {"accepted": 1, "traceback": 1, "uncounted": 1, "memory": 1}
     assert list(tally.failures.values()) == [[1], [2], [3]]

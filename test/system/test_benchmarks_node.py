@@ -30,10 +30,10 @@ def samples(count=60, **growing):
 
 
 def failed(run):
-    return [verdict.name for verdict in judge(run) if not verdict.fine]
+    return [verdict.name for verdict in judge(run) if not verdict.passed]
 
 
-def test_a_flat_run_is_fine():
+def test_a_flat_run_passes():
     assert failed(samples()) == []
 
 
@@ -52,11 +52,11 @@ def test_a_start_that_is_slow_does_not_count():
         ({"threads": 3}, "threads"),
     ],
 )
-def test_what_grows_is_found(growing, name):
+def test_growth_is_found(growing, name):
     assert failed(samples(**growing)) == [name]
 
 
-def test_too_few_samples_say_nothing():
+def test_too_few_samples_fail():
     assert len(failed(samples(2))) == 4
 
 

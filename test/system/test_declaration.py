@@ -1,4 +1,4 @@
-"""The parameters in ROS: what they say of themselves, what is refused, what takes effect while the node works."""
+"""The parameters in ROS: descriptors, refused values, changes while the node works."""
 
 import time
 
@@ -6,7 +6,8 @@ import pytest
 from frames import TOPIC, listen_to_all, raw_message, trigger
 
 from lvad_perception.errors import ConfigError
-from lvad_perception.node.table import TABLE, Change, expand_table
+from lvad_perception.node.parameters import TABLE, expand_table
+from lvad_perception.node.ros_parameter import Change
 from lvad_perception.vocabulary import DETECTION
 
 

@@ -21,9 +21,8 @@ def types(ros_environment):
     return ros_types()
 
 
-def test_they_are_those_of_the_plain_builder_however_many_came_before(types):
-    from lvad_perception.messages import detections_to_message, make_header
-    from lvad_perception.node.detection_messages import DetectionMessages
+def test_a_reused_builder_makes_what_a_new_one_makes(types):
+    from lvad_perception.messages import DetectionMessages, detections_to_message, make_header
 
     reused = DetectionMessages(DETECTION.names, types)
     for count in (3, 0, 7, 2, 7):
@@ -37,8 +36,7 @@ def test_they_are_those_of_the_plain_builder_however_many_came_before(types):
 def test_they_survive_the_wire(types):
     from rclpy.serialization import deserialize_message, serialize_message
 
-    from lvad_perception.messages import detections_from_message, make_header
-    from lvad_perception.node.detection_messages import DetectionMessages
+    from lvad_perception.messages import DetectionMessages, detections_from_message, make_header
 
     reused = DetectionMessages(DETECTION.names, types)
     first, second = random_detections(5), random_detections(4)

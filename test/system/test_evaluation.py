@@ -9,10 +9,11 @@ import time
 import numpy as np
 import pytest
 
-from lvad_perception.bags.convert import from_bdd100k
+from lvad_perception.bags.convert import from_dataset
 from lvad_perception.bags.evaluate import evaluate_bag
+from lvad_perception.bags.reader import open_bag
 from lvad_perception.bags.replay import replay
-from lvad_perception.bags.storage import create_bag, open_bag
+from lvad_perception.bags.writer import create_bag
 from lvad_perception.engines import open_engine
 from lvad_perception.messages import label_info_to_message, make_header, mask_to_message
 from lvad_perception.perceiver import Perceiver
@@ -45,7 +46,7 @@ def annotated(small_split, tmp_path):
     """A bag of two cameras; one of them has a corrupt image."""
     parts = []
     for camera, limit in (("front", 8), ("rear", 5)):
-        from_bdd100k(small_split, "val", tmp_path / camera, camera=camera, limit=limit)
+        from_dataset(small_split, "val", tmp_path / camera, camera=camera, limit=limit)
         with open_bag(tmp_path / camera) as reader:
             parts += [
                 (stamp, connection, raw, reader.deserialize(raw, connection))
@@ -154,7 +155,7 @@ def test_a_model_of_other_classes_is_recorded_but_not_measured(
 @pytest.fixture
 def replayed(small_split, tmp_path, make_engine):
     """A bag with results and annotation."""
-    from_bdd100k(small_split, "val", tmp_path / "annotated")
+    from_dataset(small_split, "val", tmp_path / "annotated")
     replay(tmp_path / "annotated", Perceiver(make_engine(), score_threshold=0.0), tmp_path / "replayed")
     return tmp_path / "replayed"
 
@@ -171,7 +172,7 @@ def test_a_played_bag_gives_the_numbers_of_the_bag(ros_environment, started, rep
     assert wanted.to_text() in output
 
 
-def test_nothing_heard_is_one_sentence_and_status_1(ros_environment, started):
+def test_nothing_received_is_one_sentence_and_status_1(ros_environment, started):
     evaluation = started(EVALUATION, ros_environment)
     assert "waiting for results and annotation" in evaluation.stdout.readline()
     evaluation.send_signal(signal.SIGINT)
@@ -272,7 +273,7 @@ class TestNode:
         with pytest.raises(VocabularyMismatchError, match=r"label_info stamped 1[.]000000000: label info: its"):
             node.finish()
 
-    def test_a_model_without_the_task_is_said(self, node, send, wait_until):
+    def test_a_model_without_the_task_is_reported(self, node, send, wait_until):
         from lvad_perception.errors import DatasetError
 
         send("/front/truth/segmentation")

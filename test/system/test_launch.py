@@ -1,4 +1,4 @@
-"""The launch files from outside, as a person starts and stops them."""
+"""The launch files, started and stopped as processes."""
 
 import os
 import signal
@@ -54,6 +54,18 @@ def launch(package, tmp_path):
         one.process.wait()
 
 
+def test_ros2_run_finds_the_executables_by_their_short_names(package):
+    listed = subprocess.run(
+        ["ros2", "pkg", "executables", "lvad_perception"], env=package, capture_output=True, text=True, check=True
+    )
+    assert {"lvad_perception perception", "lvad_perception evaluation"} <= set(listed.stdout.splitlines())
+    for name in ("perception", "evaluation"):
+        command = ["ros2", "run", "lvad_perception", name, "--ros-args", "--params-file", "/nowhere.yaml"]
+        result = subprocess.run(command, env=package, capture_output=True, text=True, timeout=60, check=False)
+        assert result.returncode == 2, result.stderr
+        assert f"{name}: ROS refuses to start" in result.stderr
+
+
 def test_end_to_end(package, tiny_model_file):
     command = [sys.executable, "-m", "launch_testing.launch_test", str(END_TO_END), f"model:={tiny_model_file}"]
     result = subprocess.run(command, env=package, capture_output=True, text=True, timeout=120, check=False)
@@ -83,6 +95,11 @@ def test_one_sigint_ends_the_launch_with_status_0_and_leaves_nothing(launch, tin
             ["model:=/x.onnx", "cameras:=front-left"],
             "parameter cameras has 'front-left'; use letters, digits and _ only",
         ),
+        (["model:=5"], "cannot configure: 5 does not exist; "),  # a text, whatever it looks like
+        (["cameras:=2"], "parameter cameras has '2'; use letters, digits and _ only"),
+        (["parameters:={model: '5', camera: {transport: '1.0'}}"], "parameter camera.transport is '1.0'; set it to"),
+        (["parameters:={cameras: []}"], "parameter cameras has no value; give it one or leave it out"),
+        (["parameters:={rear: {transport: }}"], "parameter rear.transport has no value; give it one or leave it out"),
         (["cameras:=front=/f rear=/r", "image:=/x"], "image is for one camera; write cameras:='front=/front/image_raw"),
         (["parameters:=half"], "parameters is 'half'; write it as YAML, like '{score_threshold: 0.5}'"),
         (["remappings:=/a=/b"], "remappings has '/a=/b'; write each as from:=to, separated by spaces"),
@@ -114,7 +131,7 @@ def test_many_cameras_remappings_and_further_parameters(launch, tiny_model_file)
     running = launch(
         f"model:={tiny_model_file}",
         "cameras:=front=/f/image_raw/compressed rear",
-        "parameters:={rear: {image_topic: /r/image_raw}, score_threshold: 0}",
+        "parameters:={rear: {image_topic: /r/image_raw}, score_threshold: 0, rear.reliability: reliable}",
         "remappings:=front/detections:=/objects rear/drivable_area:=/free",
     )
     running.wait_for("/f/image_raw/compressed -> /objects, /front/segmentation")

@@ -1,4 +1,4 @@
-"""The perception executable where it cannot run."""
+"""The perception executable: failed starts, signals, activation."""
 
 import os
 import random
@@ -77,12 +77,12 @@ from lvad_perception.engines.onnx import OnnxEngine
 class Slow(OnnxEngine):
     calls = 0
 
-    def begin(self, images):
+    def submit(self, images):
         Slow.calls += 1
         if Slow.calls > int(sys.argv[1]):
             print("busy", flush=True)
             time.sleep(60)
-        return super().begin(images)
+        return super().submit(images)
 
 if "--hang" in sys.argv:
     import rclpy

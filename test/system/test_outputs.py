@@ -200,7 +200,7 @@ def test_only_what_somebody_subscribes_to_is_computed(
         (("camera_info",), set()),
     ],
 )
-def test_wanted_says_for_whom_to_work(node, make_outputs, topics, tasks):
+def test_wanted_tasks_are_those_with_subscribers(node, make_outputs, topics, tasks):
     outputs = make_outputs(camera_info=True)
     node.listen(*topics)
     assert outputs.wanted == bool(topics)

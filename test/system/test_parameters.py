@@ -6,17 +6,16 @@ from pathlib import Path
 import pytest
 
 from lvad_perception.errors import ConfigError
-from lvad_perception.node.parameters import NodeParameters
-from lvad_perception.node.table import (
+from lvad_perception.node.parameters import (
     TABLE,
-    Change,
-    check_value,
+    NodeParameters,
     class_parameter,
     class_row,
     expand_table,
     unknown_classes,
     unknown_parameter,
 )
+from lvad_perception.node.ros_parameter import Change
 from lvad_perception.vocabulary import DETECTION, VOCABULARIES
 
 MODEL = {"model": "model.onnx"}
@@ -26,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def test_every_default_passes_its_own_check():
     for row in expand_table(["front", "rear"]).values():
-        check_value(row, row.default)
+        row.check(row.default)
 
 
 def test_every_parameter_is_described():
@@ -141,7 +140,7 @@ def test_thresholds_of_classes_wait_for_the_model_that_has_them():
     assert parameters.thresholds_of(["traffic light", "traffic_light"]) == {0: 0.75, 1: 0.75}
 
 
-def test_a_class_that_the_model_lacks_is_said_with_those_that_it_has():
+def test_a_class_that_the_model_lacks_is_reported_with_those_that_it_has():
     names = ["class_score_threshold.cra", "class_score_threshold.rider"]
     no_class = f"the model has no class of objects for {names[0]}"
     assert unknown_classes(names[:1], ["car", "traffic light"]) == f"{no_class}; it has car, traffic_light"
@@ -211,7 +210,7 @@ def test_transport_decides_topic_and_type(topic, transport, expected):
         ({"cameras": ["front", "2nd"]}, r"^parameter cameras has '2nd'; use letters, digits and _ only"),
         ({"cameras": ["a/b"]}, r"^parameter cameras has 'a/b'; use letters, digits and _ only"),
         ({"cameras": ["front", "front"]}, r"^parameter cameras has 'front' twice; "),
-        ({"cameras": ["model"]}, r"^parameter cameras has 'model', which other parameters are called; "),
+        ({"cameras": ["model"]}, r"^camera name 'model' clashes with the parameter model; "),
     ],
 )
 def test_impossible_values_are_refused_with_a_remedy(values, sentence):

@@ -124,7 +124,7 @@ class TestDeaf:
 
     def test_a_second_ctrl_c_ends_it_at_once(self, deaf):
         deaf.send_signal(process.signal.SIGINT)
-        time.sleep(process._INSISTS_AFTER_S + 0.2)
+        time.sleep(process._SECOND_AFTER_S + 0.2)
         deaf.send_signal(process.signal.SIGINT)
         assert deaf.wait(timeout=10) == 9
 
@@ -132,11 +132,11 @@ class TestDeaf:
         for number in (process.signal.SIGINT, process.signal.SIGINT, process.signal.SIGTERM):
             deaf.send_signal(number)
         with pytest.raises(subprocess.TimeoutExpired):
-            deaf.wait(timeout=process._INSISTS_AFTER_S + 0.5)
+            deaf.wait(timeout=process._SECOND_AFTER_S + 0.5)
 
     def test_what_launch_sends_to_a_slow_one_is_no_second(self, deaf):
         deaf.send_signal(process.signal.SIGINT)
-        time.sleep(process._INSISTS_AFTER_S + 0.2)
+        time.sleep(process._SECOND_AFTER_S + 0.2)
         deaf.send_signal(process.signal.SIGTERM)  # five seconds later, in fact
         with pytest.raises(subprocess.TimeoutExpired):
             deaf.wait(timeout=0.5)

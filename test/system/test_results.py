@@ -1,4 +1,4 @@
-"""What the node publishes under real ROS, for every kind of image that it takes and in both sizes."""
+"""Messages that the node publishes under real ROS, for every kind of image and in both sizes."""
 
 import time
 

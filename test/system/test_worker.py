@@ -1,4 +1,4 @@
-"""The worker with an engine that goes on by itself, as those of a GPU do: what overlaps, and which frame is taken."""
+"""The worker with an asynchronous engine, as of a GPU: overlap, and the choice of frames."""
 
 import itertools
 import threading
@@ -44,7 +44,7 @@ def make_async(make_engine):
             self._engine.under_way -= 1
             if stamp_in(self._images) in self._engine.fails_at:
                 raise EngineError("out of memory; close something")
-            return self._outputs
+            return self._engine.arrays(self._outputs)
 
     class Asynchronous(make_engine):
         takes_s, fails_at = 0.0, ()
@@ -57,7 +57,7 @@ def make_async(make_engine):
             self._device = threading.Thread(target=self._work)
             self._device.start()
 
-        def begin(self, images):
+        def _submit(self, slot, images):
             inference = Inference(self, images)
             self.under_way += 1
             self.most = max(self.most, self.under_way)
@@ -105,7 +105,7 @@ def start(ros_environment, make_async, make_manifest, monkeypatch):
     def begin(*, lossless=False, decode_s=0.0, publish_s=0.0, takes_s=0.0, fails_at=()):
         engine = make_async(make_manifest(batch_size=1))
         engine.takes_s, engine.fails_at = takes_s, fails_at
-        found = SimpleNamespace(engine=engine, published=[], errors=[], gate=threading.Event())
+        found = SimpleNamespace(engine=engine, published=[], publishers=set(), errors=[], gate=threading.Event())
         found.gate.set()
 
         def decode(message, *, most_pixels):
@@ -116,6 +116,7 @@ def start(ros_environment, make_async, make_manifest, monkeypatch):
         def publish(image, predictions, header, camera_info):
             found.gate.wait(PATIENCE_S)
             time.sleep(publish_s)
+            found.publishers.add(threading.current_thread().name)
             engine.log.append(("published", header.stamp.sec))
             found.published.append((header.stamp.sec, int(predictions.semantic_confidence[0, 0])))
 
@@ -251,8 +252,8 @@ def test_an_inference_that_fails_costs_its_frame_alone(start, wait_until):
     ]
 
 
-def test_a_device_that_failed_is_told_as_that_with_each_frame(start, wait_until, monkeypatch):
-    """Also where even the look at what has begun fails: no place stays taken, of which later frames would tell."""
+def test_a_failed_device_is_reported_with_each_frame(start, wait_until, monkeypatch):
+    """Also if the query for completion fails: no slot stays occupied, which later frames would report."""
     found = start(lossless=True)
     said = "CUDA error: device-side assert triggered\nCUDA kernel errors might be reported at another call"
 
@@ -264,7 +265,7 @@ def test_a_device_that_failed_is_told_as_that_with_each_frame(start, wait_until,
         def result(self):
             raise RuntimeError(said)
 
-    monkeypatch.setattr(found.engine, "begin", lambda images: Failed())
+    monkeypatch.setattr(found.engine, "_submit", lambda slot, images: Failed())
     monkeypatch.setattr(found.health, "_clock", itertools.count(0.0, 10.0).__next__)  # each is due to be logged
     for number in range(1, 6):
         found.put(number)
@@ -291,6 +292,45 @@ def test_stopping_publishes_what_is_under_way(start, wait_until):
     stopping.join(PATIENCE_S)
     assert found.published == [(1, 1)]
     assert not found.worker.is_alive
+
+
+def test_stopping_waits_until_the_last_is_published_and_may_be_repeated(start, wait_until):
+    found = start(lossless=True)
+    found.gate.clear()  # nothing can be published
+    found.put(1)
+    wait_until(lambda: ("computed", 1) in found.engine.log)
+    stopping = threading.Thread(target=found.worker.stop)
+    stopping.start()
+    stopping.join(0.1)
+    assert stopping.is_alive()
+    assert found.published == []
+    found.gate.set()
+    stopping.join(PATIENCE_S)
+    assert found.published == [(1, 1)]
+    found.worker.stop()
+
+
+def test_one_thread_publishes_all_in_order(start, wait_until):
+    found = start(lossless=True)
+    for number in range(1, 21):
+        found.put(number)
+    wait_until(lambda: len(found.published) == 20)
+    assert [number for number, _ in found.published] == list(range(1, 21))
+    assert found.publishers == {"perception publisher_0"}
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_publishing_that_fails_unexpectedly_ends_the_worker_which_the_diagnostics_report(start, wait_until):
+    found = start(lossless=True)
+
+    def fail(*_, **__):
+        raise ZeroDivisionError
+
+    found.health.count_published = found.health.count_skipped = fail  # not even the failure can be counted
+    found.put(1)
+    found.put(2)
+    wait_until(lambda: not found.worker.is_alive)
+    assert found.mailbox.take(1) == []  # closed, so that nobody waits for room in it
 
 
 def test_the_parts_are_the_whole_latency(start, wait_until):

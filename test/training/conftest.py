@@ -1,4 +1,4 @@
-"""A network small enough to train in a test, and a data set to train it on."""
+"""Fixtures of the training tests: a network small enough to train in a test, and its data sets."""
 
 import contextlib
 
@@ -28,7 +28,7 @@ SMALL_CONVOLUTIONS = {
     "semantic": {"head": "semantic_fpn", "width": 16},
     "drivable": {"head": "semantic_fpn", "width": 16},
 }
-"""For ``small_recipe(model=...)``."""
+"""Small convolutional heads, for ``small_recipe(model=...)``."""
 
 
 def small_recipe(root="unused", **sections):
@@ -65,7 +65,7 @@ def make_recipe():
 
 @pytest.fixture
 def seeded():
-    """torch's random numbers are the same in every run of a test."""
+    """Seeds torch, so that every run of a test draws the same numbers."""
     torch.manual_seed(0)
 
 
@@ -75,7 +75,7 @@ class _Stop(Exception):
 
 @pytest.fixture
 def stop_at():
-    """``with stop_at(step):`` what trains stops there as if killed, once it logged the step."""
+    """``with stop_at(step):`` interrupts a training, as a kill would, once it has logged the step."""
 
     @contextlib.contextmanager
     def stop(step):
@@ -107,7 +107,7 @@ def criterion():
 
 
 def make_targets(*, boxes=3, semantic=True, drivable=True, seed=0):
-    """Random annotation; ``boxes`` None means not annotated."""
+    """Random annotation; ``boxes`` is their number, None for an image without box annotation."""
     random = np.random.default_rng(seed)
 
     def mask(classes):
@@ -130,14 +130,14 @@ def targets():
 
 @pytest.fixture
 def batch():
-    """Two images; the first has everything, the second drivable area only."""
+    """Two images; the first is annotated for all tasks, the second for drivable area only."""
     images = torch.randint(0, 256, (2, 3, *SIZE_HW), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     return Batch(["full", "drivable only"], images, [make_targets(), make_targets(boxes=None, semantic=False)])
 
 
 @pytest.fixture(scope="session")
 def images():
-    """Three images of coarse squares, uint8 [64, 96, 3]: for comparisons of runtimes."""
+    """Three images of coarse squares, uint8 [64, 96, 3], to compare runtimes."""
     random = np.random.default_rng(0)
     coarse = random.integers(0, 256, (3, SIZE_HW[0] // 8, SIZE_HW[1] // 8, 3), np.uint8)
     return list(coarse.repeat(8, axis=1).repeat(8, axis=2))
@@ -145,7 +145,7 @@ def images():
 
 @pytest.fixture(scope="session")
 def blobs(tmp_path_factory):
-    """A data set of one easy picture: a bright car on a grey road under a blue sky, at different places."""
+    """An easy data set: a bright car on a grey road under a blue sky, at a different position in each image."""
     import json
 
     root = tmp_path_factory.mktemp("blobs")
@@ -173,7 +173,7 @@ def blobs(tmp_path_factory):
 
 
 class StubEncoder(TextEncoder):
-    """A frozen text tower of a few letters; ``calls`` remembers how many contexts and which texts it was given."""
+    """A frozen text encoder that averages letters; ``calls`` records (number of contexts, texts) of each call."""
 
     def __init__(self, width=12, token_width=6, seed=0):
         super().__init__()
@@ -193,7 +193,7 @@ class StubEncoder(TextEncoder):
 
 @pytest.fixture(scope="session")
 def tiny_text_encoder(tmp_path_factory):
-    """The folder of a Hugging Face text encoder: a BERT of 16 channels and its WordPiece vocabulary."""
+    """Folder of a Hugging Face text encoder: a BERT of 16 channels with a WordPiece vocabulary."""
     transformers = pytest.importorskip("transformers")
     folder = tmp_path_factory.mktemp("bert")
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "road", "car", "traffic", "light", "##s", "."]
@@ -214,7 +214,7 @@ def tiny_text_encoder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def make_png_split():
-    """``write_small_split`` without JPEG files, whose pixels a teacher can read."""
+    """``write_small_split`` with lossless PNG images only, whose exact pixels fake teachers read."""
     from test.conftest import write_small_split
 
     return lambda *args, **options: write_small_split(*args, suffixes=(".png",), **options)
@@ -222,21 +222,21 @@ def make_png_split():
 
 @pytest.fixture(scope="session")
 def painted_split(tmp_path_factory, make_png_split):
-    """Training images that the teachers of ``painted_teachers`` read."""
+    """A training split for the teachers of ``painted_teachers``."""
     return open_split(make_png_split(tmp_path_factory.mktemp("source"), split="train", frames=FRAMES), "train")
 
 
 @pytest.fixture(scope="session")
-def whole_labels(painted_split, tmp_path_factory):
-    """Pseudo labels of it: folder and report, then those with automatic thresholds."""
-    folder = tmp_path_factory.mktemp("whole") / "pseudo"
+def finished_labels(painted_split, tmp_path_factory):
+    """Finished pseudo labels of ``painted_split``: folder, report, and both again with automatic thresholds."""
+    folder = tmp_path_factory.mktemp("fixed") / "pseudo"
     auto = tmp_path_factory.mktemp("auto") / "pseudo"
     return folder, write(painted_split, folder), auto, write(painted_split, auto, config=PseudoConfig())
 
 
 @pytest.fixture
 def make_base(blobs):
-    """``make_base(*overrides)``: a small base recipe."""
+    """``make_base(*overrides)``: a small base recipe of ``reproduce``."""
 
     def make(*overrides):
         given = ["data.train_split=val", *overrides]

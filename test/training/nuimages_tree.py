@@ -1,4 +1,4 @@
-"""A small tree in the real schema of nuImages v1.0: relational tables, hexadecimal tokens, run lengths in base64."""
+"""Writes a small data set in nuImages' schema v1.0: relational tables, hexadecimal tokens, base64 run lengths."""
 
 import base64
 import hashlib
@@ -17,12 +17,12 @@ CAMERAS = ("CAM_FRONT", "CAM_BACK")
 
 
 def token(*parts):
-    """A token, 32 hexadecimal digits that depend on the parts alone."""
+    """A token: 32 hexadecimal digits, a hash of the parts."""
     return hashlib.md5(" ".join(map(str, parts)).encode()).hexdigest()
 
 
 def rle(mask):
-    """A mask, bool [H, W], as nuImages' ``mask``: made by pycocotools, as the published ones were."""
+    """A mask, bool [H, W], in nuImages' encoding; by pycocotools, like the published ones."""
     from pycocotools.mask import encode
 
     counted = encode(np.asfortranarray(mask.astype(np.uint8)))
@@ -30,14 +30,14 @@ def rle(mask):
 
 
 def area(x1, y1, x2, y2, size_hw=SIZE_HW):
-    """The pixels of a rectangle, bool [H, W]."""
+    """The mask of a rectangle, bool [H, W]."""
     mask = np.zeros(size_hw, bool)
     mask[y1:y2, x1:x2] = True
     return mask
 
 
 class NuTree:
-    """Writes a version: add images and what is on them, then ``write``; ``tables`` can be spoilt in between."""
+    """Writes a version: add images and annotation, then call ``write``; tests can change ``tables`` before."""
 
     def __init__(self, root, version="v1.0-train"):
         self.root, self.version = root, version
@@ -67,7 +67,7 @@ class NuTree:
         ]
 
     def image(self, stamp, *, camera="CAM_FRONT", size_hw=SIZE_HW):
-        """A key frame, and a sweep of the same camera that is none; returns the key frame's token."""
+        """Add a key frame, and a sweep of the same camera; returns the key frame's token."""
         key, sample = token("data", camera, stamp), token("sample", camera, stamp)
         log = self.tables["log"][0]["logfile"]
         self.tables["sample"].append(
@@ -96,8 +96,15 @@ class NuTree:
         return key
 
     def thing(self, image, category, mask, *, bbox=None, order=None):
-        """An object with its visible mask, None for none; by default its box is the mask's. ``order`` begins its
-        token, which decides what is drawn first. Returns the row."""
+        """Add an object; returns its row.
+
+        Args:
+            image: token of the key frame.
+            category: nuImages' name.
+            mask: visible pixels, bool [H, W], or None.
+            bbox: its box; by default that of the mask.
+            order: start of its token, by which masks are painted in order.
+        """
         if bbox is None:
             rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
             bbox = [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1]
@@ -114,7 +121,7 @@ class NuTree:
         return row
 
     def surface(self, image, category, mask):
-        """A surface; returns the row."""
+        """Add a surface; returns its row."""
         row = {
             "token": token("surface", len(self.tables["surface_ann"])),
             "sample_data_token": image,
@@ -134,7 +141,7 @@ class NuTree:
 
 
 def street(root, version="v1.0-train", images=3):
-    """A version of a few easy pictures: a road with a bright car on it at different places, and a pedestrian."""
+    """A version of easy images: a road, a bright car at a different position in each, and a pedestrian."""
     tree = NuTree(root, version)
     for index in range(images):
         image = tree.image(1000 + 10 * index, camera=CAMERAS[index % 2])
@@ -152,7 +159,7 @@ def street(root, version="v1.0-train", images=3):
 
 
 def write_street(folder, images):
-    """A tree with that many training images and two to validate on; skips without what makes the masks."""
+    """A data set with ``images`` training images and two validation images; skips without pycocotools."""
     pytest.importorskip("pycocotools", reason="pycocotools, which makes the masks, is not installed")
     street(folder, images=images).write()
     street(folder, "v1.0-val", images=2).write()

@@ -1,10 +1,10 @@
-"""Teachers that read painted images, in place of networks, and pseudo labels written with them."""
+"""Fake teachers that read their predictions from painted images, and pseudo labels written with them."""
 
 import threading
 
 import numpy as np
 
-from lvad_perception.datasets.bdd100k import read_image
+from lvad_perception.media.images import read_image
 from lvad_perception.types import Detections
 from lvad_perception.vocabulary import TASKS
 from lvad_training.pseudo import Teacher, write_pseudo_labels
@@ -22,8 +22,8 @@ CONFIG = PseudoConfig(
 ALL = tuple(range(FRAMES))
 
 
-def say(split, frame, tasks=tuple(TASKS)):
-    """What a teacher reads from a painted image: red is the semantic class, green the drivable one, blue how sure."""
+def predict(split, frame, tasks=tuple(TASKS)):
+    """Predictions read from a painted image: red is the semantic class, green the drivable one, blue the confidence."""
     image = read_image(split.image_path(frame))
     height, width = size_hw = image.shape[:2]
     red, green, blue = np.moveaxis(image, 2, 0)
@@ -44,26 +44,30 @@ def say(split, frame, tasks=tuple(TASKS)):
 
 
 class Stop(Exception):
-    """Something that ends a run from outside."""
+    """Stands for an interruption from outside."""
 
 
 def make_teachers(split, *, frames=ALL, tasks=tuple(TASKS), stop_after=None, stop=None, asked=None):
-    """Teachers of all tasks; together they answer ``stop_after`` times, then ``stop`` is called."""
-    answered = 0
+    """Teachers of all tasks; ``stop`` is called after ``stop_after`` predictions of them together.
 
-    def predict(indices):
-        nonlocal answered
+    ``asked``: a list that collects the indices of predicted frames.
+    """
+    count = 0
+
+    def predict_frames(indices):
+        nonlocal count
         for index in indices:
-            if answered == stop_after:
+            if count == stop_after:
                 stop()
-            answered += 1
+            count += 1
             if asked is not None:
                 asked.append(index)
-            yield say(split, index)
+            yield predict(split, index)
 
     trained_on = [i for i in range(len(split)) if "detection" in split.annotated(i)]
     return [
-        Teacher(task=task, identity="fake", predict=predict, frames=frames, trained_on=trained_on) for task in tasks
+        Teacher(task=task, identity="fake", predict=predict_frames, frames=frames, trained_on=trained_on)
+        for task in tasks
     ]
 
 
@@ -75,13 +79,13 @@ def write(split, folder, *, config=CONFIG, teachers=None, progress=False, **opti
 
 
 def content(folder):
-    """Every file of a folder that is no image of the source, by its path."""
+    """Relative path -> bytes of every file of a folder, without the source's images."""
     files = (path for path in folder.rglob("*") if path.is_file() and "images" not in path.parts)
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
 def run_processes(split, folder, count, **options):
-    """Write with ``count`` threads in the place of processes."""
+    """Write pseudo labels with ``count`` threads in place of processes; returns their reports."""
     barrier = threading.Barrier(count, timeout=60)
     reports = [None] * count
 

@@ -1,4 +1,4 @@
-"""Backbones in the names and nestings of the files that their projects publish: random numbers, small widths."""
+"""Small random backbones in the tensor names and nestings of published files."""
 
 import argparse
 
@@ -14,14 +14,14 @@ CLIP_WIDTH = 8
 
 
 def resnet(name="resnet50", options=NARROW):
-    """A backbone of random numbers, BatchNorm statistics included, so that no two tensors are equal by chance."""
+    """A backbone of random numbers, BatchNorm statistics included, so that no two tensors are equal."""
     backbone = timm_backbone(name, options)
     randomise(backbone)
     return backbone
 
 
 def randomise(module):
-    """Random numbers that keep a signal alive through the depth, so that features differ when weights do."""
+    """Random numbers whose scale preserves the signal through all layers, so that features depend on the weights."""
     with torch.no_grad():
         for name, value in module.state_dict().items():
             if not value.is_floating_point():
@@ -35,7 +35,7 @@ def randomise(module):
 
 
 def narrow_clip():
-    """timm's resnet50_clip at an eighth of its width, and the CLIP image tower whose names it takes."""
+    """timm's resnet50_clip at an eighth of its width, and a CLIP image tower with the same architecture."""
     blocks = tuple(
         ByoBlockCfg(type="bottle", d=depth, c=4 * CLIP_WIDTH * 2**stage, s=min(2, stage + 1), br=0.25)
         for stage, depth in enumerate(DEPTHS)
@@ -47,7 +47,7 @@ def narrow_clip():
 
 
 def clip_file(tower):
-    """What a CLIP state dict holds beside the image tower."""
+    """A CLIP state dict: the image tower under ``visual.``, and text tensors."""
     text = {
         "positional_embedding": torch.zeros(77, 8),
         "text_projection": torch.zeros(8, 16),
@@ -74,7 +74,7 @@ def by_children(tensors):
 
 
 def simclr_v2(tensors):
-    """Names of SimCLRv2-Pytorch's ``ResNet`` with sk_ratio 0, written out as its modules nest."""
+    """Names of SimCLRv2-Pytorch's ``ResNet`` with sk_ratio 0."""
     renamed = {"net.0.0.weight": tensors["conv1.weight"]}
     pairs = [("bn1", "net.0.1.0")]
     for stage, depth in enumerate(DEPTHS, start=1):
@@ -94,7 +94,7 @@ def simclr_v2(tensors):
 
 
 def shortcut_first(tensors):
-    """simclr-converter creates a block's shortcut before its first convolution."""
+    """The order of simclr-converter, which creates a block's shortcut before its first convolution."""
     return dict(sorted(tensors.items(), key=lambda item: (item[0].split(".")[:2], "downsample" not in item[0])))
 
 
@@ -103,7 +103,7 @@ def without_counters(tensors):
 
 
 def by_other_names(tensors):
-    """Names that nothing states, but for what every layer calls its own tensors."""
+    """Uninformative module names; only the names of each layer's own tensors are kept."""
     return {f"layers.{index}.{name.split('.')[-1]}": value for index, (name, value) in enumerate(tensors.items())}
 
 
@@ -114,7 +114,7 @@ def by_zeros(tensors):
 FC = {"fc.weight": torch.zeros(128, 8), "fc.bias": torch.zeros(128)}
 QUEUE = {"queue": torch.zeros(128, 16), "queue_ptr": torch.zeros(1, dtype=torch.long)}
 
-# method -> (what its file holds for the backbone's tensors in torchvision's names, the layout, what is left out)
+# method -> (function from tensors in torchvision's names to the file's content, layout, {ignored prefix: tensors})
 LAYOUTS = {
     "torchvision": (lambda t: {**t, **FC}, "torchvision", {"fc": 2}),
     "timm's training script": (lambda t: {"epoch": 9, "model": prefixed("module.", t)}, "torchvision", {}),

@@ -1,4 +1,4 @@
-"""The paper's tables with trainings that only pretend, for tests of ``reproduce``."""
+"""Runs the paper's tables with fake trainings, for tests of ``reproduce``."""
 
 import argparse
 import json
@@ -16,7 +16,7 @@ BOXES = {"ap": 26.44, "ap50": 50.5, "ap75": 23.7, "ap_small": None, "ap_medium":
 
 
 def some_metrics(tasks, shift):
-    """Metrics of an evaluation, each ``shift`` better than at 0."""
+    """Fake metrics; ``shift`` is added to each."""
     pixels = {"pixel_accuracy": 93.0 + shift, "iou": {}, "constant_mean_iou": 2.5}
     masks = {"images": 6, "truth_share": {}}
     drivable = {
@@ -33,7 +33,14 @@ def some_metrics(tasks, shift):
 
 
 class FakeRunner:
-    """Plans as the real one and, instead of training, writes what a training leaves behind."""
+    """Plans stages as the real runner does; instead of training it writes a training's output files.
+
+    Args:
+        stop_after: number of stages after which it raises KeyboardInterrupt.
+        diverging, unmeasured: parts of the paths of stages that diverge or cannot be evaluated.
+        measured: tasks with metrics.
+        better: part of a stage's path -> what is added to its metrics.
+    """
 
     plan = staticmethod(stages.plan)
 
@@ -48,7 +55,7 @@ class FakeRunner:
         self.unmeasured = unmeasured
 
     def run(self, recipe, *, resume=False, only=None, progress=True):
-        assert resume, "a row that was interrupted has to go on"
+        assert resume, "an interrupted row must be resumed"
         for stage in stages.plan(recipe):
             if only not in (None, stage.name) or (stage.folder / "metrics.json").exists():
                 continue
@@ -75,7 +82,7 @@ class FakeRunner:
 
 
 def plans(table, base, *, seed, out):
-    """All trainings of a table's rows, with any backbone in the place of published files."""
+    """(row, training) of all trainings of a table, with the base backbone in place of published files."""
     for row in table.rows:
         methods = tuple(
             replace(method, backbone=base.model.backbone if method.pretraining else None) for method in row.methods
@@ -85,12 +92,12 @@ def plans(table, base, *, seed, out):
 
 
 def run_table(name, base, out, runner, *, seeds=1):
-    said = []
+    logged = []
     command = "lvad-train reproduce"
     page = reproduce(
-        TABLES[name], base, out=out, seeds=seeds, runner=runner, command=command, progress=False, log=said.append
+        TABLES[name], base, out=out, seeds=seeds, runner=runner, command=command, progress=False, log=logged.append
     )
-    return page, said
+    return page, logged
 
 
 def run_command(*words):

@@ -180,7 +180,7 @@ def test_mixed_precision_trains_contexts_in_full_precision(batch):
 
 
 def test_language_without_encoder_or_facts_is_refused():
-    with pytest.raises(ConfigError, match="neither text encoder nor a checkpoint that names one is at hand"):
+    with pytest.raises(ConfigError, match="neither a text encoder nor a checkpoint with its metadata is given"):
         build_model(language_recipe().model)
 
 

@@ -107,7 +107,7 @@ def test_other_tasks_are_not_read(split, pseudo):
     assert told(annotation.truth(2, SIZE_HW, "detection")) == (2, None, None)
 
 
-def test_it_reaches_other_processes_whole(split, pseudo):
+def test_it_can_be_pickled(split, pseudo):
     annotation = Annotation(split, lists=lists(detection="a", drivable="b"), pseudo=pseudo)
     there = pickle.loads(pickle.dumps(annotation))
     assert [told(there.truth(i, SIZE_HW)) for i in range(4)] == [told(annotation.truth(i, SIZE_HW)) for i in range(4)]

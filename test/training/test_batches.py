@@ -8,7 +8,7 @@ import pytest
 from lvad_perception.datasets.bdd100k import open_split
 from lvad_perception.errors import DatasetError, ImageError
 from lvad_perception.vocabulary import TASKS
-from lvad_training.data import batches as batches_module
+from lvad_training.data import loader
 from lvad_training.data.batches import (
     evaluation_batches,
     labelled_images,
@@ -129,7 +129,7 @@ def test_batches_can_start_at_any_micro_step(small_split, make_recipe, sampler):
 
 @pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
 def test_processes_give_the_same_batches_however_they_start(small_split, make_recipe, monkeypatch, method):
-    monkeypatch.setattr(batches_module, "START_METHOD", method)
+    monkeypatch.setattr(loader, "START_METHOD", method)
     monkeypatch.chdir(small_split.parent)  # long after Python started
 
     def read(workers):

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from lvad_perception.datasets.bdd100k import open_split, read_image
+from lvad_perception.datasets.bdd100k import open_split
 from lvad_perception.errors import ImageError, LabelError
+from lvad_perception.media.images import read_image
 from lvad_perception.preprocess import letterbox_image
 from lvad_training.data.annotation import Annotation
 from lvad_training.data.torch_datasets import EvaluationSet, TrainingSet

@@ -1,4 +1,4 @@
-"""The layers of ``CameraFrame`` against what the host does with OpenCV."""
+"""``CameraFrame`` compared with the host's functions, which use OpenCV."""
 
 import numpy as np
 import pytest

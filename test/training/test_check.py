@@ -184,7 +184,7 @@ def test_real_sets_are_sound(shared_data):
     ]
 
 
-def test_names_in_another_unicode_form_are_told_as_that(tree):
+def test_names_in_another_unicode_form_are_reported_as_that(tree):
     composed, decomposed = "caf\u00e9", "cafe\u0301"
     tree.image(decomposed)
     tree.detections({composed: [("car", 1, 2, 5, 6)], "ghost": []})
@@ -212,7 +212,7 @@ def test_label_files_that_are_passed_over_are_warnings(sound):
     assert len(warnings) == 4
 
 
-def test_labels_of_another_format_alone_are_not_told_as_absent(tree):
+def test_labels_of_another_format_alone_are_not_reported_as_absent(tree):
     tree.image("a")
     tree.json("labels/det_20/det_train_coco.json", {"images": [], "annotations": []})
     assert [severity for severity, _, _ in found(check(tree.root))] == ["error", "warning", "warning"]
@@ -233,7 +233,7 @@ def test_an_exif_orientation_is_named(sound):
     )
 
 
-def test_odd_masks_are_told(sound):
+def test_odd_masks_are_reported(sound):
     sound.mask("labels/sem_seg/masks/train/b.jpg", np.zeros((24, 32)))
     jpeg = (sound.root / "labels/sem_seg/masks/train/b.jpg").read_bytes()
     (sound.root / "labels/sem_seg/masks/train/a.png").write_bytes(jpeg)

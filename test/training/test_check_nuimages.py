@@ -44,7 +44,7 @@ def test_a_sound_tree_is_counted(tmp_path, capsys):
     assert "construction_vehicle" in capsys.readouterr().out
 
 
-def test_images_that_are_not_there_are_told_once(tmp_path):
+def test_missing_images_are_reported_once(tmp_path):
     root = street(tmp_path, images=8).write()
     names = [path.name for path in sorted(root.glob("samples/CAM_FRONT/*.jpg"))]
     for path in root.glob("samples/*/*.jpg"):
@@ -129,7 +129,7 @@ def test_what_is_tolerated_is_a_warning(tmp_path):
     ]
 
 
-def test_a_frame_in_two_splits_is_told_but_not_of_the_mini_version(tmp_path):
+def test_a_frame_in_two_splits_is_reported_except_for_the_mini_version(tmp_path):
     for version in ("v1.0-train", "v1.0-val", "v1.0-mini"):
         street(tmp_path, version, images=1).write()
     ((severity, _, message),) = found(check(tmp_path))

@@ -36,7 +36,7 @@ def test_what_is_saved_is_loaded(tmp_path, checkpoint):
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), KeyboardInterrupt()], ids=repr)
 @pytest.mark.parametrize("written", [0, 1, 20])
-def test_what_goes_wrong_while_torch_writes_does_not_end_the_process(tmp_path, checkpoint, monkeypatch, error, written):
+def test_an_error_while_torch_writes_does_not_end_the_process(tmp_path, checkpoint, monkeypatch, error, written):
     """torch's writer would call std::terminate."""
     (tmp_path / "model.pt").write_text("old")
     replacing, writes = checkpoints.replacing, []
@@ -108,7 +108,7 @@ def test_weights_of_another_model_are_refused(make_recipe, checkpoint):
         load_weights(other, checkpoint.weights, source="model.pt")
 
 
-def test_the_network_of_a_checkpoint_takes_nothing_from_chance(checkpoint):
+def test_building_the_network_of_a_checkpoint_draws_no_random_numbers(checkpoint):
     before = torch.get_rng_state()
     net = network_of(checkpoint, source="model.pt")
     assert torch.equal(torch.get_rng_state(), before)

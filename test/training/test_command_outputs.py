@@ -23,7 +23,7 @@ from lvad_training import cli as training_cli
 
 COMMANDS = {
     "lvad-perception": {
-        "bag from-bdd100k": "bag from-bdd100k {data} --split val -o {out}/bag",
+        "bag from-dataset": "bag from-dataset {data} --split val -o {out}/bag",
         "bag from-video": "bag from-video {inputs}/video.mp4 -o {out}/bag",
         "replay": "replay {inputs}/bag --model {model} -o {out}/bag --overlay-video {out}/overlay.mp4",
         "evaluate": "evaluate {inputs}/predicted --json {out}/metrics.json",
@@ -139,7 +139,7 @@ def inputs(tmp_path_factory, small_split, blobs, tiny_model_file):
     with_convolutions(root / "convolutions.onnx")
     steps = [
         (training_cli.main, f"run {root}/recipe.yaml --quiet"),
-        (perception_cli.main, f"bag from-bdd100k {small_split} --split val -o {root}/bag"),
+        (perception_cli.main, f"bag from-dataset {small_split} --split val -o {root}/bag"),
         (perception_cli.main, f"replay {root}/bag --model {tiny_model_file} -o {root}/predicted"),
     ]
     assert [program(line.split()) for program, line in steps] == [0, 0, 0]
@@ -206,15 +206,16 @@ class TestEveryCommand:
 
 
 def test_no_command_is_left_out():
-    """Of those that the programs know."""
+    """Of those that the programs know; an alias is not another command."""
 
     def leaves(parser, words=()):
         groups = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
         if not groups:
             yield " ".join(words)
         for group in groups:
-            for name, command in group.choices.items():
-                yield from leaves(command, (*words, name))
+            names = {id(command): name for name, command in reversed(group.choices.items())}
+            for command in dict.fromkeys(group.choices.values()):
+                yield from leaves(command, (*words, names[id(command)]))
 
     known = {"lvad-perception": perception_cli._parser(), "lvad-train": training_cli._parser()}
     assert {program: set(leaves(parser)) for program, parser in known.items()} == {

@@ -35,7 +35,7 @@ def conv_criterion():
     return build_criterion(RECIPE.model, RECIPE.loss)
 
 
-def test_every_point_and_every_pixel_says_something(conv_net, batch):
+def test_every_point_and_every_pixel_has_a_prediction(conv_net, batch):
     outputs = conv_net(batch.images)
     points = sum((64 // s) * (96 // s) for s in (4, 8, 16, 32)) + 1 * 2  # stride 64 rounds up
     assert outputs.detection.logits.shape == (2, points, 10)
@@ -122,7 +122,7 @@ def test_the_finest_level_of_the_segmentation_head_is_not_enlarged():
     assert auxiliary is None
 
 
-def test_the_segmentation_head_adds_up_what_its_branches_say():
+def test_the_segmentation_head_adds_the_outputs_of_its_branches():
     head = SemanticFpnHead(classes=3, in_width=4, levels=4, width=8, norm="group").eval()
     pyramid = [torch.rand(1, 4, 32 // 2**level, 64 // 2**level) for level in range(4)]
     merged = []

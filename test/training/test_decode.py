@@ -15,7 +15,7 @@ def test_boxes_come_best_first_with_their_class_and_inside_the_input():
     assert found[0].tolist() == [[4, 5, 96, 64], [4, 5, 96, 64], [0, 2, 10, 20]]
 
 
-def test_fewer_candidates_than_wanted_are_all_given():
+def test_fewer_candidates_than_max_detections_are_all_returned():
     outputs = DetectionOutputs(torch.zeros((1, 2, 3, 4)), torch.zeros((1, 2, 3, 4)))
     assert decode_boxes(outputs, (64, 96), 100)[0].shape == (2, 12, 4)
 

@@ -79,7 +79,7 @@ def test_the_number_of_steps_follows_from_the_time_of_the_first(step_s, elapsed_
         assert elapsed_s + plan.training_s + plan.rest_s <= demo_module.BUDGET_S
 
 
-def test_the_first_steps_are_timed_and_the_plan_is_told(small_split, commands, tmp_path, monkeypatch, capsys):
+def test_the_first_steps_are_timed_and_the_plan_is_printed(small_split, commands, tmp_path, monkeypatch, capsys):
     def run(*words, **_):
         commands.append(" ".join(map(str, words)))
         if "data.val_split=none" in words:
@@ -109,7 +109,7 @@ def test_of_a_large_validation_split_only_the_first_frames_are_measured(small_sp
     recipe = load_recipe(tmp_path / "out" / "recipe.yaml")
     split = open_split(small_split, "val")
     assert recipe.data.val_only == (split.name_of(0), split.name_of(1))
-    (converted,) = (line for line in commands if line.startswith("lvad-perception bag from-bdd100k"))
+    (converted,) = (line for line in commands if line.startswith("lvad-perception bag from-dataset"))
     assert "--limit 2 " in converted
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from lvad_perception.bags.convert import from_bdd100k
+from lvad_perception.bags.convert import from_dataset
 from lvad_perception.bags.evaluate import evaluate_bag
 from lvad_perception.bags.replay import replay
 from lvad_perception.datasets.bdd100k import open_split
@@ -74,7 +74,7 @@ class TestEngine:
         assert example("reference_engine").check(tiny_model_file, images).startswith("agrees: ")
 
     def test_replays_a_bag_to_the_numbers_of_onnx_runtime(self, tiny_model_file, small_split, tmp_path):
-        from_bdd100k(small_split, "val", tmp_path / "bag")
+        from_dataset(small_split, "val", tmp_path / "bag")
         example("reference_engine").replay_bag(tiny_model_file, tmp_path / "bag", tmp_path / "found")
         with Perceiver(open_engine(tiny_model_file, threads=1), score_threshold=0.0) as perceiver:
             replay(tmp_path / "bag", perceiver, tmp_path / "wanted")

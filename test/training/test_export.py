@@ -57,7 +57,7 @@ def onnx_outputs(path):
 
 
 @pytest.mark.slow
-def test_the_manifest_tells_what_the_vehicle_needs(model_file, checkpoint):
+def test_the_manifest_has_what_the_vehicle_needs(model_file, checkpoint):
     engine = open_engine(model_file[0])
     manifest = engine.manifest
     assert (manifest.network_hw, manifest.batch_size) == (SIZE_HW, 2)
@@ -151,7 +151,7 @@ def test_a_checkpoint_without_a_task_exports_without_it(tmp_path, images):
 
 @pytest.fixture(scope="module")
 def language_checkpoint():
-    """Two tasks and everything that language can be, with gammas and contexts that make a difference."""
+    """Two tasks and all parts of language, with gammas and contexts that make a difference."""
     torch.manual_seed(4)
     encoder = StubEncoder(width=20, token_width=7)
     recipe = small_recipe(
@@ -209,7 +209,7 @@ def test_language_is_folded_into_the_model_file(language_file, language_checkpoi
 
 @pytest.mark.slow
 def test_the_text_in_the_model_file_matters(language_file, language_checkpoint, images):
-    """Parity would also hold if neither torch nor the file looked at the text."""
+    """Agreement alone would also hold if neither torch nor the file used the text."""
     net = build_model(
         language_checkpoint.recipe.model, metadata=TextEncoderMetadata.from_dict(language_checkpoint.text_encoder)
     )
@@ -242,8 +242,8 @@ def camera_file(checkpoint, model_file, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_a_file_for_a_camera_says_what_the_ordinary_one_says(model_file, camera_file, rendered):
-    """The images inside differ by a grey level here and there, so what is nearly undecided may fall the other way."""
+def test_a_file_for_a_camera_gives_the_results_of_the_ordinary_one(model_file, camera_file, rendered):
+    """Letterboxed pixels may differ by one grey level, so that nearly undecided classes may differ."""
     ordinary = Perceiver(open_engine(model_file[0], threads=1), score_threshold=0.0)
     fixed = Perceiver(open_engine(camera_file, threads=1), score_threshold=0.0)
     assert (fixed.manifest.camera_hw, fixed.manifest.network_hw) == (CAMERA_HW, SIZE_HW)
@@ -282,7 +282,7 @@ def test_an_exported_program_names_no_file_of_the_machine_that_wrote_it(checkpoi
     assert b".py" not in text
 
 
-def test_a_torch_that_is_too_old_for_it_is_told_what_to_install(checkpoint, images, tmp_path, monkeypatch):
+def test_the_error_for_a_torch_that_is_too_old_names_what_to_install(checkpoint, images, tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "__version__", "2.4.0+cu121")
     wanted = r"export needs torch 2\.14 or newer and this is 2\.4\.0\+cu121; pip install 'lvad_perception\[export\]'"
     with pytest.raises(MissingDependencyError, match=wanted):

@@ -1,4 +1,4 @@
-"""The deployed graph asks nothing of the host while it runs, which a CUDA graph could not record."""
+"""The deployed graph never synchronises with the host, so that it can be recorded as a CUDA graph."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ READS = {ATEN._local_scalar_dense.default, ATEN.nonzero.default, ATEN.item.defau
 
 
 class HostTraffic(TorchDispatchMode):
-    """Notes every operator that makes the host wait for the device, or that takes or gives tensors of both."""
+    """Records every operator that makes the host wait for the device, or that takes or returns tensors of both."""
 
     def __init__(self):
         super().__init__()
@@ -35,7 +35,7 @@ class HostTraffic(TorchDispatchMode):
 
 
 def traffic(module, size):
-    """What a module does between host and device for a uint8 tensor of that size, on a GPU that is only pretended."""
+    """Transfers and waits between host and device when a module runs on a uint8 tensor of a size, on a fake GPU."""
     with FakeTensorMode() as pretended:
         for part in module.modules():
             for tensors in (part._parameters, part._buffers):
@@ -60,16 +60,16 @@ def deployed(recipe, *, encoder=None, camera_hw=None):
 
 
 @pytest.mark.parametrize("camera_hw", [None, (72, 108), (128, 192)], ids=["letterboxed", "4 to 3", "half"])
-def test_the_graph_leaves_the_host_alone(camera_hw):
+def test_the_graph_does_not_synchronise_with_the_host(camera_hw):
     size_hw = camera_hw or SIZE_HW
     assert traffic(deployed(small_recipe(), camera_hw=camera_hw), (2, *size_hw, 3)) == []
 
 
-def test_convolutional_heads_leave_the_host_alone():
+def test_convolutional_heads_do_not_synchronise_with_the_host():
     assert traffic(deployed(small_recipe(model=SMALL_CONVOLUTIONS)), (2, *SIZE_HW, 3)) == []
 
 
-def test_language_leaves_the_host_alone_too():
+def test_language_does_not_synchronise_with_the_host_either():
     encoder = StubEncoder(width=20, token_width=7)
     assert traffic(deployed(language_recipe(), encoder=encoder), (2, *SIZE_HW, 3)) == []
 
@@ -96,7 +96,7 @@ class Guilty(torch.nn.Module):
     ],
     ids=["new_tensor", "tensor.to", "tensor on device", "cpu", "zeros.to", "nonzero", "item"],
 )
-def test_what_bothers_the_host_is_found(sin):
+def test_a_synchronisation_with_the_host_is_found(sin):
     try:
         found = traffic(Guilty(sin), (1, 4, 4, 3))
     except RuntimeError:  # fake tensors themselves refuse what depends on values

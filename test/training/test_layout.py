@@ -1,4 +1,4 @@
-"""Which data set a folder holds, and what training says of one that it cannot use."""
+"""Detection of the data set that a folder holds, and training's errors for one that it cannot use."""
 
 import re
 
@@ -33,7 +33,7 @@ def test_each_folder_is_known(root, blobs):
     assert (vocabulary_name(root), find_splits(root)) == ("nuimages", ["train"])
     assert (vocabulary_name(blobs), find_splits(blobs)) == ("bdd100k", ["val"])
     assert isinstance(open_split(root, "train"), NuImagesSplit)
-    assert isinstance(open_split(blobs, "val"), bdd100k.Split)
+    assert isinstance(open_split(blobs, "val"), bdd100k.Bdd100kSplit)
 
 
 def test_training_and_evaluation_read_it(recipe):

@@ -1,4 +1,4 @@
-"""Processes that load images: what they hand over, and how a training ends when they starve or die."""
+"""Worker processes of the data loader: transport of batches, and errors when they lack resources or die."""
 
 import errno
 import os
@@ -17,12 +17,12 @@ from torch.utils.data import Dataset
 
 from lvad_perception.errors import LoaderError
 from lvad_training.data import loader
-from lvad_training.data.batches import guarded_loader
+from lvad_training.data.loader import guarded_loader
 from lvad_training.samples import Batch, Targets
 
 
 class Spoilt(Dataset):
-    """Four samples of a few kilobytes; the last one spoils the process that reads it."""
+    """Four samples of a few kilobytes; reading the last one calls ``spoil`` in the worker process."""
 
     def __init__(self, spoil=None, *arguments, side=32):
         self.spoil, self.arguments, self.side = spoil, arguments, side
@@ -60,7 +60,7 @@ def test_a_batch_arrives_as_it_was_sent_in_one_piece_of_shared_memory():
     ]
     sent = (Batch(["a", "b"], torch.rand(2, 3, 8, 8), targets), np.arange(5, dtype=np.float64), "text")
     packed = loader._pack(sent)
-    assert len(packed.places) == 6
+    assert len(packed.spans) == 6
     batch, array, text = loader._unpack(packed)
     assert (batch.names, text) == (["a", "b"], "text")
     assert torch.equal(batch.images, sent[0].images)
@@ -71,7 +71,7 @@ def test_a_batch_arrives_as_it_was_sent_in_one_piece_of_shared_memory():
     )
     assert array.tolist() == [0, 1, 2, 3, 4]
     batch.images[:] = 1
-    array[:] = 2  # whoever gets a batch may write to it, and parts do not overlap
+    array[:] = 2  # batches are writable, and their parts do not overlap
     assert batch.targets[1].labels.tolist() == [0, 1, 2]
 
 
@@ -86,7 +86,7 @@ def test_a_batch_arrives_as_it_was_sent_in_one_piece_of_shared_memory():
         ((fail, MemoryError), r"memory is full; give more memory, lower data.workers"),
     ],
 )
-def test_a_process_that_starves_or_dies_ends_the_training_with_cause_and_remedy(spoil, message):
+def test_a_process_without_resources_or_killed_ends_the_training_with_cause_and_remedy(spoil, message):
     with pytest.raises(LoaderError, match=message):
         read(Spoilt(*spoil))
 
@@ -99,15 +99,15 @@ def test_a_process_that_starves_or_dies_ends_the_training_with_cause_and_remedy(
         (7, r"ended with status 7; set data.workers to 0"),
     ],
 )
-def test_how_a_process_ended_says_why(code, message):
+def test_the_exit_code_of_a_process_gives_the_cause(code, message):
     ended = [SimpleNamespace(exitcode=exitcode) for exitcode in (None, 0, code)]
     with pytest.raises(LoaderError, match=message):
-        raise loader._end_of(ended)
-    assert loader._end_of(ended[:2]) is None
+        raise loader._worker_failure(ended)
+    assert loader._worker_failure(ended[:2]) is None
 
 
 class Dying:
-    """A process that is known to be dead only when it is asked for the third time."""
+    """A process whose exit code is available only at the third query."""
 
     asked = 0
 
@@ -117,7 +117,7 @@ class Dying:
         return -signal.SIGKILL if self.asked > 2 else None
 
 
-def test_a_batch_of_a_process_that_died_meanwhile_tells_of_its_end(monkeypatch):
+def test_a_lost_batch_reports_the_death_of_its_process(monkeypatch):
     class Workers:
         _workers = (Dying(),)
 
@@ -146,10 +146,10 @@ def test_a_batch_of_a_process_that_died_meanwhile_tells_of_its_end(monkeypatch):
         (RuntimeError("unable to mmap 9 bytes: Cannot allocate memory (12)"), r"memory is full"),
     ],
 )
-def test_what_torch_and_the_system_say_of_a_lack_is_understood(err, message):
-    assert loader._lacking(err) is not None
+def test_errors_of_torch_and_the_system_are_recognised_as_shortages(err, message):
+    assert loader._shortage(err) is not None
     with pytest.raises(LoaderError, match=message):
-        raise loader._lacking(err)
+        raise loader._shortage(err)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -171,7 +171,7 @@ if __name__ == "__main__":
 
 
 def limited(command, tmp_path, **settings):
-    """What reading batches says in a process that ``command``, a shell's, starts with less of something."""
+    """Output of reading batches in a process that the shell command ``command`` starts with limited resources."""
     script = tmp_path / "script.py"
     script.write_text(LIMITED.format(**settings))
     line = f"{command} {sys.executable} {script}"
@@ -182,7 +182,7 @@ def limited(command, tmp_path, **settings):
 KILLED = """
 import os, signal
 from test.training.test_loader import Spoilt
-from lvad_training.data.batches import guarded_loader
+from lvad_training.data.loader import guarded_loader
 
 if __name__ == "__main__":
     batches = iter(guarded_loader(Spoilt(), 1, list, batch_size=1))
@@ -220,7 +220,7 @@ def test_256_open_files_are_enough(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_full_dev_shm_is_told(tmp_path):
+def test_a_full_dev_shm_is_reported(tmp_path):
     small = ["unshare", "-m", "sh", "-c", "mount -t tmpfs -o size=8m tmpfs /dev/shm"]
     if subprocess.run(small, capture_output=True, check=False).returncode != 0:
         pytest.skip("no right to mount a small /dev/shm")

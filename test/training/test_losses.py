@@ -2,10 +2,9 @@ import itertools
 
 import pytest
 import torch
-from torchvision.ops import generalized_box_iou
 
 from lvad_perception.vocabulary import UNLABELED
-from lvad_training.losses.detection import DetectionCriterion, pairwise_giou
+from lvad_training.losses.detection import DetectionCriterion
 from lvad_training.losses.matcher import match
 from lvad_training.losses.segmentation import MaskCriterion, class_masks
 from lvad_training.samples import Batch, DetectionOutputs, MaskOutputs, Targets
@@ -44,13 +43,6 @@ def test_layers_are_matched_each_for_itself():
     for cost, repeats, found in zip(costs, [3, 2, 1], together, strict=True):
         (alone,) = match([cost], [4, 1], [repeats])
         assert all(torch.equal(one, other) for one, other in zip(found, alone, strict=True))
-
-
-def test_giou_equals_torchvisions():
-    corners = torch.rand((2, 6, 2, 2), generator=torch.Generator().manual_seed(0)).sort(dim=2).values.flatten(2)
-    found = pairwise_giou(corners, corners.flip(1))
-    for index in range(2):
-        torch.testing.assert_close(found[index], generalized_box_iou(corners[index], corners[index].flip(0)))
 
 
 def detection_outputs(boxes, labels, classes=10, confidence=12.0):

@@ -1,4 +1,4 @@
-"""The loader of nuImages on a small tree in its real schema; the published files were never at hand."""
+"""nuImages' reader on a small tree in the published schema; the published files were not available."""
 
 import json
 import pickle
@@ -73,7 +73,7 @@ def test_masks_are_drawn_as_the_devkit_draws_them(tree):
     assert (split.semantic(1, SIZE_HW) == BARRIER).all()
 
 
-def test_any_mask_is_what_pycocotools_says(tree):
+def test_any_mask_equals_pycocotools(tree):
     random = np.random.default_rng(0)
     masks = [random.random(SIZE_HW) < share for share in (0.001, 0.1, 0.5, 0.9, 1.0)]
     for mask in masks:
@@ -84,7 +84,7 @@ def test_any_mask_is_what_pycocotools_says(tree):
 
 
 def test_boxes_are_the_ten_classes(tree):
-    """Boxes are as annotated, with what is hidden; other categories are no objects, nor what nobody sees."""
+    """Boxes include hidden parts of objects; other categories and invisible objects are left out."""
     image = tree.image(1)
     tree.thing(image, "vehicle.car", area(10, 10, 20, 20), bbox=[5, 6, 30, 99], order=1)
     tree.thing(image, "movable_object.trafficcone", area(1, 1, 3, 5), order=2)
@@ -121,21 +121,21 @@ def test_the_test_version_is_not_annotated(tmp_path):
     assert split.truth(0, SIZE_HW).semantic is None
 
 
-def test_every_category_has_its_place():
+def test_every_category_has_a_class_or_is_not_evaluated():
     detection = [class_id(name) for name in CATEGORIES]
     assert all(label is not None for label in detection)
     assert class_id("vehicle.bus.bendy") == class_id("vehicle.bus.rigid") == NUIMAGES_DETECTION.index("bus")
     assert class_id("vehicle.spaceship") is None
 
 
-def test_it_pickles_and_says_the_same(tmp_path):
+def test_a_pickled_split_returns_the_same_annotation(tmp_path):
     split = open_split(street(tmp_path).write(), "train")
     copy = pickle.loads(pickle.dumps(split))
     assert np.array_equal(copy.semantic(1, SIZE_HW), split.semantic(1, SIZE_HW))
     assert len(pickle.dumps(split)) < 2000
 
 
-def test_the_second_start_reads_the_cache_and_a_changed_table_does_not(tree, tmp_path, monkeypatch):
+def test_a_second_start_reads_the_cache_unless_a_table_changed(tree, tmp_path, monkeypatch):
     image = tree.image(1)
     tree.thing(image, "vehicle.car", area(0, 0, 9, 9))
     before = opened(tree, cache_dir=tmp_path / "cache")

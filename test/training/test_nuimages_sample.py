@@ -1,4 +1,4 @@
-"""The rendered set in nuImages' layout: the same scenes as in BDD100K's, said in its tables."""
+"""The sample set in nuImages' layout: the same scenes as in BDD100K's layout."""
 
 import base64
 import json
@@ -8,7 +8,7 @@ import pytest
 
 from lvad_perception.datasets import bdd100k
 from lvad_perception.datasets.nuimages import open_split
-from lvad_perception.datasets.shapes import mask_to_rle, rle_to_mask
+from lvad_perception.datasets.run_lengths import mask_to_rle, rle_to_mask
 from lvad_perception.vocabulary import DETECTION, NUIMAGES_DETECTION, NUIMAGES_SEMANTIC, SEMANTIC, UNLABELED
 from lvad_training.data.check import check_dataset
 from lvad_training.sample_set import render_sample_set
@@ -26,7 +26,7 @@ def both(tmp_path_factory):
     return bdd100k.open_split(root / "bdd100k", "train"), open_split(root / "nuimages", "train")
 
 
-def test_both_layouts_say_the_same_of_vehicles_and_the_road(both):
+def test_both_layouts_annotate_vehicles_and_road_alike(both):
     bdd, nu = both
     assert len(bdd) == len(nu) == 6
     for i in range(len(nu)):

@@ -1,4 +1,4 @@
-"""FCOS's targets and losses, against what its paper says of single points and boxes."""
+"""FCOS's targets and losses, checked against the paper on single points and boxes."""
 
 import math
 
@@ -89,7 +89,7 @@ LABELS = torch.tensor([2, 0])
 
 
 def outputs(boxes=BOXES, labels=LABELS, *, images=1, confidence=12.0):
-    """What a network says that knows the assignment: those boxes and labels, and the right centre-ness."""
+    """Outputs of a network that knows the assignment: those boxes and labels, and the right centre-ness."""
     points, strides = levels()
     (truth,) = assign(points, strides, BOXES[None], center_radius=1.5)
     positive = truth >= 0
@@ -142,7 +142,7 @@ def test_an_image_without_annotation_contributes_nothing():
         assert both[name].item() == pytest.approx(value.item(), rel=1e-5), name
 
 
-def test_what_is_found_in_an_ignored_box_is_not_wrong():
+def test_predictions_inside_an_ignored_box_are_not_penalised():
     one = {"boxes_xyxy": BOXES[:1], "labels": LABELS[:1]}
     crowd = {"ignored_xyxy": torch.tensor([[66.0, 6, 90, 34]]), "ignored_labels": torch.tensor([0])}
     wrong = criterion()(outputs(), [target(**one)], SIZE_HW)["box_class"]

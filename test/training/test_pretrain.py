@@ -138,7 +138,7 @@ def test_a_run_is_neither_overwritten_nor_continued_as_another(run, pictures, tm
     (fewer / "day").mkdir(parents=True)
     for path in (pictures / "day").iterdir():
         (fewer / "day" / path.name).write_bytes(path.read_bytes())
-    with pytest.raises(ConfigError, match=r"is not what it began with \(frames\); put that back"):
+    with pytest.raises(ConfigError, match=r"inputs of this run changed since it began \(frames\); restore them"):
         run(resume=True, root=fewer)
 
 
@@ -150,7 +150,7 @@ def test_a_result_without_its_checkpoint_is_not_resumed_over(run, tmp_path):
     assert (tmp_path / "run" / "backbone.pt").is_file()
 
 
-def test_what_is_fed_differently_may_go_on(run):
+def test_a_run_may_go_on_with_other_loader_settings(run):
     whole = run()
     assert run(resume=True, data={"workers": 1}, train={"checkpoint_every": 9}, neighbours={"shown": 1}) == whole
 
@@ -177,14 +177,14 @@ def test_a_broken_picture_is_named_whichever_process_read_it(run, pictures, tmp_
         ([], "pretrain: no images; give --data, a folder of images or videos"),
         (["--data", "nowhere"], "nowhere: no such folder; give a folder of images or videos with --data"),
         (["--data", "{file}"], "neither a folder nor a video"),
-        (["--data", "{empty}"], "that data.only and data.exclude leave; give another folder with --data"),
+        (["--data", "{empty}"], "is selected by data.only and data.exclude; give another folder with --data"),
         (["--data", "{pictures}", "--set", "train.batch_size=99"], "12 frames are fewer than the 99 of a step"),
         (["--data", "{pictures}", "--set", "train.speed=1"], "unknown field `speed`"),
         (["--data", "{pictures}", "--set", "viws.size_px=64"], "did you mean 'views'?"),
-        (["--data", "{pictures}", "--set", "views.size_px=8"], "views.size_px and views.small_px must be at least 32"),
+        (["--data", "{pictures}", "--set", "views.size_px=8"], "views.size_px must be at least 32"),
         (
             ["--data", "{pictures}", "--steps", "5", "--set", "train.warmup_steps=6"],
-            "train.warmup_steps must be between 0 and train.steps",
+            "train.warmup_steps must be at most train.steps",
         ),
         (["--data", "{pictures}", "--method", "simclr", "--set", "head.queue=9"], "simclr has no head.queue"),
         (["--data", "{pictures}", "--set", "head.queue=9"], "head.queue 9 is shorter than the 12 images of a step"),

@@ -1,4 +1,4 @@
-"""Frames to pretrain on: which files of a folder they are, and how they are taken from videos."""
+"""Training frames: which files of a folder are images, and how frames are extracted from videos."""
 
 import cv2
 import numpy as np
@@ -43,7 +43,7 @@ def test_frames_are_selected_by_the_beginning_of_their_path(tmp_path):
     assert names(tmp_path, tmp_path, exclude=("day/a", "night")) == ["day/b.png"]
 
 
-def test_videos_give_frames_at_the_wanted_rate_and_size(tmp_path):
+def test_videos_give_frames_at_the_configured_rate_and_size(tmp_path):
     write_drive(tmp_path / "drives/one.mp4")
     config = FramesConfig(root=str(tmp_path / "drives"), fps=2, short_side_px=32)
     found = find_frames(config, tmp_path / "keep")
@@ -64,7 +64,7 @@ def test_a_video_alone_and_beside_images(tmp_path):
     assert [frame.name for frame in found] == ["one.mp4@0", "one.mp4@2500", "z.png"]
 
 
-def test_frames_are_taken_once_and_again_after_an_interruption(tmp_path, monkeypatch):
+def test_frames_are_extracted_once_and_again_after_an_interruption(tmp_path, monkeypatch):
     write_drive(tmp_path / "one.mp4")
     whole = names(tmp_path / "one.mp4", tmp_path / "keep")
     decoded = []
@@ -90,7 +90,7 @@ def test_frames_are_taken_once_and_again_after_an_interruption(tmp_path, monkeyp
     assert len(decoded) == 3
 
 
-def test_what_cannot_be_learned_from_is_told(tmp_path):
+def test_a_folder_without_frames_and_a_broken_video_are_named(tmp_path):
     (tmp_path / "labels").mkdir()
     with pytest.raises(
         DatasetError, match=r"no image \(.*\.jpg.*\) or video \(.*\.mp4.*give another folder with --data"

@@ -1,4 +1,4 @@
-"""What the methods' networks and losses promise: who learns, who follows, what is remembered."""
+"""Networks and losses of the pretraining methods: gradients, momentum encoders and queues."""
 
 import os
 import pickle
@@ -85,7 +85,7 @@ def test_momentum_goes_to_one_by_a_cosine():
     assert shares[4] + shares[5] == pytest.approx(1.99, abs=1e-3)
 
 
-def test_the_queue_has_the_last_keys_and_can_be_put_back():
+def test_the_queue_has_the_last_keys_and_can_be_restored():
     recipe = make_recipe("moco_v2", head={"queue": 8})
     first, second = make_method(recipe), make_method(recipe)
     outputs = first.network(some_views())
@@ -114,7 +114,7 @@ def test_densecl_compares_each_position_with_its_most_similar_one():
     assert terms["dense"] > 0
 
 
-def test_swavs_prototypes_stay_at_first_and_have_unit_length():
+def test_swavs_prototypes_are_frozen_at_first_and_have_unit_length():
     built = make_method(make_recipe("swav", head={"frozen_prototypes": 0.2}))
     centres = built.network.prototypes.heads[0].weight
     moved = []
@@ -192,7 +192,7 @@ def test_views_depend_on_seed_epoch_and_frame_alone(method, tmp_path):
     assert [tuple(view.shape) for view in batch.images] == [(2, 3, 32, 32)] * (4 if method == "swav" else 2)
 
 
-def test_nearest_frames_are_the_most_similar_ones_of_other_moments():
+def test_nearest_frames_are_the_most_similar_ones_of_other_scenes():
     frames = [Frame(f"{index}", None, "a" if index < 4 else "b") for index in range(6)]
     angles = torch.tensor([0.0, 0.1, 0.2, 0.9, 0.3, 1.5])
     features = torch.stack([angles.cos(), angles.sin()], 1)

@@ -1,4 +1,4 @@
-"""Rows that start from published backbones: which files a folder has, what each row becomes, and table 2 for real."""
+"""Rows that start from published backbones: finding files, deriving rows, and table 2 with real trainings."""
 
 import json
 import re
@@ -11,8 +11,8 @@ from lvad_training.model.backbone import timm_backbone
 from lvad_training.recipe.config import with_convolutional_heads
 from lvad_training.recipe.schema import BackboneConfig
 from lvad_training.reproduce.base import base_recipe
-from lvad_training.reproduce.pretrainings import PRETRAININGS, needs_files, with_files
-from lvad_training.reproduce.tables import TABLES
+from lvad_training.reproduce.pretrainings import PRETRAININGS
+from lvad_training.reproduce.tables import TABLES, with_files
 from lvad_training.reproduce.trainings import trainings
 from lvad_training.training import stages
 
@@ -59,7 +59,7 @@ def base(blobs):
 
 
 def test_two_tables_need_files_and_every_file_has_a_row():
-    assert [name for name, table in TABLES.items() if needs_files(table)] == ["table2", "table8"]
+    assert [name for name, table in TABLES.items() if table.pretrainings] == ["table2", "table8"]
     assert [row.methods[0].pretraining for row in TABLE.rows[::2]] == list(PRETRAININGS)
 
 
@@ -75,13 +75,13 @@ def test_files_are_found_by_the_short_name_before_the_published_one(tmp_path):
 
 
 def test_rows_take_their_file_and_teachers_keep_the_base_backbone(base, tmp_path):
-    said = []
-    table = with_files(TABLE, write_files(tmp_path / "w"), base.model.backbone, log=said.append)
+    logged = []
+    table = with_files(TABLE, write_files(tmp_path / "w"), base.model.backbone, log=logged.append)
     present = [row for row in table.rows if row.absent is None]
     assert [row.key for row in table.rows if row.absent] == ["clip-pf", "clip-paf"]
     assert table.rows[-1].absent == f"clip.pth or RN50.pt is not in {tmp_path / 'w'}"
-    assert [line.partition(":")[0] for line in said] == [pretraining.title for pretraining in PRETRAININGS.values()]
-    assert sum(re.search(r" (\d+) of the backbone's \1 tensors loaded", line) is not None for line in said) == 7
+    assert [line.partition(":")[0] for line in logged] == [pretraining.title for pretraining in PRETRAININGS.values()]
+    assert sum(re.search(r" (\d+) of the backbone's \1 tensors loaded", line) is not None for line in logged) == 7
     teachers = set()
     for row in present:
         (training,) = trainings(base, row, seed=0, out=tmp_path)
@@ -111,7 +111,7 @@ class NoReport:
         return ""
 
 
-def test_files_that_do_not_fit_are_told_before_anything_is_trained(tmp_path):
+def test_files_that_do_not_fit_are_reported_before_any_training(tmp_path):
     torch.save({"layer9.weight": torch.zeros(3)}, tmp_path / "detco_200ep.pth")
     with pytest.raises(CheckpointError, match=r"detco_200ep\.pth: .*give weights of the configured backbone"):
         with_files(TABLE, tmp_path, NARROW)
@@ -124,7 +124,7 @@ def test_a_folder_without_any_file_names_all_that_are_looked_for(tmp_path):
         with_files(TABLE, tmp_path / "nowhere", NARROW)
 
 
-def test_a_row_whose_file_was_not_looked_for_is_refused(base, tmp_path):
+def test_a_row_without_its_backbone_is_refused(base, tmp_path):
     with pytest.raises(ConfigError, match="starts from a published file; give --weights-dir"):
         list(trainings(base, TABLE.rows[0], seed=0, out=tmp_path))
 
@@ -180,7 +180,7 @@ def test_smoke_of_clip(blobs, tmp_path):
 
 
 def test_smoke_of_convolutional_heads(blobs, tmp_path):
-    """Students and teachers alike, in a folder apart from those of queries."""
+    """Both students and teachers have them, in a folder separate from query-based heads."""
     weights = write_files(tmp_path / "w", ["simclr.pth.tar"])
     rows = smoke(blobs, weights, tmp_path / "out", NARROW, table="table8")
     assert [rows[f"SimCLR, {paradigm}"][0] for paradigm in ("PF", "PAF")] == ["1 of 1", "1 of 1"]

@@ -1,4 +1,4 @@
-"""Which precision a training computes in, what a run's folder says of it, and what emulation costs."""
+"""Precision of a training, its record in the run's folder, and the cost of emulated bf16."""
 
 import json
 
@@ -8,7 +8,7 @@ from accelerate.state import AcceleratorState
 
 from lvad_perception.errors import ConfigError, DatasetError
 from lvad_training.cli import main
-from lvad_training.data import batches
+from lvad_training.data import loader
 from lvad_training.training import processes
 from lvad_training.training.environment import FILE, read_environments
 from lvad_training.training.processes import bf16_factor, computes_bf16, start_processes
@@ -70,7 +70,7 @@ def test_other_devices_compute_in_fp32():
     assert not computes_bf16(torch.device("mps"))
 
 
-def test_emulated_bf16_is_told_once_with_what_it_costs(fresh_state, monkeypatch, capsys):
+def test_emulated_bf16_is_warned_of_once_with_its_cost(fresh_state, monkeypatch, capsys):
     monkeypatch.setattr(processes, "computes_bf16", lambda device: False)
     monkeypatch.setattr(processes, "bf16_factor", lambda device: 7.31)
     start_processes("auto")
@@ -98,7 +98,7 @@ def test_the_cost_of_bf16_is_measured():
     assert 0.01 < bf16_factor(CPU, side=64, repeats=20) < 1000
 
 
-def test_the_folder_of_a_run_says_on_what_and_in_which_precision_it_ran(
+def test_a_run_records_its_hardware_and_precision(
     fresh_state, blobs, make_recipe, tmp_path, monkeypatch, stop_at, capsys
 ):
     recipe = make_recipe(blobs, train={"precision": "auto"}, output=str(tmp_path / "run"))
@@ -151,9 +151,9 @@ def test_a_damaged_file_of_environments_is_named(tmp_path):
     ],
 )
 def test_loader_processes_follow_from_the_cores(monkeypatch, asked, cores, local, expected):
-    monkeypatch.setattr(batches, "usable_cores", lambda: cores)
+    monkeypatch.setattr(loader, "usable_cores", lambda: cores)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(local))
-    assert batches.loader_processes(asked) == expected
+    assert loader.worker_count(asked) == expected
 
 
 def test_torch_takes_no_more_threads_than_a_container_has_cores(fresh_state, monkeypatch):

@@ -15,9 +15,8 @@ CLASSES = {"detection": ("car", "traffic light"), "drivable": ("direct", "altern
 def make_prompts(mode="learned", encoder=None, **changes):
     torch.manual_seed(1)
     metadata = TextEncoderMetadata("stub", "0" * 64, 12, 6)
-    return Prompts(
-        **{"classes": CLASSES, "mode": mode, "context": 4, "metadata": metadata, "encoder": encoder, **changes}
-    )
+    usual = {"classes": CLASSES, "mode": mode, "context": 4, "metadata": metadata, "encoder": encoder}
+    return Prompts(**{**usual, **changes})
 
 
 @pytest.fixture
@@ -128,7 +127,7 @@ def test_loaded_contexts_are_folded_at_once(encoder):
     torch.testing.assert_close(again(), trained.train()())
 
 
-def test_learning_without_an_encoder_says_so(encoder):
+def test_learning_without_an_encoder_is_an_error(encoder):
     prompts = make_prompts("learned")
     with pytest.raises(ConfigError, match="built without one; build it with the encoder to train"):
         prompts.train()()

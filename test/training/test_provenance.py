@@ -1,4 +1,4 @@
-"""What a training depends on: every part that changes is named, and nothing else counts."""
+"""Inputs of a training: every changed input is named, and nothing else counts."""
 
 import json
 import os
@@ -227,14 +227,14 @@ class TestResume:
     @pytest.mark.parametrize(
         ("now", "named"),
         [
-            ({"images of train": "x"}, r"\(images of train\); put that back, or start anew"),
+            ({"images of train": "x"}, r"\(images of train\); restore them, or start anew"),
             ({"processes": "1"}, r"\(processes; it began with processes=2\)"),
             ({"data.pseudo": "new"}, r"\(data.pseudo\)"),
             ({"model.backbone.weights": "x"}, r"\(model.backbone.weights\)"),
         ],
     )
     def test_what_changed_is_named(self, tmp_path, now, named):
-        with pytest.raises(ConfigError, match=rf"is not what it began with {named}"):
+        with pytest.raises(ConfigError, match=rf"inputs of this run changed since it began {named}"):
             check_resumed(tmp_path, BEFORE, {**BEFORE, **now})
 
     def test_a_file_that_it_started_from_may_be_gone_and_old_checkpoints_say_nothing(self, tmp_path):

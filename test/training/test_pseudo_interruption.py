@@ -1,4 +1,4 @@
-"""Pseudo labels by several processes, stopped, killed and gone on with: always the same bytes."""
+"""Pseudo labels by several processes, interrupted, killed and resumed: always the same bytes."""
 
 import json
 import os
@@ -17,13 +17,13 @@ from .painted_teachers import CONFIG, FRAMES, Stop, content, make_teachers, run_
 
 
 class TestInterruption:
-    def test_any_number_of_processes_gives_the_same_bytes(self, painted_split, whole_labels, tmp_path):
+    def test_any_number_of_processes_gives_the_same_bytes(self, painted_split, finished_labels, tmp_path):
         reports = run_processes(painted_split, tmp_path / "p", 3, config=PseudoConfig())
-        assert reports == [whole_labels[3]] * 3
-        assert content(tmp_path / "p") == content(whole_labels[2])
+        assert reports == [finished_labels[3]] * 3
+        assert content(tmp_path / "p") == content(finished_labels[2])
 
     @pytest.mark.parametrize("after", [0, 3, 20, 44])
-    def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(self, painted_split, whole_labels, tmp_path, after):
+    def test_an_interrupted_run_resumes_to_the_same_bytes(self, painted_split, finished_labels, tmp_path, after):
         def stop():
             raise Stop
 
@@ -43,19 +43,19 @@ class TestInterruption:
         report = write(painted_split, folder, config=PseudoConfig(), teachers=teachers, resume=True)
         total = sum(len(teacher.frames) for teacher in teachers) + len(teachers[0].trained_on)
         assert len(asked) == total - after
-        assert report == whole_labels[3]
-        assert content(folder) == content(whole_labels[2])
+        assert report == finished_labels[3]
+        assert content(folder) == content(finished_labels[2])
 
-    def test_other_processes_go_on_with_what_was_stopped(self, painted_split, whole_labels, tmp_path):
+    def test_several_processes_resume_the_run_of_one(self, painted_split, finished_labels, tmp_path):
         def stop():
             raise Stop
 
         with pytest.raises(Stop):
             write(painted_split, tmp_path / "p", teachers=make_teachers(painted_split, stop_after=15, stop=stop))
         run_processes(painted_split, tmp_path / "p", 2, config=CONFIG, resume=True)
-        assert content(tmp_path / "p") == content(whole_labels[0])
+        assert content(tmp_path / "p") == content(finished_labels[0])
 
-    def test_a_process_that_was_killed(self, painted_split, whole_labels, tmp_path):
+    def test_a_process_that_was_killed(self, painted_split, finished_labels, tmp_path):
         code = (
             "import os, signal, sys\n"
             "from pathlib import Path\n"
@@ -75,11 +75,11 @@ class TestInterruption:
         asked = []
         write(painted_split, tmp_path / "p", teachers=make_teachers(painted_split, asked=asked), resume=True)
         assert len(asked) == 3 * FRAMES - 17
-        assert content(tmp_path / "p") == content(whole_labels[0])
+        assert content(tmp_path / "p") == content(finished_labels[0])
 
     @pytest.mark.parametrize("every_s", [0, 60])
-    def test_what_has_a_line_would_survive_a_power_cut(self, painted_split, tmp_path, monkeypatch, every_s):
-        """Whenever lines reach the disk, their masks and the names of these are there already."""
+    def test_recorded_frames_survive_a_power_cut(self, painted_split, tmp_path, monkeypatch, every_s):
+        """Whenever lines are synced to disk, their masks and directory entries have been synced before."""
         monkeypatch.setattr(journal, "WRITE_EVERY_S", every_s)
         on_disk, names, lines = set(), set(), []
         fsync = os.fsync
@@ -103,23 +103,23 @@ class TestInterruption:
         last = [*(tmp_path / "p/labels").rglob("*.png"), tmp_path / "p/labels/det_20/det_train.json"]
         assert all(path.stat().st_ino in on_disk and path in names for path in [*last, tmp_path / "p/pseudo.json"])
 
-    def test_what_is_finished_is_not_done_again(self, painted_split, whole_labels, tmp_path):
+    def test_finished_labels_are_not_made_again(self, painted_split, finished_labels, tmp_path):
         folder = tmp_path / "p"
-        shutil.copytree(whole_labels[0], folder, symlinks=True)
+        shutil.copytree(finished_labels[0], folder, symlinks=True)
         (folder / "unfinished").mkdir()  # killed while this was removed
         before = content(folder)
         asked = []
         assert (
             write(painted_split, folder, teachers=make_teachers(painted_split, asked=asked), resume=True)
-            == whole_labels[1]
+            == finished_labels[1]
         )
         assert asked == []
         assert content(folder) == before
         assert not (folder / "unfinished").exists()
 
-    def test_without_resume_nothing_old_stays(self, painted_split, whole_labels, tmp_path):
+    def test_without_resume_old_labels_are_removed(self, painted_split, finished_labels, tmp_path):
         folder = tmp_path / "p"
-        shutil.copytree(whole_labels[0], folder, symlinks=True)
+        shutil.copytree(finished_labels[0], folder, symlinks=True)
         (folder / "stage.json").write_text("{}")
         write(painted_split, folder, teachers=make_teachers(painted_split, frames=[2], tasks=["semantic"]))
         masks = [path.name for path in folder.rglob("*.png") if "images" not in path.parts]
@@ -128,9 +128,9 @@ class TestInterruption:
         assert (folder / "stage.json").read_text() == "{}"
         assert len(list(painted_split.root.glob("images/100k/train/*.png"))) == FRAMES
 
-    def test_a_removal_that_was_interrupted_is_done_again(self, painted_split, whole_labels, tmp_path):
+    def test_an_interrupted_removal_is_completed(self, painted_split, finished_labels, tmp_path):
         folder = tmp_path / "p"
-        shutil.copytree(whole_labels[0], folder, symlinks=True)
+        shutil.copytree(finished_labels[0], folder, symlinks=True)
         (folder / "unfinished").mkdir()
         (folder / "unfinished/settings.json").write_text("{}")
         write(painted_split, folder, teachers=make_teachers(painted_split, frames=[2], tasks=["semantic"]), resume=True)

@@ -1,4 +1,4 @@
-"""Pseudo labels as a folder: what is in it, and what is refused."""
+"""The folder of pseudo labels: its content, and refused input."""
 
 import json
 import shutil
@@ -8,8 +8,9 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from lvad_perception.datasets.bdd100k import open_split, read_image
+from lvad_perception.datasets.bdd100k import open_split
 from lvad_perception.errors import CheckpointError, ConfigError, DatasetError, ImageError, LabelError
+from lvad_perception.media.images import read_image
 from lvad_perception.types import Detections
 from lvad_perception.vocabulary import DETECTION, TASKS, UNLABELED
 from lvad_training.data.check import check_dataset
@@ -17,54 +18,54 @@ from lvad_training.pseudo import Teacher
 from lvad_training.recipe.schema import PseudoConfig
 from lvad_training.samples import ConfidentPredictions
 
-from .painted_teachers import ALL, FRAMES, Stop, content, make_teachers, say, write
+from .painted_teachers import ALL, FRAMES, Stop, content, make_teachers, predict, write
 
 
 class TestTheFolder:
-    def test_it_is_a_data_set_of_the_same_images(self, painted_split, whole_labels):
-        split = open_split(whole_labels[0], "train")
+    def test_it_is_a_data_set_of_the_same_images(self, painted_split, finished_labels):
+        split = open_split(finished_labels[0], "train")
         assert [split.name_of(i) for i in range(len(split))] == [painted_split.name_of(i) for i in range(FRAMES)]
         for i in range(FRAMES):
             assert split.annotated(i) == set(TASKS)
             np.testing.assert_array_equal(read_image(split.image_path(i)), read_image(painted_split.image_path(i)))
 
-    def test_its_labels_are_what_the_teacher_is_sure_of(self, painted_split, whole_labels):
-        split = open_split(whole_labels[0], "train")
+    def test_its_labels_are_the_confident_predictions(self, painted_split, finished_labels):
+        split = open_split(finished_labels[0], "train")
         kept = ignored = 0
         for i in range(FRAMES):
-            said, truth = say(painted_split, i), split.truth(i, (72, 96))
-            smallest = np.where(said.detections.labels == DETECTION.index("truck"), 0.8, 0.4)
-            sure = said.detections.scores >= smallest
+            predicted, truth = predict(painted_split, i), split.truth(i, (72, 96))
+            smallest = np.where(predicted.detections.labels == DETECTION.index("truck"), 0.8, 0.4)
+            sure = predicted.detections.scores >= smallest
             label = ~truth.boxes.crowd
-            np.testing.assert_array_equal(truth.boxes.boxes_xyxy[label], said.detections.boxes_xyxy[sure])
-            np.testing.assert_array_equal(truth.boxes.labels[label], said.detections.labels[sure])
-            unsure = ~sure & (said.detections.scores >= 0.2)
-            np.testing.assert_array_equal(truth.boxes.boxes_xyxy[~label], said.detections.boxes_xyxy[unsure])
-            np.testing.assert_array_equal(truth.boxes.labels[~label], said.detections.labels[unsure])
+            np.testing.assert_array_equal(truth.boxes.boxes_xyxy[label], predicted.detections.boxes_xyxy[sure])
+            np.testing.assert_array_equal(truth.boxes.labels[label], predicted.detections.labels[sure])
+            unsure = ~sure & (predicted.detections.scores >= 0.2)
+            np.testing.assert_array_equal(truth.boxes.boxes_xyxy[~label], predicted.detections.boxes_xyxy[unsure])
+            np.testing.assert_array_equal(truth.boxes.labels[~label], predicted.detections.labels[unsure])
             ignored += int(unsure.sum())
-            sure = said.semantic_confidence >= 102
-            np.testing.assert_array_equal(truth.semantic, np.where(sure, said.semantic, UNLABELED))
-            sure = said.drivable_confidence >= np.where(said.drivable == 0, 179, 102)
-            np.testing.assert_array_equal(truth.drivable, np.where(sure, said.drivable, UNLABELED))
+            sure = predicted.semantic_confidence >= 102
+            np.testing.assert_array_equal(truth.semantic, np.where(sure, predicted.semantic, UNLABELED))
+            sure = predicted.drivable_confidence >= np.where(predicted.drivable == 0, 179, 102)
+            np.testing.assert_array_equal(truth.drivable, np.where(sure, predicted.drivable, UNLABELED))
             kept += int(label.sum())
         assert 0 < kept < kept + ignored < 4 * FRAMES
 
-    def test_det_20_has_categories_and_scores(self, painted_split, whole_labels):
-        entries = json.loads((whole_labels[0] / "labels/det_20/det_train.json").read_text())
+    def test_det_20_has_categories_and_scores(self, painted_split, finished_labels):
+        entries = json.loads((finished_labels[0] / "labels/det_20/det_train.json").read_text())
         assert [entry["name"] for entry in entries] == [painted_split.image_path(i).name for i in range(FRAMES)]
-        said = say(painted_split, 0).detections
+        predicted = predict(painted_split, 0).detections
         label = entries[0]["labels"][0]
-        assert label["category"] == DETECTION.names[said.labels[0]]
-        assert label["score"] == round(float(said.scores[0]), 4)
+        assert label["category"] == DETECTION.names[predicted.labels[0]]
+        assert label["score"] == round(float(predicted.scores[0]), 4)
         assert set(label["box2d"]) == {"x1", "y1", "x2", "y2"}
 
-    def test_data_check_finds_no_error_in_it(self, whole_labels):
-        report = check_dataset(whole_labels[0], workers=1, progress=False)
+    def test_data_check_finds_no_error_in_it(self, finished_labels):
+        report = check_dataset(finished_labels[0], workers=1, progress=False)
         assert report.errors == []
         assert report.splits["train"].annotated == dict.fromkeys(TASKS, FRAMES)
 
-    def test_images_are_links_and_nothing_unfinished_stays(self, painted_split, whole_labels):
-        folder = whole_labels[0]
+    def test_images_are_links_and_no_unfinished_files_remain(self, painted_split, finished_labels):
+        folder = finished_labels[0]
         link = folder / "images/100k/train"
         assert link.is_symlink()
         assert link.resolve() == (painted_split.root / "images/100k/train").resolve()
@@ -90,16 +91,16 @@ class TestTheFolder:
 
 
 class TestThresholds:
-    def test_auto_looks_at_the_images_that_the_teacher_learned(self, whole_labels, painted_split):
-        chosen = {name: one.threshold for name, one in whole_labels[3].tasks["detection"].classes.items()}
+    def test_auto_thresholds_are_chosen_on_the_teachers_training_images(self, finished_labels, painted_split):
+        chosen = {name: one.threshold for name, one in finished_labels[3].tasks["detection"].classes.items()}
         assert {name for name, threshold in chosen.items() if threshold is not None} <= set(DETECTION.names[:4])
         assert any(threshold is not None for threshold in chosen.values())
-        scores = np.concatenate([say(painted_split, i).detections.scores for i in range(FRAMES)])
+        scores = np.concatenate([predict(painted_split, i).detections.scores for i in range(FRAMES)])
         assert all(
             np.isclose(scores, threshold).any() for threshold in chosen.values() if threshold not in (None, 0.95)
         )
 
-    def test_a_teacher_that_knows_no_class_labels_no_frame(self, painted_split, tmp_path):
+    def test_a_teacher_without_detections_labels_no_frame(self, painted_split, tmp_path):
         def blind(indices):
             nothing = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int32))
             for index in indices:
@@ -113,9 +114,9 @@ class TestThresholds:
 
 
 class TestBadInput:
-    def test_labels_of_another_teacher_are_not_continued(self, painted_split, whole_labels, tmp_path):
+    def test_labels_of_another_teacher_are_not_resumed(self, painted_split, finished_labels, tmp_path):
         folder = tmp_path / "p"
-        shutil.copytree(whole_labels[0], folder, symlinks=True)
+        shutil.copytree(finished_labels[0], folder, symlinks=True)
         with pytest.raises(ConfigError, match=r"made with other settings \(in thresholds\); start them anew"):
             write(painted_split, folder, config=PseudoConfig(box_score=0.5), resume=True)
         with pytest.raises(ConfigError, match=r"made with other settings \(in teachers\)"):
@@ -130,7 +131,7 @@ class TestBadInput:
 
     def test_teachers(self, painted_split, tmp_path):
         twice = make_teachers(painted_split, tasks=["semantic", "semantic"])
-        with pytest.raises(ConfigError, match="teachers of semantic, semantic: give one for each"):
+        with pytest.raises(ConfigError, match="teachers of semantic, semantic: give one teacher per task"):
             write(painted_split, tmp_path, teachers=twice)
         with pytest.raises(ConfigError, match="teachers of no task"):
             write(painted_split, tmp_path, teachers=[])
@@ -138,7 +139,7 @@ class TestBadInput:
         with pytest.raises(ConfigError, match="box_score is auto but the teacher of detection has no training images"):
             write(painted_split, tmp_path, teachers=[teacher], config=PseudoConfig())
         teacher = Teacher(
-            task="detection", identity="x", predict=lambda _: [say(painted_split, 3)], frames=[0], trained_on=[3]
+            task="detection", identity="x", predict=lambda _: [predict(painted_split, 3)], frames=[0], trained_on=[3]
         )
         with pytest.raises(ConfigError, match="frame-003 is not annotated for detection"):
             write(painted_split, tmp_path, teachers=[teacher], config=PseudoConfig())
@@ -147,17 +148,17 @@ class TestBadInput:
 
     @pytest.mark.parametrize("task", list(TASKS))
     def test_a_teacher_without_the_head(self, painted_split, tmp_path, task):
-        def predict(indices):
-            return (say(painted_split, index, tasks=()) for index in indices)
+        def predict_without_heads(indices):
+            return (predict(painted_split, index, tasks=()) for index in indices)
 
-        teacher = Teacher(task=task, identity="x", predict=predict, frames=[0])
+        teacher = Teacher(task=task, identity="x", predict=predict_without_heads, frames=[0])
         with pytest.raises(CheckpointError, match=f"the teacher of {task} has no head for it"):
             write(painted_split, tmp_path / "p", teachers=[teacher])
 
     @pytest.mark.parametrize("answer", [[], [1], [0, 1]])
-    def test_a_teacher_that_answers_something_else(self, painted_split, tmp_path, answer):
+    def test_a_teacher_that_predicts_other_frames(self, painted_split, tmp_path, answer):
         teacher = Teacher(
-            task="semantic", identity="x", predict=lambda _: [say(painted_split, i) for i in answer], frames=[0]
+            task="semantic", identity="x", predict=lambda _: [predict(painted_split, i) for i in answer], frames=[0]
         )
         with pytest.raises(ValueError, match=r"zip|asked for frame-000, the teacher predicted frame-001"):
             write(painted_split, tmp_path / "p", teachers=[teacher])
@@ -178,13 +179,13 @@ class TestBadInput:
         write(painted_split, tmp_path / "p", resume=True)
 
     @pytest.mark.parametrize("data", [b"{", b"[]", b'{"report": 3}', b'{"report": "\xff"}'])
-    def test_a_damaged_report(self, painted_split, whole_labels, tmp_path, data):
+    def test_a_damaged_report(self, painted_split, finished_labels, tmp_path, data):
         folder = tmp_path / "p"
-        shutil.copytree(whole_labels[0], folder, symlinks=True)
+        shutil.copytree(finished_labels[0], folder, symlinks=True)
         (folder / "pseudo.json").write_bytes(data)
         with pytest.raises(DatasetError, match=r"pseudo.json cannot be read .*; start the pseudo labels anew"):
             write(painted_split, folder, resume=True)
-        assert write(painted_split, folder) == whole_labels[1]
+        assert write(painted_split, folder) == finished_labels[1]
 
     def test_a_folder_that_cannot_be_made(self, painted_split, tmp_path):
         (tmp_path / "file").write_text("x")

@@ -1,4 +1,4 @@
-"""From a network to pseudo labels: ``loop.predict`` in the place of a teacher."""
+"""Pseudo labels of a network: ``loop.predict`` as the teacher."""
 
 import numpy as np
 import pytest

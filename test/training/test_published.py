@@ -179,7 +179,7 @@ def test_unknown_names_match_nothing(tmp_path):
         ("resnet50", NARROW, None),
     ],
 )
-def test_the_architecture_is_told_from_names_and_shapes(name, options, expected):
+def test_the_architecture_follows_from_names_and_shapes(name, options, expected):
     with torch.device("meta"):
         assert architecture_name(timm.create_model(name, **options).state_dict()) == expected
 
@@ -212,7 +212,7 @@ def write_objects(path):
         ("weights.npz", lambda path: None, "numpy checkpoints are not read"),
     ],
 )
-def test_what_is_no_weights_file_is_told(name, write, message, tmp_path):
+def test_a_file_without_weights_is_reported(name, write, message, tmp_path):
     write(tmp_path / name)
     with pytest.raises(CheckpointError, match=message):
         load_published(resnet("resnet18"), tmp_path / name)
@@ -266,9 +266,9 @@ def test_what_wraps_a_network_is_passed_over_whatever_it_is_called(wrapper, tmp_
                 "vit.blocks.0.weight": torch.zeros(2),
                 "vit.norm.bias": torch.zeros(2),
             },
-            r"names begin with vit\.patch\.weight, vit\.blocks\.0\.weight, vit\.norm\.bias, where conv1\.weight is",
+            r"begin with vit\.patch\.weight, vit\.blocks\.0\.weight, vit\.norm\.bias, and conv1\.weight was expected",
         ),
-        ({"epoch": 3, "config": {"a": 1}}, "it holds no tensors with names, where conv1.weight is looked for"),
+        ({"epoch": 3, "config": {"a": 1}}, "it has no tensors with names, and conv1.weight was expected"),
     ],
 )
 def test_names_that_cannot_be_matched_are_shown(content, message, tmp_path):

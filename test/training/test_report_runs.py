@@ -1,4 +1,4 @@
-"""The report of several runs, from folders as a training leaves them, and what is kept for it."""
+"""The report of several runs, made from their folders, and the evaluation that they keep for it."""
 
 import json
 import shutil
@@ -28,7 +28,7 @@ from .conftest import small_recipe
 
 @pytest.fixture(scope="module")
 def runs(blobs, tmp_path_factory):
-    """Folders of two short trainings; the second has another seed and is measured on the way."""
+    """Folders of two short trainings; the second has another seed and is measured during training."""
     root = tmp_path_factory.mktemp("runs")
     for name, changes in (("first", {}), ("second", {"seed": 1, "evaluate_every": 2})):
         train(small_recipe(blobs, output=str(root / name), train=changes), progress=False)
@@ -37,7 +37,7 @@ def runs(blobs, tmp_path_factory):
 
 @pytest.fixture
 def copied(runs, tmp_path):
-    """A copy of the first run, to be spoilt."""
+    """A copy of the first run, to be damaged."""
     return shutil.copytree(runs[0], tmp_path / "copied")
 
 
@@ -59,7 +59,7 @@ def test_the_losses_of_a_frame_are_those_that_training_would_see(runs):
     assert len(found) == 6
 
 
-def test_what_is_kept_says_what_was_measured(runs):
+def test_the_kept_evaluation_names_the_measured_data(runs):
     kept = read_evaluation(runs[0] / "evaluation.npz", remedy="")
     again = examine_checkpoint(load_checkpoint(runs[0] / "model.pt"))
     assert kept.findings.metrics == again.findings.metrics == evaluate_checkpoint(load_checkpoint(runs[0] / "model.pt"))
@@ -89,14 +89,14 @@ def test_runs_stand_side_by_side(runs, tmp_path, capsys):
     ):
         assert wanted in page, wanted
     assert page.count('<figure class="frame">') >= 2
-    assert ">Validation on the way<" in page
+    assert ">Validation during training<" in page
 
 
 def test_the_curves_are_those_of_the_log(runs):
     run = read_folder(runs[1], "second")
     log = [json.loads(line) for line in (runs[1] / "losses.jsonl").read_text().splitlines()]
     assert run.losses["total"] == [(line["step"], line["terms"]["total"]) for line in log]
-    assert run.course["learning rate"] == [(line["step"], line["learning_rate"]) for line in log]
+    assert run.step_values["learning rate"] == [(line["step"], line["learning_rate"]) for line in log]
     steps = [step for step, _ in run.validation["Semantic mIoU"]]
     assert steps == [2, 4]
     assert run.validation["Semantic mIoU"][-1][1] == pytest.approx(run.measured.semantic.scores.mean_iou, rel=1e-5)

@@ -1,4 +1,4 @@
-"""The page of a table: what it shows of runs that only pretend, and what an interruption leaves."""
+"""The page of a table: its content for fake trainings, and after interruptions."""
 
 import json
 import re
@@ -10,6 +10,7 @@ from lvad_training.reproduce.render import NONE, Context, to_markdown, to_sectio
 from lvad_training.reproduce.results import Cell, RowResult, collect
 from lvad_training.reproduce.run import ReproduceError, reproduce
 from lvad_training.reproduce.tables import TABLES
+from lvad_training.reproduce.trainings import TableRun
 from lvad_training.training.environment import read_environments
 from lvad_training.training.records import write_record
 
@@ -37,7 +38,7 @@ def test_the_page_sets_ours_beside_the_papers(make_base, tmp_path):
     assert content["rows"]["zeroing"]["seeds"]["1"]["metrics"]["semantic"]["scores"]["pixel_accuracy"] == 95.0
 
 
-def test_nothing_of_others_ends_a_cell_or_becomes_html():
+def test_foreign_text_is_escaped_in_cells_and_html():
     bad = "a | b\nc <script>alert(1)</script> [x](javascript:alert(2)) `d` \\ & e"
     context = Context(1, {bad: bad, "commands": bad}, {bad: f"```\n{bad}\n````"})
     table = TABLES["table1"]
@@ -121,7 +122,7 @@ def test_an_interrupted_table_goes_on(make_base, tmp_path, stop_after):
     assert "not run" not in page.with_suffix(".md").read_text()
 
 
-def test_what_has_not_run_is_said_and_not_invented(make_base, tmp_path):
+def test_missing_results_are_marked(make_base, tmp_path):
     base = make_base()
     with pytest.raises(KeyboardInterrupt):
         run_table("table1", base, tmp_path, FakeRunner(stop_after=2))
@@ -135,7 +136,7 @@ def test_a_row_of_several_networks_counts_once_all_are_there(make_base, tmp_path
     base, runner = make_base(), FakeRunner(stop_after=2)
     with pytest.raises(KeyboardInterrupt):
         run_table("table10", base, tmp_path, runner)
-    results = collect(TABLES["table10"], base, out=tmp_path, seeds=1, runner=runner)
+    results = collect(TableRun(TABLES["table10"], base, tmp_path, seeds=1), runner)
     assert not results[0].metrics
     assert set(results[0].curves) == {"seed 0, detection", "seed 0, semantic"}
 
@@ -164,7 +165,7 @@ def test_a_row_that_cannot_be_measured_does_not_stop_the_others(make_base, tmp_p
 def test_curves_join_adapt_and_finetune(make_base, tmp_path):
     base, runner = make_base("train.steps=36"), FakeRunner()
     run_table("table6", base, tmp_path, runner)
-    points = collect(TABLES["table6"], base, out=tmp_path, seeds=1, runner=runner)[2].curves["seed 0"]
+    points = collect(TableRun(TABLES["table6"], base, tmp_path, seeds=1), runner)[2].curves["seed 0"]
     assert [step for step, _ in points] == list(range(1, 37))
 
 
@@ -179,15 +180,15 @@ def test_metrics_that_cannot_be_read_say_what_to_delete(make_base, tmp_path):
     run_table("table6", base, tmp_path, runner)
     (runner.trained[-1] / "metrics.json").write_text("{")
     with pytest.raises(DatasetError, match=r"metrics.json: cannot be read .* delete .* and run again"):
-        collect(TABLES["table6"], base, out=tmp_path, seeds=1, runner=runner)
+        collect(TableRun(TABLES["table6"], base, tmp_path, seeds=1), runner)
 
 
-def test_what_a_kill_left_behind_is_not_a_result(make_base, tmp_path):
+def test_files_of_a_killed_training_are_not_a_result(make_base, tmp_path):
     base, runner = make_base(), FakeRunner()
     run_table("table6", base, tmp_path, runner)
     write_record(runner.trained[-1], {}, "running", 3.0)
     (runner.trained[-1] / "metrics.json").write_text("{")
-    results = collect(TABLES["table6"], base, out=tmp_path, seeds=1, runner=runner)
+    results = collect(TableRun(TABLES["table6"], base, tmp_path, seeds=1), runner)
     assert [len(result.metrics) for result in results] == [1, 1, 0]
 
 

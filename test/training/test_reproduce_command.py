@@ -1,4 +1,4 @@
-"""``lvad-train reproduce``: its options, its refusals, and one table for real."""
+"""``lvad-train reproduce``: its options, its errors, and one table with real trainings."""
 
 import json
 import re
@@ -54,11 +54,11 @@ def test_the_command_prints_the_table_and_names_itself(blobs, tmp_path, monkeypa
     assert "its figures mean nothing" in printed
 
 
-def test_an_interrupted_command_says_how_it_goes_on(blobs, tmp_path, monkeypatch, capsys):
+def test_an_interrupted_command_says_how_to_continue(blobs, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(stages, "run", FakeRunner(stop_after=3).run)
     words = ["table1", "--data", blobs, "--smoke", "--set", "data.train_split=val", "--out", tmp_path]
     assert run_command(*words) == 130
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "the same command continues" in capsys.readouterr().err
     assert "| Weighted sampler | 1 of 1 |" in (tmp_path / "table1.md").read_text()
 
 

@@ -118,7 +118,7 @@ def test_isolated_objects_have_no_pixel_outside_their_box():
 
 
 def test_images_differ_where_masks_do():
-    """Classes are visible: sky is not road-coloured, and object borders are borders in the image."""
+    """The image shows the classes: sky and road differ in colour, and object borders are image edges."""
     for number in range(6):
         scene = scene_of(number, (180, 320))
         border = scene.semantic[:, 1:] != scene.semantic[:, :-1]
@@ -167,7 +167,7 @@ def test_a_rendering_that_fails_leaves_nothing(tmp_path, monkeypatch):
 
 
 def test_renderings_at_the_same_time_do_not_disturb_each_other(tmp_path, monkeypatch):
-    """The second is done while the first writes; both were asked for the same set."""
+    """The second process finishes the same set while the first one writes it."""
     render, made = write._render_one, []
 
     def render_slowly(*arguments):

@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from lvad_perception.errors import CheckpointError, ConfigError, EvaluationError, LabelError
-from lvad_perception.files import withdrawn
+from lvad_perception.files import removed_on_error
 from lvad_training.checkpoints import load_checkpoint
 from lvad_training.recipe.config import recipe_to_dict
 from lvad_training.training import stages
@@ -46,7 +46,7 @@ def recipe_of(blobs, make_recipe, tmp_path, tiny_text_encoder):
 
 @pytest.fixture
 def run(recipe_of):
-    """Run a recipe; returns what was said and the folder of the last stage."""
+    """Run a recipe; returns the log and the folder of the last stage."""
 
     def start(name="run", *, only=None, resume=False, overwrite=False, **sections):
         said = []
@@ -69,7 +69,7 @@ def test_a_record_that_cannot_be_written_leaves_no_folder(tmp_path, monkeypatch)
 
     monkeypatch.setattr(os, "fsync", full)
     folder = tmp_path / "deep/er"
-    with pytest.raises(ConfigError, match="No space left"), withdrawn(folder / RECORD, unless=lambda: False):
+    with pytest.raises(ConfigError, match="No space left"), removed_on_error(folder / RECORD, unless=lambda: False):
         write_record(folder, {}, "running", 0.0)
     assert list(tmp_path.iterdir()) == []
 
@@ -144,7 +144,7 @@ def test_adapting_leaves_the_backbone_bit_for_bit(run, tmp_path):
 
 def test_a_changed_stage_is_done_again_only_when_allowed(run, tmp_path):
     run()
-    with pytest.raises(ConfigError, match=r"adapt: what stage adapt depends on changed since it ran \(train\); give"):
+    with pytest.raises(ConfigError, match=r"adapt: inputs of stage adapt changed since it ran \(train\); give"):
         run(stages={"adapt": {"steps": 2}})
     said, _ = run(stages={"adapt": {"steps": 2}}, overwrite=True)
     did = [line.split()[1].rstrip(":") for line in said if "starts in" in line]
@@ -172,7 +172,7 @@ def test_the_final_model_is_measured_again(run, tmp_path):
     assert json.loads(path.read_text()) == before
 
 
-def test_a_stage_that_cannot_be_measured_stops_none_after_it(run, tmp_path, monkeypatch):
+def test_a_stage_that_cannot_be_measured_does_not_stop_the_next_ones(run, tmp_path, monkeypatch):
     """Its model is done, and only its evaluation is done again."""
     changes = {"stages": {"teach": None}}
     original, broken = training.examine_checkpoint, ["adapt", "finetune"]
@@ -289,7 +289,7 @@ def test_anybodys_pseudo_labels_serve_adapt(run, data):
     said, _ = run(**own)
     assert ["adapt" in said[0], "finetune" in said[1]] == [True, True]
     move_a_box(data)
-    with pytest.raises(ConfigError, match=r"what stage adapt depends on changed since it ran \(data.pseudo\)"):
+    with pytest.raises(ConfigError, match=r"inputs of stage adapt changed since it ran \(data.pseudo\)"):
         run(**own)
 
 
@@ -317,7 +317,7 @@ def test_killed_in_the_middle_of_each_stage_it_ends_the_same(run, recipe_of, tmp
     assert all(torch.equal(value, goal[name]) for name, value in weights(tmp_path / "killed" / "finetune").items())
 
 
-def test_a_text_tower_that_is_not_there_is_named_before_anything_is_trained(run, tmp_path):
+def test_a_missing_text_encoder_is_named_before_anything_is_trained(run, tmp_path):
     tower = {"kind": "huggingface", "name": str(tmp_path / "gone")}
     language = {"text_encoder": tower, "context": 2, "layers": 1, "width": 16, "heads": 2}
     for setting in ("disjoint_balance", "full"):

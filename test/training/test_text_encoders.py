@@ -193,8 +193,8 @@ def test_too_long_a_prompt_is_refused(open_clip, tiny_text_encoder):
     ("name", "weights", "error", "message"),
     [
         ("RN5O", None, ConfigError, "open_clip has no model 'RN5O'; did you mean RN50"),
-        ("tiny-bidirectional", None, ConfigError, "text tower of tiny-bidirectional is not CLIP's"),
-        ("roberta-ViT-B-32", None, ConfigError, "text tower of roberta-ViT-B-32 is not CLIP's"),
+        ("tiny-bidirectional", None, ConfigError, "text encoder of tiny-bidirectional is not CLIP's"),
+        ("roberta-ViT-B-32", None, ConfigError, "text encoder of roberta-ViT-B-32 is not CLIP's"),
         ("RN50", "opena", CheckpointError, r"'opena' are neither a file nor one of open_clip's tags; .* openai"),
         ("RN50", "/no/such/file.pt", CheckpointError, "'/no/such/file.pt' are neither a file nor"),
     ],
@@ -272,7 +272,7 @@ def test_a_recipe_names_its_text_encoder(open_clip, tiny_text_encoder, make_reci
     assert found.metadata.name.endswith(f"/{tiny_text_encoder.name}")
 
 
-def test_facts_are_plain_values_and_tell_towers_apart():
+def test_metadata_are_plain_values_and_identify_the_encoder():
     metadata = TextEncoderMetadata("open_clip RN50 (openai)", "a" * 64, 1024, 512)
     assert TextEncoderMetadata.from_dict(json.loads(json.dumps(metadata.to_dict()))) == metadata
     assert TextEncoderMetadata.from_dict(None) is None

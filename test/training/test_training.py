@@ -14,12 +14,13 @@ import yaml
 
 from lvad_perception.errors import CheckpointError, ConfigError, DatasetError, ImageError, NonFiniteLossError
 from lvad_training.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
+from lvad_training.model.published import load_backbone
 from lvad_training.recipe.config import recipe_to_dict
 from lvad_training.recipe.schema import BackboneConfig
 from lvad_training.training.loop import check_finite
 from lvad_training.training.runs import CHECKPOINT
 from lvad_training.training.schedule import learning_rate_factor, parameter_groups
-from lvad_training.training.train import load_backbone, train
+from lvad_training.training.train import train
 
 
 def losses(folder):
@@ -79,7 +80,7 @@ def test_resuming_after_a_lost_process_gives_the_same_losses(run, tmp_path, accu
     assert (tmp_path / "killed" / "model.pt").is_file()
 
 
-def test_evaluating_on_the_way_changes_no_loss(run):
+def test_evaluating_during_training_changes_no_loss(run):
     assert run("evaluated", steps=5, evaluate_every=2) == run("plain", steps=5)
 
 
@@ -229,10 +230,12 @@ def test_a_run_goes_on_with_other_data_to_measure_on_but_not_to_learn_from(blobs
     labels = root / "labels/det_20/det_val.json"
     content = labels.read_bytes()
     labels.write_bytes(content.replace(b'"car"', b'"bus"'))
-    with pytest.raises(ConfigError, match=r"is not what it began with \(detection labels of val\); put that back"):
+    with pytest.raises(
+        ConfigError, match=r"inputs of this run changed since it began \(detection labels of val\); restore them"
+    ):
         start()
     labels.write_bytes(content)
-    with pytest.raises(ConfigError, match=r"is not what it began with \(data.pseudo\)"):
+    with pytest.raises(ConfigError, match=r"inputs of this run changed since it began \(data.pseudo\)"):
         start(pseudo=str(blobs))
     start(val_only=["blob1"])
     assert json.loads((tmp_path / "run/metrics.json").read_text())["detection"]["images"] == 1

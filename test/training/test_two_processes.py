@@ -12,7 +12,7 @@ from lvad_perception.errors import EvaluationError, ImageError, NonFiniteLossErr
 from lvad_training.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from lvad_training.recipe.config import recipe_to_dict
 from lvad_training.reproduce.run import ReproduceError
-from lvad_training.training.processes import PATIENCE
+from lvad_training.training.processes import WAIT_TIMEOUT
 
 from . import two_processes
 from .test_pretrain_frames import write_drive
@@ -31,8 +31,8 @@ def test_half_of_the_batch_each_gives_the_losses_and_gradients_of_one_with_all(p
     """However objects and annotation are spread: many here and few there, a task only in one, and in none."""
     first = [["full", "boxes"], ["masks", "drivable"], ["empty", "boxes"]]
     second = [["masks", "empty"], ["boxes", "empty"], ["boxes", "empty"]]
-    terms, gradients = two_processes.optimized(heads, [one + other for one, other in zip(first, second, strict=True)])
-    results = pair.run(two_processes.optimized_parts, heads, [first, second])
+    terms, gradients = two_processes.run_steps(heads, [one + other for one, other in zip(first, second, strict=True)])
+    results = pair.run(two_processes.run_own_steps, heads, [first, second])
     assert {name.partition("_")[0] for name in terms[0]} == {"box", "semantic", "drivable", "total"}
     assert {name.partition("_")[0] for name in terms[2]} == {"box", "total"}
     for their_terms, their_gradients in results:
@@ -47,10 +47,10 @@ def test_half_of_the_batch_each_gives_the_losses_and_gradients_of_one_with_all(p
 
 def test_a_loss_that_is_not_finite_in_one_ends_both_and_reproduce_goes_on_in_both(pair, make_base, tmp_path):
     steps = [[["full"], ["boxes"]], [["boxes"], ["drivable"]]]
-    for err in pair.run(two_processes.optimized_parts, "convolutions", steps, ["drivable"]):
+    for err in pair.run(two_processes.run_own_steps, "convolutions", steps, ["drivable"]):
         assert isinstance(err, NonFiniteLossError)
         assert str(err).startswith("step 2: loss drivable_pixel is nan on images drivable; look at their labels")
-    (one, trained), (other, _) = pair.run(two_processes.reproduced, make_base(), tmp_path)
+    (one, trained), (other, _) = pair.run(two_processes.reproduce_table1, make_base(), tmp_path)
     for err in (one, other):
         assert isinstance(err, ReproduceError), err
         assert str(err).startswith("1 of 6 trainings")
@@ -58,21 +58,21 @@ def test_a_loss_that_is_not_finite_in_one_ends_both_and_reproduce_goes_on_in_bot
     assert "is nan on images masks" in (tmp_path / "table1.md").read_text()
 
 
-def test_nobody_waits_longer_than_an_hour_nor_than_a_piece_of_work_takes(pair):
-    assert pair.run(two_processes.limit) == [PATIENCE, PATIENCE]
-    (one, met), (other, met_there) = pair.run(two_processes.uneven, (1, 12))
+def test_a_process_waits_no_longer_than_an_hour_nor_than_a_piece_of_work_takes(pair):
+    assert pair.run(two_processes.group_timeout) == [WAIT_TIMEOUT, WAIT_TIMEOUT]
+    (one, met), (other, met_there) = pair.run(two_processes.share_uneven_work, (1, 12))
     assert (one, other) == ([0], [*range(12)])
     assert met == met_there >= 3
-    for err in pair.run(two_processes.uneven, (12, 2), (1, 1)):
+    for err in pair.run(two_processes.share_uneven_work, (12, 2), (1, 1)):
         assert isinstance(err, ImageError)
         assert str(err) == "a.jpg is broken"
 
 
-def test_an_evaluation_is_shared_and_says_what_one_process_says(pair, make_recipe, blobs, net, tmp_path):
+def test_a_shared_evaluation_gives_the_metrics_of_one_process(pair, make_recipe, blobs, net, tmp_path):
     path = tmp_path / "model.pt"
     save_checkpoint(path, Checkpoint(make_recipe(blobs), 4, net.state_dict()))
-    metrics, frames, kept = two_processes.examined(path)
-    for their_metrics, their_frames, their_kept in pair.run(two_processes.examined, path):
+    metrics, frames, kept = two_processes.examine(path)
+    for their_metrics, their_frames, their_kept in pair.run(two_processes.examine, path):
         assert their_metrics == metrics
         assert [name for name, *_ in their_frames] == [name for name, *_ in frames]
         for (_, losses, errors), (_, their_losses, their_errors) in zip(frames, their_frames, strict=True):
@@ -89,14 +89,14 @@ def test_a_broken_mask_that_one_process_finds_leaves_the_model_of_both(pair, mak
     mask.write_bytes(whole[:50])
     data = {"only": ["blob0", "blob1", "blob2", "blob3"]}
     recipe = make_recipe(root, data=data, train={"steps": 1, "batch_size": 1}, output=str(folder))
-    for err in pair.run(two_processes.trained, recipe_to_dict(recipe)):
+    for err in pair.run(two_processes.train_recipe, recipe_to_dict(recipe)):
         assert isinstance(err, EvaluationError), err
         assert "model.pt is finished, but was not evaluated" in str(err)
         assert "blob5.png" in str(err)
     assert load_checkpoint(folder / "model.pt").metrics is None
     assert not (folder / "metrics.json").exists()
     mask.write_bytes(whole)
-    one, other = pair.run(two_processes.measured, folder)
+    one, other = pair.run(two_processes.evaluate_run, folder)
     assert one == other
     assert one.drivable.images == 6
     assert load_checkpoint(folder / "model.pt").metrics == json.loads((folder / "metrics.json").read_text())
@@ -106,7 +106,7 @@ def test_videos_are_shared_for_pretraining(pair, tmp_path):
     for name in ("a.mp4", "b.mp4", "c.mp4"):
         write_drive(tmp_path / "drives" / name, count=20)
     cv2.imwrite(str(tmp_path / "drives/z.png"), np.zeros((8, 8, 3), np.uint8))
-    (one, mine), (other, theirs) = pair.run(two_processes.frames, tmp_path / "drives", tmp_path / "keep")
+    (one, mine), (other, theirs) = pair.run(two_processes.list_frames, tmp_path / "drives", tmp_path / "keep")
     assert one == other
     assert [name for name in one if name.endswith("@0") or name == "z.png"] == [
         "a.mp4@0",

@@ -1,4 +1,4 @@
-"""Two processes that train together on the CPU, and what tests let them do; one start serves all tests of a module."""
+"""Two processes that train together on the CPU, and the functions that tests run in them."""
 
 import multiprocessing
 import os
@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from lvad_perception.errors import ImageError
 from lvad_training.build import build_criterion, build_model
 from lvad_training.checkpoints import load_checkpoint
-from lvad_training.data import batches
+from lvad_training.data import loader
 from lvad_training.pretrain.frames import find_frames
 from lvad_training.pretrain.recipe import FramesConfig
 from lvad_training.recipe.config import parse_recipe
@@ -35,11 +35,11 @@ HEADS = {
 
 
 class TwoProcesses:
-    """Two processes in one group, which run the functions of this module."""
+    """A process group of two that runs functions of this module; starting it takes seconds, so a module shares one."""
 
     def __init__(self):
-        context = multiprocessing.get_context(batches.START_METHOD)
-        context.set_forkserver_preload([batches.__name__])
+        context = multiprocessing.get_context(loader.START_METHOD)
+        context.set_forkserver_preload([loader.PRELOADED])
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -53,7 +53,7 @@ class TwoProcesses:
             self.processes.append(process)
 
     def run(self, function, *arguments, timeout_s=300):
-        """What the function gives in each of the two, or the exception that it raises there."""
+        """The function's results in both processes, or the exceptions that it raised."""
         for pipe in self.pipes:
             pipe.send((function, arguments))
         results = []
@@ -93,8 +93,8 @@ def _serve(rank, port, pipe):
             pipe.send(err)
 
 
-def limit():
-    """How long a process waits for the other, as the group itself says."""
+def group_timeout():
+    """Timeout of the group's collective operations."""
     this_process()
     return distributed.group.WORLD._get_backend(torch.device("cpu")).options._timeout
 
@@ -120,11 +120,15 @@ def some_batch(names):
     return Batch(list(names), torch.stack(images), targets)
 
 
-def optimized(heads, steps, spoilt=()):
-    """Loss terms and gradients of steps from the same weights, on the images that each step names.
+def run_steps(heads, steps, spoilt=()):
+    """Loss terms and gradients of steps from the same weights.
 
-    Images in ``spoilt`` have a dice loss that is not a number. BatchNorm, whose statistics are those of one process, is
-    replaced.
+    Args:
+        heads: key of ``HEADS``.
+        steps: per step, names of its images in ``IMAGES``.
+        spoilt: names of images whose losses are NaN.
+
+    GroupNorm replaces BatchNorm, whose statistics differ between processes.
     """
     recipe = small_recipe(model=HEADS[heads])
     torch.manual_seed(0)
@@ -157,9 +161,9 @@ def optimized(heads, steps, spoilt=()):
     return [report.terms for report in reports], gradients
 
 
-def optimized_parts(heads, parts, spoilt=()):
-    """``optimized`` with this process's part of the steps."""
-    return optimized(heads, parts[this_process().process_index], spoilt)
+def run_own_steps(heads, parts, spoilt=()):
+    """``run_steps`` on this process's item of ``parts``."""
+    return run_steps(heads, parts[this_process().process_index], spoilt)
 
 
 def _replace_batch_norms(module):
@@ -170,18 +174,18 @@ def _replace_batch_norms(module):
 
 
 class Runner(FakeRunner):
-    """Pretends in one process to train; a row called uniform diverges in the other."""
+    """A ``FakeRunner`` in the main process; the row "uniform" diverges in the other process."""
 
     def run(self, recipe, **options):
         if "uniform" in recipe.output:
-            optimized_parts("convolutions", [[["boxes"]], [["masks"]]], spoilt=["masks"])
+            run_own_steps("convolutions", [[["boxes"]], [["masks"]]], spoilt=["masks"])
         if this_process().is_main_process:
             super().run(recipe, **options)
         this_process().wait_for_everyone()
 
 
-def reproduced(base, out):
-    """The error that reproducing table 1 ends with, and what was trained."""
+def reproduce_table1(base, out):
+    """The error of reproducing table 1, and the trained rows."""
     runner = Runner()
     try:
         run_table("table1", base, out, runner)
@@ -189,8 +193,8 @@ def reproduced(base, out):
         return err, [folder.parent.name for folder in runner.trained if folder.name == "finetune"]
 
 
-def uneven(pieces, failing=None):
-    """Share work of so many pieces of a twentieth second; what was done here, and how often the processes met."""
+def share_uneven_work(pieces, failing=None):
+    """Share uneven work: ``pieces`` per process, of 0.05 s each; returns this process's pieces and the meetings."""
     rank, done, met = this_process().process_index, [], []
 
     def work():
@@ -206,30 +210,30 @@ def uneven(pieces, failing=None):
         return original(thing)
 
     original = processes.gathered
-    with mock.patch.object(processes, "MEETING_S", 0.1), mock.patch.object(processes, "gathered", gathered):
+    with mock.patch.object(processes, "SYNC_INTERVAL_S", 0.1), mock.patch.object(processes, "gathered", gathered):
         complete(work())
     return done, len(met)
 
 
-def examined(path, split=None):
-    """Metrics and frames of a checkpoint's evaluation."""
+def examine(path, split=None):
+    """Metrics, frames and kept frames of a checkpoint's evaluation."""
     evaluation = examine_checkpoint(load_checkpoint(path), split=split)
     frames = [(frame.name, frame.losses, frame.errors) for frame in evaluation.findings.frames]
     return evaluation.findings.metrics, frames, [frame.name for frame in evaluation.kept]
 
 
-def trained(content):
+def train_recipe(content):
     """Train a recipe, given as plain values."""
     return train(parse_recipe(content, [], source="test"), progress=False)
 
 
-def measured(folder):
+def evaluate_run(folder):
     """Metrics of a finished run, measured again."""
     return evaluate_folder(Path(folder))
 
 
-def frames(root, keep):
-    """Names of the frames of a folder, and how many frames of videos this process decoded."""
+def list_frames(root, keep):
+    """Names of the frames of a folder, and the number of video frames that this process decoded."""
     decoded = []
 
     def share(work):

@@ -3,13 +3,11 @@
 from lvad_perception.errors import MissingDependencyError
 
 try:
-    from lvad_perception.datasets.bdd100k.split import Split, open_split
+    from lvad_perception.datasets.bdd100k.split import Bdd100kSplit, open_split
     from lvad_perception.datasets.bdd100k.tree import find_splits
 except ModuleNotFoundError as err:  # msgspec or Pillow: a vehicle that only runs the node needs neither
     raise MissingDependencyError(
         f"reading BDD100K needs the Python package '{err.name}'; pip install 'lvad_perception[bags]'"
     ) from err
 
-from lvad_perception.media.images import decode_image, read_image
-
-__all__ = ["Split", "decode_image", "find_splits", "open_split", "read_image"]
+__all__ = ["Bdd100kSplit", "find_splits", "open_split"]

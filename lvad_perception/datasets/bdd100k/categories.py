@@ -1,7 +1,7 @@
-"""The category names that BDD100K's releases have used -> classes of the three tasks.
+"""Category names of all BDD100K releases -> classes of the three tasks.
 
-The detection mapping is the official one (``bdd100k/configs/det.toml``): renamed categories, and ignored ones, which
-act as crowds of the class that they resemble. Categories are compared in lower case.
+The detection mapping is the official one (``bdd100k/configs/det.toml``), with renamed categories and with ignored ones,
+which count as crowds of a similar class. Categories are compared in lower case.
 """
 
 from typing import Final
@@ -74,26 +74,26 @@ def normalise(category: str | None) -> str:
 
 
 def detection_class(category: str) -> tuple[int, bool] | None:
-    """(class id, ignored) of a normalised category; None when it is no traffic object."""
+    """(class id, ignored) of a normalised category; None when it is not a traffic object."""
     return _DETECTION.get(category)
 
 
 def semantic_class(category: str) -> int | None:
-    """Train id of a normalised category, ``UNLABELED`` for those that are not evaluated; None when unknown."""
+    """Train id of a normalised category, ``UNLABELED`` for one that is not evaluated; None when unknown."""
     return _SEMANTIC.get(category)
 
 
 def is_drivable(category: str) -> bool:
-    """Whether a normalised category is a drivable area, of whatever type."""
+    """Whether a normalised category is a drivable area of any type."""
     return category == _DRIVABLE_BY_TYPE or category in _DRIVABLE
 
 
 def drivable_class(category: str, area_type: object) -> int | None:
-    """Drivable id of a normalised category; None when it is no drivable area.
+    """Drivable id of a normalised category; None when it is not a drivable area.
 
     Args:
-        category: "drivable area" with its type apart (2018), or a category that says the type itself.
-        area_type: the attribute ``areaType`` of "drivable area"; another type than direct or alternative is
+        category: "drivable area" (2018), whose type is an attribute, or a category that includes the type.
+        area_type: the attribute ``areaType`` of "drivable area". Types other than direct and alternative give
             ``UNLABELED``.
     """
     if category == _DRIVABLE_BY_TYPE:

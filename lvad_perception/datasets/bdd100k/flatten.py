@@ -1,9 +1,8 @@
-"""A label source -> flat arrays: what a table of the index is made of."""
+"""Parses a label source into the flat arrays that ``index.LabelTable`` stores."""
 
 from array import array
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,37 +14,37 @@ from lvad_perception.datasets.bdd100k.labels import FrameBytes, frames_of
 from lvad_perception.datasets.formats import OtherFormatError
 
 
-@dataclass(frozen=True, slots=True)
-class Problems:
-    """What was tolerated while a source was read, for ``data check``.
+@dataclass(slots=True)
+class LabelProblems:
+    """Faults of a source that reading tolerates, for ``data check``.
 
     Attributes:
         unknown_categories: category -> number of labels skipped; categories of other tasks are not counted.
-        shapeless: traffic objects with neither rectangle nor polygon nor run lengths, skipped.
-        degenerate_boxes: (frame, how many) with no area, skipped.
-        duplicates: frames that the source lists more than once; the first entry counts, and of a folder's files the
-            one that is called as its frame.
-        other_formats: file -> what it is, "COCO's format"; passed over.
+        shapeless: traffic objects without rectangle, polygon and run lengths; skipped.
+        degenerate_boxes: (frame, number of boxes without area); the boxes are skipped.
+        duplicates: frames that the source lists more than once; the first entry is used, and of a folder's files the
+            one that is named after its frame.
+        other_formats: file -> its format, "COCO's format"; skipped.
     """
 
-    unknown_categories: dict[str, int]
-    shapeless: int
-    degenerate_boxes: list[tuple[str, int]]
-    duplicates: list[str]
-    other_formats: dict[str, str]
+    unknown_categories: dict[str, int] = field(default_factory=dict)
+    shapeless: int = 0
+    degenerate_boxes: list[tuple[str, int]] = field(default_factory=list)
+    duplicates: list[str] = field(default_factory=list)
+    other_formats: dict[str, str] = field(default_factory=dict)
 
 
 def read_source(source: Path, files: list[tuple[str, int, int]]) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
     """Read every frame of a source into flat arrays, frames sorted by name.
 
-    Values go straight into typed buffers, so that no Python object outlives its frame.
+    Values are appended to typed buffers, so that memory holds the Python objects of one frame at a time.
 
     Args:
         source: a label file, or a folder of per-frame files.
         files: (path, size, modification time) of each file of the source.
 
     Returns:
-        The arrays of ``index.LabelTable`` by name, and what is kept as JSON beside them.
+        The arrays of ``index.LabelTable`` by name, and its metadata.
 
     Raises:
         LabelError: the source cannot be read as labels.
@@ -56,21 +55,19 @@ def read_source(source: Path, files: list[tuple[str, int, int]]) -> tuple[dict[s
     file, offset, length = array("i"), array("q"), array("q")
     file_ids = {Path(path): index for index, (path, _, _) in enumerate(files)}
     attribute_ids: dict[tuple[tuple[str, str], ...], int] = {}
-    unknown: Counter[str] = Counter()
-    shapeless, degenerate, duplicates = 0, [], []
-    other_formats: dict[str, str] = {}
+    problems = LabelProblems()
     has_drivable = False
     own_files = {path.stem for path in file_ids} if source.is_dir() else set()
-    for entry in _frames_of(list(file_ids), other_formats):
+    for entry in _frames_of(list(file_ids), problems.other_formats):
         frame = entry.frame
         name = frame.stem
-        copied = name in own_files and entry.file.stem != name  # "a (1).json" beside "a.json"
-        if name in names or copied:
-            duplicates.append(name)
+        is_copy = name in own_files and entry.file.stem != name  # "a (1).json" beside "a.json"
+        if name in names or is_copy:
+            problems.duplicates.append(name)
             continue
         names[name] = None
         before, empty, shaped = len(labels), 0, False
-        for label in frame.things:
+        for label in frame.all_labels:
             category = normalise(label.category)
             has_shape = label.has_shape
             shaped |= has_shape
@@ -79,11 +76,12 @@ def read_source(source: Path, files: list[tuple[str, int, int]]) -> tuple[dict[s
                 if is_drivable(category):
                     has_drivable |= has_shape
                 elif not is_known(category):
-                    unknown[label.category or "(none)"] += 1
+                    word = label.category or "(none)"
+                    problems.unknown_categories[word] = problems.unknown_categories.get(word, 0) + 1
                 continue
             box = label.box2d
             if box is None:
-                shapeless += not has_shape
+                problems.shapeless += not has_shape
                 continue
             x2, y2 = box.x2 + 1, box.y2 + 1
             if not (x2 > box.x1 and y2 > box.y1):
@@ -93,7 +91,7 @@ def read_source(source: Path, files: list[tuple[str, int, int]]) -> tuple[dict[s
             labels.append(known[0])
             crowd.append(known[1] or label.is_crowd)
         if empty:
-            degenerate.append((name, empty))
+            problems.degenerate_boxes.append((name, empty))
         box_count.append(len(labels) - before)
         key = tuple(frame.attribute_texts().items())
         attribute.append(attribute_ids.setdefault(key, len(attribute_ids)))
@@ -104,15 +102,13 @@ def read_source(source: Path, files: list[tuple[str, int, int]]) -> tuple[dict[s
         offset.append(entry.offset)
         length.append(entry.length)
 
-    name_array = (
-        np.array([name.encode(errors="replace") for name in names], dtype=np.bytes_) if names else np.zeros(0, "S1")
-    )
+    name_array = np.array([name.encode(errors="replace") for name in names], np.bytes_)
     order = np.argsort(name_array, kind="stable")
     counts = np.frombuffer(box_count, np.int64) if len(box_count) else np.zeros(0, np.int64)
     starts = np.concatenate([[0], np.cumsum(counts)])[:-1]
     sorted_counts = counts[order]
     box_start = np.concatenate([[0], np.cumsum(sorted_counts)]).astype(np.int64)
-    # Box i of the sorted frames comes from its frame's old start plus its place within the frame.
+    # A box's index before sorting is its frame's old start plus its position within the frame.
     within = np.arange(box_start[-1]) - np.repeat(box_start[:-1], sorted_counts)
     box_order = np.repeat(starts[order], sorted_counts) + within
     arrays: dict[str, npt.NDArray[Any]] = {
@@ -133,21 +129,15 @@ def read_source(source: Path, files: list[tuple[str, int, int]]) -> tuple[dict[s
         "files": files,
         "attributes": [dict(key) for key in attribute_ids],
         "has_drivable": has_drivable,
-        "problems": {
-            "unknown_categories": dict(unknown),
-            "shapeless": shapeless,
-            "degenerate_boxes": degenerate,
-            "duplicates": duplicates,
-            "other_formats": other_formats,
-        },
+        "problems": asdict(problems),
     }
     return arrays, meta
 
 
 def _frames_of(files: list[Path], other_formats: dict[str, str]) -> Iterator[FrameBytes]:
-    """The frames of files; those of another format are passed over and noted."""
+    """The frames of files; files of another format are skipped and recorded in ``other_formats``."""
     for file in files:
         try:
             yield from frames_of(file)
         except OtherFormatError as err:
-            other_formats[str(file)] = err.what
+            other_formats[str(file)] = err.format_name

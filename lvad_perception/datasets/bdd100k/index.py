@@ -1,8 +1,7 @@
-"""Label files -> flat arrays on disk, written once and memory-mapped by every process that reads the data set.
+"""Label tables: label files as cached flat arrays, memory-mapped by every process.
 
-One *table* holds what one label file (or folder of per-frame files) says: frames sorted by name, their boxes in one
-long array, and where in the source each frame's JSON lies, so that polygons and run lengths are decoded only when they
-are asked for. ``machine`` says where tables are kept.
+One table holds one label file, or one folder of per-frame files: frames sorted by name, their boxes in one array, and
+the position of each frame's JSON in the source, so that polygons and run lengths are decoded on demand.
 """
 
 from functools import partial
@@ -12,7 +11,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from lvad_perception.datasets.bdd100k.flatten import Problems, read_source
+from lvad_perception.datasets.bdd100k.flatten import LabelProblems, read_source
 from lvad_perception.datasets.bdd100k.labels import Frame, decode_frame, files_of
 from lvad_perception.datasets.cache import FileStat, load_arrays, open_cached, read_parts, stat_files
 from lvad_perception.errors import LabelError
@@ -36,12 +35,12 @@ _ARRAYS: Final = (
 
 
 class LabelTable:
-    """One source's labels, memory-mapped. Rows are frames, sorted by name. Pickles as a path and reopens.
+    """The memory-mapped labels of one source. Rows are frames, sorted by name. Pickles as a path and reopens.
 
     Attributes:
         source: the label file or folder.
-        has_drivable: whether any frame has drivable polygons or run lengths: then every frame is annotated for it.
-        problems: what was tolerated.
+        has_drivable: whether any frame has drivable polygons or run lengths; if so, every frame is annotated for it.
+        problems: faults that reading tolerated.
     """
 
     def __init__(self, source: Path, folder: Path) -> None:
@@ -51,7 +50,7 @@ class LabelTable:
         self._files: list[FileStat] = [tuple(item) for item in meta["files"]]
         self._attributes: list[dict[str, str]] = meta["attributes"]
         self.has_drivable: bool = meta["has_drivable"]
-        self.problems = Problems(**meta["problems"])
+        self.problems = LabelProblems(**meta["problems"])
 
     def __reduce__(self) -> tuple[type["LabelTable"], tuple[Path, Path]]:
         return LabelTable, (self.source, self._folder)
@@ -75,12 +74,12 @@ class LabelTable:
         return self._arrays["shapes"]
 
     def rows_of(self, names: npt.NDArray[np.bytes_]) -> Int32:
-        """Row of each name, -1 where the table has none; int32, shaped as ``names``."""
+        """Row of each name, -1 where the table lacks it; int32, shaped as ``names``."""
         own = self.names
         if not len(own):
             return np.full(len(names), -1, np.int32)
-        at = np.minimum(np.searchsorted(own, names), len(own) - 1)
-        return np.where(own[at] == names, at, -1).astype(np.int32)
+        rows = np.minimum(np.searchsorted(own, names), len(own) - 1)
+        return np.where(own[rows] == names, rows, -1).astype(np.int32)
 
     def boxes(self, row: int) -> tuple[Float32, Int32, Bool]:
         """Boxes as annotated, not clipped: float32 [N, 4] xyxy, continuous pixels; labels int32 [N]; crowd bool [N]."""
@@ -92,7 +91,7 @@ class LabelTable:
         )
 
     def class_counts(self) -> npt.NDArray[np.int64]:
-        """Boxes per class, crowds included, int64 [10]."""
+        """Boxes per class, including crowds, int64 [10]."""
         return np.bincount(self._arrays["labels"], minlength=len(DETECTION.names))
 
     def attributes(self, row: int) -> dict[str, str]:
@@ -100,12 +99,12 @@ class LabelTable:
         return dict(self._attributes[int(self._arrays["attribute"][row])])
 
     def timestamp_ms(self, row: int) -> int | None:
-        """Milliseconds since the video's start, None when not stated."""
+        """Milliseconds since the start of the video; None when not stated."""
         value = int(self._arrays["timestamp"][row])
         return None if value < 0 else value
 
     def frame(self, row: int) -> Frame:
-        """The frame's whole entry, read and decoded anew from the source.
+        """The frame's complete entry, read and decoded from the source.
 
         Raises:
             DatasetError: the source changed since the table was opened.
@@ -118,11 +117,11 @@ class LabelTable:
 
 
 def open_table(source: Path, cache_dir: Path | None = None) -> LabelTable:
-    """Open the table of a label file or of a folder of per-frame files; make it when the cache has none that fits.
+    """Open the table of a label file or of a folder of per-frame files; parse the source where it is not cached.
 
     Args:
         source: a label JSON, or a folder of them.
-        cache_dir: where tables are kept; the user's cache directory when None, see ``machine.cache_places``.
+        cache_dir: as for ``machine.cache_folders``.
 
     Raises:
         LabelError: the source cannot be read as labels.

@@ -1,8 +1,8 @@
-"""BDD100K and Scalabel label JSON, of 2018 and 2020 -> typed frames, one at a time, by a compiled decoder.
+"""Label JSON of BDD100K and Scalabel, of 2018 and 2020 -> typed frames, decoded one at a time by msgspec.
 
-What a file may be: a list of frames (det_20, the one-file JSON of 2018, Scalabel), an object ``{"frames": […]}``
-(Scalabel's Dataset), or the oldest form, one file per image with ``frames[0].objects``. Frames are located first and
-decoded one by one, so that a file of several hundred MB never becomes Python objects at once.
+A file is a list of frames (det_20, the one-file JSON of 2018, Scalabel), an object ``{"frames": […]}`` (Scalabel's
+Dataset), or the oldest form, one file per image with ``frames[0].objects``. Frames are located first and decoded one by
+one, so that a file of several hundred MB is never in memory as Python objects.
 """
 
 import re
@@ -29,7 +29,7 @@ from lvad_perception.errors import LabelError
 _NULL: Final = msgspec.Raw(b"null")
 _BOM: Final = b"\xef\xbb\xbf"
 _LONGEST_NAME: Final = 255
-"""Bytes of a file's name on Linux, macOS and Windows; what is longer is the name of no image."""
+"""Maximum length of a file name in bytes on Linux, macOS and Windows, hence of an image's name."""
 _LATEST_MS: Final = 2**53
 
 
@@ -43,7 +43,7 @@ class Box2d(msgspec.Struct, gc=False):
 
 
 class LabelAttributes(msgspec.Struct, gc=False):
-    """The attributes of a label that matter here; exports disagree on capitals and on the type of flags."""
+    """The attributes of a label that are used here; exports differ in capitals and in the type of flags."""
 
     crowd: Any = False
     crowd_capitalised: Any = msgspec.field(name="Crowd", default=False)
@@ -51,7 +51,7 @@ class LabelAttributes(msgspec.Struct, gc=False):
 
 
 class Label(msgspec.Struct):
-    """One annotated thing. ``poly2d`` and ``rle`` stay undecoded: most readers never need them."""
+    """One label. ``poly2d`` and ``rle`` stay undecoded, since most readers never need them."""
 
     category: str | None = None
     attributes: LabelAttributes | list[Any] | None = None  # some exports write [] for none
@@ -71,7 +71,7 @@ class Label(msgspec.Struct):
 
     @property
     def is_crowd(self) -> bool:
-        """Whether the attributes say so, as bool, number or text."""
+        """Whether an attribute marks it as a crowd, as bool, number or text."""
         if not isinstance(self.attributes, LabelAttributes):
             return False
         values = (self.attributes.crowd, self.attributes.crowd_capitalised)
@@ -84,7 +84,7 @@ class _Objects(msgspec.Struct):
 
 
 class Frame(msgspec.Struct):
-    """One image's entry. ``frames`` is the oldest form, where the labels are ``frames[0].objects``."""
+    """One image's entry. ``frames`` belongs to the oldest form, whose labels are ``frames[0].objects``."""
 
     name: str | None = None
     url: str | None = None
@@ -100,23 +100,23 @@ class Frame(msgspec.Struct):
         return re.sub(r"\.(jpe?g|png)$", "", name, flags=re.IGNORECASE)
 
     @property
-    def things(self) -> list[Label]:
-        """All labels, whichever form the file has."""
-        things = self.labels or []
+    def all_labels(self) -> list[Label]:
+        """All labels, in any form of the file."""
+        labels = self.labels or []
         for inner in self.frames or ():
-            things = things + (inner.objects or [])
-        return things
+            labels = labels + (inner.objects or [])
+        return labels
 
     @property
     def timestamp_ms(self) -> int | None:
-        """Milliseconds since the video's start, None when not stated."""
+        """Milliseconds since the start of the video; None when not stated."""
         value = self.timestamp
         if value is None and self.frames:
             value = self.frames[0].timestamp
         return round(value) if isinstance(value, int | float) and abs(value) < _LATEST_MS else None
 
     def attribute_texts(self) -> dict[str, str]:
-        """Attributes ("weather", "scene", "timeofday", …), keys in lower case; what is unset is left out."""
+        """Attributes that are set ("weather", "scene", "timeofday", …), keys in lower case."""
         if not isinstance(self.attributes, dict):
             return {}
         return {str(key).lower(): str(value) for key, value in self.attributes.items() if value not in (None, "")}
@@ -124,7 +124,7 @@ class Frame(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class FrameBytes:
-    """Where a frame's JSON lies in its file, and the frame."""
+    """A frame and the position of its JSON in the file, in bytes."""
 
     file: Path
     offset: int
@@ -154,12 +154,10 @@ _decode_frame: Final = msgspec.json.Decoder(Frame)
 
 
 def frames_of(source: Path) -> Iterator[FrameBytes]:
-    """Every frame of a label file, or of a folder with one file per frame.
-
-    A byte order mark before UTF-8 is passed over.
+    """Every frame of a label file, or of a folder with one file per frame. A UTF-8 byte order mark is skipped.
 
     Raises:
-        OtherFormatError: a file is sound, but of another format.
+        OtherFormatError: a file is valid, but of another format.
         LabelError: a file is missing, empty or not JSON, or an entry has no name or a value of the wrong type; the
             message names file and entry.
     """
@@ -168,7 +166,7 @@ def frames_of(source: Path) -> Iterator[FrameBytes]:
 
 
 def files_of(source: Path) -> list[Path]:
-    """The files of a label file (itself) or of a folder with one file per frame, sorted."""
+    """The file itself, or the sorted JSON files of a folder with one file per frame."""
     if not source.is_dir():
         return [source]
     return sorted(path for path in source.iterdir() if path.suffix.lower() == ".json" and path.name[0] != ".")
@@ -198,8 +196,8 @@ def _frames_of_file(file: Path) -> Iterator[FrameBytes]:
         if not name:
             raise LabelError(f"{source} has no name, so its image is unknown; add one or remove the entry")
         if "\0" in name or len(name.encode(errors="replace")) > _LONGEST_NAME:
-            what = "holds a NUL" if "\0" in name else f"is longer than {_LONGEST_NAME} bytes"
-            raise LabelError(f"{source}: its name {what}, as no image's can; repair or remove the entry")
+            fault = "holds a NUL" if "\0" in name else f"is longer than {_LONGEST_NAME} bytes"
+            raise LabelError(f"{source}: its name {fault}, which no image's name can; repair or remove the entry")
         yield FrameBytes(file, address(raw) - base, len(raw), frame)
 
 
@@ -221,7 +219,7 @@ def _locate_frames(file: Path, data: memoryview) -> list[msgspec.Raw]:
 
 
 def _split_frames(file: Path, data: Any) -> list[msgspec.Raw]:
-    """The bytes of each frame. Raises OtherFormatError, or what msgspec raises."""
+    """The bytes of each frame. Raises OtherFormatError, or msgspec's errors."""
     kind = bytes(data[: 1 << 12]).lstrip(b" \t\r\n")[:1]
     if kind == b"[":
         frames = _decode_list.decode(data)
@@ -232,7 +230,7 @@ def _split_frames(file: Path, data: Any) -> list[msgspec.Raw]:
         dataset = _decode_dataset.decode(data)
         if dataset.frames is None and (other := format_of_object(_decode_object.decode(data))) is not None:
             raise OtherFormatError(file, other)
-        # The oldest form names the image outside and lists its objects inside; one frame alone is a Scalabel item.
+        # One image per file: the oldest form, with the objects inside ``frames``, or a single Scalabel frame.
         if dataset.name and (dataset.frames is None or all(_is_objects(frame) for frame in dataset.frames)):
             return [msgspec.json.decode(data, type=msgspec.Raw)]
         if dataset.frames is not None:
@@ -245,28 +243,28 @@ def _is_objects(raw: msgspec.Raw) -> bool:
 
 
 def _why_malformed(data: memoryview, err: Exception) -> str:
-    """What is wrong with JSON that cannot be read, and the remedy; as precisely as it is known."""
+    """The fault of JSON that cannot be decoded, and the remedy, as a predicate of the file."""
     if isinstance(err, UnicodeDecodeError):
         return f"is not UTF-8 ({err.reason}); save it as UTF-8"
     if isinstance(err, RecursionError):
         return "is not valid JSON of labels (nested too deeply); download or export it again"
-    place = re.search(r"\(byte (\d+)\)", str(err))
-    word = constant_at(data, int(place[1])) if place else None
-    if place is None or word is None:
-        if place and _is_json_lines(data):
+    offset = re.search(r"\(byte (\d+)\)", str(err))
+    constant = constant_at(data, int(offset[1])) if offset else None
+    if offset is None or constant is None:
+        if offset and _is_json_lines(data):
             return "is not one JSON but one object a line; make a list of them, as with jq -s ."
         return f"is not valid JSON ({err}); download or export it again"
     remedy = "write null or a number in its place, or remove the label"
-    return f"holds {word}{_entry_at(data, int(place[1]))}, which JSON does not have; {remedy}"
+    return f"holds {constant}{_entry_at(data, int(offset[1]))}, which JSON does not have; {remedy}"
 
 
-def _entry_at(data: memoryview, place: int) -> str:
-    """ " in entry 3 (its name)" of the frame at a place of a file with NaN or Infinity in it; empty when unknown."""
-    whole = without_constants(data)
+def _entry_at(data: memoryview, offset: int) -> str:
+    """ " in entry 3 (its name)": the frame at an offset of a file that contains NaN or Infinity; empty when unknown."""
+    valid = without_constants(data)
     try:
-        frames = _split_frames(Path(), whole)
-        base = address(whole)
-        index = next(i for i, raw in enumerate(frames) if 0 <= place - (address(raw) - base) <= len(raw))
+        frames = _split_frames(Path(), valid)
+        base = address(valid)
+        index = next(i for i, raw in enumerate(frames) if 0 <= offset - (address(raw) - base) <= len(raw))
         named = msgspec.json.decode(frames[index], type=_Named)
         return f" in entry {index} ({Frame(named.name, named.url).stem})"
     except (StopIteration, LabelError, *JSON_ERRORS):

@@ -12,14 +12,16 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from lvad_perception.datasets.bdd100k.categories import drivable_class, normalise, semantic_class
 from lvad_perception.datasets.bdd100k.labels import Label
 from lvad_perception.datasets.bdd100k.palettes import Reading, colors_to_ids, palette_to_ids, read_either_way
-from lvad_perception.datasets.shapes import decode_poly2d, decode_rle, fill, outline, rle_to_mask
+from lvad_perception.datasets.bdd100k.polygons import decode_poly2d, fill, outline
+from lvad_perception.datasets.run_lengths import decode_rle, rle_to_mask
 from lvad_perception.errors import LabelError
 from lvad_perception.media.image_header import MOST_PIXELS, encoded_size
 from lvad_perception.types import Bool, Size, UInt8
 from lvad_perception.vocabulary import DRIVABLE_BACKGROUND, TASKS, UNLABELED, Vocabulary
 
 OLD_DRIVABLE_ENDING: Final = "_drivable_id.png"
-"""Masks so named count 0 background, 1 direct, 2 alternative; all later ones 0 direct, 1 alternative, 2 background."""
+"""Ending of masks with the old ids: 0 background, 1 direct, 2 alternative. Later masks have 0 direct, 1 alternative,
+2 background."""
 
 _LOSSLESS: Final = ("PNG", "BMP", "GIF", "TIFF")
 _LOSSY: Final = ("JPEG", "WEBP")
@@ -29,11 +31,11 @@ _OLD_DRIVABLE: Final = np.array([2, 0, 1] + [UNLABELED] * 253, np.uint8)
 
 
 def exif_orientation(path: Path) -> int:
-    """How an image's EXIF tag says to turn it for display, 1 to 8; 1, as it is stored, where it says nothing."""
+    """EXIF orientation of an image, 1 to 8; 1 (as stored) where it states none."""
     try:
         with Image.open(path, formats=_LOSSLESS + _LOSSY) as image:
             value = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # Pillow raises many kinds on damaged tags, which say nothing then
+    except Exception:  # Pillow raises errors of many kinds on damaged tags
         return 1
     return value if value in range(1, 9) else 1
 
@@ -43,8 +45,8 @@ class MaskImage:
     """A mask image as it is stored.
 
     Attributes:
-        pixels: uint8 [H, W], ids, grey values or indices of the palette; uint8 [H, W, 3] for RGB.
-        palette: red, green, blue of each index; None where there is none.
+        pixels: uint8 [H, W], ids, grey values or palette indices; uint8 [H, W, 3] for RGB.
+        palette: red, green and blue of each index, flat; None without a palette.
     """
 
     pixels: UInt8
@@ -52,7 +54,7 @@ class MaskImage:
 
     @property
     def has_colors(self) -> bool:
-        """Whether it may mean colours: an RGB picture, or one with a palette."""
+        """Whether its pixels may be class colours: RGB, or with a palette."""
         return self.palette is not None or self.pixels.ndim == 3
 
 
@@ -60,11 +62,11 @@ def open_mask(path: Path, task: str) -> MaskImage:
     """Decode a mask image.
 
     Args:
-        path: the image, at most ``image_header.MOST_PIXELS`` large, of a format that keeps every value.
-        task: for messages.
+        path: the image, of a lossless format, with at most ``image_header.MOST_PIXELS`` pixels.
+        task: named in messages.
 
     Raises:
-        LabelError: the file is unreadable, too large, compressed with loss, or has another kind of pixels.
+        LabelError: the file is unreadable, too large or of a lossy format, or has an unsupported pixel type.
     """
     try:
         with path.open("rb") as file:
@@ -85,7 +87,7 @@ def open_mask(path: Path, task: str) -> MaskImage:
         raise
     except UnidentifiedImageError as err:
         raise LabelError(f"{path} is not an image; replace it or leave it out") from err
-    except Exception as err:  # Pillow raises many kinds on damaged files: SyntaxError, struct.error, zlib.error, ...
+    except Exception as err:  # of many kinds for damaged files: SyntaxError, struct.error, zlib.error, ...
         raise LabelError(f"{path} cannot be read as a mask ({err}); copy it again from its origin") from err
     if mode in ("RGBA", "LA", "PA"):
         raise LabelError(
@@ -97,14 +99,14 @@ def open_mask(path: Path, task: str) -> MaskImage:
 
 
 def folder_reading(paths: Sequence[Path], task: str) -> Reading | None:
-    """How the masks of a folder are to be read: as most of a sample of them can only be.
+    """Decide from a sample of a folder's masks whether palettes and RGB mean ids or colours: the majority counts.
 
     Args:
-        paths: its masks.
+        paths: the folder's masks.
         task: "semantic" or "drivable".
 
     Returns:
-        "ids" also where palettes fit both ways and nothing says that they are colours; None where none has colours.
+        "ids" also where palettes fit both readings and nothing favours colours; None where no mask has colours.
     """
     step = max(1, len(paths) // _SAMPLED)
     votes: Counter[Reading] = Counter()
@@ -113,7 +115,7 @@ def folder_reading(paths: Sequence[Path], task: str) -> Reading | None:
         try:
             mask = open_mask(path, task)
         except LabelError:
-            continue  # told when it is read
+            continue  # reported when it is read
         if mask.has_colors:
             certain, possible = read_either_way(mask.pixels, mask.palette, TASKS[task])
             votes.update([certain] if certain else [])
@@ -128,16 +130,16 @@ def read_mask(path: Path, task: str, reading: Reading | None = None) -> UInt8:
 
     Args:
         path: an 8-bit grey or palette image, or an RGB colour map in the task's colours (black is unlabelled in a
-            semantic map). Files that end in ``_drivable_id.png`` are renumbered from the old drivable ids.
+            semantic map). Files that end in ``_drivable_id.png`` are converted from the old drivable ids.
         task: "semantic" or "drivable".
-        reading: whether a palette or grey RGB means ids or colours; None to tell by this picture alone, see
-            ``palettes.folder_reading``.
+        reading: whether a palette or grey RGB means ids or colours, see ``folder_reading``; None to decide by this
+            image alone.
 
     Returns:
         uint8 [H, W], class ids of the task, ``UNLABELED`` where unknown.
 
     Raises:
-        LabelError: as ``open_mask``, or it holds an id or a colour that the task does not have.
+        LabelError: as ``open_mask``, or it contains an id or a colour that is no class of the task.
     """
     vocabulary = TASKS[task]
     mask = open_mask(path, task)
@@ -149,9 +151,9 @@ def read_mask(path: Path, task: str, reading: Reading | None = None) -> UInt8:
                 return _from_colors(pixels, vocabulary, path)
             pixels = np.ascontiguousarray(pixels[..., 0])
         elif certain is not None and reading not in (certain, None):
-            meant, others = ("colours", "ids") if certain == "colors" else ("ids", "colours")
+            own, others = ("colours", "ids") if certain == "colors" else ("ids", "colours")
             raise LabelError(
-                f"{path} has a palette that can only mean {meant}, those of its folder mean {others}; save all alike"
+                f"{path} has a palette that can only mean {own}, those of its folder mean {others}; save all alike"
             )
         elif (reading or certain) == "colors":
             return _from_palette(pixels, palette, vocabulary, path)
@@ -170,7 +172,7 @@ def semantic_from_labels(labels: list[Label], size_hw: Size, *, source: str) -> 
     Args:
         labels: a frame's labels; those without shape or of an unknown category are skipped.
         size_hw: size of the image.
-        source: what to call the frame in messages.
+        source: name of the frame in messages.
 
     Raises:
         LabelError: a shape is malformed or made for another size.
@@ -187,9 +189,9 @@ def drivable_from_labels(labels: list[Label], size_hw: Size, *, source: str) -> 
     """Drivable mask from polygons or run lengths, later labels over earlier ones; the rest is background.
 
     Args:
-        labels: a frame's labels; others than drivable areas are skipped. An area of unknown type is ``UNLABELED``.
+        labels: a frame's labels; only drivable areas are drawn. Areas of unknown type are ``UNLABELED``.
         size_hw: size of the image.
-        source: what to call the frame in messages.
+        source: name of the frame in messages.
 
     Raises:
         LabelError: a shape is malformed or made for another size.
@@ -203,7 +205,7 @@ def drivable_from_labels(labels: list[Label], size_hw: Size, *, source: str) -> 
 
 
 def _pixels_of(label: Label, size_hw: Size, source: str) -> Bool | None:
-    """bool [H, W]; run lengths first, as they are exact; None when the label has no shape."""
+    """Pixels of a label, bool [H, W]; from run lengths, which are exact, before polygons; None without a shape."""
     try:
         if (rle := decode_rle(label.rle)) is not None:
             if tuple(rle.size) != size_hw:

@@ -1,7 +1,7 @@
-"""Whether masks that have colours mean them: palettes and RGB may hold class ids, or the colours of the classes.
+"""Distinguishes masks of class ids from colour maps: palette and RGB images may be either.
 
-A palette PNG whose palette is grey holds ids, and its id 0 is as black as an unlabelled pixel of a colour map. One
-picture may not tell the two apart, so the masks of a folder are read alike.
+A PNG with a grey palette holds ids, and its id 0 is as black as an unlabelled pixel of a colour map. A single image may
+be ambiguous, so all masks of a folder are read in the same way.
 """
 
 from collections.abc import Sequence
@@ -23,16 +23,16 @@ _BLACK: Final = (0, 0, 0)
 def read_either_way(
     pixels: UInt8, palette: Sequence[int] | None, vocabulary: Vocabulary
 ) -> tuple[Reading | None, bool]:
-    """What one picture says of its reading.
+    """Find out which readings one image allows.
 
     Args:
-        pixels: indices of a palette, uint8 [H, W], or RGB, uint8 [H, W, 3].
-        palette: red, green, blue of each index; None for RGB.
+        pixels: palette indices, uint8 [H, W], or RGB, uint8 [H, W, 3].
+        palette: red, green and blue of each index, flat; None for RGB.
         vocabulary: of the task.
 
     Returns:
-        The only reading that it allows, None when both are possible; whether they are and differ while no colour but
-        grey speaks for either.
+        (the only possible reading, None when both are possible; whether a palette is ambiguous: both readings are
+        possible and differ, and it has no colour but grey).
     """
     used = _used_colors(pixels, palette)
     ids = _color_ids(vocabulary)
@@ -46,11 +46,11 @@ def read_either_way(
     classes = {color for index, color in declared if color in ids and len(set(color)) > 1 and ids[color] != index}
     if any(color in classes for _, color in used) or len(classes) > 1:
         return "colors", False
-    return None, palette is not None  # an RGB picture that is all black is a colour map until its folder says otherwise
+    return None, palette is not None  # an all-black RGB image is a colour map unless its folder says otherwise
 
 
 def palette_to_ids(palette: Sequence[int], vocabulary: Vocabulary) -> UInt8:
-    """Id of each index of a palette by its colour, uint8 [256]; 254 for a colour that the task does not have."""
+    """Class id of each palette index by its colour, uint8 [256]; 254 for a colour that is no class of the task."""
     ids = _color_ids(vocabulary)
     table = np.array([ids.get(_entry(palette, index), _FOREIGN) for index in range(256)], np.uint8)
     table[UNLABELED] = UNLABELED
@@ -58,7 +58,7 @@ def palette_to_ids(palette: Sequence[int], vocabulary: Vocabulary) -> UInt8:
 
 
 def colors_to_ids(pixels: UInt8, vocabulary: Vocabulary) -> tuple[UInt8, Rgb | None]:
-    """Class ids of RGB pixels, uint8 [H, W], and a colour among them that the task does not have."""
+    """Class ids of RGB pixels, uint8 [H, W], and the first colour that is no class of the task, None without one."""
     table = _rgb_table(vocabulary)
     flat, ids = pixels.reshape(-1, 3), np.empty(pixels.shape[0] * pixels.shape[1], np.uint8)
     for start in range(0, len(flat), _STRIP):
@@ -71,7 +71,7 @@ def colors_to_ids(pixels: UInt8, vocabulary: Vocabulary) -> tuple[UInt8, Rgb | N
 
 
 def _used_colors(pixels: UInt8, palette: Sequence[int] | None) -> list[tuple[int, Rgb]]:
-    """(index, colour) of what a picture uses; the index of a grey RGB colour is its grey, of others one beyond 255."""
+    """(index, colour) pairs that an image uses; a grey RGB colour has its grey value as index, any other RGB 256."""
     if palette is not None:
         counts = np.bincount(pixels.ravel(), minlength=256)
         return [(int(index), _entry(palette, int(index))) for index in np.flatnonzero(counts)]
@@ -84,7 +84,7 @@ def _used_colors(pixels: UInt8, palette: Sequence[int] | None) -> list[tuple[int
 
 
 def _entry(palette: Sequence[int], index: int) -> Rgb:
-    """A colour of a palette; of an index beyond its end black, as decoders have it."""
+    """Colour of a palette index; black beyond the palette's end, as decoders do."""
     red, green, blue = (*palette[3 * index : 3 * index + 3], 0, 0, 0)[:3]
     return red, green, blue
 
@@ -108,7 +108,7 @@ def _rgb_table(vocabulary: Vocabulary) -> UInt8:
 
 
 def _packed(rgb: UInt8) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint32]]":
-    """Colours as one number each, uint32 [N], of uint8 [N, 3]."""
+    """RGB as one number per colour: uint8 [N, 3] -> uint32 [N]."""
     red, green, blue = rgb.astype(np.uint32).T
     return np.asarray(red << 16 | green << 8 | blue, np.uint32)
 

@@ -1,4 +1,4 @@
-"""Which of several label files of a split count, and what is passed over: nothing of that in silence."""
+"""Chooses among several label files of a split, and notes every one that is skipped."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -12,11 +12,11 @@ from lvad_perception.datasets.formats import OtherFormatError
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """What was passed over when a split was opened.
+    """A file that was skipped, in whole or in part, when a split was opened.
 
     Attributes:
         file: the file or folder.
-        message: what of it is not used, and why.
+        message: the part that is not used, and why.
     """
 
     file: Path
@@ -26,19 +26,22 @@ class Note:
 def choose_tables(
     paths: Sequence[Path], split: str, open_table: Callable[[Path], LabelTable]
 ) -> tuple[list[LabelTable], list[Note]]:
-    """The tables of one task, best first, and what is not used of its label files.
+    """Choose the label tables of one task.
 
-    Beside a file of the published name its copies are not used: files that are called so ("det_val-orig", "det_val
-    (1)"), and those most of whose frames it lists. Others add their frames. A file of another format is passed over,
-    unless it has the published name.
+    Copies of a file with the published name are skipped: files that are named as copies ("det_val-orig", "det_val
+    (1)"), and files that share most of their frames with it. Other files add their frames. A file of another format is
+    skipped, unless it has the published name.
 
     Args:
         paths: label files and folders of one file per frame, best first.
         split: name of the split.
         open_table: opens one; raises LabelError where it cannot be read.
 
+    Returns:
+        (tables, best first; notes on what is not used).
+
     Raises:
-        LabelError: a file that counts cannot be read.
+        LabelError: a file that is used cannot be read.
     """
     used: list[LabelTable] = []
     notes: list[Note] = []
@@ -51,30 +54,30 @@ def choose_tables(
         table = open_table(path)
         foreign = table.problems.other_formats
         if foreign and not path.is_dir():
-            (what,) = foreign.values()
+            (format_name,) = foreign.values()
             if published:
-                raise OtherFormatError(path, what)
-            notes.append(Note(path, f"{what}, no label file of BDD100K; not used"))
+                raise OtherFormatError(path, format_name)
+            notes.append(Note(path, f"{format_name}, no label file of BDD100K; not used"))
             continue
         notes += [
-            Note(path, f"{count} of its files are {what}, no label files of BDD100K; not used")
-            for what, count in Counter(foreign.values()).items()
+            Note(path, f"{count} of its files are {format_name}, no label files of BDD100K; not used")
+            for format_name, count in Counter(foreign.values()).items()
         ]
-        listed = {other: int((other.rows_of(table.names) >= 0).sum()) for other in used if len(table)}
-        twice = {
+        shared = {other: int((other.rows_of(table.names) >= 0).sum()) for other in used if len(table)}
+        shared = {
             other: count
-            for other, count in listed.items()
+            for other, count in shared.items()
             # Releases in folders of their own list the same frames, and their order is documented.
             if count and not (published and other.source.parent != table.source.parent and _published(other, split))
         }
-        if not published and any(_is_copy_of(other, table, count, split) for other, count in twice.items()):
-            other, count = max(twice.items(), key=lambda item: item[1])
+        if not published and any(_is_copy_of(other, table, count, split) for other, count in shared.items()):
+            other, count = max(shared.items(), key=lambda item: item[1])
             message = f"{count} of its {len(table)} frames are in {other.source.name} as well, which counts; not used"
             notes.append(Note(path, message))
             continue
         notes += [
             Note(path, f"{count} of its {len(table)} frames are in {other.source} as well, whose entries count")
-            for other, count in twice.items()
+            for other, count in shared.items()
         ]
         used.append(table)
     return used, notes
@@ -85,5 +88,5 @@ def _published(table: LabelTable, split: str) -> bool:
 
 
 def _is_copy_of(other: LabelTable, table: LabelTable, shared: int, split: str) -> bool:
-    """Whether a table that shares frames with a published one of its folder says little else."""
+    """Whether ``other`` is a published table of the same folder and has at least half of the frames of ``table``."""
     return _published(other, split) and other.source.parent == table.source.parent and 2 * shared >= len(table)

@@ -1,4 +1,4 @@
-"""One split of a BDD100K folder: its images and what each is annotated for."""
+"""A split of BDD100K: images and annotation of all three tasks, behind ``datasets.split.Split``."""
 
 import logging
 import os
@@ -22,6 +22,7 @@ from lvad_perception.datasets.bdd100k.masks import (
 from lvad_perception.datasets.bdd100k.palettes import Reading
 from lvad_perception.datasets.bdd100k.sources import Note, choose_tables
 from lvad_perception.datasets.bdd100k.tree import ImageFolder, find_sources, odd_masks
+from lvad_perception.datasets.split import clip_boxes
 from lvad_perception.errors import LabelError
 from lvad_perception.types import Bool, Float32, Int32, Size, Truth, TruthBoxes, UInt8
 from lvad_perception.vocabulary import TASKS
@@ -32,7 +33,7 @@ _FROM_LABELS: Final = {"semantic": semantic_from_labels, "drivable": drivable_fr
 
 @dataclass(frozen=True, slots=True)
 class MaskSource:
-    """Mask images of one folder and file-name ending; ``reading``: what a palette or grey RGB of theirs means."""
+    """Mask images of one folder and file-name ending; ``reading``: whether palettes and grey RGB are ids or colours."""
 
     folder: str
     ending: str
@@ -41,12 +42,12 @@ class MaskSource:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TaskIndex:
-    """Where each frame's annotation of one task is.
+    """Index of each frame's annotation for one task.
 
     Attributes:
         sources: mask folders and label tables, best first.
         which: int8 [F], index into ``sources``, -1 where the frame is not annotated.
-        row: int32 [F], row of the label table, meaningless for mask folders.
+        row: int32 [F], row of the label table; unused for mask folders.
     """
 
     sources: tuple[MaskSource | LabelTable, ...]
@@ -54,26 +55,28 @@ class TaskIndex:
     row: Int32
 
 
-class Split:
+class Bdd100kSplit:
     """The images of one split in the order of their names, and their annotation by task.
 
     A frame is an image; a name that occurs in the 100k and in the 10k set is one frame with the annotations of both.
-    What a frame is annotated for:
+    A frame is annotated for
 
-    * detection: it has an entry in a detection file. An entry without labels (missing, null or empty) is annotated and
-      empty; a frame without an entry is not annotated.
-    * semantic: it has a mask image, or an entry with at least one polygon or run-length label in a sem_seg label file.
-    * drivable: it has a mask image, or an entry in a drivable label file or in a detection file that has drivable
+    * detection if it has an entry in a detection file. An entry without labels (missing, null or empty) is annotated
+      and empty; a frame without an entry is not annotated.
+    * semantic if it has a mask image, or an entry with at least one polygon or run-length label in a sem_seg label
+      file.
+    * drivable if it has a mask image, or an entry in a drivable label file or in a detection file that has drivable
       polygons anywhere (the release of 2018); an entry without such polygons is all background.
 
-    Of several sources for a task, the first that has the frame decides: masks, colour maps, run lengths, polygons,
-    detection files. Instances hold small arrays and memory-mapped tables; they pickle cheaply and are safe to share.
+    Of several sources for a task, a frame uses the first that has it, in the order masks, colour maps, run lengths,
+    polygons, detection files. Instances hold small arrays and memory-mapped tables; they pickle cheaply and may be
+    shared between threads.
 
     Attributes:
         root: folder of the data set.
         name: of the split.
         tables: the label files that are used.
-        notes: what was passed over.
+        notes: files that were skipped.
     """
 
     def __init__(
@@ -83,7 +86,7 @@ class Split:
         *,
         names: npt.NDArray[np.bytes_],
         image_parts: list[tuple[str, str]],
-        image_at: Int32,
+        image_part_of: Int32,
         tasks: dict[str, TaskIndex],
         tables: list[LabelTable],
         notes: tuple[Note, ...] = (),
@@ -94,7 +97,7 @@ class Split:
         self.notes = notes
         self._names = names
         self._image_parts = image_parts
-        self._image_at = image_at
+        self._image_part_of = image_part_of
         self._tasks = tasks
 
     def __len__(self) -> int:
@@ -106,16 +109,16 @@ class Split:
 
     def image_path(self, i: int) -> Path:
         """The frame's image file."""
-        folder, suffix = self._image_parts[self._image_at[i]]
+        folder, suffix = self._image_parts[self._image_part_of[i]]
         return Path(folder, self.name_of(i) + suffix)
 
     def attributes(self, i: int) -> dict[str, str]:
-        """The frame's attributes as its label entry states them ("weather", "scene", "timeofday"); may be empty."""
+        """The attributes in the frame's label entry ("weather", "scene", "timeofday"); may be empty."""
         table, row = self._entry(i)
         return {} if table is None else table.attributes(row)
 
     def timestamp_ms(self, i: int) -> int | None:
-        """Milliseconds since the start of the frame's video, None when not stated."""
+        """Milliseconds since the start of the frame's video; None when not stated."""
         table, row = self._entry(i)
         return None if table is None else table.timestamp_ms(row)
 
@@ -128,13 +131,13 @@ class Split:
         return self._tasks[task].which >= 0
 
     def mask_path(self, i: int, task: str) -> Path | None:
-        """The mask image of "semantic" or "drivable", None where the frame has none or has shapes instead."""
+        """The mask image of "semantic" or "drivable"; None where the frame is not annotated or has shapes instead."""
         index = self._tasks[task]
         source = index.sources[index.which[i]] if index.which[i] >= 0 else None
         return Path(source.folder, self.name_of(i) + source.ending) if isinstance(source, MaskSource) else None
 
     def annotation_files(self, task: str) -> list[Path]:
-        """The label files and the masks that the frames' annotation for a task is read from."""
+        """The label files and mask images that the task's annotation is read from."""
         index = self._tasks[task]
         tables = [path for source in index.sources if isinstance(source, LabelTable) for path in source.files]
         masks = (self.mask_path(i, task) for i in range(len(self)))
@@ -145,15 +148,13 @@ class Split:
 
         Args:
             i: index of the frame.
-            size_hw: size of the frame's image, which label files do not state. Boxes outside it are left out.
+            size_hw: size of the frame's image, which label files do not state. Boxes outside it are dropped.
         """
         raw = self.raw_boxes(i)
-        if raw is None:
-            return None
-        return inside_image(*raw, size_hw)
+        return None if raw is None else clip_boxes(*raw, size_hw)
 
     def raw_boxes(self, i: int) -> tuple[Float32, Int32, Bool] | None:
-        """Boxes as annotated, which may reach outside the image; as ``LabelTable.boxes``, None as ``boxes``."""
+        """Boxes as annotated, which may reach outside the image, as ``LabelTable.boxes``; None as in ``boxes``."""
         index = self._tasks["detection"]
         table = index.sources[index.which[i]] if index.which[i] >= 0 else None
         return table.boxes(int(index.row[i])) if isinstance(table, LabelTable) else None
@@ -184,7 +185,7 @@ class Split:
             return None
         source = index.sources[index.which[i]]
         if isinstance(source, LabelTable):
-            labels = source.frame(int(index.row[i])).things
+            labels = source.frame(int(index.row[i])).all_labels
             return _FROM_LABELS[task](labels, size_hw, source=f"{source.source}: {self.name_of(i)}")
         path = Path(source.folder, self.name_of(i) + source.ending)
         mask = read_mask(path, task, source.reading)
@@ -202,7 +203,7 @@ class Split:
         return mask
 
     def _entry(self, i: int) -> tuple[LabelTable | None, int]:
-        """The first label entry of the frame: detection's, else any other task's."""
+        """The first label entry of the frame: that for detection, else of any other task; (None, -1) without one."""
         for index in self._tasks.values():
             source = index.sources[index.which[i]] if index.which[i] >= 0 else None
             if isinstance(source, LabelTable):
@@ -210,34 +211,26 @@ class Split:
         return None, -1
 
 
-def inside_image(boxes: Float32, labels: Int32, crowd: Bool, size_hw: Size) -> TruthBoxes:
-    """Annotated boxes clipped to their image, in place; those of which nothing is inside are left out."""
-    height, width = size_hw
-    np.clip(boxes, 0, np.array([width, height, width, height], np.float32), out=boxes)
-    keep = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-    return TruthBoxes(boxes[keep], labels[keep], crowd[keep])
-
-
 def open_split(
     root: Path, split: str, *, cache_dir: Path | None = None, report: Callable[[str], None] | None = None
-) -> Split:
+) -> Bdd100kSplit:
     """Open a split of a folder in BDD100K's layout, of any release, with any of the three tasks.
 
-    Label files are parsed once into a memory-mapped cache (see ``index``), which later starts and all processes share.
-    What is passed over is told: see ``sources.choose_tables``.
+    Label files are parsed once into a memory-mapped cache (see ``index``), which later runs and all processes share.
+    Every skipped file is reported, see ``sources.choose_tables``.
 
     Args:
         root: the folder that holds images/ and labels/.
-        split: a name that the image folders have; see ``find_splits``.
-        cache_dir: where parsed labels are kept; a folder in the user's cache directory when None.
-        report: is handed one line for everything that is passed over; a warning of the log, once a process, when None.
+        split: name of its image folders; see ``find_splits``.
+        cache_dir: folder for parsed labels; a folder in the user's cache directory when None.
+        report: called with one line for every skipped file; a log warning, once per process, when None.
 
     Raises:
         DatasetError: no such folder or split, or nowhere to keep the cache.
         LabelError: a label file cannot be read as any known format.
     """
     sources = find_sources(root, split)
-    names, image_parts, image_at = _join_images(sources.images)
+    names, image_parts, image_part_of = _join_images(sources.images)
     chosen = {
         task: choose_tables(paths, split, partial(open_table, cache_dir=cache_dir))
         for task, paths in sources.labels.items()
@@ -262,19 +255,19 @@ def open_split(
             for table in tables["detection"]:
                 if table.has_drivable:
                     index.add(table, table.rows_of(names))
-        tasks[task] = index.done()
+        tasks[task] = index.build()
     odd = [
         Note(Path(folder), f"masks are read from .png, not from {len(names)} others such as {names[0]}")
         for folder, names in odd_masks(root, split).items()
     ]
-    for note in (*notes, *odd):  # a check lists all files of other endings
+    for note in (*notes, *odd):  # not in Split.notes: data check itself lists all files of other endings
         (report or _warn_once)(f"{note.file}: {note.message}")
-    return Split(
+    return Bdd100kSplit(
         root,
         split,
         names=names,
         image_parts=image_parts,
-        image_at=image_at,
+        image_part_of=image_part_of,
         tasks=tasks,
         tables=[table for used in tables.values() for table in used],
         notes=tuple(notes),
@@ -287,16 +280,16 @@ def _warn_once(line: str) -> None:
 
 
 def _join_images(folders: Iterable[ImageFolder]) -> tuple[npt.NDArray[np.bytes_], list[tuple[str, str]], Int32]:
-    """Frame names sorted; (folder, suffix) pairs in use; which pair each frame has."""
+    """Sorted frame names; the (folder, suffix) pairs that occur; the index of each frame's pair."""
     parts: dict[tuple[str, str], int] = {}
-    at: dict[str, int] = {}
+    part_of: dict[str, int] = {}
     for folder in folders:
         for name, file in sorted(folder.files.items()):
             part = (folder.path, file[len(name) :])
-            at.setdefault(name, parts.setdefault(part, len(parts)))
-    names = np.array([os.fsencode(name) for name in at], np.bytes_)
+            part_of.setdefault(name, parts.setdefault(part, len(parts)))
+    names = np.array([os.fsencode(name) for name in part_of], np.bytes_)
     order = np.argsort(names, kind="stable")
-    return names[order], list(parts), np.array(list(at.values()), np.int32)[order]
+    return names[order], list(parts), np.array(list(part_of.values()), np.int32)[order]
 
 
 class _TaskIndexBuilder:
@@ -306,12 +299,12 @@ class _TaskIndexBuilder:
         self._row = np.full(len(names), -1, np.int32)
 
     def add(self, source: MaskSource | LabelTable, rows: Int32) -> None:
-        """Add a source that has the frames where ``rows`` >= 0; frames that have a source keep it."""
+        """Add a source of the frames where ``rows`` >= 0; frames that have a source already keep it."""
         new = (self._which < 0) & (rows >= 0)
         if new.any():
             self._which[new] = len(self._sources)
             self._row[new] = rows[new]
             self._sources.append(source)
 
-    def done(self) -> TaskIndex:
+    def build(self) -> TaskIndex:
         return TaskIndex(tuple(self._sources), self._which, self._row)

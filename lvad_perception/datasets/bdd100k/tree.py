@@ -1,4 +1,4 @@
-"""Where things are in a BDD100K folder: which splits it has, and each split's images, label files and mask folders."""
+"""The layout of a BDD100K folder: its splits, and each split's images, label files and mask folders."""
 
 import itertools
 import os
@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Final
 
 from lvad_perception.errors import DatasetError
+from lvad_perception.media.images import IMAGE_SUFFIXES, is_image_name
 
-IMAGE_SUFFIXES: Final = (".jpg", ".jpeg", ".png")
-
-# Where annotations of a task live, best first: a frame takes the first source that has it.
+# Folders of a task's annotation, best first: a frame uses the first source that has it.
 _MASK_FOLDERS: Final = {
     "semantic": (
         ("labels/sem_seg/masks/{split}", (".png", "_train_id.png")),
@@ -50,7 +49,7 @@ class ImageFolder:
     Attributes:
         path: the folder.
         files: frame name -> file name.
-        shadowed: files that are not used, for another one has the same frame name.
+        shadowed: files that are not used, because another one has the same frame name.
     """
 
     path: str
@@ -65,7 +64,7 @@ class MaskFolder:
     Attributes:
         path: the folder.
         ending: a mask's file name is the frame name plus this.
-        names: the frames that have one.
+        names: the frames that have a mask.
     """
 
     path: str
@@ -75,14 +74,14 @@ class MaskFolder:
 
 @dataclass(frozen=True, slots=True)
 class SplitSources:
-    """Everything that a tree holds for one split.
+    """All files of one split.
 
     Attributes:
-        images: folders of images; a name that occurs in several sets is one frame, shown by the first.
+        images: folders of images; a name that occurs in several sets is one frame, with the image of the first.
         masks: per task ("semantic", "drivable"), mask folders, best first.
         labels: per task, label files or folders of one file per frame, best first; "detection" sources may also carry
             drivable polygons (the release of 2018 does).
-        packed: compressed label files that are not there unpacked, which are not read.
+        packed: compressed label files without an unpacked version; they are not read.
     """
 
     images: tuple[ImageFolder, ...]
@@ -92,7 +91,7 @@ class SplitSources:
 
 
 def find_splits(root: Path) -> list[str]:
-    """Names of the splits that the image folders have, sorted: folders of images under images/, or one level below.
+    """Sorted names of the splits: the folders of images directly under images/, or one level below.
 
     Raises:
         DatasetError: ``root`` is not a BDD100K folder or holds no images.
@@ -107,7 +106,7 @@ def find_splits(root: Path) -> list[str]:
 
 
 def find_sources(root: Path, split: str) -> SplitSources:
-    """Everything that the tree holds for ``split``.
+    """Find all files of a split.
 
     Raises:
         DatasetError: ``root`` is not a BDD100K folder, or it has no images for the split.
@@ -117,7 +116,6 @@ def find_sources(root: Path, split: str) -> SplitSources:
     if not folders:
         splits = find_splits(root)
         raise DatasetError(f"{root} has no split '{split}'; it has {', '.join(splits)}")
-    # Of two files with one name the first by suffix counts: .jpg before .png, whatever order the folder has.
     images = tuple(_image_folder(folder) for folder in folders)
     masks = {task: tuple(_mask_folders(root, split, task)) for task in _MASK_FOLDERS}
     others = {folder.name for folder in every} - {split}
@@ -133,7 +131,7 @@ def find_sources(root: Path, split: str) -> SplitSources:
 
 
 def _image_folder(folder: Path) -> ImageFolder:
-    found = sorted(_images_in(folder), reverse=True)
+    found = sorted(_images_in(folder), reverse=True)  # so that the dict keeps the first suffix: .jpg, not .png
     files = dict(found)
     shadowed = (
         frozenset(file for _, file in found).difference(files.values()) if len(files) < len(found) else frozenset()
@@ -142,17 +140,17 @@ def _image_folder(folder: Path) -> ImageFolder:
 
 
 def is_published(path: Path, split: str) -> bool:
-    """Whether a label file is called as the releases call that of the split: ``det_train.json``, ``train.json``, …"""
+    """Whether a label file has a name that releases use for the split: ``det_train.json``, ``train.json``, …"""
     return re.fullmatch(_PUBLISHED.format(split=re.escape(split)), path.stem) is not None
 
 
 def is_copy(path: Path, split: str) -> bool:
-    """Whether a file's name says that it is a copy: ``det_val-orig.json``, ``det_val (1).json``, ``old_det_val``."""
+    """Whether a file is named as a copy: ``det_val-orig.json``, ``det_val (1).json``, ``old_det_val``."""
     return _COPY.search(path.stem.replace(split, "", 1)) is not None
 
 
 def unused_labels(root: Path) -> list[Path]:
-    """Label files and mask folders whose names fit no split of the images, sorted."""
+    """Label files and mask folders whose names match no split of the images, sorted."""
     splits = find_splits(root)
     labels = {path for path in _in_label_folders(root) if _is_json(path.name)}
     used = {path for split in splits for task in _LABEL_FOLDERS for path in _label_files(root, split, task)}
@@ -167,7 +165,7 @@ def unused_labels(root: Path) -> list[Path]:
 
 
 def unread_files(root: Path, split: str) -> dict[str, list[str]]:
-    """Folder of labels, masks or images -> names of files there whose ending is not read, sorted."""
+    """Folder of labels, masks or images -> sorted names of its files with an ending that is not read."""
     found = {str(folder): [path.name for path in files] for folder, files in _other_endings(root).items()}
     for folder, endings in _folders_of_masks(root, split):
         found[str(folder)] = [name for name in _files_in(folder) if not name.lower().endswith(endings)]
@@ -178,7 +176,7 @@ def unread_files(root: Path, split: str) -> dict[str, list[str]]:
 
 
 def odd_masks(root: Path, split: str) -> dict[str, list[str]]:
-    """Folder of masks -> names of files there that look like masks of another ending, which is not read, sorted."""
+    """Folder of masks -> sorted names of its files that look like masks but have an ending that is not read."""
     found = {
         str(folder): sorted(name for name in _files_in(folder) if name.lower().endswith(_ODD_MASKS))
         for folder, _ in _folders_of_masks(root, split)
@@ -187,14 +185,14 @@ def odd_masks(root: Path, split: str) -> dict[str, list[str]]:
 
 
 def _folders_of_masks(root: Path, split: str) -> Iterator[tuple[Path, tuple[str, ...]]]:
-    """The mask folders that are there, and the endings that are read."""
+    """The existing mask folders, each with the endings that are read."""
     for pattern, endings in itertools.chain.from_iterable(_MASK_FOLDERS.values()):
         if (folder := root / pattern.format(split=split)).is_dir():
             yield folder, endings
 
 
 def _other_endings(root: Path) -> dict[Path, list[Path]]:
-    """Files in folders of labels that are no JSON; compressed ones that are told otherwise are left out."""
+    """Folder of labels -> its files that are not JSON, without compressed ones, which ``_packed_labels`` reports."""
     found: dict[Path, list[Path]] = {}
     for path in _in_label_folders(root):
         if not _is_json(path.name) and path.suffix.lower() not in _PACKED:
@@ -203,7 +201,7 @@ def _other_endings(root: Path) -> dict[Path, list[Path]]:
 
 
 def _in_label_folders(root: Path) -> Iterator[Path]:
-    """The files in folders of label files; directly under labels/ only those that are called as detection files."""
+    """The files in folders of label files; directly under labels/, only those named as detection files."""
     for folder in {root / name for names in _LABEL_FOLDERS.values() for name in names}:
         for name in _files_in(folder) if folder.is_dir() else ():
             if folder.name != "labels" or re.match(_DETECTION_FILE, name):
@@ -215,7 +213,7 @@ def _is_json(name: str) -> bool:
 
 
 def _image_folders(root: Path) -> list[Path]:
-    """Folders that hold images directly, at most two levels below images/, in the order 100k, 10k, others."""
+    """Folders that contain image files, at most two levels below images/, in the order 100k, 10k, others."""
     if not root.is_dir():
         raise DatasetError(f"{root} is not a folder; pass the folder that holds BDD100K's images/ and labels/")
     tops = [path for path in (root / "images", root / "seg" / "images") if path.is_dir()]
@@ -246,12 +244,11 @@ def _files_in(folder: Path) -> list[str]:
 
 
 def _images_in(folder: Path) -> Iterator[tuple[str, str]]:
-    """(frame name, file name) of each image; hidden files (such as macOS's ``._x.jpg``) are no images."""
+    """(frame name, file name) of each image."""
     with os.scandir(folder) as entries:
         for entry in entries:
-            name, dot, suffix = entry.name.rpartition(".")
-            if dot + suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
-                yield name, entry.name
+            if is_image_name(entry.name):
+                yield entry.name.rpartition(".")[0], entry.name
 
 
 def _mask_folders(root: Path, split: str, task: str) -> Iterator[MaskFolder]:
@@ -259,20 +256,20 @@ def _mask_folders(root: Path, split: str, task: str) -> Iterator[MaskFolder]:
         folder = root / pattern.format(split=split)
         if not folder.is_dir():
             continue
-        names: dict[str, dict[str, list[str]]] = {ending: {} for ending in endings}  # ending -> as written -> frames
+        names: dict[str, dict[str, list[str]]] = {ending: {} for ending in endings}  # ending -> spelling -> frames
         longest_first = sorted(endings, key=len, reverse=True)
         for file in _files_in(folder):
             ending = next((ending for ending in longest_first if file.lower().endswith(ending)), None)
             if ending:
-                frame, written = file[: -len(ending)], file[-len(ending) :]
-                names[ending].setdefault(written, []).append(frame)
+                frame, spelling = file[: -len(ending)], file[-len(ending) :]
+                names[ending].setdefault(spelling, []).append(frame)
         for ending in endings:
-            for written in sorted(names[ending], reverse=True):  # ".png" before ".PNG"
-                yield MaskFolder(str(folder), written, frozenset(names[ending][written]))
+            for spelling in sorted(names[ending], reverse=True):  # ".png" before ".PNG"
+                yield MaskFolder(str(folder), spelling, frozenset(names[ending][spelling]))
 
 
 def _packed_labels(root: Path, split: str) -> Iterator[Path]:
-    """Compressed label files of published names that are not there unpacked."""
+    """Compressed label files with published names and without an unpacked version."""
     for folder in sorted({root / name for names in _LABEL_FOLDERS.values() for name in names}):
         names = set(_files_in(folder)) if folder.is_dir() else set()
         for name in names:
@@ -283,12 +280,12 @@ def _packed_labels(root: Path, split: str) -> Iterator[Path]:
 
 
 def _label_files(root: Path, split: str, task: str) -> Iterator[Path]:
-    """JSON files named after the split, as ``det_train.json``, ``det_v2_train_release.json`` or ``train.json`` are.
+    """JSON files that are named after the split, as ``det_train.json``, ``det_v2_train_release.json``, ``train.json``.
 
-    Of one folder those of published names come first, then the others, last what is called a copy. Directly under
-    labels/ only detection files count: ``det_*``, ``bdd100k_labels_*`` and ``<split>.json``.
+    In each folder, files with published names come first and files named as copies last. Directly under labels/, only
+    detection files are used: ``det_*``, ``bdd100k_labels_*`` and ``<split>.json``.
     """
-    # The split is a whole word of the name: "val" is not "interval", and a split may itself contain "_".
+    # The split must be a whole word of the name ("val" does not match "interval"); its own name may contain "_".
     word = re.compile(rf"(?:^|[_\-. ]){re.escape(split)}(?:[_\-. (~]|$)")
     for folder in (root / part for part in _LABEL_FOLDERS[task]):
         if not folder.is_dir():

@@ -1,7 +1,7 @@
-"""nuImages v1.0 on disk: relational JSON tables and run-length masks -> Truth.
+"""nuImages v1.0: relational JSON tables and run-length masks -> Truth.
 
-Written after the schema and the devkit of nuImages (``nutonomy/nuscenes-devkit``: ``docs/schema_nuimages.md``,
-``python-sdk/nuimages``). It was never run on the published files, which may not be passed on.
+Follows the schema and the devkit of nuImages (``nutonomy/nuscenes-devkit``: ``docs/schema_nuimages.md``,
+``python-sdk/nuimages``). It was never run on the published files, which may not be redistributed.
 """
 
 from lvad_perception.datasets.nuimages.split import NuImagesSplit, find_splits, is_nuimages, open_split

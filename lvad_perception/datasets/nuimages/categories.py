@@ -1,8 +1,7 @@
-"""nuImages' categories -> class ids.
+"""Categories of nuImages -> class ids.
 
-Objects follow the mapping of nuScenes' detection benchmark (``category_to_detection_name`` of its devkit); what that
-leaves out is no object there, and no class here: its pixels are unlabelled, as they are in nuScenes' lidar segmentation
-challenge. The same goes for the ego vehicle.
+Objects follow the mapping of nuScenes' detection benchmark (``category_to_detection_name`` of its devkit). Pixels of
+categories outside that mapping and of the ego vehicle are unlabelled, as in nuScenes' lidar segmentation challenge.
 """
 
 from typing import Final
@@ -45,12 +44,12 @@ _IDS: Final[dict[str, int]] = {
 
 
 def class_id(category: str) -> int | None:
-    """Id in ``vocabulary.NUIMAGES_SEMANTIC``, of objects the same in ``NUIMAGES_DETECTION``.
+    """Id in ``vocabulary.NUIMAGES_SEMANTIC``; objects have the same id in ``NUIMAGES_DETECTION``.
 
     Args:
         category: full name, "vehicle.car".
 
     Returns:
-        ``UNLABELED`` for a category that is not evaluated; None for one that nuImages does not have.
+        The id, ``UNLABELED`` for a category that is not evaluated, None for an unknown one.
     """
     return _IDS.get(category)

@@ -1,7 +1,7 @@
-"""The JSON tables of nuImages -> typed rows, one at a time, by a compiled decoder.
+"""JSON tables of nuImages -> typed rows, decoded one at a time by msgspec.
 
 A table is a list of objects and may have hundreds of MB. Rows are located first and decoded one by one; masks stay
-undecoded, as places in their file. Fields that nothing here needs are passed over.
+undecoded and are referred to by their position in the file. Unused fields are skipped.
 """
 
 from collections.abc import Iterator
@@ -16,17 +16,17 @@ from lvad_perception.errors import LabelError
 
 _LENGTH_OF_NULL: Final = 4
 _LONGEST_TOKEN: Final = 128
-"""Tokens have 32 characters; all are kept as long as the longest, so that a huge one would fill the memory."""
+"""Tokens have 32 characters. Stored ones are padded to the longest, so a huge one would exhaust the memory."""
 
 
 class Row(msgspec.Struct, gc=False):
-    """Base of all rows: every row has a token of its own in its table."""
+    """Base of all rows: ``token`` is unique in its table."""
 
     token: str
 
 
 class SampleData(Row, gc=False):
-    """One image or lidar sweep; ``is_key_frame`` says that it is an annotated sample."""
+    """One image or lidar sweep; key frames are the annotated samples."""
 
     sample_token: str
     calibrated_sensor_token: str
@@ -76,7 +76,7 @@ class SurfaceAnn(Row):
 
 
 class ObjectAnn(SurfaceAnn):
-    """One object of an image: (xmin, ymin, xmax, ymax) in pixels with what is hidden of it, and its visible mask."""
+    """One object of an image: (xmin, ymin, xmax, ymax) in pixels including hidden parts, and its visible mask."""
 
     bbox: tuple[float, float, float, float]
 
@@ -97,8 +97,8 @@ AnyRow = TypeVar("AnyRow", bound=Row)
 _decode_list: Final = msgspec.json.Decoder(list[msgspec.Raw])
 
 
-class Place(NamedTuple):
-    """Bytes of a file."""
+class ByteRange(NamedTuple):
+    """A range of bytes in a file."""
 
     offset: int
     length: int
@@ -110,7 +110,7 @@ class Table(Generic[AnyRow]):
     Args:
         folder: of the version, ``v1.0-train``.
         name: of the table.
-        kind: what its rows are.
+        kind: type of its rows.
     """
 
     def __init__(self, folder: Path, name: str, kind: type[AnyRow]) -> None:
@@ -122,12 +122,12 @@ class Table(Generic[AnyRow]):
         """The rows in the order of the file.
 
         Raises:
-            LabelError: the file is missing, empty, no JSON or no list, or a row lacks a field or has a wrong one.
+            LabelError: the file is missing, empty or not a JSON list, or a row is not of the schema.
         """
         data = map_source(self.file)
         self._base = address(data)
-        if (wrong := wrong_bytes(data[: 1 << 12])) is not None:
-            raise LabelError(f"{self.file} is {wrong}")
+        if (fault := wrong_bytes(data[: 1 << 12])) is not None:
+            raise LabelError(f"{self.file} is {fault}")
         try:
             raws = _decode_list.decode(memoryview(data)[3 if data[:3] == b"\xef\xbb\xbf" else 0 :])
         except JSON_ERRORS as err:
@@ -143,11 +143,11 @@ class Table(Generic[AnyRow]):
                 ) from err
             yield row
 
-    def place_of(self, mask: msgspec.Raw) -> Place:
-        """Where the mask of the row that was given last lies in the file; of length 0 for null."""
+    def locate(self, mask: msgspec.Raw) -> ByteRange:
+        """Position in the file of a mask of the row that was yielded last; length 0 for null."""
         if len(mask) <= _LENGTH_OF_NULL:
-            return Place(0, 0)
-        return Place(address(mask) - self._base, len(mask))
+            return ByteRange(0, 0)
+        return ByteRange(address(mask) - self._base, len(mask))
 
 
 def table_file(folder: Path, name: str) -> Path:

@@ -1,4 +1,4 @@
-"""All key frames of one version of nuImages, memory-mapped: written once, opened by every process that reads them."""
+"""Version tables: the key frames of one version of nuImages as cached, memory-mapped arrays."""
 
 import binascii
 from base64 import b64decode
@@ -11,9 +11,9 @@ import numpy as np
 
 from lvad_perception.datasets.cache import FileStat, load_arrays, open_cached, read_parts, stat_files
 from lvad_perception.datasets.formats import JSON_ERRORS
-from lvad_perception.datasets.nuimages.flatten import ANNOTATION_ARRAYS, FRAME_ARRAYS, Problems, read_version
+from lvad_perception.datasets.nuimages.flatten import ANNOTATION_ARRAYS, FRAME_ARRAYS, TableProblems, read_version
 from lvad_perception.datasets.nuimages.records import TABLES, table_file
-from lvad_perception.datasets.shapes import Rle
+from lvad_perception.datasets.run_lengths import Rle
 from lvad_perception.errors import LabelError
 from lvad_perception.types import Bool, Float32, Int32, Size
 from lvad_perception.vocabulary import NUIMAGES_DETECTION
@@ -24,7 +24,7 @@ _ARRAYS: Final = (*FRAME_ARRAYS, *(f"{kind}.{key}" for kind in _KINDS for key in
 
 
 class _Mask(msgspec.Struct):
-    """A mask as nuImages writes it: COCO's compressed run lengths in base64; ``size`` is (height, width)."""
+    """A mask in nuImages' JSON: COCO's compressed run lengths in base64; ``size`` is (height, width)."""
 
     size: tuple[int, int]
     counts: str
@@ -38,7 +38,7 @@ class VersionTable:
 
     Attributes:
         folder: of the tables, ``v1.0-train``.
-        problems: what was tolerated when they were read.
+        problems: faults that reading tolerated.
     """
 
     def __init__(self, folder: Path, cached: Path) -> None:
@@ -48,7 +48,7 @@ class VersionTable:
         self._files: dict[str, FileStat] = {Path(item[0]).stem: tuple(item) for item in meta["files"]}
         self.cameras: list[str] = meta["cameras"]
         self._locations: list[str] = meta["locations"]
-        self.problems = Problems(**meta["problems"])
+        self.problems = TableProblems(**meta["problems"])
 
     def __reduce__(self) -> tuple[type["VersionTable"], tuple[Path, Path]]:
         return VersionTable, (self.folder, self._cached)
@@ -63,7 +63,7 @@ class VersionTable:
 
     @property
     def is_annotated(self) -> bool:
-        """Whether any frame has an object or a surface. The test version's tables of annotation are empty."""
+        """Whether any frame has an object or a surface; the annotation tables of the test version are empty."""
         return any(len(self._arrays[f"{kind}.label"]) for kind in _KINDS)
 
     def name(self, row: int) -> str:
@@ -75,29 +75,29 @@ class VersionTable:
         return bytes(self._arrays["files"][row]).decode()
 
     def size_hw(self, row: int) -> Size:
-        """(height, width) that the tables state; (0, 0) where they do not."""
+        """(height, width) that the tables state; (0, 0) where they state none."""
         height, width = self._arrays["size_hw"][row].tolist()
         return height, width
 
     def rows_of_cameras(self, cameras: tuple[str, ...]) -> Int32:
-        """int32 [F]: rows of frames that these cameras took, ascending; of all for none."""
-        chosen = [self.cameras.index(camera) for camera in cameras]
+        """int32 [F]: rows of these cameras' frames, ascending; all rows for no cameras."""
+        indices = [self.cameras.index(camera) for camera in cameras]
         every = np.ones(len(self), np.bool_)
-        return np.flatnonzero(np.isin(self._arrays["camera"], chosen) if cameras else every).astype(np.int32)
+        return np.flatnonzero(np.isin(self._arrays["camera"], indices) if cameras else every).astype(np.int32)
 
     def attributes(self, row: int) -> dict[str, str]:
         """ "camera" and "location", where they are known; a fresh dict."""
-        found = {
+        attributes = {
             "camera": self.cameras[int(self._arrays["camera"][row])],
             "location": self._locations[int(self._arrays["location"][row])],
         }
-        return {key: value for key, value in found.items() if value}
+        return {key: value for key, value in attributes.items() if value}
 
     def boxes(self, row: int) -> tuple[Float32, Int32, Bool]:
-        """Boxes as annotated, not clipped, of objects of which something is visible.
+        """Boxes of visible objects as annotated, not clipped.
 
         Returns:
-            float32 [N, 4] xyxy, continuous pixels; labels int32 [N]; crowd bool [N], which nuImages has none of.
+            float32 [N, 4] xyxy, continuous pixels; labels int32 [N]; crowd bool [N], always False in nuImages.
         """
         part = self._part("object_ann", row)
         boxes, labels = np.array(self._arrays["object_ann.boxes"][part]), self._arrays["object_ann.label"][part]
@@ -106,13 +106,13 @@ class VersionTable:
         return boxes[keep], labels[keep].astype(np.int32), np.zeros(int(keep.sum()), np.bool_)
 
     def masks(self, row: int) -> list[tuple[int, Rle, str]]:
-        """Class id, run lengths and what to call it in messages of everything visible, in the order of drawing.
+        """(class id, run lengths, name for messages) of everything visible, in drawing order.
 
         Raises:
             DatasetError: a table changed since it was opened.
-            LabelError: a table cannot be read, or a mask of the frame is no run lengths.
+            LabelError: a table cannot be read, or a mask of the frame is not run lengths.
         """
-        found = []
+        masks = []
         for kind in reversed(_KINDS):  # objects are drawn over surfaces
             part = self._part(kind, row)
             columns = [self._arrays[f"{kind}.{key}"][part].tolist() for key in ("label", "token", "offset", "length")]
@@ -120,8 +120,8 @@ class VersionTable:
             texts = read_parts(self._files[kind], [(offset, length) for _, _, offset, length in visible])
             for (label, token, _, _), text in zip(visible, texts, strict=True):
                 source = f"{self._files[kind][0]}: {token.decode()} of {self.name(row)}"
-                found.append((label, _decode(text, source), source))
-        return found
+                masks.append((label, _decode(text, source), source))
+        return masks
 
     def _part(self, kind: str, row: int) -> slice:
         start, end = (int(value) for value in self._arrays[f"{kind}.start"][row : row + 2])
@@ -129,11 +129,11 @@ class VersionTable:
 
 
 def open_version(folder: Path, cache_dir: Path | None = None) -> VersionTable:
-    """Open the tables of a version; they are read once, then kept in the cache.
+    """Open the tables of a version; parse them where they are not cached.
 
     Args:
         folder: ``v1.0-train`` or another version.
-        cache_dir: as for ``lvad_perception.machine.cache_places``.
+        cache_dir: as for ``lvad_perception.machine.cache_folders``.
 
     Raises:
         LabelError: a table is missing or is not of the schema.

@@ -1,19 +1,26 @@
-"""Suppression of overlapping boxes as a fixed point: against torchvision's greedy one, in torch and in a model file."""
+"""GIoU and non-maximum suppression compared with torchvision's, in torch and in a model file."""
 
 import numpy as np
 import onnxruntime
 import pytest
 import torch
 from torch import nn
-from torchvision.ops import batched_nms
+from torchvision.ops import batched_nms, generalized_box_iou
 
-from lvad_training.boxes import ROUNDS, NmsSettings, nms
+from lvad_training.boxes import ROUNDS, NmsSettings, nms, pairwise_giou
 
 RULE = NmsSettings(candidates=40, overlap=0.5, least_score=0.1)
 
 
+def test_giou_equals_torchvisions():
+    corners = torch.rand((2, 6, 2, 2), generator=torch.Generator().manual_seed(0)).sort(dim=2).values.flatten(2)
+    found = pairwise_giou(corners, corners.flip(1))
+    for index in range(2):
+        torch.testing.assert_close(found[index], generalized_box_iou(corners[index], corners[index].flip(0)))
+
+
 def crowded(seed, images=2, classes=3, count=40):
-    """Boxes around few places, so that many overlap, descending scores, of which a tenth is too low, and classes."""
+    """Boxes around few points, so that many overlap; descending scores, a tenth of them too low; and classes."""
     random = torch.Generator().manual_seed(seed)
     center = torch.rand((images, 6, 2), generator=random) * 100
     center = center[:, torch.arange(count) % 6] + torch.randn((images, count, 2), generator=random) * 3
@@ -35,7 +42,7 @@ def by_torchvision(boxes, scores, labels):
 
 @pytest.mark.parametrize(("count", "classes"), [(40, 3), (40, 1), (300, 10)])
 @pytest.mark.parametrize("seed", range(5))
-def test_it_keeps_what_torchvision_keeps(seed, count, classes):
+def test_nms_keeps_the_boxes_that_torchvision_keeps(seed, count, classes):
     crowd = crowded(seed, count=count, classes=classes)
     found = nms(*crowd, RULE)
     assert torch.equal(found, by_torchvision(*crowd))
@@ -50,7 +57,7 @@ def test_classes_do_not_suppress_each_other_and_boxes_without_area_suppress_none
 
 
 def chain(links):
-    """Boxes of one class of which each overlaps the one before and the one behind it alone."""
+    """Boxes of one class, each of which overlaps only its two neighbours."""
     left = torch.arange(links + 1) * 3.0
     boxes = torch.stack([left, torch.zeros_like(left), left + 10, torch.full_like(left, 10.0)], dim=1)[None]
     return boxes, torch.linspace(0.9, 0.5, links + 1)[None], torch.zeros((1, links + 1), dtype=torch.int64)

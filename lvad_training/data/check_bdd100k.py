@@ -1,31 +1,27 @@
-"""What is wrong with a data set as a whole: files without counterpart, names in two splits, skipped labels."""
+"""Checks of BDD100K's folders and label files: masks or labels without image, unused files, skipped labels."""
 
 import itertools
 import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 
-from lvad_perception.datasets.bdd100k import Split
+from lvad_perception.datasets.bdd100k import Bdd100kSplit
 from lvad_perception.datasets.bdd100k.index import LabelTable
 from lvad_perception.datasets.bdd100k.tree import find_sources, unread_files, unused_labels
-from lvad_perception.datasets.split import Split as AnySplit
 from lvad_perception.vocabulary import TASKS
-from lvad_training.data.check_frames import Problem
-
-_NAMES_SHOWN: Final = 5
+from lvad_training.data.check_problems import Problem, listed, not_evaluated, plural, repeated_names
 
 
-def has_labels(root: Path, splits: Sequence[Split]) -> bool:
-    """Whether the data set has any label file or mask, even one that fits no image."""
+def has_labels(root: Path, splits: Sequence[Bdd100kSplit]) -> bool:
+    """Whether the data set has any label file or mask, even without an image for it."""
     matched = any(split.tables or split.notes or any(find_sources(root, split.name).masks.values()) for split in splits)
     return matched or bool(unused_labels(root))
 
 
-def check_tree(root: Path, splits: Sequence[Split]) -> Iterator[Problem]:
-    """Problems that show without opening an image or a mask; all are tolerated by training."""
+def bdd100k_problems(root: Path, splits: Sequence[Bdd100kSplit]) -> Iterator[Problem]:
+    """Problems that are found without opening an image or a mask; training tolerates all of them."""
     for path in unused_labels(root):
         message = "not used: its name fits no split of the images; rename it or the image folder"
         yield Problem("warning", str(path), message)
@@ -36,18 +32,13 @@ def check_tree(root: Path, splits: Sequence[Split]) -> Iterator[Problem]:
         message = f"{plural(len(names), 'file')} of an ending that is not read here: {listed(names)}; not used"
         yield Problem("warning", folder, message)
     for split in splits:
-        yield from _compare_with_tree(root, split)
+        yield from _unmatched_files(root, split)
     yield from repeated_names(splits)
     for table in {table.source: table for split in splits for table in split.tables}.values():
         yield from _label_problems(table)
 
 
-def plural(count: int, word: str, words: str | None = None) -> str:
-    """The count with its word: "1 error", "1,200 errors"."""
-    return f"{count:,} {word if count == 1 else words or word + 's'}"
-
-
-def _compare_with_tree(root: Path, split: Split) -> Iterator[Problem]:
+def _unmatched_files(root: Path, split: Bdd100kSplit) -> Iterator[Problem]:
     """Masks and label entries without image, and images without any annotation."""
     sources = find_sources(root, split.name)
     images = {name for folder in sources.images for name in folder.files}
@@ -70,11 +61,18 @@ def _compare_with_tree(root: Path, split: Split) -> Iterator[Problem]:
     if bare.any():
         names = [split.name_of(int(i)) for i in np.flatnonzero(bare)]
         message = f"{plural(len(names), 'image')} without annotation: {listed(names)}; not trained on"
-        yield Problem("warning", sources.images[0].path, message + (unmeasurable(split.name) if bare.all() else ""))
+        yield Problem("warning", sources.images[0].path, message + (not_evaluated(split.name) if bare.all() else ""))
 
 
 def _without_image(file: str, names: set[str] | frozenset[str], composed: set[str], *words: str) -> Iterator[Problem]:
-    """Names that no image has, apart those that an image has in another Unicode form; ``words``: of one and of many."""
+    """Names of masks or entries without image; those whose image has another Unicode form are listed separately.
+
+    Args:
+        file: where the names come from.
+        names: without an image of the same bytes.
+        composed: names of all images in NFC.
+        words: singular and plural of what has the names.
+    """
     other = sorted(name for name in names if unicodedata.normalize("NFC", name) in composed)
     if missing := sorted(names.difference(other)):
         yield Problem("warning", file, f"{plural(len(missing), *words)} without image: {listed(missing)}; not used")
@@ -97,29 +95,3 @@ def _label_problems(table: LabelTable) -> Iterator[Problem]:
     if problems.duplicates:
         names = sorted(set(problems.duplicates))
         yield Problem("warning", file, f"listed more than once: {listed(names)}; the first entry counts")
-
-
-def unmeasurable(split: str) -> str:
-    """What follows from a split's having no annotation at all, to be added to a sentence that says so."""
-    return (
-        f", and a model that has split '{split}' as data.val_split is trained but not evaluated; bring the split's "
-        "labels or name another split"
-    )
-
-
-def repeated_names(splits: Sequence[AnySplit]) -> Iterator[Problem]:
-    """Frames in two splits: BDD100K's 10k set is divided otherwise than its 100k set, so truth can leak."""
-    names = {split.name: {split.name_of(i) for i in range(len(split))} for split in splits}
-    for one, other in itertools.combinations(names, 2):
-        if both := sorted(names[one] & names[other]):
-            message = (
-                f"{plural(len(both), 'frame')} in both '{one}' and '{other}': {listed(both)}; "
-                "scores on the one flatter when the other was trained on"
-            )
-            yield Problem("warning", str(splits[0].root), message)
-
-
-def listed(names: Sequence[str]) -> str:
-    """The first names, and how many more there are."""
-    more = len(names) - _NAMES_SHOWN
-    return ", ".join(names[:_NAMES_SHOWN]) + (f" and {more:,} more" if more > 0 else "")

@@ -1,4 +1,4 @@
-"""What is read of a bag, beside what the bag promises, with the files and metadata that people's tools leave behind."""
+"""Reading of bags with the files and metadata of many tools, and the counts that they state; replacing of bags."""
 
 import re
 import sqlite3
@@ -9,12 +9,14 @@ import sys
 import pytest
 import yaml
 
-from lvad_perception.bags import storage
+from lvad_perception.bags import writer as bag_writer
 from lvad_perception.bags.compression import zstd_module
-from lvad_perception.bags.problems import Problems
-from lvad_perception.bags.storage import create_bag, open_bag
+from lvad_perception.bags.error_log import ErrorLog
+from lvad_perception.bags.paths import storage_files
+from lvad_perception.bags.reader import open_bag
+from lvad_perception.bags.writer import create_bag
 from lvad_perception.errors import BagError
-from lvad_perception.messages import rosbags_types
+from lvad_perception.messages import rosbags_types, rosbags_typestore
 from lvad_perception.topics import IMAGE
 
 from .mcap_files import (
@@ -39,25 +41,25 @@ BEST_EFFORT = "- history: 1\n  depth: 5\n  reliability: 2\n  durability: 2"
 
 
 @pytest.fixture
-def told():
+def reported():
     return []
 
 
-def read(bag, told=None):
+def read(bag, reported=None):
     """(topic, place in time) of every message, in the order in which they come."""
-    problems = Problems(print if told is None else told.append)
+    problems = ErrorLog(print if reported is None else reported.append)
     with open_bag(bag) as reader:
         found = [
             (connection.topic, (stamp - START) // STEP)
-            for connection, stamp, raw in reader.messages(reader.connections, problems=problems)
+            for connection, stamp, raw in reader.messages(reader.connections, errors=problems)
             if reader.deserialize(raw, connection) is not None
         ]
-    assert told is not None or problems.total == 0
+    assert reported is not None or problems.total == 0
     return found
 
 
-def places(bag, told=None):
-    return [place for _, place in read(bag, told)]
+def places(bag, reported=None):
+    return [place for _, place in read(bag, reported)]
 
 
 def a_bag(path, count=6, *, kind="mcap", topics=(TOPIC,)):
@@ -65,7 +67,7 @@ def a_bag(path, count=6, *, kind="mcap", topics=(TOPIC,)):
     with create_bag(path, storage=kind) as bag:
         for place in range(count):
             for topic in topics:
-                msg = storage.rosbags_typestore().deserialize_cdr(image(place), IMAGE)
+                msg = rosbags_typestore().deserialize_cdr(image(place), IMAGE)
                 bag.write(topic, msg, START + place * STEP)
     return path
 
@@ -94,7 +96,7 @@ def split_bag(path, *groups):
 
 
 def _laughs():
-    """A few lines that become 10 to the power of 30 words where somebody writes them out."""
+    """A few lines that expand to 10 to the power of 30 words."""
     lines = ["  a0: &a0 [ha, ha, ha, ha, ha, ha, ha, ha, ha, ha]"]
     lines += [f"  a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 30)]
     lines += ["  version: 9", "  relative_file_paths: *a29", "  topics_with_message_count: []"]
@@ -147,9 +149,9 @@ class TestChannels:
         assert places(edit(bag, topics_with_message_count=edited)) == list(range(6))
 
 
-class TestPromises:
+class TestCounts:
     @pytest.mark.parametrize("kind", ["mcap", "sqlite3"])
-    def test_metadata_promise_more_than_the_file_holds(self, tmp_path, told, kind):
+    def test_metadata_counts_more_than_the_file_holds(self, tmp_path, reported, kind):
         bag = a_bag(tmp_path / "bag", kind=kind)
 
         def edited(topics):
@@ -157,32 +159,34 @@ class TestPromises:
             return topics
 
         edit(bag, topics_with_message_count=edited)
-        assert places(bag, told) == list(range(6))
-        assert told == [
-            f"{TOPIC} 3 of 9 messages: {bag} promises them, but its files do not hold them or cannot be read there; "
+        assert places(bag, reported) == list(range(6))
+        assert reported == [
+            f"{TOPIC} 3 of 9 messages: {bag} lists them, but its files do not contain them or are damaged there; "
             "copy it again"
         ]
 
-    def test_a_topic_that_only_the_metadata_know(self, tmp_path, told):
+    def test_a_topic_that_only_the_metadata_lists(self, tmp_path, reported):
         bag = a_bag(tmp_path / "bag", topics=("/front/image_raw", "/rear/image_raw"))
         write_mcap(bag / "bag.mcap", schema(), channel(1, "/front/image_raw"), *map(message, range(6)))
-        assert len(read(bag, told)) == 6
-        assert [line.split(":")[0] for line in told] == ["/rear/image_raw 6 of 6 messages"]
+        assert len(read(bag, reported)) == 6
+        assert [line.split(":")[0] for line in reported] == ["/rear/image_raw 6 of 6 messages"]
 
-    def test_statistics_promise_more_than_the_file_holds(self, tmp_path, told):
+    def test_statistics_count_more_than_the_file_holds(self, tmp_path, reported):
         path = write_mcap(tmp_path / "x.mcap", schema(), channel(), chunk(message(0), message(1)), statistics(c1=5))
-        assert places(path, told) == [0, 1]
-        assert told[0].startswith(f"{TOPIC} 3 of 5 messages: ")
+        assert places(path, reported) == [0, 1]
+        assert reported[0].startswith(f"{TOPIC} 3 of 5 messages: ")
 
-    def test_a_damaged_chunk_costs_what_is_in_it(self, tmp_path, told):
+    def test_a_damaged_chunk_costs_what_is_in_it(self, tmp_path, reported):
         good, bad = chunk(message(0), message(1)), chunk(message(2), message(3), message(4))
         bad = bad[:-1] + bytes([bad[-1] ^ 1])
         path = write_mcap(tmp_path / "x.mcap", schema(), channel(), bad, good, statistics(c1=5))
-        assert places(path, told) == [0, 1]
-        assert re.fullmatch(rf"{path} chunk at byte \d+: its checksum does not fit; what is in it is left out", told[0])
-        assert told[1].startswith(f"{TOPIC} 3 of 5 messages: ")
+        assert places(path, reported) == [0, 1]
+        assert re.fullmatch(
+            rf"{path} chunk at byte \d+: its checksum does not fit; what is in it is left out", reported[0]
+        )
+        assert reported[1].startswith(f"{TOPIC} 3 of 5 messages: ")
 
-    def test_an_index_that_forgets_a_channel(self, tmp_path, told):
+    def test_an_index_that_forgets_a_channel(self, tmp_path, reported):
         path = write_mcap(
             tmp_path / "x.mcap",
             *(schema(), channel(1), channel(2, "/other")),
@@ -190,26 +194,26 @@ class TestPromises:
         )
         with open_bag(path) as reader:
             (other,) = [each for each in reader.connections if each.topic == "/other"]
-            assert list(reader.messages([other], problems=Problems(told.append))) == []
-        assert told[0].startswith("/other 1 of 1 messages: ")
+            assert list(reader.messages([other], errors=ErrorLog(reported.append))) == []
+        assert reported[0].startswith("/other 1 of 1 messages: ")
 
-    def test_an_index_that_names_the_wrong_channel(self, tmp_path, told):
+    def test_an_index_that_names_the_wrong_channel(self, tmp_path, reported):
         first = chunk(message(0)), index(2, 1)
         path = write_mcap(tmp_path / "x.mcap", schema(), channel(1), channel(2, "/other"), *first, statistics(c1=1))
-        assert read(path, told) == [(TOPIC, 0)]
-        assert [line.split(":")[0] for line in told] == ["/other 1 of 1 messages"]
+        assert read(path, reported) == [(TOPIC, 0)]
+        assert [line.split(":")[0] for line in reported] == ["/other 1 of 1 messages"]
 
-    def test_a_stamp_that_no_storage_can_hold(self, tmp_path, told):
+    def test_a_stamp_that_no_storage_can_hold(self, tmp_path, reported):
         late = record(5, struct.pack("<HIQQ", 1, 0, 1 << 63, 0) + image(0))
-        assert places(write_mcap(tmp_path / "x.mcap", schema(), channel(), message(0), late), told) == [0]
-        assert told == [f"{TOPIC} message 1: its time stamp 9223372036854775808 ns is impossible"]
+        assert places(write_mcap(tmp_path / "x.mcap", schema(), channel(), message(0), late), reported) == [0]
+        assert reported == [f"{TOPIC} message 1: its time stamp 9223372036854775808 ns is impossible"]
 
-    def test_what_is_not_asked_for_is_no_loss(self, tmp_path, told):
+    def test_topics_that_are_not_read_are_not_lost(self, tmp_path, reported):
         bag = a_bag(tmp_path / "bag", topics=("/front/image_raw", "/rear/image_raw"))
         with open_bag(bag) as reader:
-            assert len(list(reader.messages(reader.connections[:1], problems=Problems(told.append)))) == 6
-            assert list(reader.messages([], problems=Problems(told.append))) == []
-        assert told == []
+            assert len(list(reader.messages(reader.connections[:1], errors=ErrorLog(reported.append)))) == 6
+            assert list(reader.messages([], errors=ErrorLog(reported.append))) == []
+        assert reported == []
 
 
 class TestSplits:
@@ -228,16 +232,14 @@ class TestSplits:
     def test_a_missing_one_is_named(self, tmp_path):
         bag = split_bag(tmp_path / "bag", [0, 1], [2, 3])
         (bag / "bag_1.mcap").unlink()
-        with pytest.raises(
-            BagError, match=r"its files are missing: bag_1.mcap; copy them beside metadata.yaml, or make"
-        ):
+        with pytest.raises(BagError, match=r"its files are missing: bag_1.mcap; copy them into it, or rebuild"):
             read(bag)
 
-    def test_one_that_metadata_do_not_list_is_told(self, tmp_path, told):
+    def test_one_that_metadata_does_not_list_is_reported(self, tmp_path, reported):
         bag = split_bag(tmp_path / "bag", [0, 1], [2, 3])
         edit(bag, relative_file_paths=["bag_0.mcap"], topics_with_message_count=[])
-        assert places(bag, told) == [0, 1]
-        assert told == [f"{bag} bag_1.mcap: metadata.yaml does not list it, so it is not read; move it away"]
+        assert places(bag, reported) == [0, 1]
+        assert reported == [f"{bag} bag_1.mcap: metadata.yaml does not list it, so it is not read; move it away"]
 
     def test_without_metadata(self, tmp_path):
         bag = split_bag(tmp_path / "bag", [0, 1], [2, 3])
@@ -267,7 +269,7 @@ class TestCompressed:
     @pytest.mark.parametrize("kind", ["mcap", "sqlite3"])
     def test_files(self, tmp_path, kind):
         bag = a_bag(tmp_path / "bag", kind=kind)
-        (file,) = storage.storage_files(bag)
+        (file,) = storage_files(bag)
         packed = file.with_name(f"{file.name}.zstd")
         packed.write_bytes(zstd.compress(file.read_bytes()))
         file.unlink()
@@ -275,21 +277,21 @@ class TestCompressed:
         assert places(bag) == list(range(6))
         assert places(packed) == list(range(6))
         packed.write_bytes(packed.read_bytes()[:-9])
-        with pytest.raises(BagError, match=rf"{packed.name} is no whole zstd file: "):
+        with pytest.raises(BagError, match=rf"{packed.name} is a damaged zstd file: "):
             read(bag)
 
     @pytest.mark.parametrize("mode", ["MESSAGE", ""])
-    def test_messages_even_when_the_metadata_have_forgotten_it(self, tmp_path, mode):
+    def test_messages_even_when_the_metadata_does_not_mention_it(self, tmp_path, mode):
         bag = a_bag(tmp_path / "bag")
         packed = [message(place, data=zstd.compress(image(place))) for place in range(6)]
         write_mcap(bag / "bag.mcap", schema(), channel(), *packed)
         assert places(edit(bag, compression_mode=mode, compression_format="zstd" if mode else "")) == list(range(6))
 
-    def test_a_damaged_message_costs_itself(self, tmp_path, told):
+    def test_a_damaged_message_costs_itself(self, tmp_path, reported):
         whole = zstd.compress(image(1))
         path = write_mcap(tmp_path / "x.mcap", schema(), channel(), message(0), message(1, data=whole[:-9]))
-        assert places(path, told) == [0]
-        assert told == [f"{TOPIC} message 1 at 1600000000.100000000: its compressed data end too early"]
+        assert places(path, reported) == [0]
+        assert reported == [f"{TOPIC} message 1 at 1600000000.100000000: its compressed data ends too early"]
 
     def test_another_compression(self, tmp_path):
         bag = edit(a_bag(tmp_path / "bag"), compression_mode="FILE", compression_format="bz2")
@@ -309,7 +311,7 @@ class TestFormats:
         with pytest.raises(BagError) as caught:
             read(bag)
         assert str(caught.value) == (
-            f"{bag} was written by a newer rosbag2 (version 10 of metadata.yaml, 9 is the newest that is known here); "
+            f"{bag} was written by a newer rosbag2 (version 10 of metadata.yaml, 9 is the newest known one); "
             f"update lvad_perception, or name a storage file itself: {bag / 'bag.mcap'}"
         )
         assert places(bag / "bag.mcap") == list(range(6))
@@ -329,21 +331,17 @@ class TestFormats:
         ],
         ids=range(12),
     )
-    def test_damaged_metadata_are_one_sentence(self, tmp_path, content):
+    def test_damaged_metadata_is_one_sentence(self, tmp_path, content):
         bag = a_bag(tmp_path / "bag")
         (bag / "metadata.yaml").write_bytes(content if isinstance(content, bytes) else content.encode())
-        with pytest.raises(
-            BagError, match=r"its metadata\.yaml is damaged \(.*\); make it anew with: ros2 bag reindex"
-        ):
+        with pytest.raises(BagError, match=r"its metadata\.yaml is damaged \(.*\); rebuild it with: ros2 bag reindex"):
             read(bag)
 
     @pytest.mark.parametrize("count", [float("inf"), float("nan"), "many", None])
     def test_a_message_count_that_is_no_number_is_damage(self, tmp_path, count):
         bag = a_bag(tmp_path / "bag")
         edit(bag, topics_with_message_count=lambda topics: [{**topics[0], "message_count": count}])
-        with pytest.raises(
-            BagError, match=r"its metadata\.yaml is damaged \(.*\); make it anew with: ros2 bag reindex"
-        ):
+        with pytest.raises(BagError, match=r"its metadata\.yaml is damaged \(.*\); rebuild it with: ros2 bag reindex"):
             read(bag)
 
     @pytest.mark.parametrize("profile", ["ros1", ""])
@@ -372,7 +370,7 @@ class TestFormats:
     def test_messages_of_another_encoding(self, tmp_path):
         path = write_mcap(tmp_path / "x.mcap", schema(language="jsonschema"), channel(encoding="json"), message(0))
         with pytest.raises(
-            BagError, match="holds no message of ROS 2 but such encoded as json; record it with ros2 bag"
+            BagError, match="has no message of ROS 2, only messages encoded as json; record it with ros2 bag"
         ):
             read(path)
 
@@ -395,7 +393,7 @@ class TestFormats:
             assert [each.msgcount for each in reader.connections] == [2]
 
     @pytest.mark.parametrize("name", ["50% #1", "what?", "ä b"])
-    def test_names_that_mean_something_in_an_address(self, tmp_path, name):
+    def test_names_with_special_characters_of_uris(self, tmp_path, name):
         a_bag(tmp_path / "bag", kind="sqlite3").rename(tmp_path / name)
         assert places(tmp_path / name) == list(range(6))
         if name != "ä b":
@@ -419,16 +417,16 @@ class TestFormats:
     @pytest.mark.parametrize("kind", ["mcap", "sqlite3"])
     def test_a_message_can_be_read_again(self, tmp_path, kind):
         with open_bag(a_bag(tmp_path / "bag", kind=kind)) as reader:
-            found = list(reader.placed_messages(reader.connections))
+            found = list(reader.located_messages(reader.connections))
             assert [bytes(reader.read(place)) for *_, place in found] == [image(place) for place in range(6)]
 
-    def test_rows_of_other_types_are_told(self, tmp_path, told):
+    def test_rows_of_other_types_are_reported(self, tmp_path, reported):
         bag = a_bag(tmp_path / "bag", kind="sqlite3")
         with sqlite3.connect(bag / "bag.db3") as base:
             base.execute("UPDATE messages SET data = 'text' WHERE id = 2")
         base.close()
-        assert len(read(bag, told)) == 5
-        assert [line.split(":")[0] for line in told] == [f"{bag / 'bag.db3'} message 2", f"{TOPIC} 1 of 6 messages"]
+        assert len(read(bag, reported)) == 5
+        assert [line.split(":")[0] for line in reported] == [f"{bag / 'bag.db3'} message 2", f"{TOPIC} 1 of 6 messages"]
 
 
 class TestReplacing:
@@ -440,13 +438,13 @@ class TestReplacing:
 
     def test_an_interrupt(self, tmp_path, monkeypatch, moment):
         bag = a_bag(tmp_path / "bag", 2)
-        exchange = storage.exchange
+        exchange = bag_writer.exchange
 
         def interrupted(first, second):
             assert moment == "before" or exchange(first, second)
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(storage, "exchange", interrupted)
+        monkeypatch.setattr(bag_writer, "exchange", interrupted)
         with pytest.raises(KeyboardInterrupt), create_bag(bag, overwrite=True) as writer:
             writer.write("/chatter", TYPES.String(data="new"), START)
         assert len(read(bag)) == {"before": 2, "after": 1}[moment]
@@ -457,15 +455,15 @@ class TestReplacing:
         code = (
             "import os, signal, sys\n"
             "from pathlib import Path\n"
-            "from lvad_perception.bags import storage\n"
+            "from lvad_perception.bags import writer as bag_writer\n"
             "from lvad_perception.messages import rosbags_types\n"
-            "exchange = storage.exchange\n"
+            "exchange = bag_writer.exchange\n"
             "def killed(first, second):\n"
             "    assert sys.argv[2] == 'before' or exchange(first, second)\n"
             "    os.kill(os.getpid(), signal.SIGKILL)\n"
-            "storage.exchange = killed\n"
-            "with storage.create_bag(Path(sys.argv[1]), overwrite=True) as writer:\n"
-            "    writer.write('/chatter', rosbags_types().String(data='new'), 1600000000000000000)\n"
+            "bag_writer.exchange = killed\n"
+            "with bag_writer.create_bag(Path(sys.argv[1]), overwrite=True) as bag:\n"
+            "    bag.write('/chatter', rosbags_types().String(data='new'), 1600000000000000000)\n"
         )
         assert subprocess.run([sys.executable, "-c", code, str(bag), moment], check=False, timeout=60).returncode == -9
         assert len(read(bag)) == {"before": 2, "after": 1}[moment]
@@ -481,7 +479,7 @@ class TestReplacing:
                 raise KeyboardInterrupt
             return rename(path, target)
 
-        monkeypatch.setattr(storage, "exchange", lambda first, second: False)
+        monkeypatch.setattr(bag_writer, "exchange", lambda first, second: False)
         monkeypatch.setattr(type(bag), "rename", interrupted)
         with pytest.raises(KeyboardInterrupt), create_bag(bag, overwrite=True) as writer:
             writer.write("/chatter", TYPES.String(data="new"), START)

@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from lvad_perception.bags.storage import create_bag
+from lvad_perception.bags.writer import create_bag
 from lvad_perception.errors import BagError, ConfigError, DatasetError, MissingDependencyError
 from lvad_perception.messages import image_to_message, make_header, rosbags_types
 from lvad_perception.perceiver import Perceiver
@@ -10,7 +10,7 @@ from lvad_perception.profiling import messages
 from lvad_perception.profiling.bench import Bench
 from lvad_perception.profiling.drawing import draw
 from lvad_perception.profiling.frames import bag_frames, folder_frames, synthetic_frames
-from lvad_perception.profiling.stages import STAGES, run_benchmark
+from lvad_perception.profiling.stages import STAGES, time_stages
 
 TYPES = rosbags_types()
 
@@ -23,7 +23,7 @@ def perceiver(fake_engine):
 class TestTable:
     @pytest.fixture
     def result(self, perceiver):
-        return run_benchmark(perceiver, synthetic_frames((90, 160)), source="synthetic JPEG", count=9, warm_up=2)
+        return time_stages(perceiver, synthetic_frames((90, 160)), source="synthetic JPEG", count=9, warm_up=2)
 
     def test_each_stage_has_a_sample_per_frame(self, result):
         assert {stage: len(samples) for stage, samples in result.samples_ms.items()} == dict.fromkeys(STAGES, 9)
@@ -49,7 +49,7 @@ class TestTable:
         monkeypatch.setattr(messages, "rosbags_types", absent)
         messages.unavailable.cache_clear()
         try:
-            result = run_benchmark(perceiver, synthetic_frames((9, 16)), source="x", count=4, warm_up=1)
+            result = time_stages(perceiver, synthetic_frames((9, 16)), source="x", count=4, warm_up=1)
         finally:
             messages.unavailable.cache_clear()
         assert list(result.samples_ms) == ["decode", "preprocess", "engine", "postprocess"]
@@ -59,13 +59,13 @@ class TestTable:
         assert ">messages<" not in draw(Bench(result))
 
     def test_the_warm_up_is_not_timed(self, fake_engine):
-        run_benchmark(Perceiver(fake_engine), synthetic_frames((9, 16)), source="x", count=4, warm_up=3)
+        time_stages(Perceiver(fake_engine), synthetic_frames((9, 16)), source="x", count=4, warm_up=3)
         assert len(fake_engine.batches) == 3 + 2
 
     @pytest.mark.parametrize(("count", "warm_up"), [(0, 5), (5, -1)])
     def test_impossible_counts(self, perceiver, count, warm_up):
         with pytest.raises(ConfigError, match="cannot be timed; give --frames 1 or more"):
-            run_benchmark(perceiver, synthetic_frames((9, 16)), source="x", count=count, warm_up=warm_up)
+            time_stages(perceiver, synthetic_frames((9, 16)), source="x", count=count, warm_up=warm_up)
 
 
 class TestSources:
@@ -73,7 +73,7 @@ class TestSources:
         for name in ("a.jpg", "b.png"):
             cv2.imwrite(str(tmp_path / name), np.zeros((20, 30, 3), np.uint8))
         (tmp_path / "notes.txt").write_text("x")
-        result = run_benchmark(perceiver, folder_frames(tmp_path), source="x", count=7)
+        result = time_stages(perceiver, folder_frames(tmp_path), source="x", count=7)
         assert (len(result.total_ms), result.size_hw) == (7, (20, 30))
 
     @pytest.mark.parametrize("name", ["", "gone"])
@@ -88,7 +88,7 @@ class TestSources:
                 msg = image_to_message(np.zeros((20, 30, 3), np.uint8), header, types=TYPES)
                 msg.encoding = "mono16" if index == 1 else "rgb8"
                 bag.write("/c/image_raw", msg, index)
-        assert len(run_benchmark(perceiver, bag_frames(tmp_path / "bag"), source="x", count=9).total_ms) == 9
+        assert len(time_stages(perceiver, bag_frames(tmp_path / "bag"), source="x", count=9).total_ms) == 9
 
     def test_a_bag_without_a_good_image(self, tmp_path, perceiver):
         with create_bag(tmp_path / "bag") as bag:
@@ -96,4 +96,4 @@ class TestSources:
             msg.data = msg.data[:5]
             bag.write("/c/image_raw", msg, 0)
         with pytest.raises(BagError, match="has no image that can be decoded"):
-            run_benchmark(perceiver, bag_frames(tmp_path / "bag"), source="x")
+            time_stages(perceiver, bag_frames(tmp_path / "bag"), source="x")
