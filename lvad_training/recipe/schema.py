@@ -83,8 +83,8 @@ class FcosConfig(Section, frozen=True, tag_field="head", tag="fcos"):
     distance from a box's centre, in strides, up to which points learn it. Non-maximum suppression takes the
     ``candidates`` best points of an image (at most 3,839, the limit of TensorRT's TopK) with a score of at least
     ``least_score``, and treats boxes with an intersection over union of ``overlap`` or more as one object.
-    ``distance``: unit of the distances, exponentials of the regression: "stride" as in the improved paper, or "pixel" as
-    in its first version and mmdetection's default. ``centerness``: the tower that predicts it, "box" or "class".
+    ``distance``: unit of the distances, exponentials of the regression: "stride" as in the improved paper, or "pixel"
+    as in its first version and mmdetection's default. ``centerness``: the tower that predicts it, "box" or "class".
     """
 
     width: Count = 256
