@@ -60,7 +60,7 @@ def in_int8(model: Any, batches: Sequence[UInt8], *, progress: Progress) -> Any:
             data, weight = node.input[:2]
             array = numpy_helper.to_array(weights[weight])
             channels = np.abs(array).reshape(len(array), -1).max(axis=1)  # one scale per output channel
-            operands = ((data, np.float32(ranges[data])), (weight, channels.astype(np.float32)))
+            operands = ((data, np.array(ranges[data], np.float32)), (weight, channels.astype(np.float32)))
             for position, (name, maximum) in enumerate(operands):
                 if name not in made:
                     made.add(name)
