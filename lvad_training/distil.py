@@ -112,6 +112,11 @@ def distil_recipe(teachers: Teachers, output: Path, *, preset: str = "edge", ove
     for key, changed in fixed.items():
         if changed:
             raise ConfigError(f"distil: {key} follows from the other options; leave it out of --set")
+    if untaught := [task for task in recipe.model.tasks if task not in teachers.files]:
+        raise ConfigError(
+            f"distil: no checkpoint of --teachers has a head for {', '.join(untaught)}, so the model cannot learn it; "
+            f"name one, or leave model.{untaught[0]} out"
+        )
     return recipe
 
 
