@@ -27,6 +27,7 @@ from lvad_training.pretrain.recipe import FramesConfig
 from lvad_training.recipe.config import parse_recipe
 from lvad_training.recipe.schema import Recipe, StagesConfig, TeachersConfig
 from lvad_training.training import stages
+from lvad_training.training.labelling import check_teachers
 from lvad_training.training.processes import this_process
 
 SHORT_SIDE_PX: Final = 720
@@ -104,6 +105,7 @@ def distil_recipe(teachers: Teachers, output: Path, *, preset: str = "edge", ove
         "output (give --output)": recipe.output != plain.output,
         "stages.teachers (give --teachers)": stages_config.teachers != TeachersConfig(**teachers.files),
         "stages.setting": stages_config.setting != "full",
+        "stages.shared": stages_config.shared is not None,
         **{
             f"data.{key}": getattr(recipe.data, key) != getattr(plain.data, key)
             for key in ("root", "train_split", "val_split", "lists")
@@ -148,9 +150,10 @@ def prepare(
 
     Raises:
         ConfigError: inputs changed, and neither ``resume`` nor ``overwrite`` allows for it; or a folder cannot be
-            written.
+            written; or a teacher was trained in other classes.
         CheckpointError, DatasetError, ImageError: see ``errors.py``.
     """
+    check_teachers(recipe)
     processes, output = this_process(), Path(recipe.output)
     frames = find_frames(
         FramesConfig(root=str(data), fps=fps, short_side_px=SHORT_SIDE_PX),

@@ -1,7 +1,10 @@
 """A student of given teachers on images and videos without labels: ``lvad-train distil``."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -167,6 +170,7 @@ def test_the_first_checkpoint_with_a_head_labels(teachers):
         (["--set", "data.root=x"], "distil: data.root follows from the other options; leave it out of --set"),
         (["--set", "output=x"], "distil: output (give --output) follows from the other options"),
         (["--set", "stages.teachers.detection=x"], "distil: stages.teachers (give --teachers) follows from the other"),
+        (["--set", "stages.shared=x"], "distil: stages.shared follows from the other options"),
         (["--set", "stages=null"], "distil: stages.teachers (give --teachers) follows from the other"),
         (["--set", "train.stesp=1"], "unknown field `stesp`"),
         (["--data", "nowhere"], "nowhere: no such folder; give a folder of images or videos with --data"),
@@ -181,6 +185,17 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(distil, tmp_path, words, m
     assert not (tmp_path / "run").exists()
 
 
+def test_a_teacher_with_other_classes_is_refused(distil, tmp_path):
+    recipe = small_recipe(model={"vocabulary": "nuimages", "semantic": None, "drivable": None})
+    other = tmp_path / "other.pt"
+    save_checkpoint(other, Checkpoint(recipe, 1, build_model(recipe.model).state_dict()))
+    student = {key: value for key, value in STUDENT.items() if key not in ("semantic", "drivable")}
+    status, said = distil(files=[other], student=student)
+    assert status == 2
+    assert "other.pt was trained in the classes of nuimages, and this recipe has those of bdd100k; give a" in said
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_place_without_links_is_named(distil, tmp_path, monkeypatch):
     def refused(*_arguments, **_options):
         raise PermissionError(1, "Operation not permitted")
@@ -189,3 +204,26 @@ def test_a_place_without_links_is_named(distil, tmp_path, monkeypatch):
     status, said = distil()
     assert status == 2
     assert "links to the frames cannot be written (Operation not permitted); choose another --output" in said
+
+
+def _labels(output):
+    """Path -> content of the labels that the teachers made."""
+    files = [path for name in ("pseudo", "held-out/pseudo") for path in (output / name / "labels").rglob("*.*")]
+    return {path.relative_to(output).as_posix(): path.read_bytes() for path in files}
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_frames(distil, teachers, drives, tmp_path):
+    """The labels are those of one process."""
+    assert distil()[0] == 0
+    given = (f"model={json.dumps(STUDENT)}", f"train={json.dumps(TRAIN)}", "data.workers=0")
+    settings = [word for text in given for word in ("--set", text)]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    places = ["--data", str(drives), "--output", str(tmp_path / "two")]
+    command = ["distil", "--teachers", *map(str, teachers), *places, "--quiet", *settings]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    subprocess.run([*launcher, "-m", "lvad_training.cli", *command], check=True, env=environment)
+    one, two = (_labels(tmp_path / name) for name in ("run", "two"))
+    assert len(one) == 2 + 2 * 18  # a file of boxes for each split, two masks for each frame
+    assert one == two
+    assert load_checkpoint(tmp_path / "two/finetune/model.pt").metrics is not None

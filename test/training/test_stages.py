@@ -461,7 +461,11 @@ def test_images_without_any_annotation_are_labelled_where_asked(run, given, data
             "stages.teachers.detection: .*semantic.pt has no head for detection, but for semantic, d",
         ),
         ("semantic", "gone", "gone.pt: no such checkpoint; check the path"),
-        ("semantic", "published", "published.pth: not a checkpoint of this package"),
+        (
+            "semantic",
+            "published",
+            "published.pth: not a checkpoint of this package; give a file that lvad-train run or import wrote",
+        ),
         (
             "semantic",
             "nuimages",
