@@ -71,7 +71,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     Raises:
         CheckpointError: missing, truncated, or not written by ``save_checkpoint``.
     """
-    content = read_content(path, file_format=FORMAT, written_by="lvad-train run")
+    content = read_content(path, file_format=FORMAT, written_by="lvad-train run or import")
     return Checkpoint(
         recipe=recipe_from_dict(content["recipe"], source=str(path)),
         step=content["step"],
@@ -131,7 +131,7 @@ def read_content(path: Path, *, file_format: str, written_by: str) -> dict[str, 
         CheckpointError: missing, truncated, or of another format.
     """
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint; check the path, or train one with {written_by}")
+        raise CheckpointError(f"{path}: no such checkpoint; check the path, or make one with {written_by}")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as err:  # torch raises many kinds here: RuntimeError, UnpicklingError, EOFError, ...

@@ -10,12 +10,15 @@ from lvad_perception.errors import MissingDependencyError
 from lvad_perception.media.opencv import import_opencv
 from lvad_training.commands.checkpoint import add_checkpoint_commands
 from lvad_training.commands.data import add_data_commands
+from lvad_training.commands.distil import add_distil_command
 from lvad_training.commands.report import add_report_command
 from lvad_training.commands.train import add_train_commands
 from lvad_training.pretrain.command import add_pretrain
 from lvad_training.reproduce.command import add_reproduce
 
-_INTERRUPTED: Final = "finished work is kept; continue run and pretrain with --resume, reproduce with the same command"
+_INTERRUPTED: Final = (
+    "finished work is kept; continue run, pretrain and distil with --resume, reproduce with the same command"
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -52,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     add_data_commands(commands)
     add_report_command(commands)
     add_pretrain(commands)
+    add_distil_command(commands)
     add_reproduce(commands)
     return parser
 

@@ -35,7 +35,7 @@ LAYERS = {
         {"build"},
         {"export", "training", "zoo"},
         {"pretrain", "report", "sample_set"},
-        {"reproduce"},
+        {"reproduce", "distil"},
         {"demo"},
         {"commands"},
         {"cli"},

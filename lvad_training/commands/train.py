@@ -4,9 +4,13 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lvad_perception.errors import EvaluationError
 from lvad_training.commands.arguments import DATASET_HELP, Commands
+
+if TYPE_CHECKING:
+    from lvad_training.recipe.schema import Recipe
 
 EXIT_NOT_EVALUATED = 1
 
@@ -42,18 +46,25 @@ def _add_run(commands: Commands) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     from lvad_training.recipe.config import load_recipe
+
+    return run_recipe(
+        load_recipe(options.recipe, options.set),
+        resume=options.resume,
+        overwrite=options.overwrite,
+        only=options.stage,
+        progress=not options.quiet,
+    )
+
+
+def run_recipe(
+    recipe: "Recipe", *, resume: bool, overwrite: bool, only: str | None = None, progress: bool = True
+) -> int:
+    """Run a recipe's stages as ``stages.run`` does, and print the model and its metrics; returns the exit status."""
     from lvad_training.training import stages
     from lvad_training.training.runs import METRICS, MODEL
 
-    recipe = load_recipe(options.recipe, options.set)
     try:
-        folder = stages.run(
-            recipe,
-            resume=options.resume,
-            overwrite=options.overwrite,
-            only=options.stage,
-            progress=not options.quiet,
-        )
+        folder = stages.run(recipe, resume=resume, overwrite=overwrite, only=only, progress=progress)
     except EvaluationError as err:
         stages.close()  # all processes have this error
         print(f"lvad-train: error: {err}", file=sys.stderr)

@@ -157,7 +157,8 @@ def unlabelled_images(recipe: Recipe, task: str) -> tuple[Split, Frames]:
     """The training images that a teacher of ``task`` has to label, and their split.
 
     These are the selected images that under the recipe's lists are not annotated for ``task`` but for another task,
-    whether the model has that or not. ``data.pseudo`` does not count.
+    whether the model has that or not; with ``stages.pseudo.images`` "all" also those without any annotation.
+    ``data.pseudo`` does not count.
 
     Returns:
         The training split, and int64 [N], indices into it, ascending; there may be none.
@@ -222,6 +223,8 @@ def _images(recipe: Recipe, task: str, *, labelled: bool) -> tuple[Split, Frames
     annotation = _annotation(recipe, tuple(TASKS), pseudo=False)
     frames = _selected(annotation.split, recipe.data)
     used = np.any([annotation.true_for(each)[frames] for each in TASKS], axis=0)
+    if recipe.stages is not None and recipe.stages.pseudo.images == "all":
+        used[:] = True
     return annotation.split, frames[used & (annotation.true_for(task)[frames] == labelled)]
 
 

@@ -137,8 +137,8 @@ def _check(split: Split, teachers: Sequence[Teacher], config: PseudoConfig) -> N
     for teacher in teachers:
         if teacher.task == "detection" and needs_auto(config) and not len(teacher.trained_on):
             raise ConfigError(
-                "stages.pseudo.box_score is auto but the teacher of detection has no training images to choose scores "
-                "on; set it to a number such as 0.5"
+                "stages.pseudo.box_score is auto but the teacher of detection has no annotated images to choose "
+                "scores on; set it to a number such as 0.5"
             )
         for frames in (teacher.frames, teacher.trained_on):
             if len(frames) and not 0 <= min(frames) <= max(frames) < len(split):

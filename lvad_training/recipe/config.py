@@ -189,11 +189,11 @@ def _vocabulary_faults(recipe: Recipe) -> Iterator[tuple[bool, str]]:
             task not in VOCABULARIES[name],
             f"model.vocabulary {name} has no {task} classes, so model.{task} must be null",
         )
-    pseudo = recipe.data.pseudo is not None or (recipe.stages is not None and recipe.stages.teach is not None)
+    pseudo = recipe.data.pseudo is not None or (recipe.stages is not None and recipe.stages.labelling)
     yield (
         pseudo and name != "bdd100k",
-        f"pseudo labels are in BDD100K's classes, so model.vocabulary {name} allows neither stages.teach nor "
-        "data.pseudo",
+        f"pseudo labels are in BDD100K's classes, so model.vocabulary {name} allows none of stages.teach, "
+        "stages.teachers and data.pseudo",
     )
 
 
@@ -214,8 +214,20 @@ def _stages_faults(recipe: Recipe) -> Iterator[tuple[bool, str]]:
         return
     yield any(task not in TASKS for task in stages.sizes), f"the keys of stages.sizes are the tasks {', '.join(TASKS)}"
     yield bool(stages.sizes) and stages.setting == "full", "stages.sizes needs a disjoint setting"
+    key = "stages.teach" if stages.teach is not None else "stages.teachers"
     yield (
-        stages.teach is not None and data.sampler != "shuffle",
-        "stages.teach gives every image labels of every task, so data.sampler must be shuffle",
+        stages.labelling and data.sampler != "shuffle",
+        f"{key} gives every image labels of every task, so data.sampler must be shuffle",
     )
-    yield data.pseudo is not None and stages.teach is not None, "stages.teach makes its own data.pseudo; leave it out"
+    yield data.pseudo is not None and stages.labelling, f"{key} makes its own data.pseudo; leave it out"
+    tasks, given = recipe.model.tasks, stages.given
+    yield (
+        stages.teachers is not None and not given,
+        f"stages.teachers names no checkpoint; its keys are {', '.join(TASKS)}",
+    )
+    for task in given:
+        yield task not in tasks, f"stages.teachers.{task} labels for a head that the model does not have; leave it out"
+    yield (
+        stages.teach is not None and set(tasks) <= set(given),
+        "stages.teachers has a teacher of every task, so stages.teach has none to train; leave stages.teach out",
+    )

@@ -300,15 +300,17 @@ class TrainConfig(Section, frozen=True):
 
 
 class PseudoConfig(Section, frozen=True):
-    """Thresholds from which a teacher's predictions become labels.
+    """Which images teachers label, and the thresholds from which their predictions become labels.
 
-    ``box_score``: smallest score of a box; "auto" takes per class the score with the best F1 on the teacher's own
-    training images. ``box_scores``: per class name, instead of ``box_score``. ``ignored_score``: a box with this score
-    or more that does not become a label is ignored, neither label nor background; 1 ignores none. ``mask_confidence``:
-    smallest probability of the winning class of a pixel; below it the pixel stays unlabelled (255).
-    ``mask_confidences``: per class name, instead of ``mask_confidence``.
+    ``images``: "annotated" labels images that are annotated for another task, "all" also those without any annotation.
+    ``box_score``: smallest score of a box; "auto" takes per class the score with the best F1 on the images that are
+    annotated with boxes, which a taught teacher learned from. ``box_scores``: per class name, instead of ``box_score``.
+    ``ignored_score``: a box with this score or more that does not become a label is ignored, neither label nor
+    background; 1 ignores none. ``mask_confidence``: smallest probability of the winning class of a pixel; below it the
+    pixel stays unlabelled (255). ``mask_confidences``: per class name, instead of ``mask_confidence``.
     """
 
+    images: Literal["annotated", "all"] = "annotated"
     box_score: Share | Literal["auto"] = "auto"
     box_scores: dict[str, Share] = {}
     ignored_score: Share = 0.1
@@ -324,6 +326,19 @@ class StageConfig(Section, frozen=True):
     warmup_steps: int | None = None
 
 
+class TeachersConfig(Section, frozen=True):
+    """Checkpoints that label images for a task: of a run, imported, or "shipped/NAME"; of networks of any size."""
+
+    detection: str | None = None
+    semantic: str | None = None
+    drivable: str | None = None
+
+    @property
+    def given(self) -> dict[str, str]:
+        """Task -> checkpoint, of the tasks that have one."""
+        return {task: path for task, path in msgspec.structs.asdict(self).items() if path is not None}
+
+
 class StagesConfig(Section, frozen=True):
     """Training in several stages: teach, pseudo-label, adapt, finetune. A stage that is None does not run.
 
@@ -331,19 +346,31 @@ class StagesConfig(Section, frozen=True):
     images per task, chosen by ``train.seed``. ``sizes``: task -> number of images, instead of the paper's; numbers up
     to 1 are shares of the images. ``teach``: trains one single-task teacher per task on the images annotated for it;
     their pseudo labels, with the thresholds of ``pseudo``, complete the annotation that the model is then trained on
-    (self-training). ``adapt``: trains with frozen backbone, before the finetuning that the section ``train`` describes.
-    ``shared``: folder of the lists, teachers and pseudo labels, by default ``output``; recipes that name the same
-    folder share them. ``teacher_backbone``: of the teachers, if not the model's, so that recipes with different
-    backbones can share teachers.
+    (self-training). ``teachers``: finished checkpoints that label instead; the tasks that it leaves out are taught if
+    ``teach`` is there, else learned from annotation alone. ``adapt``: trains with frozen backbone, before the
+    finetuning that the section ``train`` describes. ``shared``: folder of the lists, teachers and pseudo labels, by
+    default ``output``; recipes that name the same folder share them. ``teacher_backbone``: of the teachers, if not the
+    model's, so that recipes with different backbones can share teachers.
     """
 
     setting: Literal["full", "disjoint_normal", "disjoint_balance"] = "full"
     sizes: dict[str, Positive] = {}
     teach: StageConfig | None = None
+    teachers: TeachersConfig | None = None
     pseudo: PseudoConfig = PseudoConfig()
     adapt: StageConfig | None = None
     shared: str | None = None
     teacher_backbone: BackboneConfig | None = None
+
+    @property
+    def given(self) -> dict[str, str]:
+        """Task -> checkpoint of ``teachers``."""
+        return self.teachers.given if self.teachers is not None else {}
+
+    @property
+    def labelling(self) -> bool:
+        """Whether there are teachers, taught or given, and so pseudo labels."""
+        return self.teach is not None or self.teachers is not None
 
 
 class Recipe(Section, frozen=True):

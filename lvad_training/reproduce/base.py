@@ -118,6 +118,7 @@ def _check_row_keys(recipe: Recipe, vocabulary: str) -> None:
         (data.pseudo is not None, "data.pseudo"),
         (data.sampler != "shuffle", "data.sampler"),
         (train.freeze != "nothing", "train.freeze"),
+        (recipe.stages is not None and recipe.stages.teachers is not None, "stages.teachers"),
         (train.seed != 0, "train.seed (give --seeds)"),
         (recipe.model.vocabulary != vocabulary, f"model.vocabulary ({vocabulary} in this table)"),
         (bool(missing), f"the heads of {', '.join(missing)}"),

@@ -69,7 +69,7 @@ def pseudo_inputs(recipe: Recipe, teachers: Mapping[str, Path]) -> Inputs:
         DatasetError, LabelError: see ``data_inputs``.
     """
     plain = recipe_to_dict(recipe)
-    model = {key: plain["model"][key] for key in ("vocabulary", "network_hw", "max_detections")}
+    model = {key: plain["model"][key] for key in ("vocabulary", "max_detections")}
     data = {key: value for key, value in fingerprint(recipe)["data"].items() if key not in ("augment", "sampler")}
     inputs = {"data": digest(data), "model": digest(model), "pseudo": digest(plain["stages"]["pseudo"])}
     inputs |= data_inputs(recipe, tuple(TASKS))

@@ -1,8 +1,9 @@
 """The stages of a recipe, teach, pseudo-label, adapt and finetune; up-to-date stages are skipped.
 
-A recipe with a section ``stages`` becomes an ordered list of stages, each with a folder of its own. Beside the stage's
-result, its folder holds ``stage.json``: digests of the inputs (``provenance``), the state, and the version of the code.
-A finished stage whose inputs are unchanged is skipped; an interrupted one can be resumed.
+Checkpoints in ``stages.teachers`` label instead of teachers that a stage trains. A recipe with a section ``stages``
+becomes an ordered list of stages, each with a folder of its own. Beside the stage's result, its folder holds
+``stage.json``: digests of the inputs (``provenance``), the state, and the version of the code. A finished stage whose
+inputs are unchanged is skipped; an interrupted one can be resumed.
 """
 
 import functools
@@ -18,11 +19,12 @@ from lvad_perception.errors import ConfigError, EvaluationError, LvadError
 from lvad_perception.files import removed_on_error
 from lvad_perception.provenance import ABSENT, Inputs, changed
 from lvad_training.build import build_text_encoder
+from lvad_training.checkpoints import resolve_start
 from lvad_training.data.batches import recipe_split, selected_images
 from lvad_training.data.settings import make_lists, read_lists, write_lists
 from lvad_training.pseudo.folder import REPORT, mark_incomplete
 from lvad_training.recipe.schema import Recipe, StageConfig, StagesConfig, TrainConfig
-from lvad_training.training.labelling import label
+from lvad_training.training.labelling import check_teachers, label
 from lvad_training.training.processes import this_process
 from lvad_training.training.provenance import measuring_inputs, pseudo_inputs, training_inputs
 from lvad_training.training.records import RECORD, read_record, write_record
@@ -52,7 +54,7 @@ class Stage:
 def plan(recipe: Recipe) -> list[Stage]:
     """The stages of a recipe in order; a recipe without ``stages`` has only "finetune", in its output folder.
 
-    Reads and writes no files.
+    Reads and writes no files. Raises CheckpointError for a teacher "shipped/NAME" that the package does not have.
     """
     stages = recipe.stages
     if stages is None:
@@ -62,12 +64,14 @@ def plan(recipe: Recipe) -> list[Stage]:
     lists = recipe.data.lists if stages.setting == "full" else str(shared / LISTS)
     base = replace(recipe, stages=None, data=replace(recipe.data, lists=lists))
     planned: list[Stage] = []
+    teachers = {task: resolve_start(name) for task, name in stages.given.items()}
     if stages.teach is not None:
-        for task in recipe.model.tasks:
+        for task in [task for task in recipe.model.tasks if task not in teachers]:
             folder = shared / f"teach-{task}"
             planned.append(Stage(folder.name, folder, _teacher_recipe(base, task, stages, folder)))
-        teachers = tuple((task, shared / f"teach-{task}" / MODEL) for task in recipe.model.tasks)
-        planned.append(Stage("pseudo", shared / "pseudo", replace(base, stages=stages), teachers))
+            teachers[task] = folder / MODEL
+    if teachers:
+        planned.append(Stage("pseudo", shared / "pseudo", replace(base, stages=stages), tuple(teachers.items())))
         base = replace(base, data=replace(base.data, pseudo=str(shared / "pseudo")))
     if stages.adapt is not None:
         folder = output / "adapt"
@@ -107,7 +111,7 @@ def run(
     Raises:
         EvaluationError: a model could not be measured, though all stages ran.
         ConfigError: there is no such stage, a stage was interrupted or its inputs changed and neither ``resume`` nor
-            ``overwrite`` is given, or an input is missing.
+            ``overwrite`` is given, an input is missing, or a given teacher has not the task or the classes.
         CheckpointError, DatasetError, LabelError, ImageError, NonFiniteLossError: see ``errors.py``.
     """
     stages = plan(recipe)
@@ -130,6 +134,8 @@ def run(
             build_text_encoder(recipe.model)  # fails now if it is missing, rather than after days of training teachers
 
     recipe_split(recipe, recipe.data.train_split)  # raises before anything is written
+    if any(stage.teachers for stage in chosen):
+        check_teachers(recipe)
     _make_lists(recipe, stages, before_start, log)
     unmeasured: EvaluationError | None = None
     for number, stage in enumerate(chosen, start=1):

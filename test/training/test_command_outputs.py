@@ -44,6 +44,8 @@ COMMANDS = {
         "data check": "data check {blobs} --workers 1",
         "report": "report {inputs}/run --output {out}/report.html",
         "pretrain": "pretrain --recipe {inputs}/pretrain.yaml --data {images} --out {out}/pretrained --quiet",
+        "distil": "distil --teachers {inputs}/run/model.pt --data {images} --output {out}/distilled --quiet "
+        "--held-out 0.2 --set model.network_hw=[64,96] --set train.steps=1 --set data.workers=0",
         "reproduce": "reproduce table4 --smoke --quiet --data {blobs} --set data.train_split=val --out {out}/table",
     },
 }

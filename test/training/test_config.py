@@ -5,6 +5,7 @@ import msgspec
 import pytest
 
 from lvad_perception.errors import ConfigError
+from lvad_perception.vocabulary import TASKS
 from lvad_training.recipe.config import (
     load_recipe,
     parse_recipe,
@@ -94,6 +95,12 @@ def test_a_task_can_be_left_out():
         ("loss.box_giou=.nan", "loss.box_giou must be at least 0"),
         ("model.neck_width=0", "model.neck_width must be at least 1"),
         ("model.semantic.queries=0", "model.semantic.queries must be at least 1"),
+        ("stages.teachers={}", "stages.teachers names no checkpoint; its keys are detection, semantic, drivable"),
+        (
+            "stages.teachers={zzz: a.pt}",
+            r"unknown field `zzz` - at `\$.stages.teachers`; known keys of stages.teachers are",
+        ),
+        ("stages={teach: {steps: 1}, teachers: {detection: a, semantic: b, drivable: c}}", "leave stages.teach out"),
         ("train.steps", "not of the form section.key=value"),
         ("train.steps=[1", "not valid YAML"),
         ("model=7", "model is not a mapping"),
@@ -102,6 +109,28 @@ def test_a_task_can_be_left_out():
 def test_a_wrong_value_is_named_with_its_remedy(override, message):
     with pytest.raises(ConfigError, match=message):
         parse_recipe(MINIMAL, [override], source="recipe.yaml")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "model.drivable=null",
+            "stages.teachers.drivable labels for a head that the model does not have; leave it out",
+        ),
+        ("data.pseudo=p", "stages.teachers makes its own data.pseudo; leave it out"),
+        ("data.sampler=uniform", "stages.teachers gives every image labels of every task, so data.sampler must be sh"),
+        (
+            "model={vocabulary: nuimages, drivable: null}",
+            "allows none of stages.teach, stages.teachers and data.pseudo",
+        ),
+    ],
+)
+def test_what_does_not_go_with_given_teachers(override, message):
+    teachers = "stages.teachers={drivable: a.pt}"
+    assert parse_recipe(MINIMAL, [teachers], source="test").stages.given == {"drivable": "a.pt"}
+    with pytest.raises(ConfigError, match=message):
+        parse_recipe(MINIMAL, [teachers, override], source="test")
 
 
 @pytest.mark.parametrize(
@@ -256,6 +285,7 @@ PATHS = {
     "model.language.text_encoder.name": lambda recipe: recipe.model.language.text_encoder.name,
     "train.start_from": lambda recipe: recipe.train.start_from,
     "stages.shared": lambda recipe: recipe.stages.shared,
+    **{f"stages.teachers.{task}": lambda recipe, task=task: recipe.stages.given[task] for task in TASKS},
     "stages.teacher_backbone.weights": lambda recipe: recipe.stages.teacher_backbone.weights,
     "output": lambda recipe: recipe.output,
 }

@@ -164,10 +164,16 @@ class TestStart:
         before = pseudo_inputs(make_recipe(data, stages=stages), {"semantic": path})
         again = make_recipe(data, stages=stages, loss={"detection": 2.0}, data={"workers": 1, "augment": {"flip": 0.1}})
         assert pseudo_inputs(again, {"semantic": path}) == before
-        wider = make_recipe(data, stages=stages, model={"network_hw": [64, 128]})
-        assert changed(before, pseudo_inputs(wider, {"semantic": path})) == ["model"]
+        wider = make_recipe(data, stages=stages, model={"network_hw": [64, 128]})  # the student's
+        assert pseudo_inputs(wider, {"semantic": path}) == before
+        fewer = make_recipe(data, stages=stages, model={"max_detections": 3})
+        assert changed(before, pseudo_inputs(fewer, {"semantic": path})) == ["model"]
         stricter = make_recipe(data, stages={**stages, "pseudo": {"mask_confidence": 0.9}})
         assert changed(before, pseudo_inputs(stricter, {"semantic": path})) == ["pseudo"]
+        save_checkpoint(path, Checkpoint(make_recipe(model={"network_hw": [64, 128]}), 1, net.state_dict()))
+        assert changed(before, pseudo_inputs(make_recipe(data, stages=stages), {"semantic": path})) == [
+            "teacher of semantic"
+        ]
         others = {name: value + 1 for name, value in net.state_dict().items()}
         save_checkpoint(path, Checkpoint(make_recipe(), 1, others))
         assert changed(before, pseudo_inputs(make_recipe(data, stages=stages), {"semantic": path})) == [

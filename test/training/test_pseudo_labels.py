@@ -136,7 +136,7 @@ class TestBadInput:
         with pytest.raises(ConfigError, match="teachers of no task"):
             write(painted_split, tmp_path, teachers=[])
         teacher = Teacher(task="detection", identity="x", predict=lambda _: (), frames=[0])
-        with pytest.raises(ConfigError, match="box_score is auto but the teacher of detection has no training images"):
+        with pytest.raises(ConfigError, match="box_score is auto but the teacher of detection has no annotated images"):
             write(painted_split, tmp_path, teachers=[teacher], config=PseudoConfig())
         teacher = Teacher(
             task="detection", identity="x", predict=lambda _: [predict(painted_split, 3)], frames=[0], trained_on=[3]

@@ -157,6 +157,7 @@ def test_another_base_recipe_needs_another_folder(make_base, tmp_path):
     ("override", "message"),
     [
         ("data.lists=a.json", "each row decides about data.lists itself"),
+        ("stages.teachers.semantic=a.pt", "each row decides about stages.teachers itself"),
         ("data.sampler=uniform", "each row decides about data.sampler itself"),
         ("train.seed=3", "--seeds"),
         ("model.semantic=null", "the heads of semantic"),

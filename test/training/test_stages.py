@@ -6,19 +6,31 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
+import cv2
 import pytest
 import torch
 import yaml
 
 from lvad_perception.errors import CheckpointError, ConfigError, EvaluationError, LabelError
 from lvad_perception.files import removed_on_error
-from lvad_training.checkpoints import load_checkpoint
+from lvad_perception.media.images import read_image
+from lvad_perception.postprocess import to_predictions
+from lvad_perception.preprocess import letterbox_image
+from lvad_perception.vocabulary import TASKS
+from lvad_training.build import build_model, network_of
+from lvad_training.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
+from lvad_training.decoding.decode import decode
 from lvad_training.recipe.config import recipe_to_dict
-from lvad_training.training import stages
+from lvad_training.training import loop, stages
 from lvad_training.training import train as training
+from lvad_training.training.provenance import checkpoint_digest
 from lvad_training.training.records import RECORD, write_record
 from lvad_training.training.stages import plan
+from lvad_training.zoo.importing import import_checkpoint
+
+from .zoo_files import mmseg_semantic_fpn
 
 STAGES = {
     "setting": "disjoint_balance",
@@ -132,8 +144,6 @@ def test_adapting_leaves_the_backbone_bit_for_bit(run, tmp_path):
     teacher_start = weights(tmp_path / "run" / "teach-semantic")
     adapted, finetuned = weights(tmp_path / "run" / "adapt"), weights(tmp_path / "run" / "finetune")
     torch.manual_seed(0)
-    from lvad_training.build import build_model
-
     untrained = build_model(load_checkpoint(tmp_path / "run" / "teach-semantic" / "model.pt").recipe.model).state_dict()
     backbone = [name for name in adapted if name.startswith("backbone.")]
     assert backbone
@@ -334,3 +344,143 @@ def test_a_stage_that_is_refused_before_it_began_may_run_with_another_recipe(run
     assert not (tmp_path / "run").exists()
     said, _ = run(stages=one)
     assert "finetune: starts" in said[-1]
+
+
+@pytest.fixture
+def save_teacher(make_recipe, tmp_path):
+    """Write a checkpoint of a model for some tasks, with random weights and a size of its own; returns its path."""
+
+    def save(name, *tasks, seed=1, network_hw=(96, 160)):
+        others = {task: None for task in TASKS if task not in tasks}
+        recipe = make_recipe(model={**others, "network_hw": list(network_hw)})
+        torch.manual_seed(seed)
+        path = tmp_path / f"{name}.pt"
+        save_checkpoint(path, Checkpoint(recipe, 1, build_model(recipe.model).state_dict()))
+        return str(path)
+
+    return save
+
+
+@pytest.fixture
+def given(save_teacher, tmp_path):
+    """A checkpoint for each task: networks of three sizes; the last is a published file that was imported."""
+    torch.save({"state_dict": mmseg_semantic_fpn(3)}, tmp_path / "published.pth")
+    imported, _ = import_checkpoint(tmp_path / "published.pth", ["model.network_hw=[32,64]"])
+    save_checkpoint(tmp_path / "drivable.pt", imported)
+    return {
+        "detection": save_teacher("detection", "detection"),
+        "semantic": save_teacher("semantic", "semantic", "drivable", network_hw=(128, 96)),
+        "drivable": str(tmp_path / "drivable.pt"),
+    }
+
+
+UNTAUGHT = {"teach": None, "adapt": None}
+
+
+def labels_of(folder):
+    """Relative path -> content of pseudo labels."""
+    files = (path for path in (folder / "labels").rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def test_given_checkpoints_label_at_once(run, given, tmp_path):
+    """Each in its own network size, and as its own network computes."""
+    said, folder = run(stages={**UNTAUGHT, "teachers": given})
+    stages_run = [line.split()[1] for line in said if line.startswith("[")]
+    assert stages_run == ["pseudo:", "finetune:"]
+    labels = labels_of(tmp_path / "run/pseudo")
+    made = {path.split("/")[1] for path in labels}
+    assert made == {"det_20", "sem_seg", "drivable"}
+    lists = json.loads((tmp_path / "run/lists.json").read_text())["images"]
+    unlabelled = sorted({name for task in ("detection", "semantic") for name in lists[task]})
+    assert sorted(path.split("/")[-1] for path in labels if "drivable" in path) == [f"{n}.png" for n in unlabelled]
+    network = network_of(load_checkpoint(Path(given["drivable"])), source="test").eval()
+    image, letterbox = letterbox_image(
+        read_image(tmp_path / f"run/pseudo/images/100k/val/{unlabelled[0]}.png"), (32, 64)
+    )
+    with torch.no_grad():
+        raw = loop.to_raw(decode(network(torch.from_numpy(image.transpose(2, 0, 1).copy())[None]), (32, 64), 20))
+    mask = cv2.imread(str(tmp_path / f"run/pseudo/labels/drivable/masks/val/{unlabelled[0]}.png"), cv2.IMREAD_UNCHANGED)
+    assert (mask == to_predictions(raw, 0, letterbox).drivable).mean() > 0.99
+    assert load_checkpoint(folder / "model.pt").recipe.model.network_hw == (64, 96)
+    assert all("up to date" in line for line in run(stages={**UNTAUGHT, "teachers": given})[0])
+
+
+def test_some_tasks_are_taught_and_others_given(run, given, tmp_path):
+    said, _ = run(stages={"adapt": None, "teachers": {"semantic": given["semantic"]}})
+    stages_run = [line.split()[1] for line in said if line.startswith("[")]
+    assert stages_run == ["teach-detection:", "teach-drivable:", "pseudo:", "finetune:"]
+    record = json.loads((tmp_path / "run/pseudo/stage.json").read_text())["inputs"]
+    assert record["teacher of semantic"] == checkpoint_digest(Path(given["semantic"]))
+
+
+def test_a_task_without_teacher_keeps_its_annotation_alone(run, given, tmp_path):
+    run(stages={**UNTAUGHT, "teachers": {"semantic": given["semantic"]}})
+    assert {path.split("/")[1] for path in labels_of(tmp_path / "run/pseudo")} == {"sem_seg"}
+
+
+def test_a_changed_checkpoint_labels_again(run, given, save_teacher, tmp_path):
+    settings = {**UNTAUGHT, "teachers": given}
+    run(stages=settings)
+    before = labels_of(tmp_path / "run/pseudo")
+    moved = str(shutil.copy(given["semantic"], tmp_path / "moved.pt"))
+    said, _ = run(stages={**UNTAUGHT, "teachers": {**given, "semantic": moved}})
+    assert all("up to date" in line for line in said)  # the content counts, the path does not
+    save_teacher("semantic", "semantic", "drivable", network_hw=(128, 96), seed=2)
+    with pytest.raises(ConfigError, match=r"inputs of stage pseudo changed since it ran \(teacher of semantic\); give"):
+        run(stages=settings)
+    said, _ = run(stages=settings, overwrite=True)
+    assert ["starts in" in line for line in said] == [True, True]
+    after = labels_of(tmp_path / "run/pseudo")
+    assert after.keys() == before.keys()
+    assert {path.split("/")[1] for path in after if after[path] != before[path]} == {"sem_seg"}
+
+
+def test_images_without_any_annotation_are_labelled_where_asked(run, given, data, tmp_path):
+    for name in ("labels/drivable/masks/val", "labels/sem_seg/masks/val"):
+        (data / f"{name}/blob3.png").unlink()
+    path = data / "labels/det_20/det_val.json"
+    path.write_text(json.dumps([entry for entry in json.loads(path.read_text()) if entry["name"] != "blob3.png"]))
+    settings = {**UNTAUGHT, "setting": "full", "teachers": given}
+    run(data={"root": str(data)}, stages=settings)
+    assert [path for path in labels_of(tmp_path / "run/pseudo") if path.endswith(".png")] == []
+    every = {**settings, "pseudo": {**STAGES["pseudo"], "images": "all"}}
+    _, folder = run("every", data={"root": str(data)}, stages=every)
+    assert {path for path in labels_of(tmp_path / "every/pseudo") if path.endswith(".png")} == {
+        f"labels/{task}/masks/val/blob3.png" for task in ("sem_seg", "drivable")
+    }
+    assert folder.is_dir()
+
+
+@pytest.mark.parametrize(
+    ("task", "file", "message"),
+    [
+        (
+            "detection",
+            "semantic",
+            "stages.teachers.detection: .*semantic.pt has no head for detection, but for semantic, d",
+        ),
+        ("semantic", "gone", "gone.pt: no such checkpoint; check the path"),
+        (
+            "semantic",
+            "published",
+            "published.pth: not a checkpoint of this package; give a file that lvad-train run or import wrote",
+        ),
+        (
+            "semantic",
+            "nuimages",
+            "nuimages.pt was trained in the classes of nuimages, and this recipe has those of bdd1",
+        ),
+        ("semantic", "shipped/none", "shipped/none: no such starting checkpoint; the package ships shipped/edge"),
+    ],
+)
+def test_a_checkpoint_that_cannot_teach_is_refused_before_anything_is_written(
+    task, file, message, run, given, make_recipe, tmp_path
+):
+    recipe = make_recipe(model={"vocabulary": "nuimages", "drivable": None})
+    save_checkpoint(tmp_path / "nuimages.pt", Checkpoint(recipe, 1, build_model(recipe.model).state_dict()))
+    suffix = {"published": ".pth", "shipped/none": ""}.get(file, ".pt")
+    path = file if file.startswith("shipped/") else str(tmp_path / f"{file}{suffix}")
+    with pytest.raises((ConfigError, CheckpointError), match=message):
+        run(stages={**UNTAUGHT, "teachers": {**given, task: path}})
+    assert not (tmp_path / "run").exists()
