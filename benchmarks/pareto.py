@@ -126,7 +126,7 @@ def write_model(name: str, path: Path) -> None:
     net = build_model(recipe.model).eval()
     random = np.random.default_rng(0)
     images = [random.integers(0, 256, (*COST_HW, 3), np.uint8) for _ in range(2)]
-    export(Checkpoint(recipe, 0, net.state_dict()), path, images=images)
+    export({"pareto": Checkpoint(recipe, 0, net.state_dict())}, path, images=images)
 
 
 def times_ms(paths: dict[str, Path], *, rounds: int, threads: int | None) -> dict[str, Samples]:

@@ -41,7 +41,7 @@ def make_materials(folder: Path) -> None:
     save_checkpoint(folder / "model.pt", checkpoint)
     random = np.random.default_rng(0)
     images = [random.integers(0, 256, (*recipe.model.network_hw, 3), np.uint8) for _ in range(2)]
-    export(checkpoint, folder / "model.onnx", images=images)
+    export({"model.pt": checkpoint}, folder / "model.onnx", images=images)
     perceiver = open_perceiver(folder)
     for storage in ("mcap", "sqlite3"):
         plain = folder / f"{storage}_plain"

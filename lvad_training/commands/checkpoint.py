@@ -1,8 +1,9 @@
-"""The commands on a checkpoint: evaluate, export, slim and import."""
+"""The commands on checkpoints: evaluate, export, assemble, slim and import."""
 
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ def add_checkpoint_commands(commands: Commands) -> None:
     """Add them to the command line's sub-parsers."""
     _add_evaluate(commands)
     _add_export(commands)
+    _add_assemble(commands)
     _add_slim(commands)
     _add_import(commands)
 
@@ -81,6 +83,25 @@ def _add_export(commands: Commands) -> None:
         epilog="example: lvad-train export runs/edge/model.pt edge.onnx --camera-size 1280x720",
     )
     add_checkpoint(parser)
+    _add_model_file(parser)
+    parser.set_defaults(run=lambda options: _write_model_file([options.checkpoint], options))
+
+
+def _add_assemble(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "assemble",
+        help="turn checkpoints of different tasks into one model file",
+        description="Turn checkpoints of different tasks into one model file, checked as by export: one input, and "
+        "each task from its own network. Backbones and necks with equal weights are computed once.",
+        epilog="example: lvad-train assemble detection.pt semantic.pt drivable.pt model.onnx --images drive.mp4",
+    )
+    parser.add_argument("checkpoints", type=Path, nargs="+", metavar="checkpoint", help="checkpoints (.pt)")
+    _add_model_file(parser)
+    parser.set_defaults(run=lambda options: _write_model_file(options.checkpoints, options))
+
+
+def _add_model_file(parser: argparse.ArgumentParser) -> None:
+    """Add the output and the options that ``_write_model_file`` reads."""
     parser.add_argument("output", type=Path, help="model file to write (.onnx or .pt2)")
     parser.add_argument("--batch", type=int, default=1, help="images per call, static in the file (default: 1)")
     parser.add_argument("--size", type=size_wh, metavar="WxH", help="network size (default: the recipe's)")
@@ -91,13 +112,18 @@ def _add_export(commands: Commands) -> None:
         help="take only images of this size, such as 1280x720, and resize them in the model file (default: any size, "
         "resized on the CPU)",
     )
-    parser.add_argument("--images", type=Path, help="folder of images to compare on (default: the recipe's data set)")
-    parser.set_defaults(run=_export)
+    parser.add_argument(
+        "--images",
+        type=Path,
+        metavar="FOLDER_OR_VIDEO",
+        help="images to compare on (default: the recipe's data set, of several checkpoints the first's)",
+    )
 
 
-def _export(options: argparse.Namespace) -> int:
+def _write_model_file(paths: Sequence[Path], options: argparse.Namespace) -> int:
     from lvad_training.checkpoints import load_checkpoint
     from lvad_training.data.batches import comparison_images
+    from lvad_training.export.assembly import common_size
     from lvad_training.export.model_file import FORMATS, export
 
     if options.output.suffix not in FORMATS:
@@ -105,13 +131,14 @@ def _export(options: argparse.Namespace) -> int:
     size_hw = options.size[::-1] if options.size else None
     if options.batch < 1 or (size_hw and (min(size_hw) < 32 or any(side % 32 for side in size_hw))):
         raise ConfigError("--batch must be at least 1 and --size two multiples of 32, for instance --size 640x384")
+    if twice := next((path for path in paths if paths.count(path) > 1), None):
+        raise ConfigError(f"{twice} is named twice; name each checkpoint once, and the model file last")
     camera_hw = options.camera_size[::-1] if options.camera_size else None
-    checkpoint = load_checkpoint(options.checkpoint)
-    images = comparison_images(
-        checkpoint.recipe, options.images, camera_hw or size_hw or checkpoint.recipe.model.network_hw
-    )
+    checkpoints = {str(path): load_checkpoint(path) for path in paths}
+    recipe = checkpoints[str(paths[0])].recipe
+    images = comparison_images(recipe, options.images, camera_hw or common_size(checkpoints, size_hw))
     agreement = export(
-        checkpoint,
+        checkpoints,
         options.output,
         images=images,
         batch_size=options.batch,

@@ -1,6 +1,7 @@
 """Recipe -> selected images of its data set, and batches of them for training, evaluation and teachers."""
 
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from lvad_perception.datasets.layout import find_splits, open_split, vocabulary_
 from lvad_perception.datasets.split import Split
 from lvad_perception.errors import DatasetError, LvadError, VocabularyMismatchError
 from lvad_perception.media.images import image_files, read_image
+from lvad_perception.media.video import read_video
 from lvad_perception.preprocess import letterbox_image
 from lvad_perception.types import Size, Truth, UInt8
 from lvad_perception.vocabulary import TASKS, VOCABULARIES, difference
@@ -23,6 +25,7 @@ from lvad_training.recipe.schema import DataConfig, Recipe
 from lvad_training.samples import Batch, EvaluationSample, collate
 
 COMPARISON_IMAGES = 6
+_FRAMES_BETWEEN = 10  # of a video, so that the compared images differ
 
 
 def training_batches(recipe: Recipe, *, first: int, last: int, process: int, processes: int) -> Iterable[Batch]:
@@ -180,12 +183,12 @@ def teacher_images(recipe: Recipe, split: Split, frames: Sequence[int] | Frames)
     return guarded_loader(samples, recipe.data.workers, list, batch_size=recipe.train.batch_size)
 
 
-def comparison_images(recipe: Recipe, folder: Path | None, size_hw: Size) -> list[UInt8]:
+def comparison_images(recipe: Recipe, source: Path | None, size_hw: Size) -> list[UInt8]:
     """Up to ``COMPARISON_IMAGES`` images, letterboxed, to compare a model file with torch on.
 
     Args:
-        recipe: the images of its validation split, else of its training split, are taken if ``folder`` is None.
-        folder: images.
+        recipe: the images of its validation split, else of its training split, are taken if ``source`` is None.
+        source: a folder of images, or a video.
         size_hw: network size.
 
     Returns:
@@ -193,17 +196,26 @@ def comparison_images(recipe: Recipe, folder: Path | None, size_hw: Size) -> lis
 
     Raises:
         DatasetError: there are none.
+        ImageError: an image or the video cannot be read.
+        MissingDependencyError: PyAV is not installed, for a video.
     """
-    if folder is not None:
-        paths = image_files(folder)
+    if source is not None and source.is_file():
+        frames = islice(read_video(source), 0, COMPARISON_IMAGES * _FRAMES_BETWEEN, _FRAMES_BETWEEN)
+        return [letterbox_image(frame, size_hw)[0] for _, frame in frames]
+    if source is not None:
+        paths = image_files(source)
     else:
         root = Path(recipe.data.root)
+        if not root.exists():
+            raise DatasetError(
+                f"{root}: the recipe's data set is not there to compare on; give images, or a video, with --images"
+            )
         name = recipe.data.val_split if recipe.data.val_split in find_splits(root) else recipe.data.train_split
         split = open_split(root, name, cameras=recipe.data.cameras)
         picks = np.linspace(0, len(split) - 1, min(COMPARISON_IMAGES, len(split))).astype(int)
         paths = [split.image_path(int(index)) for index in picks]
     if not paths:
-        raise DatasetError(f"{folder}: no .jpg or .png image to compare on; give another folder with --images")
+        raise DatasetError(f"{source}: no .jpg or .png image to compare on; give another folder with --images")
     return [letterbox_image(read_image(path), size_hw)[0] for path in paths[:COMPARISON_IMAGES]]
 
 

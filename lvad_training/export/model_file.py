@@ -1,9 +1,9 @@
-"""Export of a checkpoint to an ONNX or PT2 file, kept only if its runtime reproduces torch's outputs."""
+"""Export of checkpoints to an ONNX or PT2 file, kept only if its runtime reproduces torch's outputs."""
 
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,10 +20,13 @@ from lvad_perception.errors import ExportError, MissingDependencyError
 from lvad_perception.files import draft
 from lvad_perception.manifest import INPUT_NAME, MANIFEST_KEY, OUTPUT_NAMES, Manifest
 from lvad_perception.types import RawOutputs, Size, UInt8
-from lvad_training.build import boxes_per_image, network_of, task_classes
+from lvad_perception.vocabulary import TASKS
+from lvad_training.build import boxes_per_image, task_classes
 from lvad_training.checkpoints import Checkpoint, weights_sha256
 from lvad_training.decoding.camera import CameraFrame
+from lvad_training.export.assembly import common_size, network_from, ordered
 from lvad_training.export.graph import ModelFileGraph
+from lvad_training.model.assembled import AssembledNet
 
 OPSET = 18
 TOLERANCE = TOLERANCES["fp32"]
@@ -51,7 +54,7 @@ class Format:
 
 
 def export(
-    checkpoint: Checkpoint,
+    checkpoints: Mapping[str, Checkpoint],
     path: Path,
     *,
     images: Sequence[UInt8],
@@ -59,14 +62,14 @@ def export(
     network_hw: Size | None = None,
     camera_hw: Size | None = None,
 ) -> Agreement:
-    """Write the model file of a checkpoint.
+    """Write the model file of a checkpoint, or of several with different tasks: one graph, each task from its network.
 
     Args:
-        checkpoint: a trained model.
+        checkpoints: name for messages, such as its file -> a trained model.
         path: the file to write; its suffix, one of ``FORMATS``, is the format.
         images: uint8 [H, W, 3] of the file's input size, at least two, to compare on; also compared in batches of two.
         batch_size: static N of the file.
-        network_hw: network size, multiples of 32; the recipe's when None.
+        network_hw: network size, multiples of 32; the recipes' when None.
         camera_hw: size of the only images that the file takes; None for letterboxed images of network size.
 
     Returns:
@@ -74,17 +77,20 @@ def export(
 
     Raises:
         ExportError: the runtime disagrees with torch, or a file cannot be written; nothing is left at ``path``.
-        CheckpointError: the weights do not fit their recipe.
+        CheckpointError: weights do not fit their recipe.
+        ConfigError: two checkpoints have a task in common, or other network sizes.
+        VocabularyMismatchError: the checkpoints have the classes of other data sets.
         MissingDependencyError: a library that writes or runs the format is not installed, or torch is too old.
     """
     if torch_version() < OLDEST_TORCH:
         oldest = ".".join(map(str, OLDEST_TORCH))
         raise MissingDependencyError(f"export needs torch {oldest} or newer and this is {torch.__version__}; {_REMEDY}")
-    network_hw = network_hw or checkpoint.recipe.model.network_hw
-    net = network_of(checkpoint, source="the checkpoint")
+    network_hw = common_size(checkpoints, network_hw)
+    checkpoints = ordered(checkpoints)
     camera = CameraFrame(camera_hw, network_hw) if camera_hw is not None else None
-    graph = ModelFileGraph(net, checkpoint.recipe.model.max_detections, camera=camera).eval()
-    manifest = _manifest(checkpoint, graph, network_hw, batch_size, camera_hw)
+    boxes = next(iter(checkpoints.values())).recipe.model.max_detections  # the detector's: detection is the first task
+    graph = ModelFileGraph(network_from(checkpoints), boxes, camera=camera).eval()
+    manifest = _manifest(list(checkpoints.values()), graph, network_hw, batch_size, camera_hw)
     file_format = FORMATS[path.suffix]
     with _writing(path), draft(path) as own:
         outputs: list[RawOutputs] = []
@@ -212,18 +218,36 @@ FORMATS = {
 
 
 def _manifest(
-    checkpoint: Checkpoint, graph: ModelFileGraph, network_hw: Size, batch_size: int, camera_hw: Size | None
+    checkpoints: Sequence[Checkpoint], graph: ModelFileGraph, network_hw: Size, batch_size: int, camera_hw: Size | None
 ) -> Manifest:
-    recipe = checkpoint.recipe
+    """The manifest of checkpoints in the order of their tasks."""
+    first = checkpoints[0].recipe
+    classes = {task: names for each in checkpoints for task, names in task_classes(each.recipe.model).items()}
+    training: dict[str, Any] = {"steps": checkpoints[0].step, "seed": first.train.seed}
+    if isinstance(graph.net, AssembledNet):
+        parts = zip(checkpoints, graph.net.networks, strict=True)
+        training = {"networks": [_origin(checkpoint, network) for checkpoint, network in parts]}
     return Manifest(
         network_hw=(int(network_hw[0]), int(network_hw[1])),
         batch_size=batch_size,
-        max_detections=boxes_per_image(recipe.model),
-        classes=task_classes(recipe.model),
-        score_threshold=recipe.model.score_threshold,
-        preset=recipe.preset,
+        max_detections=boxes_per_image(first.model),
+        classes={task: classes[task] for task in TASKS if task in classes},
+        score_threshold=first.model.score_threshold,
+        preset=" + ".join(dict.fromkeys(each.recipe.preset for each in checkpoints)),
         weights_sha256=weights_sha256(graph.net.state_dict()),
         created_by=f"lvad_perception {lvad_perception.__version__}",
-        training={"steps": checkpoint.step, "seed": recipe.train.seed},
+        training=training,
         camera_hw=camera_hw,
     )
+
+
+def _origin(checkpoint: Checkpoint, network: nn.Module) -> dict[str, Any]:
+    """What the manifest says of one of several networks."""
+    recipe = checkpoint.recipe
+    return {
+        "tasks": list(recipe.model.tasks),
+        "preset": recipe.preset,
+        "steps": checkpoint.step,
+        "seed": recipe.train.seed,
+        "weights_sha256": weights_sha256(network.state_dict()),
+    }

@@ -97,6 +97,22 @@ def _from_simclr_v2(name: str) -> str:
     return name
 
 
+def _from_detectron2(name: str) -> str:
+    """detectron2's ``ResNet``, whose norms belong to their convolutions -> torchvision.
+
+    Its images are taken for torchvision's. Those of MSRA's ResNet are BGR, but detectron2 publishes these as .pkl only.
+    """
+    name = re.sub(r"^stem\.conv1\.norm\.", "bn1.", name).removeprefix("stem.")
+    name = re.sub(r"^res(\d)\.", lambda match: f"layer{int(match[1]) - 1}.", name)
+    name = name.replace(".shortcut.norm.", ".downsample.1.").replace(".shortcut.", ".downsample.0.")
+    return re.sub(r"\.conv(\d)\.norm\.", r".bn\1.", name)
+
+
+def _from_v1c(name: str) -> str:
+    """mmsegmentation's ``ResNetV1c`` -> timm's ``resnet50c``."""
+    return re.sub(r"^stem\.(\d)\.", lambda match: "bn1." if match[1] == "7" else f"conv1.{match[1]}.", name)
+
+
 LAYOUTS = (
     Layout("a checkpoint of this package", "backbone.features.", "backbone.features."),
     Layout("CLIP", "visual.layer1.0.conv1.weight", "visual.", _from_clip, CLIP),
@@ -111,6 +127,11 @@ LAYOUTS = (
     Layout("VISSL", "_feature_blocks.conv1.weight", "_feature_blocks."),
     Layout("SimCLRv2-Pytorch", "net.0.0.weight", "", _from_simclr_v2, NONE),
     Layout("SwAV", "prototypes"),
+    Layout("detectron2", "backbone.bottom_up.stem.conv1.norm.weight", "backbone.bottom_up.", _from_detectron2),
+    Layout("detectron2", "backbone.stem.conv1.norm.weight", "backbone.", _from_detectron2),
+    Layout("detectron2", "stem.conv1.norm.weight", "", _from_detectron2),
+    Layout("ResNetV1c of mmsegmentation", "backbone.stem.6.weight", "backbone.", _from_v1c),
+    Layout("ResNetV1c of mmsegmentation", "stem.6.weight", "", _from_v1c),
 )
 DINO = Layout("DINO", "backbone.conv1.weight", "backbone.")
 PLAIN = Layout("torchvision's or timm's names", "")
@@ -274,10 +295,13 @@ def architecture_name(tensors: Mapping[str, Tensor]) -> str | None:
     }
     basic = {(2, 2, 2, 2): "resnet18", (3, 4, 6, 3): "resnet34"}
     bottleneck = {(3, 4, 6, 3): "resnet50", (3, 4, 23, 3): "resnet101", (3, 8, 36, 3): "resnet152"}
+    deep = {depths: f"{name}c" for depths, name in bottleneck.items()}
     depths = (stages[0], stages[1], stages[2], stages[3])
     if "stem.conv3.conv.weight" in tensors:
         return clip.get(depths)
     shapes = {name: tuple(value.shape) for name, value in tensors.items()}
+    if shapes.get("conv1.0.weight") == (32, 3, 3, 3) and shapes.get("layer1.0.downsample.0.weight") == (256, 64, 1, 1):
+        return deep.get(depths)
     if shapes.get("conv1.weight") != (64, 3, 7, 7) or shapes.get("layer1.0.conv1.weight", (0,))[0] != 64:
         return None  # another width or stem
     if "layer1.0.conv3.weight" in tensors:

@@ -57,11 +57,23 @@ class MultiTaskNet(nn.Module):
         Args:
             images: uint8 [B, 3, H, W], RGB, H and W multiples of the coarsest stride.
         """
-        normalised = (images.float() - self.mean) / self.std
-        laterals: list[Tensor] = self.neck.laterals(self.backbone(normalised))  # type: ignore[operator]
+        return self.run_heads(self.run_neck(self.run_backbone(images)))
+
+    def run_backbone(self, images: Tensor) -> list[Tensor]:
+        """Images as ``forward`` takes them -> the backbone's levels, finest first."""
+        levels: list[Tensor] = self.backbone((images.float() - self.mean) / self.std)
+        return levels
+
+    def run_neck(self, levels: list[Tensor]) -> Sequence[Tensor]:
+        """The backbone's levels -> the pyramid; the adapter works in between."""
+        laterals: list[Tensor] = self.neck.laterals(levels)  # type: ignore[operator]
         if self.adapter is not None and self.prompts is not None:
             laterals[-1] = self.adapter(laterals[-1], self.prompts())  # text is encoded once for all images
         pyramid: Sequence[Tensor] = self.neck.merge(laterals)  # type: ignore[operator]
+        return pyramid
+
+    def run_heads(self, pyramid: Sequence[Tensor]) -> Outputs:
+        """The pyramid -> outputs of the tasks that have a head."""
         detection: DetectionOutputs | PointOutputs | None = None
         if self.detection is not None:
             detection = self.detection(pyramid)

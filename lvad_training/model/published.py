@@ -31,6 +31,7 @@ WHY_LEFT_OUT = {
     "classifier": "classifier",
     "head": "head",
     "neck": "projection head or feature pyramid",
+    "decode_head": "segmentation head",
     "projection_head": "projection head",
     "prediction_head": "prediction head",
     "predictor": "prediction head",

@@ -98,6 +98,29 @@ def shortcut_first(tensors):
     return dict(sorted(tensors.items(), key=lambda item: (item[0].split(".")[:2], "downsample" not in item[0])))
 
 
+def detectron2(tensors):
+    """Names of detectron2's ``ResNet``; its frozen norms have no counters."""
+    renamed = {}
+    for name, value in without_counters(tensors).items():
+        name = name.replace(".downsample.0.", ".shortcut.").replace(".downsample.1.", ".shortcut.norm.")
+        for number in (1, 2, 3):
+            name = name.replace(f"bn{number}.", f"conv{number}.norm.")
+        for stage in (1, 2, 3, 4):
+            name = name.replace(f"layer{stage}.", f"res{stage + 1}.")
+        renamed[name if name.startswith("res") else f"stem.{name}"] = value
+    return renamed
+
+
+def v1c(tensors):
+    """mmsegmentation's names of a ResNetV1c, which is timm's resnet50c."""
+    stem = {"bn1": "stem.7", **{f"conv1.{place}": f"stem.{place}" for place in (0, 1, 3, 4, 6)}}
+    renamed = {}
+    for name, value in tensors.items():
+        module, _, kind = name.rpartition(".")
+        renamed[f"{stem.get(module, module)}.{kind}"] = value
+    return renamed
+
+
 def without_counters(tensors):
     return {name: value for name, value in tensors.items() if not name.endswith("num_batches_tracked")}
 
@@ -267,6 +290,21 @@ LAYOUTS = {
     ),
     "DetCo": (lambda t: {"state_dict": t, "author": "OpenSelfSup"}, "torchvision", {}),
     "DenseCL, extracted": (lambda t: {"state_dict": t, "author": "DenseCL"}, "torchvision", {}),
+    "detectron2, with a feature pyramid": (
+        lambda t: {
+            "model": {
+                **prefixed("backbone.bottom_up.", detectron2(t)),
+                "backbone.fpn_lateral2.weight": torch.zeros(2),
+                "proposal_generator.rpn_head.conv.weight": torch.zeros(2),
+                "pixel_mean": torch.zeros(3),
+            },
+            "iteration": 9,
+        },
+        "detectron2",
+        {"backbone": 1, "proposal_generator": 1, "pixel_mean": 1},
+    ),
+    "detectron2": (lambda t: {"model": prefixed("backbone.", detectron2(t))}, "detectron2", {}),
+    "detectron2, extracted": (lambda t: {**detectron2(t), "stem.fc.weight": torch.zeros(2)}, "detectron2", {"fc": 1}),
     "DenseCL, whole": (
         lambda t: {
             "state_dict": {

@@ -236,7 +236,7 @@ def conv_checkpoint():
 def conv_file(conv_checkpoint, images, tmp_path_factory):
     pytest.importorskip("onnxscript", reason="the extra export is not installed")
     path = tmp_path_factory.mktemp("conv") / "model.onnx"
-    return path, export(conv_checkpoint, path, images=images, batch_size=2)
+    return path, export({"test": conv_checkpoint}, path, images=images, batch_size=2)
 
 
 @pytest.mark.slow
@@ -261,7 +261,7 @@ def test_an_exported_program_is_the_same_model_and_needs_nothing_of_this_package
     import zipfile
 
     path = tmp_path / "model.pt2"
-    assert export(conv_checkpoint, path, images=images[:2], batch_size=2).within(TOLERANCES["fp32"])
+    assert export({"test": conv_checkpoint}, path, images=images[:2], batch_size=2).within(TOLERANCES["fp32"])
     found = open_engine(path).infer(np.stack(images[:2]))
     wanted = open_engine(conv_file[0], threads=1).infer(np.stack(images[:2]))
     assert agree([found], [wanted]).within(TOLERANCES["fp32"])

@@ -8,7 +8,8 @@ import torch
 
 from lvad_perception.engines import open_engine
 from lvad_perception.engines.agreement import TOLERANCES, Agreement, agree
-from lvad_perception.errors import ExportError, MissingDependencyError
+from lvad_perception.errors import DatasetError, ExportError, MissingDependencyError
+from lvad_perception.media.video import write_video
 from lvad_perception.perceiver import Perceiver
 from lvad_training.build import build_model, network_of
 from lvad_training.checkpoints import Checkpoint, weights_sha256
@@ -39,7 +40,7 @@ def checkpoint():
 @pytest.fixture(scope="module")
 def model_file(checkpoint, images, tmp_path_factory):
     path = tmp_path_factory.mktemp("export") / "model.onnx"
-    return path, export(checkpoint, path, images=images, batch_size=2)
+    return path, export({"test": checkpoint}, path, images=images, batch_size=2)
 
 
 @pytest.mark.slow
@@ -110,7 +111,7 @@ def test_a_disagreement_writes_nothing(checkpoint, images, tmp_path, monkeypatch
     monkeypatch.setattr(export_module, "agree", lambda *_: Agreement(0.5, 0.0, 1.0, 0, 100))
     (tmp_path / "model.onnx").write_bytes(b"an older model")
     with pytest.raises(ExportError, match=r"model.onnx: not written, since ONNX Runtime differs from torch by 0.5 px"):
-        export(checkpoint, tmp_path / "model.onnx", images=images)
+        export({"test": checkpoint}, tmp_path / "model.onnx", images=images)
     assert (tmp_path / "model.onnx").read_bytes() == b"an older model"
     assert len(list(tmp_path.iterdir())) == 1
 
@@ -138,13 +139,27 @@ def test_images_to_compare_on_come_from_the_data_set_or_a_folder(blobs):
     assert all(np.array_equal(a, b) for a, b in zip(images, folder, strict=True))
 
 
+def test_images_to_compare_on_may_be_a_video(tmp_path):
+    pytest.importorskip("av", reason="the extra video is not installed")
+    frames = [np.full((32, 64, 3), 4 * index, np.uint8) for index in range(45)]
+    write_video(tmp_path / "drive.mp4", frames, 25)
+    images = comparison_images(small_recipe(), tmp_path / "drive.mp4", (64, 64))
+    assert [round(float(image[32].mean())) for image in images] == pytest.approx([0, 40, 80, 120, 160], abs=3)
+    assert {image.shape for image in images} == {(64, 64, 3)}
+
+
+def test_a_recipe_whose_data_set_is_elsewhere_asks_for_images(tmp_path):
+    with pytest.raises(DatasetError, match=r"gone: the recipe's data set is not there to compare on; give images"):
+        comparison_images(small_recipe(tmp_path / "gone"), None, (32, 32))
+
+
 def test_a_checkpoint_without_a_task_exports_without_it(tmp_path, images):
     recipe = small_recipe()
     model = {"network_hw": list(SIZE_HW), "detection": None, "semantic": None}
     recipe = small_recipe(model={**model, "backbone": {"name": "resnet18", "options": {"channels": [8, 8, 8, 8]}}})
     path = tmp_path / "drivable.onnx"
     checkpoint = Checkpoint(recipe, 1, build_model(recipe.model).state_dict())
-    agreement = export(checkpoint, path, images=images)
+    agreement = export({"test": checkpoint}, path, images=images)
     assert agreement.masks == 1.0
     assert open_engine(path).manifest.output_names == ("drivable",)
 
@@ -183,7 +198,7 @@ def language_checkpoint():
 @pytest.fixture(scope="module")
 def language_file(language_checkpoint, images, tmp_path_factory):
     path = tmp_path_factory.mktemp("language") / "model.onnx"
-    return path, export(language_checkpoint, path, images=images[:2])
+    return path, export({"test": language_checkpoint}, path, images=images[:2])
 
 
 @pytest.mark.slow
@@ -263,7 +278,7 @@ def test_a_file_for_a_camera_gives_the_results_of_the_ordinary_one(model_file, c
 @pytest.mark.slow
 def test_an_exported_program_is_the_same_model(checkpoint, images, model_file, tmp_path):
     path = tmp_path / "model.pt2"
-    assert export(checkpoint, path, images=images, batch_size=2).within(TOLERANCES["fp32"])
+    assert export({"test": checkpoint}, path, images=images, batch_size=2).within(TOLERANCES["fp32"])
     onnx, program = open_engine(model_file[0], threads=1), open_engine(path)
     assert program.manifest == onnx.manifest
     batch = np.stack(images[:2])
@@ -275,7 +290,7 @@ def test_an_exported_program_names_no_file_of_the_machine_that_wrote_it(checkpoi
 
     recipe = small_recipe(model={"detection": None, "semantic": None, "network_hw": list(SIZE_HW)})
     path = tmp_path / "drivable.pt2"
-    export(Checkpoint(recipe, 1, build_model(recipe.model).state_dict()), path, images=images)
+    export({"test": Checkpoint(recipe, 1, build_model(recipe.model).state_dict())}, path, images=images)
     with zipfile.ZipFile(path) as archive:
         text = b"".join(archive.read(name) for name in archive.namelist() if name.endswith((".json", "manifest")))
     assert b"lvad_training" not in text
@@ -286,7 +301,7 @@ def test_the_error_for_a_torch_that_is_too_old_names_what_to_install(checkpoint,
     monkeypatch.setattr(torch, "__version__", "2.4.0+cu121")
     wanted = r"export needs torch 2\.14 or newer and this is 2\.4\.0\+cu121; pip install 'lvad_perception\[export\]'"
     with pytest.raises(MissingDependencyError, match=wanted):
-        export(checkpoint, tmp_path / "model.onnx", images=images)
+        export({"test": checkpoint}, tmp_path / "model.onnx", images=images)
     assert not list(tmp_path.iterdir())
 
 

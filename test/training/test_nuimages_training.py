@@ -40,7 +40,7 @@ def test_a_model_of_nuimages_is_trained_measured_and_exported(root, tmp_path, ma
     assert metrics.to_dict() == checkpoint.metrics
 
     path = tmp_path / "model.onnx"
-    export(checkpoint, path, images=comparison_images(recipe, None, recipe.model.network_hw))
+    export({"test": checkpoint}, path, images=comparison_images(recipe, None, recipe.model.network_hw))
     engine = open_engine(path)
     assert engine.manifest.vocabularies == NUIMAGES
     said = engine.infer(np.zeros((1, *engine.manifest.input_hw, 3), np.uint8))

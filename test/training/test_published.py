@@ -24,6 +24,7 @@ from .published_files import (
     prefixed,
     randomise,
     resnet,
+    v1c,
     without_counters,
 )
 
@@ -42,6 +43,28 @@ def test_each_published_layout_is_recognised_and_loaded(method, tmp_path):
     assert (report.matched, report.missing, report.left_out) == (265, (), left_out)
     assert not report.folded
     assert "265 of the backbone's 265 tensors loaded" in report.to_text()
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_resnet_v1c_of_mmsegmentation(whole, tmp_path):
+    source, target = (resnet("resnet50c", NARROW) for _ in range(2))
+    tensors = source.features.state_dict()
+    content = v1c(tensors)
+    assert {"stem.0.weight", "stem.7.running_mean", "layer4.2.conv3.weight"} <= content.keys()
+    if whole:
+        head = {"decode_head.conv_seg.weight": torch.zeros(2), "neck.lateral_convs.0.conv.weight": torch.zeros(2)}
+        content = {"meta": {}, "state_dict": {**prefixed("backbone.", content), **head}}
+    torch.save(content, tmp_path / "fpn.pth")
+    report = load_published(target, tmp_path / "fpn.pth")
+    assert_same(target, without_counters(tensors))
+    assert report.layout == "ResNetV1c of mmsegmentation"
+    assert (report.matched, report.missing, report.folded) == (len(without_counters(tensors)), (), False)
+    assert report.left_out == ({"decode_head": 1, "neck": 1} if whole else {})
+    if not whole:
+        wide = resnet("resnet50c", {}).features.state_dict()
+        torch.save(v1c(wide), tmp_path / "resnet50_v1c.pth")
+        with pytest.raises(CheckpointError, match=r"set model\.backbone\.name to resnet50c$"):
+            load_published(resnet("resnet50", {}), tmp_path / "resnet50_v1c.pth")
 
 
 def test_safetensors(tmp_path):
@@ -174,6 +197,9 @@ def test_unknown_names_match_nothing(tmp_path):
         ("resnet34", {}, "resnet34"),
         ("resnet50", {}, "resnet50"),
         ("resnet101", {}, "resnet101"),
+        ("resnet50c", {}, "resnet50c"),
+        ("resnet101c", {}, "resnet101c"),
+        ("resnet50d", {}, None),
         ("wide_resnet50_2", {}, None),
         ("resnext50_32x4d", {}, None),
         ("resnet50", NARROW, None),
