@@ -39,6 +39,8 @@ COMMANDS = {
         "evaluate": "evaluate {inputs}/run/model.pt --json {out}/metrics.json",
         "export": "export {inputs}/run/model.pt {out}/model.pt2",
         "slim": "slim {inputs}/run/model.pt {out}/slim.pt",
+        "import": "import {inputs}/published.pth --output {out}/imported.pt --set model.network_hw=[64,96]",
+        "assemble": "assemble {inputs}/run/model.pt {out}/assembled.onnx",
         "data lists": "data lists {blobs} {out}/lists.json --setting full --split val",
         "data sample": "data sample {out}/set --images 2 --workers 1",
         "data check": "data check {blobs} --workers 1",
@@ -123,6 +125,7 @@ def inputs(tmp_path_factory, small_split, blobs, tiny_model_file):
     pytest.importorskip("av")
     pytest.importorskip("lightly")
     import numpy as np
+    import torch
 
     from lvad_perception.media.video import write_video
     from lvad_training.recipe.config import recipe_to_dict
@@ -130,12 +133,14 @@ def inputs(tmp_path_factory, small_split, blobs, tiny_model_file):
     from ..perception.test_quantize import with_convolutions
     from .conftest import small_recipe
     from .test_pretrain import SMALL as PRETRAIN
+    from .zoo_files import mmseg_semantic_fpn
 
     root = tmp_path_factory.mktemp("inputs")
     (root / "out").mkdir()
     recipe = small_recipe(blobs, output=str(root / "run"), train={"steps": 1, "checkpoint_every": 1})
     (root / "recipe.yaml").write_text(yaml.safe_dump(recipe_to_dict(recipe)))
     (root / "pretrain.yaml").write_text(yaml.safe_dump({**PRETRAIN, "method": "moco_v2"}))
+    torch.save({"state_dict": mmseg_semantic_fpn()}, root / "published.pth")
     write_video(root / "video.mp4", np.zeros((4, 64, 64, 3), np.uint8), 10)
     shutil.copy(tiny_model_file, root / "convolutions.onnx")
     with_convolutions(root / "convolutions.onnx")
