@@ -38,6 +38,8 @@ COMMANDS = {
         "demo": "demo --out {out}/demo --data {blobs} --steps 1",
         "evaluate": "evaluate {inputs}/run/model.pt --json {out}/metrics.json",
         "export": "export {inputs}/run/model.pt {out}/model.pt2",
+        "assemble": "assemble {inputs}/run/model.pt {out}/assembled.pt2",
+        "import": "import {inputs}/published.pth --output {out}/imported.pt",
         "slim": "slim {inputs}/run/model.pt {out}/slim.pt",
         "data lists": "data lists {blobs} {out}/lists.json --setting full --split val",
         "data sample": "data sample {out}/set --images 2 --workers 1",
@@ -121,6 +123,7 @@ def inputs(tmp_path_factory, small_split, blobs, tiny_model_file):
     pytest.importorskip("av")
     pytest.importorskip("lightly")
     import numpy as np
+    import torch
 
     from lvad_perception.media.video import write_video
     from lvad_training.recipe.config import recipe_to_dict
@@ -128,6 +131,7 @@ def inputs(tmp_path_factory, small_split, blobs, tiny_model_file):
     from ..perception.test_quantize import with_convolutions
     from .conftest import small_recipe
     from .test_pretrain import SMALL as PRETRAIN
+    from .zoo_files import mmseg_semantic_fpn
 
     root = tmp_path_factory.mktemp("inputs")
     (root / "out").mkdir()
@@ -135,6 +139,7 @@ def inputs(tmp_path_factory, small_split, blobs, tiny_model_file):
     (root / "recipe.yaml").write_text(yaml.safe_dump(recipe_to_dict(recipe)))
     (root / "pretrain.yaml").write_text(yaml.safe_dump({**PRETRAIN, "method": "moco_v2"}))
     write_video(root / "video.mp4", np.zeros((4, 64, 64, 3), np.uint8), 10)
+    torch.save(mmseg_semantic_fpn(), root / "published.pth")
     shutil.copy(tiny_model_file, root / "convolutions.onnx")
     with_convolutions(root / "convolutions.onnx")
     steps = [
