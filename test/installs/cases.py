@@ -149,6 +149,17 @@ INSTALLATIONS = (
     Installation(Line("docs/deploy.md", "Jetson, with JetPack's numpy 1"), (HUMBLE, JAZZY), (*JETSON, NO_TENSORRT)),
     Installation(Line("docs/bags.md", "bags and replay"), (LAPTOP,), (*MODEL, *BAGS)),
     Installation(Line("docs/bags.md", "evaluation and videos too"), (LAPTOP,), (*MODEL, *BAGS, *EVALUATION, *VIDEOS)),
+    Installation(
+        Line("docs/first-model.md", "import, model files, bags and videos"),
+        (LAPTOP,),
+        (
+            Command(
+                "lvad-train assemble lvad_training/weights/edge.pt {work}/exported.onnx --images {data}/images/100k/val"
+            ),
+            *BAGS,
+            *VIDEOS,
+        ),
+    ),
     Installation(Line("docs/training.md", "training, evaluation, model files"), (LAPTOP,), (*TRAINING, *EXPORT)),
     Installation(
         Line("docs/training.md", "training and evaluation"),

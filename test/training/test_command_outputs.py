@@ -38,6 +38,8 @@ COMMANDS = {
         "demo": "demo --out {out}/demo --data {blobs} --steps 1",
         "evaluate": "evaluate {inputs}/run/model.pt --json {out}/metrics.json",
         "export": "export {inputs}/run/model.pt {out}/model.pt2",
+        "assemble": "assemble {inputs}/run/model.pt {out}/assembled.pt2",
+        "import": "import {inputs}/published.pth --output {out}/imported.pt",
         "slim": "slim {inputs}/run/model.pt {out}/slim.pt",
         "import": "import {inputs}/published.pth --output {out}/imported.pt --set model.network_hw=[64,96]",
         "assemble": "assemble {inputs}/run/model.pt {out}/assembled.onnx",
@@ -142,6 +144,7 @@ def inputs(tmp_path_factory, small_split, blobs, tiny_model_file):
     (root / "pretrain.yaml").write_text(yaml.safe_dump({**PRETRAIN, "method": "moco_v2"}))
     torch.save({"state_dict": mmseg_semantic_fpn()}, root / "published.pth")
     write_video(root / "video.mp4", np.zeros((4, 64, 64, 3), np.uint8), 10)
+    torch.save(mmseg_semantic_fpn(), root / "published.pth")
     shutil.copy(tiny_model_file, root / "convolutions.onnx")
     with_convolutions(root / "convolutions.onnx")
     steps = [
