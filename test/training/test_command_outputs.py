@@ -41,8 +41,6 @@ COMMANDS = {
         "assemble": "assemble {inputs}/run/model.pt {out}/assembled.pt2",
         "import": "import {inputs}/published.pth --output {out}/imported.pt",
         "slim": "slim {inputs}/run/model.pt {out}/slim.pt",
-        "import": "import {inputs}/published.pth --output {out}/imported.pt --set model.network_hw=[64,96]",
-        "assemble": "assemble {inputs}/run/model.pt {out}/assembled.onnx",
         "data lists": "data lists {blobs} {out}/lists.json --setting full --split val",
         "data sample": "data sample {out}/set --images 2 --workers 1",
         "data check": "data check {blobs} --workers 1",
@@ -142,7 +140,6 @@ def inputs(tmp_path_factory, small_split, blobs, tiny_model_file):
     recipe = small_recipe(blobs, output=str(root / "run"), train={"steps": 1, "checkpoint_every": 1})
     (root / "recipe.yaml").write_text(yaml.safe_dump(recipe_to_dict(recipe)))
     (root / "pretrain.yaml").write_text(yaml.safe_dump({**PRETRAIN, "method": "moco_v2"}))
-    torch.save({"state_dict": mmseg_semantic_fpn()}, root / "published.pth")
     write_video(root / "video.mp4", np.zeros((4, 64, 64, 3), np.uint8), 10)
     torch.save(mmseg_semantic_fpn(), root / "published.pth")
     shutil.copy(tiny_model_file, root / "convolutions.onnx")
