@@ -170,6 +170,7 @@ class Outputs:
         semantic_pixels: [B, 19, H / s, W / s], auxiliary per-pixel logits of a mask-classification head; None outside
             training or if not configured.
         drivable_pixels: [B, 3, H / s, W / s], likewise.
+        neck_weights: in training, the sum of the neck's parameters, which not every head depends on; None otherwise.
     """
 
     detection: DetectionOutputs | PointOutputs | None
@@ -177,6 +178,7 @@ class Outputs:
     drivable: MaskOutputs | PixelOutputs | None
     semantic_pixels: Tensor | None = None
     drivable_pixels: Tensor | None = None
+    neck_weights: Tensor | None = None
 
 
 def collate(samples: list[Sample]) -> Batch:

@@ -67,7 +67,8 @@ class MultiTaskNet(nn.Module):
             detection = self.detection(pyramid)
         semantic, semantic_pixels = _masks(self.semantic, pyramid)
         drivable, drivable_pixels = _masks(self.drivable, pyramid)
-        return Outputs(detection, semantic, drivable, semantic_pixels, drivable_pixels)
+        weights = torch.stack([each.sum() for each in self.neck.parameters()]).sum() if self.training else None
+        return Outputs(detection, semantic, drivable, semantic_pixels, drivable_pixels, weights)
 
     def fold_prompts(self) -> None:
         """Encode the current prompts into the weights; call it before these are saved or evaluated.

@@ -17,6 +17,7 @@ from lvad_training.checkpoints import load_checkpoint
 from lvad_training.recipe.config import recipe_to_dict
 from lvad_training.training import stages
 from lvad_training.training import train as training
+from lvad_training.training.environment import read_environments
 from lvad_training.training.records import RECORD, write_record
 from lvad_training.training.stages import plan
 
@@ -334,3 +335,30 @@ def test_a_stage_that_is_refused_before_it_began_may_run_with_another_recipe(run
     assert not (tmp_path / "run").exists()
     said, _ = run(stages=one)
     assert "finetune: starts" in said[-1]
+
+
+@pytest.mark.slow
+def test_two_processes_on_cpus_run_every_stage_together_whatever_launched_them(recipe_of, tmp_path):
+    """torchrun says nothing of CPUs; each stage still has one main process."""
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe_to_dict(recipe_of(train={"steps": 3, "batch_size": 1}))))
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    environment = {name: value for name, value in os.environ.items() if name != "ACCELERATE_USE_CPU"}
+    done = subprocess.run(
+        [*launcher, "-m", "lvad_training.cli", "run", str(path), "--quiet"],
+        check=True,
+        env={**environment, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    begun = [
+        line.split()[1].rstrip(":")
+        for line in done.stdout.splitlines()
+        if line.startswith("[") and " starts in " in line
+    ]
+    assert begun == EVERY
+    for stage in EVERY:
+        assert json.loads((tmp_path / "run" / stage / RECORD).read_text())["state"] == "done"
+        if stage != "pseudo":
+            (ran,) = read_environments(tmp_path / "run" / stage)
+            assert ran.processes == 2

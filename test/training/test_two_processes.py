@@ -45,6 +45,30 @@ def test_half_of_the_batch_each_gives_the_losses_and_gradients_of_one_with_all(p
                 torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-5 * largest, msg=name)
 
 
+@pytest.mark.parametrize("language", [False, True], ids=["", "language"])
+@pytest.mark.parametrize(
+    ("task", "head", "section"),
+    [
+        ("detection", "sparse_rcnn", {}),
+        ("detection", "fcos", {"strides": [4, 8, 16, 32, 64]}),
+        ("detection", "fcos", {"strides": [8, 16, 32]}),
+        ("detection", "fcos", {"strides": [32, 64]}),
+        ("semantic", "maskformer", {"memory_stride": 32}),
+        ("semantic", "maskformer", {"memory_stride": 16, "pixel_loss": True}),
+        ("drivable", "maskformer", {"memory_stride": 4}),
+        ("semantic", "semantic_fpn", {}),
+        ("drivable", "semantic_fpn", {}),
+    ],
+    ids=str,
+)
+def test_every_network_of_one_task_trains(pair, task, head, section, language):
+    """Whichever levels of the pyramid its head reads."""
+    (losses, weights), other = pair.run(two_processes.train_alone, task, head, section, language)
+    assert len(losses) == 3
+    assert all(0 < loss < 1e4 for loss in losses)
+    assert other == (losses, weights)
+
+
 def test_a_loss_that_is_not_finite_in_one_ends_both_and_reproduce_goes_on_in_both(pair, make_base, tmp_path):
     steps = [[["full"], ["boxes"]], [["boxes"], ["drivable"]]]
     for err in pair.run(two_processes.run_own_steps, "convolutions", steps, ["drivable"]):
