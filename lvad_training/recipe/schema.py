@@ -277,7 +277,10 @@ class TrainConfig(Section, frozen=True):
     divided by ten at ``drop_at`` of the steps; ``backbone_multiplier`` and ``prompt_multiplier`` scale it for the
     backbone and for the prompts' contexts. Validation runs every ``evaluate_every`` steps when above 0, and always at
     the end. ``start_from``: a checkpoint, or "shipped/NAME". ``freeze``: "backbone" keeps it bit for bit, BatchNorm
-    statistics included: the *adapt* stage.
+    statistics included: the *adapt* stage. ``batch_norm``: "frozen" keeps statistics, scales and shifts of the
+    backbone's BatchNorm, as the papers do with pretrained backbones; "batch" trains every BatchNorm on the images of
+    each process, "sync" on those of all processes, for which it needs GPUs; "auto" is "frozen" for a backbone with
+    pretrained weights (``model.backbone.weights`` or ``start_from``) and "batch" for one with random weights.
     """
 
     steps: Count = 1000
@@ -296,6 +299,7 @@ class TrainConfig(Section, frozen=True):
     evaluate_every: int = 0
     start_from: str | None = None
     freeze: Literal["nothing", "backbone"] = "nothing"
+    batch_norm: Literal["auto", "frozen", "sync", "batch"] = "auto"
     prompt_multiplier: Weight = 1.0
 
 

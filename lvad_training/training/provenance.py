@@ -23,7 +23,7 @@ from lvad_perception.vocabulary import TASKS
 from lvad_training.checkpoints import load_checkpoint, resolve_start, weights_sha256
 from lvad_training.model.published import is_timm
 from lvad_training.pseudo.folder import REPORT, UNFINISHED
-from lvad_training.recipe.config import recipe_to_dict
+from lvad_training.recipe.config import batch_norm_of, recipe_to_dict
 from lvad_training.recipe.schema import BackboneConfig, DataConfig, Recipe, TextEncoderConfig
 
 _MEASURING = ("score_threshold", "max_detections")
@@ -32,7 +32,7 @@ _MEASURING = ("score_threshold", "max_detections")
 
 def fingerprint(recipe: Recipe) -> dict[str, Any]:
     """The part of a recipe that the weights depend on: without paths, saving and measuring."""
-    plain = recipe_to_dict(recipe)
+    plain = _with_batch_norm(recipe)
     for key in ("output", "stages", "preset"):
         plain.pop(key)
     for key in ("root", "workers", "lists", "pseudo", "val_split", "val_only"):
@@ -55,6 +55,16 @@ def training_inputs(recipe: Recipe) -> Inputs:
     """
     sections = {section: digest(value) for section, value in fingerprint(recipe).items()}
     return sections | data_inputs(recipe, recipe.model.tasks) | start_inputs(recipe)
+
+
+def _with_batch_norm(recipe: Recipe) -> dict[str, Any]:
+    """Plain values with what "auto" stands for; without ``batch_norm`` where it is as in versions before that key."""
+    plain, mode = recipe_to_dict(recipe), batch_norm_of(recipe)
+    if mode == "batch" or recipe.train.freeze == "backbone":
+        plain["train"].pop("batch_norm")
+    else:
+        plain["train"]["batch_norm"] = mode
+    return plain
 
 
 def pseudo_inputs(recipe: Recipe, teachers: Mapping[str, Path]) -> Inputs:
@@ -185,7 +195,7 @@ def table_fingerprint(base: Recipe) -> dict[str, Any]:
 
     Labels, masks and files are not part of it: each stage of a row compares them itself.
     """
-    plain = recipe_to_dict(base)
+    plain = _with_batch_norm(base)
     plain.pop("output")
     plain["data"].pop("workers")
     for key in ("seed", "checkpoint_every", "evaluate_every"):

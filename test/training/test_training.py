@@ -127,6 +127,30 @@ def test_training_starts_from_given_weights(run, tmp_path):
     assert run("again", start_from=str(tmp_path / "first" / "model.pt"))[0] < 0.8 * run("anew")[0]
 
 
+def test_batch_norm_of_a_pretrained_backbone_stays_as_it_was(run, tmp_path):
+    run("first")
+    start = load_checkpoint(tmp_path / "first" / "model.pt").weights
+    for mode, kept in (("auto", True), ("batch", False)):
+        run(mode, start_from=str(tmp_path / "first" / "model.pt"), batch_norm=mode)
+        after = load_checkpoint(tmp_path / mode / "model.pt").weights
+        for name in ("running_mean", "running_var", "weight", "bias"):
+            name = f"backbone.features.bn1.{name}"
+            assert torch.equal(after[name], start[name]) is kept, name
+        assert not torch.equal(after["backbone.features.conv1.weight"], start["backbone.features.conv1.weight"])
+
+
+def test_a_run_that_began_before_batch_norm_was_a_key_resumes(run, tmp_path, stop_at):
+    whole = run("whole")
+    with stop_at(3):
+        run("killed")
+    path = tmp_path / "killed" / CHECKPOINT
+    content = torch.load(path, weights_only=True)
+    content["recipe"]["train"].pop("batch_norm")
+    content["recipe"]["model"]["detection"].pop("canonical_px")
+    torch.save(content, path)
+    assert run("killed", resume=True) == whole
+
+
 def test_a_backbone_starts_from_a_file(run, make_recipe, blobs, tmp_path, net):
     weights = {name: value * 0 + 0.01 for name, value in net.backbone.features.state_dict().items()}
     torch.save({**weights, "fc.weight": torch.zeros(3)}, tmp_path / "backbone.pth")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from lvad_perception.errors import EvaluationError, ImageError, NonFiniteLossError
+from lvad_perception.errors import ConfigError, EvaluationError, ImageError, NonFiniteLossError
 from lvad_training.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from lvad_training.recipe.config import recipe_to_dict
 from lvad_training.reproduce.run import ReproduceError
@@ -67,6 +67,13 @@ def test_every_network_of_one_task_trains(pair, task, head, section, language):
     assert len(losses) == 3
     assert all(0 < loss < 1e4 for loss in losses)
     assert other == (losses, weights)
+
+
+def test_batch_norm_is_synchronised_on_gpus_only(pair, blobs, tmp_path):
+    for err in pair.run(two_processes.synchronise_batch_norm, str(blobs), str(tmp_path / "run")):
+        assert isinstance(err, ConfigError)
+        assert str(err) == "train.batch_norm: sync needs GPUs when there are several processes; use frozen or batch"
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_loss_that_is_not_finite_in_one_ends_both_and_reproduce_goes_on_in_both(pair, make_base, tmp_path):

@@ -267,6 +267,11 @@ def train_alone(task, head, section, language, *, steps=3):
     return totals, weights_sha256(dict(net.named_parameters()))
 
 
+def synchronise_batch_norm(root, output):
+    """Train a recipe with ``train.batch_norm: sync``."""
+    return train(small_recipe(root, train={"batch_norm": "sync"}, output=output), progress=False)
+
+
 def evaluate_run(folder):
     """Metrics of a finished run, measured again."""
     return evaluate_folder(Path(folder))
