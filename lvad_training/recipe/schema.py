@@ -274,13 +274,14 @@ class TrainConfig(Section, frozen=True):
     """Optimisation. ``batch_size`` is images per process and micro-step; ``accumulate`` micro-steps make one step.
 
     The learning rate warms up linearly over ``warmup_steps``, then follows ``schedule``: "cosine" to zero, or "step",
-    divided by ten at ``drop_at`` of the steps; ``backbone_multiplier`` and ``prompt_multiplier`` scale it for the
-    backbone and for the prompts' contexts. Validation runs every ``evaluate_every`` steps when above 0, and always at
-    the end. ``start_from``: a checkpoint, or "shipped/NAME". ``freeze``: "backbone" keeps it bit for bit, BatchNorm
-    statistics included: the *adapt* stage. ``batch_norm``: "frozen" keeps statistics, scales and shifts of the
-    backbone's BatchNorm, as the papers do with pretrained backbones; "batch" trains every BatchNorm on the images of
-    each process, "sync" on those of all processes, for which it needs GPUs; "auto" is "frozen" for a backbone with
-    pretrained weights (``model.backbone.weights`` or ``start_from``) and "batch" for one with random weights.
+    divided by ten at ``drop_at`` of the steps, one share or several. ``backbone_multiplier``, ``detection_multiplier``
+    and ``prompt_multiplier`` scale it for the backbone, the detection head and the prompts' contexts. Validation runs
+    every ``evaluate_every`` steps when above 0, and always at the end. ``start_from``: a checkpoint, or "shipped/NAME".
+    ``freeze``: "backbone" keeps it bit for bit, BatchNorm statistics included: the *adapt* stage. ``batch_norm``:
+    "frozen" keeps statistics, scales and shifts of the backbone's BatchNorm, as the papers do with pretrained
+    backbones; "batch" trains every BatchNorm on the images of each process, "sync" on those of all processes, for which
+    it needs GPUs; "auto" is "frozen" for a backbone with pretrained weights (``model.backbone.weights`` or
+    ``start_from``) and "batch" for one with random weights.
     """
 
     steps: Count = 1000
@@ -288,10 +289,11 @@ class TrainConfig(Section, frozen=True):
     accumulate: Count = 1
     learning_rate: Rate = 1e-4
     backbone_multiplier: Weight = 1.0
+    detection_multiplier: Weight = 1.0
     weight_decay: Weight = 1e-4
     warmup_steps: Annotated[int, Meta(ge=0)] = 100
     schedule: Literal["cosine", "step"] = "cosine"
-    drop_at: float = 0.7
+    drop_at: Share | tuple[Share, ...] = 0.7
     gradient_clip: Weight = 1.0
     precision: Precision = "auto"
     seed: Annotated[int, Meta(ge=0)] = 0

@@ -29,10 +29,21 @@ from lvad_training.recipe.schema import BackboneConfig, DataConfig, Recipe, Text
 _MEASURING = ("score_threshold", "max_detections")
 """Keys of ``model`` that change the predictions of finished weights, but not the weights."""
 
+_NEWER = {
+    "train.batch_norm": "batch",
+    "train.detection_multiplier": 1.0,
+    "model.neck_from": 4,
+    "model.backbone.stride_in": "3x3",
+    "model.detection.canonical_px": None,
+    "model.detection.distance": "stride",
+    "model.detection.centerness": "box",
+}
+"""Keys that the first versions lacked -> the value that stands for what those did."""
+
 
 def fingerprint(recipe: Recipe) -> dict[str, Any]:
     """The part of a recipe that the weights depend on: without paths, saving and measuring."""
-    plain = _with_batch_norm(recipe)
+    plain = _plain(recipe)
     for key in ("output", "stages", "preset"):
         plain.pop(key)
     for key in ("root", "workers", "lists", "pseudo", "val_split", "val_only"):
@@ -57,13 +68,17 @@ def training_inputs(recipe: Recipe) -> Inputs:
     return sections | data_inputs(recipe, recipe.model.tasks) | start_inputs(recipe)
 
 
-def _with_batch_norm(recipe: Recipe) -> dict[str, Any]:
-    """Plain values with what "auto" stands for; without ``batch_norm`` where it is as in versions before that key."""
-    plain, mode = recipe_to_dict(recipe), batch_norm_of(recipe)
-    if mode == "batch" or recipe.train.freeze == "backbone":
-        plain["train"].pop("batch_norm")
-    else:
-        plain["train"]["batch_norm"] = mode
+def _plain(recipe: Recipe) -> dict[str, Any]:
+    """Plain values without ``_NEWER`` keys that are as in versions before them, so that digests stay the same."""
+    plain = recipe_to_dict(recipe)
+    plain["train"]["batch_norm"] = "batch" if recipe.train.freeze == "backbone" else batch_norm_of(recipe)
+    for path, default in _NEWER.items():
+        *sections, key = path.split(".")
+        section: Any = plain
+        for name in sections:
+            section = (section or {}).get(name)
+        if section is not None and key in section and section[key] == default:
+            section.pop(key)
     return plain
 
 
@@ -183,7 +198,7 @@ def checkpoint_digest(path: Path) -> str:
     if not path.is_file():
         return ABSENT
     checkpoint = load_checkpoint(path)
-    model = {key: value for key, value in recipe_to_dict(checkpoint.recipe)["model"].items() if key not in _MEASURING}
+    model = {key: value for key, value in _plain(checkpoint.recipe)["model"].items() if key not in _MEASURING}
     model["backbone"].pop("weights")
     model["language"] = None  # folded into the weights
     text_encoder = checkpoint.text_encoder and checkpoint.text_encoder["sha256"]
@@ -195,7 +210,7 @@ def table_fingerprint(base: Recipe) -> dict[str, Any]:
 
     Labels, masks and files are not part of it: each stage of a row compares them itself.
     """
-    plain = _with_batch_norm(base)
+    plain = _plain(base)
     plain.pop("output")
     plain["data"].pop("workers")
     for key in ("seed", "checkpoint_every", "evaluate_every"):

@@ -14,7 +14,7 @@ import yaml
 from lvad_perception.errors import CheckpointError, ConfigError, EvaluationError, LabelError
 from lvad_perception.files import removed_on_error
 from lvad_training.checkpoints import load_checkpoint
-from lvad_training.recipe.config import recipe_to_dict
+from lvad_training.recipe.config import batch_norm_of, recipe_to_dict
 from lvad_training.training import stages
 from lvad_training.training import train as training
 from lvad_training.training.environment import read_environments
@@ -95,6 +95,10 @@ def test_the_plan_is_the_recipe_in_order(recipe_of, tmp_path):
     assert by_name["adapt"].train.freeze == "backbone"
     assert by_name["finetune"].train.freeze == "nothing"
     assert by_name["finetune"].train.start_from == str(tmp_path / "run" / "adapt" / "model.pt")
+    assert batch_norm_of(by_name["finetune"]) == batch_norm_of(by_name["teach-semantic"]) == "batch"
+    recipe = recipe_of(model={"backbone": {"weights": "timm"}})
+    by_name = {stage.name: stage.recipe for stage in plan(recipe)}
+    assert batch_norm_of(by_name["finetune"]) == batch_norm_of(by_name["teach-semantic"]) == "frozen"
     assert by_name["finetune"].data.pseudo == str(tmp_path / "run" / "pseudo")
     assert {recipe.data.lists for recipe in by_name.values()} == {str(tmp_path / "run" / "lists.json")}
 

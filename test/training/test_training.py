@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -15,7 +16,7 @@ import yaml
 from lvad_perception.errors import CheckpointError, ConfigError, DatasetError, ImageError, NonFiniteLossError
 from lvad_training.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from lvad_training.model.published import load_backbone
-from lvad_training.recipe.config import recipe_to_dict
+from lvad_training.recipe.config import load_recipe, recipe_to_dict
 from lvad_training.recipe.schema import BackboneConfig
 from lvad_training.training.loop import check_finite
 from lvad_training.training.runs import CHECKPOINT
@@ -229,6 +230,21 @@ def test_the_learning_rate_warms_up_and_falls(make_recipe):
     assert factors[-1] < 0.001
     dropped = msgspec.structs.replace(settings, schedule="step")
     assert [learning_rate_factor(step, dropped) for step in (20, 69, 70, 99)] == [1, 1, 0.1, 0.1]
+    twice = msgspec.structs.replace(dropped, drop_at=(0.7, 0.9))
+    found = [learning_rate_factor(step, twice) for step in (20, 69, 70, 89, 90, 99)]
+    assert found == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
+
+
+def test_the_paper_recipe_has_the_learning_rates_of_each_method(net):
+    """Sparse R-CNN 2.5e-5, MaskFormer 1e-4 with a tenth for the backbone, as in their configurations."""
+    settings = load_recipe(Path("config/lv_adapter.yaml")).train
+    names = {id(parameter): name for name, parameter in net.named_parameters()}
+    rates = {names[id(each)]: group["lr"] for group in parameter_groups(net, settings) for each in group["params"]}
+    assert len(rates) == len(names)
+    for name, rate in rates.items():
+        expected = {"backbone": 1e-5, "detection": 2.5e-5}.get(name.partition(".")[0], 1e-4)
+        assert rate == pytest.approx(expected), name
+    assert len(parameter_groups(net, msgspec.structs.replace(settings, detection_multiplier=1.0))) == 4
 
 
 def test_norms_biases_and_learned_inputs_do_not_decay(net, make_recipe):
