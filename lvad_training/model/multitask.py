@@ -58,9 +58,13 @@ class MultiTaskNet(nn.Module):
             images: uint8 [B, 3, H, W], RGB, H and W multiples of the coarsest stride.
         """
         normalised = (images.float() - self.mean) / self.std
+        score_maps: dict[str, Tensor] = {}
         laterals: list[Tensor] = self.neck.laterals(self.backbone(normalised))  # type: ignore[operator]
         if self.adapter is not None and self.prompts is not None:
-            laterals[-1] = self.adapter(laterals[-1], self.prompts())  # text is encoded once for all images
+            text = self.prompts()  # encoded once for all images
+            laterals[-1], scores = self.adapter.update(laterals[-1], text)  # type: ignore[operator]
+            if self.training and scores is not None:
+                score_maps = {task: scores[:, rows] for task, rows in self.prompts.slices.items()}
         pyramid: Sequence[Tensor] = self.neck.merge(laterals)  # type: ignore[operator]
         detection: DetectionOutputs | PointOutputs | None = None
         if self.detection is not None:
@@ -68,7 +72,7 @@ class MultiTaskNet(nn.Module):
         semantic, semantic_pixels = _masks(self.semantic, pyramid)
         drivable, drivable_pixels = _masks(self.drivable, pyramid)
         weights = torch.stack([each.sum() for each in self.neck.parameters()]).sum() if self.training else None
-        return Outputs(detection, semantic, drivable, semantic_pixels, drivable_pixels, weights)
+        return Outputs(detection, semantic, drivable, semantic_pixels, drivable_pixels, weights, score_maps)
 
     def fold_prompts(self) -> None:
         """Encode the current prompts into the weights; call it before these are saved or evaluated.

@@ -211,6 +211,10 @@ def _vocabulary_faults(recipe: Recipe) -> Iterator[tuple[bool, str]]:
 
 def _language_faults(recipe: Recipe) -> Iterator[tuple[bool, str]]:
     language = recipe.model.language
+    yield (
+        recipe.loss.score_map > 0 and not (language is not None and language.score_map),
+        "loss.score_map needs model.language.score_map: true; set loss.score_map to 0 or switch the score map on",
+    )
     if language is None:
         return
     yield language.width % language.heads != 0, "model.language.width must be divisible by its heads"

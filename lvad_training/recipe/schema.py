@@ -163,7 +163,8 @@ class LanguageConfig(Section, frozen=True):
     ``v2l``: z5 updates the text first. ``score_map``: the cosine of every position of z5 with every class is added to
     z5 through a convolution that starts at zero, for prompts without ``l2v``. ``per_task``: one decoder per task over
     the task's own classes, their updates summed, instead of one over the classes of all tasks. ``gamma``: initial
-    weight of an update. ``layers``, ``width``, ``heads``, ``dropout``: of each decoder.
+    weight of an update. ``layers``, ``width``, ``heads``, ``dropout``: of each decoder. ``temperature``: DenseCLIP's
+    tau, which divides the cosines for the auxiliary loss of the score map, ``loss.score_map``.
     """
 
     text_encoder: TextEncoderConfig = TextEncoderConfig()
@@ -172,6 +173,7 @@ class LanguageConfig(Section, frozen=True):
     l2v: bool = True
     v2l: bool = False
     score_map: bool = False
+    temperature: Positive = 0.07
     per_task: bool = False
     gamma: float = 1e-4
     layers: Count = 3
@@ -216,7 +218,8 @@ class LossConfig(Section, frozen=True):
 
     ``detection``, ``semantic`` and ``drivable`` weight the tasks (the paper's alphas). ``box_*`` belong to Sparse
     R-CNN, ``point_*`` to FCOS, ``mask_*`` and ``no_object`` to MaskFormer; ``pixel`` weights the cross-entropy per
-    pixel of Semantic FPN and of MaskFormer's auxiliary classifier.
+    pixel of Semantic FPN and of MaskFormer's auxiliary classifier, ``score_map`` that of the score map; DenseCLIP has
+    0.4.
     """
 
     detection: Weight = 1.0
@@ -233,6 +236,7 @@ class LossConfig(Section, frozen=True):
     mask_dice: Weight = 1.0
     no_object: Weight = 0.1
     pixel: Weight = 1.0
+    score_map: Weight = 0.0
 
 
 class AugmentConfig(Section, frozen=True):

@@ -32,6 +32,8 @@ _MEASURING = ("score_threshold", "max_detections")
 _NEWER = {
     "train.batch_norm": "batch",
     "train.detection_multiplier": 1.0,
+    "loss.score_map": 0.0,
+    "model.language.temperature": 0.07,
     "model.neck_from": 4,
     "model.backbone.stride_in": "3x3",
     "model.detection.canonical_px": None,

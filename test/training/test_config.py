@@ -89,6 +89,7 @@ def test_a_task_can_be_left_out():
         ("preset=r51", "preset 'r51' is unknown; choose one of r50, r18, edge, tiny"),
         ("preset=[r50]", r"preset \['r50'\] is unknown; choose one of r50, r18, edge, tiny"),
         ("model={detection: null, semantic: null, drivable: null}", "needs one of detection, semantic, drivable"),
+        ("loss.score_map=0.4", "loss.score_map needs model.language.score_map: true"),
         ("model.detection.head=yolo", "model.detection.head is 'yolo'; choose sparse_rcnn or fcos"),
         ("model.drivable={head: fcos}", "model.drivable.head is 'fcos'; choose maskformer or semantic_fpn"),
         (
