@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 from timm.layers import convert_sync_batchnorm  # type: ignore[attr-defined]
 from tqdm import tqdm
 
@@ -97,7 +96,7 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, prog
     torch.manual_seed(settings.seed)
     net = build_model(recipe.model, encoder=encoder).to(memory_format=torch.channels_last)
     _load_start(net, recipe, state, encoder)
-    _set_batch_norm(net, recipe, accelerator)
+    _set_batch_norm(net, recipe)
     criterion = build_criterion(recipe.model, recipe.loss).to(accelerator.device)
     optimizer, scheduler = optimizer_and_schedule(net, settings)
     model, optimizer = accelerator.prepare(net, optimizer)
@@ -221,15 +220,15 @@ def _load_start(net: MultiTaskNet, recipe: Recipe, state: Checkpoint | None, enc
             tqdm.write(report.to_text(), file=sys.stderr)
 
 
-def _set_batch_norm(net: MultiTaskNet, recipe: Recipe, accelerator: Accelerator) -> None:
+def _set_batch_norm(net: MultiTaskNet, recipe: Recipe) -> None:
     """Freeze the backbone or its BatchNorm, or synchronise the network's. Raises ConfigError where it cannot be."""
     mode = batch_norm_of(recipe)
     if recipe.train.freeze == "backbone":
         net.backbone.freeze()
     elif mode == "frozen":
         net.backbone.freeze_norms()
-    if mode == "sync" and accelerator.num_processes > 1:
-        if accelerator.device.type == "cpu":
+    if mode == "sync" and this_process().num_processes > 1:
+        if this_process().device.type == "cpu":
             raise ConfigError("train.batch_norm: sync needs GPUs when there are several processes; use frozen or batch")
         convert_sync_batchnorm(net)  # type: ignore[no-untyped-call]
 
