@@ -207,6 +207,7 @@ def _detection_head(config: ModelConfig, neck: FeaturePyramid) -> SparseRcnnHead
         pool_samples=head.pool_samples,
         # FPN's 224 px are for images with a short side of 800 px.
         canonical_px=head.canonical_px or 224 * min(config.network_hw) / 800,
+        small_deltas=head.proposal_boxes == "grid",
     )
 
 

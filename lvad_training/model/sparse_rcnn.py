@@ -183,6 +183,7 @@ class SparseRcnnHead(nn.Module):
         pool_size: side of the pooled regions in bins.
         pool_samples: points per side of a bin.
         canonical_px: side of the boxes that are pooled from the level of stride 16.
+        small_deltas: start with deltas close to zero, so that initial boxes that are spread over the image stay there.
     """
 
     def __init__(
@@ -200,6 +201,7 @@ class SparseRcnnHead(nn.Module):
         pool_size: int,
         pool_samples: int,
         canonical_px: float,
+        small_deltas: bool = False,
     ) -> None:
         super().__init__()
         self.strides = tuple(strides)
@@ -220,6 +222,10 @@ class SparseRcnnHead(nn.Module):
             )
             for _ in range(refinements)
         )
+        if small_deltas:
+            for refinement in self.refinements:
+                nn.init.normal_(refinement.regress.weight, std=1e-3)  # type: ignore[union-attr, arg-type]
+                nn.init.zeros_(refinement.regress.bias)  # type: ignore[union-attr, arg-type]
 
     def forward(self, pyramid: Sequence[Tensor]) -> DetectionOutputs:
         """Pyramid levels [B, C, H / s, W / s], finest first -> boxes in network pixels, per refinement."""

@@ -85,6 +85,13 @@ def test_vectors_of_sparse_rcnn_start_as_torchs_layers_except_the_bias_of_the_cl
             assert not norm.bias.any()
 
 
+def test_boxes_that_start_on_a_grid_stay_there():
+    recipe = parse_recipe({"preset": "tiny", "data": {"root": "unused"}}, [], source="test")
+    for refinement in build_model(recipe.model).detection.requires_grad_(False).refinements:
+        assert refinement.regress.weight.abs().max() < 0.01
+        assert not refinement.regress.bias.any()
+
+
 def test_proposals_of_r50_start_as_the_whole_image_with_normal_features(head):
     assert (head.boxes == torch.tensor([0.5, 0.5, 1, 1])).all()
     assert head.features.std() == pytest.approx(1, rel=0.02)
