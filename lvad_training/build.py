@@ -100,6 +100,8 @@ def build_criterion(model: ModelConfig, loss: LossConfig) -> MultiTaskCriterion:
         semantic=_mask_criterion(model, "semantic", loss),
         drivable=_mask_criterion(model, "drivable", loss),
         weights={"detection": loss.detection, "semantic": loss.semantic, "drivable": loss.drivable},
+        score_maps=_score_map_criteria(model, loss),
+        temperature=model.language.temperature if model.language is not None else 1.0,
     )
 
 
@@ -205,6 +207,7 @@ def _detection_head(config: ModelConfig, neck: FeaturePyramid) -> SparseRcnnHead
         pool_samples=head.pool_samples,
         # FPN's 224 px are for images with a short side of 800 px.
         canonical_px=head.canonical_px or 224 * min(config.network_hw) / 800,
+        small_deltas=head.proposal_boxes == "grid",
     )
 
 
@@ -255,6 +258,17 @@ def _detection_criterion(model: ModelConfig, loss: LossConfig) -> DetectionCrite
         giou_weight=loss.box_giou,
         matches_per_truth=head.matches_per_truth,
     )
+
+
+def _score_map_criteria(model: ModelConfig, loss: LossConfig) -> dict[str, PixelCriterion]:
+    """Criteria of the auxiliary loss of the score map, for the tasks with masks; empty when it has no weight."""
+    if model.language is None or not model.language.score_map or loss.score_map == 0:
+        return {}
+    classes = {task: len(names) for task, names in task_classes(model).items() if task != "detection"}
+    return {
+        task: PixelCriterion(prefix=f"{task}_score_map", classes=count, pixel_weight=loss.score_map)
+        for task, count in classes.items()
+    }
 
 
 def _mask_section(model: ModelConfig, task: str) -> MaskConfig | None:

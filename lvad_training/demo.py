@@ -191,6 +191,7 @@ def _recipe(
             "weight_decay": 0.02,
             "seed": seed,
             "start_from": None if from_scratch else START,
+            "batch_norm": "batch",
         },
         "output": str(out / "run"),
     }

@@ -1,6 +1,7 @@
 """Data types of training: samples, batches, targets and the outputs of the heads."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -170,6 +171,9 @@ class Outputs:
         semantic_pixels: [B, 19, H / s, W / s], auxiliary per-pixel logits of a mask-classification head; None outside
             training or if not configured.
         drivable_pixels: [B, 3, H / s, W / s], likewise.
+        neck_weights: in training, the sum of the neck's parameters, which not every head depends on; None otherwise.
+        score_maps: in training with a score map, task -> cosine of each position with each of its classes,
+            [B, K, H / 32, W / 32]; otherwise empty.
     """
 
     detection: DetectionOutputs | PointOutputs | None
@@ -177,6 +181,8 @@ class Outputs:
     drivable: MaskOutputs | PixelOutputs | None
     semantic_pixels: Tensor | None = None
     drivable_pixels: Tensor | None = None
+    neck_weights: Tensor | None = None
+    score_maps: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def collate(samples: list[Sample]) -> Batch:

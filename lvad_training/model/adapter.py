@@ -123,10 +123,13 @@ class ScoreMap(nn.Module):
 
     def forward(self, tokens: Tensor, text: Tensor) -> Tensor:
         """Tokens of z5 [B, N, C] and text [1 or B, T, D] -> update of the tokens [B, N, C]."""
-        aligned = functional.normalize(self.align(tokens).float(), dim=2)  # (B, N, D)
-        scores = aligned @ functional.normalize(text.float(), dim=2).transpose(1, 2)  # (B, N, T), cosines
-        update: Tensor = self.out(scores)
+        update: Tensor = self.out(self.scores(tokens, text))
         return update
+
+    def scores(self, tokens: Tensor, text: Tensor) -> Tensor:
+        """Tokens of z5 [B, N, C] and text [1 or B, T, D] -> cosines, float32 [B, N, T]."""
+        aligned = functional.normalize(self.align(tokens).float(), dim=2)  # (B, N, D)
+        return aligned @ functional.normalize(text.float(), dim=2).transpose(1, 2)
 
 
 class LanguageVisionAdapter(nn.Module):
@@ -154,11 +157,18 @@ class LanguageVisionAdapter(nn.Module):
         Returns:
             [B, C, h, w].
         """
+        return self.update(z5, text)[0]
+
+    def update(self, z5: Tensor, text: Tensor) -> tuple[Tensor, Tensor | None]:
+        """As ``forward``; also the score map, cosines [B, T, h, w], None without ``score_map``."""
         tokens = z5.flatten(2).transpose(1, 2)  # (B, h * w, C)
         text = text[None]  # (1, T, D)
         if self.v2l is not None:
             text = self.v2l(text, tokens)  # (B, T, D)
         updated = tokens if self.l2v is None else self.l2v(tokens, text)
+        scores: Tensor | None = None
         if self.score_map is not None:
-            updated = updated + self.score_map(tokens, text)
-        return torch.reshape(updated.transpose(1, 2), z5.shape)
+            cosines: Tensor = self.score_map.scores(tokens, text)  # type: ignore[operator]
+            updated = updated + self.score_map.out(cosines)  # type: ignore[operator]
+            scores = cosines.transpose(1, 2).reshape(*cosines.shape[::2], *z5.shape[2:])  # (B, T, h, w)
+        return torch.reshape(updated.transpose(1, 2), z5.shape), scores

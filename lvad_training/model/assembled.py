@@ -30,7 +30,7 @@ class AssembledNet(nn.Module):
     def forward(self, images: Tensor) -> Outputs:
         """Run every network; ``images`` as for ``MultiTaskNet``."""
         levels: dict[int, list[Tensor]] = {}
-        pyramids: dict[int, Sequence[Tensor]] = {}
+        pyramids: dict[int, tuple[Sequence[Tensor], dict[str, Tensor]]] = {}
         found: dict[str, Any] = {}
         for network, backbone, neck in zip(self.networks, self._backbone_of, self._neck_of, strict=True):
             net = cast(MultiTaskNet, network)
@@ -38,9 +38,10 @@ class AssembledNet(nn.Module):
                 levels[backbone] = net.run_backbone(images)
             if neck not in pyramids:
                 pyramids[neck] = net.run_neck(levels[backbone])
-            outputs = net.run_heads(pyramids[neck])
+            outputs = net.run_heads(*pyramids[neck])
             found |= {name: value for name in _NAMES if (value := getattr(outputs, name)) is not None}
-        return Outputs(**dict.fromkeys(_NAMES) | found)
+        values: dict[str, Any] = dict.fromkeys(_NAMES) | found
+        return Outputs(**values)
 
 
 _NAMES = [each.name for each in fields(Outputs)]

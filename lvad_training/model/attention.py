@@ -10,6 +10,8 @@ from torch.nn import functional
 class Attention(nn.Module):
     """Multi-head scaled dot-product attention with separate query, key and value inputs.
 
+    Weights start as those of ``torch.nn.MultiheadAttention``, which draws the three input projections as one matrix.
+
     Args:
         width: channels of inputs and output.
         heads: number of heads; must divide width.
@@ -23,7 +25,8 @@ class Attention(nn.Module):
         self.value = nn.Linear(width, width)
         self.out = nn.Linear(width, width)
         for layer in (self.query, self.key, self.value, self.out):
-            nn.init.xavier_uniform_(layer.weight)
+            # Rows of one matrix of 3 * width outputs have the bound sqrt(6 / (4 * width)).
+            nn.init.xavier_uniform_(layer.weight, gain=1.0 if layer is self.out else math.sqrt(0.5))
             nn.init.zeros_(layer.bias)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -39,13 +42,12 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Sequential):
-    """Two linear layers around a ReLU: [..., C] -> [..., C]."""
+    """Two linear layers around a ReLU: [..., C] -> [..., C]. Weights start as DETR's, biases as torch's."""
 
     def __init__(self, width: int, hidden: int, dropout: float = 0.0) -> None:
         grow, shrink = nn.Linear(width, hidden), nn.Linear(hidden, width)
         for layer in (grow, shrink):
             nn.init.xavier_uniform_(layer.weight)
-            nn.init.zeros_(layer.bias)
         super().__init__(grow, nn.ReLU(inplace=True), nn.Dropout(dropout), shrink)
 
 

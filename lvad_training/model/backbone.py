@@ -23,6 +23,7 @@ class Backbone(nn.Module):
         channels: channels of each level, finest first.
         strides: stride of each level in pixels, finest first.
         frozen: whether ``freeze`` was called.
+        norms_frozen: whether ``freeze_norms`` was called.
     """
 
     def __init__(self, features: nn.Module) -> None:
@@ -31,6 +32,7 @@ class Backbone(nn.Module):
         self.channels: tuple[int, ...] = tuple(features.feature_info.channels())  # type: ignore[operator, union-attr]
         self.strides: tuple[int, ...] = tuple(features.feature_info.reduction())  # type: ignore[operator, union-attr]
         self.frozen = False
+        self.norms_frozen = False
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Normalised images [B, 3, H, W] -> one [B, C, H / s, W / s] per level, finest first."""
@@ -47,9 +49,23 @@ class Backbone(nn.Module):
         self.requires_grad_(False)
         self.eval()
 
+    def freeze_norms(self) -> None:
+        """Keep statistics, scales and shifts of every BatchNorm as they are, and train the rest."""
+        self.norms_frozen = True
+        for norm in self._batch_norms():
+            norm.requires_grad_(False)
+            norm.eval()
+
     def train(self, mode: bool = True) -> "Backbone":
-        """As ``nn.Module.train``, also when called on the whole network; a frozen backbone stays in evaluation mode."""
-        return super().train(mode and not self.frozen)
+        """As ``nn.Module.train``, also when called on the whole network; frozen parts stay in evaluation mode."""
+        super().train(mode and not self.frozen)
+        if self.norms_frozen:
+            for norm in self._batch_norms():
+                norm.eval()
+        return self
+
+    def _batch_norms(self) -> list[nn.Module]:
+        return [module for module in self.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
 
 
 def timm_backbone(name: str, options: dict[str, Any], *, stride_in: str = "3x3") -> Backbone:

@@ -57,29 +57,34 @@ class MultiTaskNet(nn.Module):
         Args:
             images: uint8 [B, 3, H, W], RGB, H and W multiples of the coarsest stride.
         """
-        return self.run_heads(self.run_neck(self.run_backbone(images)))
+        return self.run_heads(*self.run_neck(self.run_backbone(images)))
 
     def run_backbone(self, images: Tensor) -> list[Tensor]:
         """Images as ``forward`` takes them -> the backbone's levels, finest first."""
         levels: list[Tensor] = self.backbone((images.float() - self.mean) / self.std)
         return levels
 
-    def run_neck(self, levels: list[Tensor]) -> Sequence[Tensor]:
-        """The backbone's levels -> the pyramid; the adapter works in between."""
+    def run_neck(self, levels: list[Tensor]) -> tuple[Sequence[Tensor], dict[str, Tensor]]:
+        """The backbone's levels -> the pyramid, and in training the score map of each task; the adapter is between."""
         laterals: list[Tensor] = self.neck.laterals(levels)  # type: ignore[operator]
+        score_maps: dict[str, Tensor] = {}
         if self.adapter is not None and self.prompts is not None:
-            laterals[-1] = self.adapter(laterals[-1], self.prompts())  # text is encoded once for all images
+            text = self.prompts()  # encoded once for all images
+            laterals[-1], scores = self.adapter.update(laterals[-1], text)  # type: ignore[operator]
+            if self.training and scores is not None:
+                score_maps = {task: scores[:, rows] for task, rows in self.prompts.slices.items()}
         pyramid: Sequence[Tensor] = self.neck.merge(laterals)  # type: ignore[operator]
-        return pyramid
+        return pyramid, score_maps
 
-    def run_heads(self, pyramid: Sequence[Tensor]) -> Outputs:
-        """The pyramid -> outputs of the tasks that have a head."""
+    def run_heads(self, pyramid: Sequence[Tensor], score_maps: dict[str, Tensor]) -> Outputs:
+        """The results of ``run_neck`` -> outputs of the tasks that have a head."""
         detection: DetectionOutputs | PointOutputs | None = None
         if self.detection is not None:
             detection = self.detection(pyramid)
         semantic, semantic_pixels = _masks(self.semantic, pyramid)
         drivable, drivable_pixels = _masks(self.drivable, pyramid)
-        return Outputs(detection, semantic, drivable, semantic_pixels, drivable_pixels)
+        weights = torch.stack([each.sum() for each in self.neck.parameters()]).sum() if self.training else None
+        return Outputs(detection, semantic, drivable, semantic_pixels, drivable_pixels, weights, score_maps)
 
     def fold_prompts(self) -> None:
         """Encode the current prompts into the weights; call it before these are saved or evaluated.

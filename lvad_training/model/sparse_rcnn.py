@@ -16,6 +16,8 @@ from lvad_training.samples import DetectionOutputs
 
 MAX_LOG_SCALE = math.log(1000 / 16)
 CENTER_SCALE = 2.0
+PRIOR = 0.01
+"""Initial probability of each class for every proposal (focal loss, Lin et al., ICCV 2017)."""
 MIN_SIDE = 1e-3
 
 
@@ -133,7 +135,11 @@ class DynamicConv(nn.Module):
 
 
 class Refinement(nn.Module):
-    """One step of the cascade: self-attention between proposals, interaction with their regions, new boxes."""
+    """One step of the cascade: self-attention between proposals, interaction with their regions, new boxes.
+
+    As in the method's own code, every matrix starts from Xavier's uniform distribution, that of the deltas too; biases
+    are torch's, except that of the classes.
+    """
 
     def __init__(
         self, *, classes: int, width: int, heads: int, feedforward: int, dynamic_width: int, pool_size: int
@@ -147,9 +153,11 @@ class Refinement(nn.Module):
         self.box_tower = _tower(width, 3)
         self.classify = nn.Linear(width, classes)
         self.regress = nn.Linear(width, 4)
-        nn.init.constant_(self.classify.bias, -math.log((1 - 0.01) / 0.01))
-        nn.init.normal_(self.regress.weight, std=1e-3)
-        nn.init.zeros_(self.regress.bias)
+        for part in (self.interact, self.class_tower, self.box_tower, self.classify, self.regress):
+            for parameter in part.parameters():
+                if parameter.ndim > 1:
+                    nn.init.xavier_uniform_(parameter)
+        nn.init.constant_(self.classify.bias, -math.log((1 - PRIOR) / PRIOR))
 
     def forward(self, features: Tensor, regions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Features [B, Q, C], regions [B * Q, C, p, p] -> features, class logits [B, Q, K], deltas [B, Q, 4]."""
@@ -175,6 +183,7 @@ class SparseRcnnHead(nn.Module):
         pool_size: side of the pooled regions in bins.
         pool_samples: points per side of a bin.
         canonical_px: side of the boxes that are pooled from the level of stride 16.
+        small_deltas: start with deltas close to zero, so that initial boxes that are spread over the image stay there.
     """
 
     def __init__(
@@ -192,6 +201,7 @@ class SparseRcnnHead(nn.Module):
         pool_size: int,
         pool_samples: int,
         canonical_px: float,
+        small_deltas: bool = False,
     ) -> None:
         super().__init__()
         self.strides = tuple(strides)
@@ -212,6 +222,10 @@ class SparseRcnnHead(nn.Module):
             )
             for _ in range(refinements)
         )
+        if small_deltas:
+            for refinement in self.refinements:
+                nn.init.normal_(refinement.regress.weight, std=1e-3)  # type: ignore[union-attr, arg-type]
+                nn.init.zeros_(refinement.regress.bias)  # type: ignore[union-attr, arg-type]
 
     def forward(self, pyramid: Sequence[Tensor]) -> DetectionOutputs:
         """Pyramid levels [B, C, H / s, W / s], finest first -> boxes in network pixels, per refinement."""

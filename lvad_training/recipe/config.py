@@ -66,9 +66,21 @@ def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
 
 
 def recipe_from_dict(content: dict[str, Any], *, source: str) -> Recipe:
-    """The inverse of ``recipe_to_dict``. Raises ConfigError when ``source`` was written by an incompatible version."""
-    content = {**content, "model": _with_head_names(content.get("model", {}))}
+    """The inverse of ``recipe_to_dict``. Raises ConfigError when ``source`` was written by an incompatible version.
+
+    Versions without the key ``train.batch_norm`` trained as "batch" does.
+    """
+    train = {"batch_norm": "batch", **content.get("train", {})}
+    content = {**content, "model": _with_head_names(content.get("model", {})), "train": train}
     return convert(content, Recipe, source=f"{source}: its recipe was written by another version")
+
+
+def batch_norm_of(recipe: Recipe) -> str:
+    """What ``train.batch_norm`` is in this recipe: "frozen", "sync" or "batch"."""
+    if recipe.train.batch_norm != "auto":
+        return recipe.train.batch_norm
+    pretrained = recipe.model.backbone.weights is not None or recipe.train.start_from is not None
+    return "frozen" if pretrained else "batch"
 
 
 def with_convolutional_heads(recipe: Recipe) -> Recipe:
@@ -199,6 +211,10 @@ def _vocabulary_faults(recipe: Recipe) -> Iterator[tuple[bool, str]]:
 
 def _language_faults(recipe: Recipe) -> Iterator[tuple[bool, str]]:
     language = recipe.model.language
+    yield (
+        recipe.loss.score_map > 0 and not (language is not None and language.score_map),
+        "loss.score_map needs model.language.score_map: true; set loss.score_map to 0 or switch the score map on",
+    )
     if language is None:
         return
     yield language.width % language.heads != 0, "model.language.width must be divisible by its heads"

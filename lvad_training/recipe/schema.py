@@ -163,7 +163,8 @@ class LanguageConfig(Section, frozen=True):
     ``v2l``: z5 updates the text first. ``score_map``: the cosine of every position of z5 with every class is added to
     z5 through a convolution that starts at zero, for prompts without ``l2v``. ``per_task``: one decoder per task over
     the task's own classes, their updates summed, instead of one over the classes of all tasks. ``gamma``: initial
-    weight of an update. ``layers``, ``width``, ``heads``, ``dropout``: of each decoder.
+    weight of an update. ``layers``, ``width``, ``heads``, ``dropout``: of each decoder. ``temperature``: DenseCLIP's
+    tau, which divides the cosines for the auxiliary loss of the score map, ``loss.score_map``.
     """
 
     text_encoder: TextEncoderConfig = TextEncoderConfig()
@@ -172,6 +173,7 @@ class LanguageConfig(Section, frozen=True):
     l2v: bool = True
     v2l: bool = False
     score_map: bool = False
+    temperature: Positive = 0.07
     per_task: bool = False
     gamma: float = 1e-4
     layers: Count = 3
@@ -216,7 +218,8 @@ class LossConfig(Section, frozen=True):
 
     ``detection``, ``semantic`` and ``drivable`` weight the tasks (the paper's alphas). ``box_*`` belong to Sparse
     R-CNN, ``point_*`` to FCOS, ``mask_*`` and ``no_object`` to MaskFormer; ``pixel`` weights the cross-entropy per
-    pixel of Semantic FPN and of MaskFormer's auxiliary classifier.
+    pixel of Semantic FPN and of MaskFormer's auxiliary classifier, ``score_map`` that of the score map; DenseCLIP has
+    0.4.
     """
 
     detection: Weight = 1.0
@@ -233,6 +236,7 @@ class LossConfig(Section, frozen=True):
     mask_dice: Weight = 1.0
     no_object: Weight = 0.1
     pixel: Weight = 1.0
+    score_map: Weight = 0.0
 
 
 class AugmentConfig(Section, frozen=True):
@@ -274,10 +278,14 @@ class TrainConfig(Section, frozen=True):
     """Optimisation. ``batch_size`` is images per process and micro-step; ``accumulate`` micro-steps make one step.
 
     The learning rate warms up linearly over ``warmup_steps``, then follows ``schedule``: "cosine" to zero, or "step",
-    divided by ten at ``drop_at`` of the steps; ``backbone_multiplier`` and ``prompt_multiplier`` scale it for the
-    backbone and for the prompts' contexts. Validation runs every ``evaluate_every`` steps when above 0, and always at
-    the end. ``start_from``: a checkpoint, or "shipped/NAME". ``freeze``: "backbone" keeps it bit for bit, BatchNorm
-    statistics included: the *adapt* stage.
+    divided by ten at ``drop_at`` of the steps, one share or several. ``backbone_multiplier``, ``detection_multiplier``
+    and ``prompt_multiplier`` scale it for the backbone, the detection head and the prompts' contexts. Validation runs
+    every ``evaluate_every`` steps when above 0, and always at the end. ``start_from``: a checkpoint, or "shipped/NAME".
+    ``freeze``: "backbone" keeps it bit for bit, BatchNorm statistics included: the *adapt* stage. ``batch_norm``:
+    "frozen" keeps statistics, scales and shifts of the backbone's BatchNorm, as the papers do with pretrained
+    backbones; "batch" trains every BatchNorm on the images of each process, "sync" on those of all processes, for which
+    it needs GPUs; "auto" is "frozen" for a backbone with pretrained weights (``model.backbone.weights`` or
+    ``start_from``) and "batch" for one with random weights.
     """
 
     steps: Count = 1000
@@ -285,10 +293,11 @@ class TrainConfig(Section, frozen=True):
     accumulate: Count = 1
     learning_rate: Rate = 1e-4
     backbone_multiplier: Weight = 1.0
+    detection_multiplier: Weight = 1.0
     weight_decay: Weight = 1e-4
     warmup_steps: Annotated[int, Meta(ge=0)] = 100
     schedule: Literal["cosine", "step"] = "cosine"
-    drop_at: float = 0.7
+    drop_at: Share | tuple[Share, ...] = 0.7
     gradient_clip: Weight = 1.0
     precision: Precision = "auto"
     seed: Annotated[int, Meta(ge=0)] = 0
@@ -296,6 +305,7 @@ class TrainConfig(Section, frozen=True):
     evaluate_every: int = 0
     start_from: str | None = None
     freeze: Literal["nothing", "backbone"] = "nothing"
+    batch_norm: Literal["auto", "frozen", "sync", "batch"] = "auto"
     prompt_multiplier: Weight = 1.0
 
 

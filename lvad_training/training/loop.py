@@ -301,9 +301,11 @@ def to_raw(decoded: Decoded) -> RawOutputs:
 def _zero(outputs: Outputs) -> Tensor:
     """A zero that depends on the whole network, so that a task without annotation in the batch has zero gradients.
 
-    Processes that train together must agree on which parameters have gradients, whatever their batches contain.
+    Processes that train together must agree on which parameters have gradients, whatever their batches contain, and
+    each needs one of every parameter, also of pyramid levels that no head reads.
     """
-    parts = [pixels for pixels in (outputs.semantic_pixels, outputs.drivable_pixels) if pixels is not None]
+    others = (outputs.semantic_pixels, outputs.drivable_pixels, outputs.neck_weights)
+    parts = [each for each in others if each is not None]
     for head in (outputs.detection, outputs.semantic, outputs.drivable):
         if head is not None:
             values = (getattr(head, field.name) for field in fields(head))

@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
-from accelerate.utils import gather_object, parse_flag_from_env
+from accelerate.utils import gather_object, get_int_from_env, parse_flag_from_env
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
@@ -28,6 +28,8 @@ torch's own limits are 10 minutes for NCCL and 30 for gloo.
 """
 SYNC_INTERVAL_S = 60.0
 """Seconds from one synchronisation to the next while processes share work, see ``complete``."""
+_LAUNCHED: Final = ["WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"]
+"""Variables in which torchrun, accelerate and MPI say how many processes they launched."""
 _END: Final = object()
 
 
@@ -64,10 +66,16 @@ def start_processes(precision: str, *, accumulate: int = 1) -> Accelerator:
 def this_process() -> PartialState:
     """accelerate's state of this process: its index, its device, and barriers with the others.
 
-    A first ``PartialState()`` ignores ``ACCELERATE_USE_CPU``, unlike ``Accelerator``, and would leave each of several
-    processes on CPUs in a group of its own for good. The first call sets ``WAIT_TIMEOUT`` as the limit of every wait.
+    Processes that were launched together are one group, on CPUs too. A first ``PartialState()`` ignores
+    ``ACCELERATE_USE_CPU``, unlike ``Accelerator``, and without that variable, which torchrun does not set, it finds no
+    device to share out; each process would then be the main process of a training of its own, in the same folder.
+    The first call sets ``WAIT_TIMEOUT`` as the limit of every wait.
     """
-    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"), timeout=WAIT_TIMEOUT)
+    state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"), timeout=WAIT_TIMEOUT)
+    if state.num_processes == 1 and get_int_from_env(_LAUNCHED, 1) > 1:
+        PartialState._reset_state()
+        state = PartialState(cpu=True, timeout=WAIT_TIMEOUT)
+    return state
 
 
 def seed_process(seed: int) -> None:

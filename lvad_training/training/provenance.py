@@ -23,16 +23,29 @@ from lvad_perception.vocabulary import TASKS
 from lvad_training.checkpoints import load_checkpoint, resolve_start, weights_sha256
 from lvad_training.model.published import is_timm
 from lvad_training.pseudo.folder import REPORT, UNFINISHED
-from lvad_training.recipe.config import recipe_to_dict
+from lvad_training.recipe.config import batch_norm_of, recipe_to_dict
 from lvad_training.recipe.schema import BackboneConfig, DataConfig, Recipe, TextEncoderConfig
 
 _MEASURING = ("score_threshold", "max_detections")
 """Keys of ``model`` that change the predictions of finished weights, but not the weights."""
 
+_NEWER = {
+    "train.batch_norm": "batch",
+    "train.detection_multiplier": 1.0,
+    "loss.score_map": 0.0,
+    "model.language.temperature": 0.07,
+    "model.neck_from": 4,
+    "model.backbone.stride_in": "3x3",
+    "model.detection.canonical_px": None,
+    "model.detection.distance": "stride",
+    "model.detection.centerness": "box",
+}
+"""Keys that the first versions lacked -> the value that stands for what those did."""
+
 
 def fingerprint(recipe: Recipe) -> dict[str, Any]:
     """The part of a recipe that the weights depend on: without paths, saving and measuring."""
-    plain = recipe_to_dict(recipe)
+    plain = _plain(recipe)
     for key in ("output", "stages", "preset"):
         plain.pop(key)
     for key in ("root", "workers", "lists", "pseudo", "val_split", "val_only"):
@@ -55,6 +68,20 @@ def training_inputs(recipe: Recipe) -> Inputs:
     """
     sections = {section: digest(value) for section, value in fingerprint(recipe).items()}
     return sections | data_inputs(recipe, recipe.model.tasks) | start_inputs(recipe)
+
+
+def _plain(recipe: Recipe) -> dict[str, Any]:
+    """Plain values without ``_NEWER`` keys that are as in versions before them, so that digests stay the same."""
+    plain = recipe_to_dict(recipe)
+    plain["train"]["batch_norm"] = "batch" if recipe.train.freeze == "backbone" else batch_norm_of(recipe)
+    for path, default in _NEWER.items():
+        *sections, key = path.split(".")
+        section: Any = plain
+        for name in sections:
+            section = (section or {}).get(name)
+        if section is not None and key in section and section[key] == default:
+            section.pop(key)
+    return plain
 
 
 def pseudo_inputs(recipe: Recipe, teachers: Mapping[str, Path]) -> Inputs:
@@ -173,7 +200,7 @@ def checkpoint_digest(path: Path) -> str:
     if not path.is_file():
         return ABSENT
     checkpoint = load_checkpoint(path)
-    model = {key: value for key, value in recipe_to_dict(checkpoint.recipe)["model"].items() if key not in _MEASURING}
+    model = {key: value for key, value in _plain(checkpoint.recipe)["model"].items() if key not in _MEASURING}
     model["backbone"].pop("weights")
     model["language"] = None  # folded into the weights
     text_encoder = checkpoint.text_encoder and checkpoint.text_encoder["sha256"]
@@ -185,7 +212,7 @@ def table_fingerprint(base: Recipe) -> dict[str, Any]:
 
     Labels, masks and files are not part of it: each stage of a row compares them itself.
     """
-    plain = recipe_to_dict(base)
+    plain = _plain(base)
     plain.pop("output")
     plain["data"].pop("workers")
     for key in ("seed", "checkpoint_every", "evaluate_every"):

@@ -23,6 +23,7 @@ from lvad_training.checkpoints import resolve_start
 from lvad_training.data.batches import recipe_split, selected_images
 from lvad_training.data.settings import make_lists, read_lists, write_lists
 from lvad_training.pseudo.folder import REPORT, mark_incomplete
+from lvad_training.recipe.config import batch_norm_of
 from lvad_training.recipe.schema import Recipe, StageConfig, StagesConfig, TrainConfig
 from lvad_training.training.labelling import check_teachers, label
 from lvad_training.training.processes import this_process
@@ -79,7 +80,7 @@ def plan(recipe: Recipe) -> list[Stage]:
         planned.append(Stage("adapt", folder, replace(base, train=settings, output=str(folder))))
         base = replace(
             base,
-            train=replace(base.train, start_from=str(folder / MODEL)),
+            train=replace(base.train, start_from=str(folder / MODEL), batch_norm=batch_norm_of(base)),
             model=replace(base.model, backbone=replace(base.model.backbone, weights=None)),
         )
     folder = output / "finetune"

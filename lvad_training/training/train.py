@@ -12,9 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from timm.layers import convert_sync_batchnorm  # type: ignore[attr-defined]
 from tqdm import tqdm
 
-from lvad_perception.errors import EvaluationError, LvadError
+from lvad_perception.errors import ConfigError, EvaluationError, LvadError
 from lvad_perception.metrics import Metrics
 from lvad_training.build import build_criterion, build_model, build_text_encoder
 from lvad_training.checkpoints import (
@@ -28,6 +29,7 @@ from lvad_training.data.batches import training_batches, why_not_evaluated
 from lvad_training.model.multitask import MultiTaskNet
 from lvad_training.model.published import load_backbone
 from lvad_training.model.text_encoders import TextEncoder, TextEncoderMetadata
+from lvad_training.recipe.config import batch_norm_of
 from lvad_training.recipe.schema import Recipe, TrainConfig
 from lvad_training.training import loop
 from lvad_training.training.evaluation import evaluate_checkpoint, examine_checkpoint
@@ -94,8 +96,7 @@ def train(recipe: Recipe, *, resume: bool = False, overwrite: bool = False, prog
     torch.manual_seed(settings.seed)
     net = build_model(recipe.model, encoder=encoder).to(memory_format=torch.channels_last)
     _load_start(net, recipe, state, encoder)
-    if settings.freeze == "backbone":
-        net.backbone.freeze()
+    _set_batch_norm(net, recipe)
     criterion = build_criterion(recipe.model, recipe.loss).to(accelerator.device)
     optimizer, scheduler = optimizer_and_schedule(net, settings)
     model, optimizer = accelerator.prepare(net, optimizer)
@@ -217,6 +218,19 @@ def _load_start(net: MultiTaskNet, recipe: Recipe, state: Checkpoint | None, enc
         report = load_backbone(net.backbone, recipe.model.backbone)
         if this_process().is_main_process:
             tqdm.write(report.to_text(), file=sys.stderr)
+
+
+def _set_batch_norm(net: MultiTaskNet, recipe: Recipe) -> None:
+    """Freeze the backbone or its BatchNorm, or synchronise the network's. Raises ConfigError where it cannot be."""
+    mode = batch_norm_of(recipe)
+    if recipe.train.freeze == "backbone":
+        net.backbone.freeze()
+    elif mode == "frozen":
+        net.backbone.freeze_norms()
+    if mode == "sync" and this_process().num_processes > 1:
+        if this_process().device.type == "cpu":
+            raise ConfigError("train.batch_norm: sync needs GPUs when there are several processes; use frozen or batch")
+        convert_sync_batchnorm(net)  # type: ignore[no-untyped-call]
 
 
 def _check_encoder(encoder: TextEncoder | None, checkpoint: Checkpoint, source: str) -> None:

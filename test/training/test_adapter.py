@@ -1,12 +1,14 @@
 import pytest
 import torch
+from msgspec.structs import replace
 
 from lvad_perception.errors import ConfigError
-from lvad_training.build import build_model
+from lvad_training.build import build_criterion, build_model
 from lvad_training.model.adapter import ScoreMap, TransDecoder
+from lvad_training.samples import Batch
 from lvad_training.training.schedule import parameter_groups
 
-from .conftest import StubEncoder, small_recipe
+from .conftest import StubEncoder, make_targets, small_recipe
 
 SMALL = {"context": 4, "layers": 2, "width": 16, "heads": 2}
 EVERYTHING = {"l2v": True, "v2l": True, "score_map": True}
@@ -137,6 +139,33 @@ def test_a_score_map_is_the_cosine_of_position_and_class():
     found = scores(tokens, torch.eye(4)[None, :2])
     wanted = torch.tensor([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0], [0.5**0.5, 0.5**0.5, 0, 0]])
     torch.testing.assert_close(found[0], wanted)
+
+
+def test_the_auxiliary_loss_of_the_score_map_is_denseclips(batch):
+    """Its IdentityHead: the cross-entropy of the score map divided by tau, here for each task with masks."""
+    recipe = language_recipe(score_map=True, temperature=0.1)
+    recipe = replace(recipe, loss=replace(recipe.loss, score_map=0.4))
+    torch.manual_seed(2)
+    net = build_model(recipe.model, encoder=StubEncoder()).train()
+    outputs = net(batch.images)
+    assert {task: tuple(maps.shape) for task, maps in outputs.score_maps.items()} == {
+        "detection": (2, 10, 2, 3),
+        "semantic": (2, 19, 2, 3),
+        "drivable": (2, 3, 2, 3),
+    }
+    assert all(maps.abs().max() <= 1.0001 for maps in outputs.score_maps.values())
+    targets = make_targets()
+    targets.drivable[:] = torch.tensor([[0, 1, 2]]).repeat_interleave(64, 0).repeat_interleave(32, 1)
+    batch = Batch(["one"], batch.images[:1], [targets])
+    outputs = net(batch.images)
+    terms = build_criterion(recipe.model, recipe.loss)(outputs, batch)
+    labels = torch.tensor([[[0, 1, 2], [0, 1, 2]]])
+    wanted = 0.4 * torch.nn.functional.cross_entropy(outputs.score_maps["drivable"] / 0.1, labels)
+    torch.testing.assert_close(terms["drivable_score_map_pixel"], wanted)
+    assert "semantic_score_map_pixel" in terms
+    plain = build_criterion(recipe.model, replace(recipe.loss, score_map=0.0))(outputs, batch)
+    assert plain.keys() == {name for name in terms if "score_map" not in name}
+    assert not net.eval()(batch.images).score_maps
 
 
 def test_a_decoder_does_not_care_in_which_order_the_classes_come():

@@ -7,6 +7,7 @@ import pytest
 from lvad_perception.errors import ConfigError
 from lvad_perception.vocabulary import TASKS
 from lvad_training.recipe.config import (
+    batch_norm_of,
     load_recipe,
     parse_recipe,
     recipe_from_dict,
@@ -17,6 +18,29 @@ from lvad_training.recipe.presets import FCOS_SCORE_THRESHOLD, OTHER_HEADS, PRES
 from lvad_training.recipe.schema import Recipe
 
 MINIMAL = {"data": {"root": "somewhere"}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, "batch"),
+        ({"preset": "edge"}, "batch"),
+        ({"model": {"backbone": {"weights": "timm"}}}, "frozen"),
+        ({"train": {"start_from": "a.pt"}}, "frozen"),
+        ({"train": {"start_from": "a.pt", "batch_norm": "batch"}}, "batch"),
+        ({"train": {"batch_norm": "sync"}}, "sync"),
+    ],
+    ids=str,
+)
+def test_batch_norm_is_frozen_where_the_backbone_is_pretrained(changes, expected):
+    recipe = parse_recipe({"data": {"root": "x"}, **changes}, [], source="test")
+    assert batch_norm_of(recipe) == expected
+
+
+def test_a_recipe_of_an_older_version_trained_batch_norm():
+    content = recipe_to_dict(parse_recipe({"data": {"root": "x"}, "train": {"start_from": "a.pt"}}, [], source="test"))
+    del content["train"]["batch_norm"]
+    assert batch_norm_of(recipe_from_dict(content, source="test")) == "batch"
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -66,6 +90,7 @@ def test_a_task_can_be_left_out():
         ("preset=r51", "preset 'r51' is unknown; choose one of r50, r18, edge, tiny"),
         ("preset=[r50]", r"preset \['r50'\] is unknown; choose one of r50, r18, edge, tiny"),
         ("model={detection: null, semantic: null, drivable: null}", "needs one of detection, semantic, drivable"),
+        ("loss.score_map=0.4", "loss.score_map needs model.language.score_map: true"),
         ("model.detection.head=yolo", "model.detection.head is 'yolo'; choose sparse_rcnn or fcos"),
         ("model.drivable={head: fcos}", "model.drivable.head is 'fcos'; choose maskformer or semantic_fpn"),
         (

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from timm.layers import convert_sync_batchnorm
 from torch.optim import AdamW
 
 from lvad_training.recipe.schema import TrainConfig
@@ -36,6 +37,40 @@ def test_a_frozen_backbone_does_not_change_and_the_rest_does(net, criterion, bat
     assert all(parameter.grad is None for parameter in net.backbone.parameters())
     for name in ("neck", "detection", "semantic", "drivable"):
         assert changed(getattr(net, name), before[name]), name
+
+
+def test_frozen_norms_keep_statistics_scales_and_shifts_and_the_convolutions_learn(net, criterion, batch):
+    net.backbone.freeze_norms()
+    before = snapshot(net.backbone)
+    train_a_little(net, criterion, batch)
+    names = changed(net.backbone, before)
+    assert names == {name for name in before if before[name].ndim == 4}
+    assert len(names) > 15  # convolutions
+    assert net.neck.training
+
+
+def test_frozen_norms_normalise_by_their_statistics(net, batch):
+    """The definition of detectron2's ``FrozenBatchNorm2d``, in training mode too."""
+    norm = net.backbone.features.bn1
+    with torch.no_grad():
+        for value in (norm.running_mean, norm.running_var, norm.weight, norm.bias):
+            value.uniform_(0.5, 2)
+    net.backbone.freeze_norms()
+    net.train()
+    x = torch.randn(2, norm.num_features, 5, 7)
+    scale = (norm.weight * (norm.running_var + norm.eps).rsqrt())[None, :, None, None]
+    shift = norm.bias[None, :, None, None] - norm.running_mean[None, :, None, None] * scale
+    torch.testing.assert_close(norm(x), x * scale + shift)
+
+
+def test_synchronised_norms_have_the_same_weights_and_outputs(net, batch):
+    """Of one process; those of several need GPUs."""
+    before, names = net(batch.images).detection.logits, list(net.state_dict())
+    norms = sum(isinstance(module, torch.nn.BatchNorm2d) for module in net.modules())
+    convert_sync_batchnorm(net)
+    assert sum(isinstance(module, torch.nn.SyncBatchNorm) for module in net.modules()) == norms > 20
+    assert list(net.state_dict()) == names
+    torch.testing.assert_close(net(batch.images).detection.logits, before)
 
 
 def test_without_freezing_weights_statistics_and_counters_change(net, criterion, batch):

@@ -11,7 +11,7 @@ import torch
 
 from lvad_perception import provenance as digests
 from lvad_perception.errors import ConfigError
-from lvad_perception.provenance import changed, content_digest, file_digest
+from lvad_perception.provenance import changed, content_digest, digest, file_digest
 from lvad_training import checkpoints
 from lvad_training.checkpoints import Checkpoint, save_checkpoint
 from lvad_training.data.settings import make_lists, write_lists
@@ -25,6 +25,8 @@ from lvad_training.training.provenance import (
     start_inputs,
     training_inputs,
 )
+
+from .conftest import SMALL_CONVOLUTIONS
 
 TASKS = ("detection", "semantic", "drivable")
 
@@ -204,6 +206,24 @@ class TestRecipe:
     @pytest.mark.parametrize("changes", FREE, ids=json.dumps)
     def test_what_does_not_change_the_weights_may_differ(self, make_recipe, changes):
         assert fingerprint(make_recipe(**_with_root(changes))) == fingerprint(make_recipe())
+
+    @pytest.mark.parametrize(
+        ("model", "expected"),
+        [({}, "a28a1d221f3e"), (SMALL_CONVOLUTIONS, "130ab92d9d84")],
+        ids=["queries", "convolutions"],
+    )
+    def test_keys_that_came_later_leave_the_digests_of_older_runs(self, make_recipe, model, expected):
+        """Digests that version 0.1 wrote into checkpoints and stage.json."""
+        digests = {section: digest(value)[:12] for section, value in fingerprint(make_recipe(model=model)).items()}
+        assert digests == {"data": "07dd1de34fa7", "model": expected, "loss": "b3052bd6795d", "train": "260ad9e578ee"}
+
+    def test_frozen_batch_norm_counts_unless_the_backbone_is_frozen(self, make_recipe):
+        for freeze, counts in (("nothing", True), ("backbone", False)):
+            one, other = (
+                fingerprint(make_recipe(train={"freeze": freeze, "start_from": "a.pt", "batch_norm": mode}))
+                for mode in ("auto", "batch")
+            )
+            assert (one != other) is counts
 
     @pytest.mark.parametrize("changes", BOUND, ids=json.dumps)
     def test_what_does_may_not(self, make_recipe, changes):

@@ -22,9 +22,10 @@ from lvad_perception.vocabulary import TASKS
 from lvad_training.build import build_model, network_of
 from lvad_training.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from lvad_training.decoding.decode import decode
-from lvad_training.recipe.config import recipe_to_dict
+from lvad_training.recipe.config import batch_norm_of, recipe_to_dict
 from lvad_training.training import loop, stages
 from lvad_training.training import train as training
+from lvad_training.training.environment import read_environments
 from lvad_training.training.provenance import checkpoint_digest
 from lvad_training.training.records import RECORD, write_record
 from lvad_training.training.stages import plan
@@ -106,6 +107,10 @@ def test_the_plan_is_the_recipe_in_order(recipe_of, tmp_path):
     assert by_name["adapt"].train.freeze == "backbone"
     assert by_name["finetune"].train.freeze == "nothing"
     assert by_name["finetune"].train.start_from == str(tmp_path / "run" / "adapt" / "model.pt")
+    assert batch_norm_of(by_name["finetune"]) == batch_norm_of(by_name["teach-semantic"]) == "batch"
+    recipe = recipe_of(model={"backbone": {"weights": "timm"}})
+    by_name = {stage.name: stage.recipe for stage in plan(recipe)}
+    assert batch_norm_of(by_name["finetune"]) == batch_norm_of(by_name["teach-semantic"]) == "frozen"
     assert by_name["finetune"].data.pseudo == str(tmp_path / "run" / "pseudo")
     assert {recipe.data.lists for recipe in by_name.values()} == {str(tmp_path / "run" / "lists.json")}
 
@@ -484,3 +489,30 @@ def test_a_checkpoint_that_cannot_teach_is_refused_before_anything_is_written(
     with pytest.raises((ConfigError, CheckpointError), match=message):
         run(stages={**UNTAUGHT, "teachers": {**given, task: path}})
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_on_cpus_run_every_stage_together_whatever_launched_them(recipe_of, tmp_path):
+    """torchrun says nothing of CPUs; each stage still has one main process."""
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe_to_dict(recipe_of(train={"steps": 3, "batch_size": 1}))))
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    environment = {name: value for name, value in os.environ.items() if name != "ACCELERATE_USE_CPU"}
+    done = subprocess.run(
+        [*launcher, "-m", "lvad_training.cli", "run", str(path), "--quiet"],
+        check=True,
+        env={**environment, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    begun = [
+        line.split()[1].rstrip(":")
+        for line in done.stdout.splitlines()
+        if line.startswith("[") and " starts in " in line
+    ]
+    assert begun == EVERY
+    for stage in EVERY:
+        assert json.loads((tmp_path / "run" / stage / RECORD).read_text())["state"] == "done"
+        if stage != "pseudo":
+            (ran,) = read_environments(tmp_path / "run" / stage)
+            assert ran.processes == 2

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -15,7 +16,7 @@ import yaml
 from lvad_perception.errors import CheckpointError, ConfigError, DatasetError, ImageError, NonFiniteLossError
 from lvad_training.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from lvad_training.model.published import load_backbone
-from lvad_training.recipe.config import recipe_to_dict
+from lvad_training.recipe.config import load_recipe, recipe_to_dict
 from lvad_training.recipe.schema import BackboneConfig
 from lvad_training.training.loop import check_finite
 from lvad_training.training.runs import CHECKPOINT
@@ -127,6 +128,30 @@ def test_training_starts_from_given_weights(run, tmp_path):
     assert run("again", start_from=str(tmp_path / "first" / "model.pt"))[0] < 0.8 * run("anew")[0]
 
 
+def test_batch_norm_of_a_pretrained_backbone_stays_as_it_was(run, tmp_path):
+    run("first")
+    start = load_checkpoint(tmp_path / "first" / "model.pt").weights
+    for mode, kept in (("auto", True), ("batch", False)):
+        run(mode, start_from=str(tmp_path / "first" / "model.pt"), batch_norm=mode)
+        after = load_checkpoint(tmp_path / mode / "model.pt").weights
+        for name in ("running_mean", "running_var", "weight", "bias"):
+            name = f"backbone.features.bn1.{name}"
+            assert torch.equal(after[name], start[name]) is kept, name
+        assert not torch.equal(after["backbone.features.conv1.weight"], start["backbone.features.conv1.weight"])
+
+
+def test_a_run_that_began_before_batch_norm_was_a_key_resumes(run, tmp_path, stop_at):
+    whole = run("whole")
+    with stop_at(3):
+        run("killed")
+    path = tmp_path / "killed" / CHECKPOINT
+    content = torch.load(path, weights_only=True)
+    content["recipe"]["train"].pop("batch_norm")
+    content["recipe"]["model"]["detection"].pop("canonical_px")
+    torch.save(content, path)
+    assert run("killed", resume=True) == whole
+
+
 def test_a_backbone_starts_from_a_file(run, make_recipe, blobs, tmp_path, net):
     weights = {name: value * 0 + 0.01 for name, value in net.backbone.features.state_dict().items()}
     torch.save({**weights, "fc.weight": torch.zeros(3)}, tmp_path / "backbone.pth")
@@ -205,6 +230,21 @@ def test_the_learning_rate_warms_up_and_falls(make_recipe):
     assert factors[-1] < 0.001
     dropped = msgspec.structs.replace(settings, schedule="step")
     assert [learning_rate_factor(step, dropped) for step in (20, 69, 70, 99)] == [1, 1, 0.1, 0.1]
+    twice = msgspec.structs.replace(dropped, drop_at=(0.7, 0.9))
+    found = [learning_rate_factor(step, twice) for step in (20, 69, 70, 89, 90, 99)]
+    assert found == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
+
+
+def test_the_paper_recipe_has_the_learning_rates_of_each_method(net):
+    """Sparse R-CNN 2.5e-5, MaskFormer 1e-4 with a tenth for the backbone, as in their configurations."""
+    settings = load_recipe(Path("config/lv_adapter.yaml")).train
+    names = {id(parameter): name for name, parameter in net.named_parameters()}
+    rates = {names[id(each)]: group["lr"] for group in parameter_groups(net, settings) for each in group["params"]}
+    assert len(rates) == len(names)
+    for name, rate in rates.items():
+        expected = {"backbone": 1e-5, "detection": 2.5e-5}.get(name.partition(".")[0], 1e-4)
+        assert rate == pytest.approx(expected), name
+    assert len(parameter_groups(net, msgspec.structs.replace(settings, detection_multiplier=1.0))) == 4
 
 
 def test_norms_biases_and_learned_inputs_do_not_decay(net, make_recipe):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from lvad_perception.errors import EvaluationError, ImageError, NonFiniteLossError
+from lvad_perception.errors import ConfigError, EvaluationError, ImageError, NonFiniteLossError
 from lvad_training.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from lvad_training.recipe.config import recipe_to_dict
 from lvad_training.reproduce.run import ReproduceError
@@ -43,6 +43,37 @@ def test_half_of_the_batch_each_gives_the_losses_and_gradients_of_one_with_all(p
             largest = max(float(value.abs().max()) for value in wanted.values())
             for name, value in wanted.items():
                 torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-5 * largest, msg=name)
+
+
+@pytest.mark.parametrize("language", [False, True], ids=["", "language"])
+@pytest.mark.parametrize(
+    ("task", "head", "section"),
+    [
+        ("detection", "sparse_rcnn", {}),
+        ("detection", "fcos", {"strides": [4, 8, 16, 32, 64]}),
+        ("detection", "fcos", {"strides": [8, 16, 32]}),
+        ("detection", "fcos", {"strides": [32, 64]}),
+        ("semantic", "maskformer", {"memory_stride": 32}),
+        ("semantic", "maskformer", {"memory_stride": 16, "pixel_loss": True}),
+        ("drivable", "maskformer", {"memory_stride": 4}),
+        ("semantic", "semantic_fpn", {}),
+        ("drivable", "semantic_fpn", {}),
+    ],
+    ids=str,
+)
+def test_every_network_of_one_task_trains(pair, task, head, section, language):
+    """Whichever levels of the pyramid its head reads."""
+    (losses, weights), other = pair.run(two_processes.train_alone, task, head, section, language)
+    assert len(losses) == 3
+    assert all(0 < loss < 1e4 for loss in losses)
+    assert other == (losses, weights)
+
+
+def test_batch_norm_is_synchronised_on_gpus_only(pair, blobs, tmp_path):
+    for err in pair.run(two_processes.synchronise_batch_norm, str(blobs), str(tmp_path / "run")):
+        assert isinstance(err, ConfigError)
+        assert str(err) == "train.batch_norm: sync needs GPUs when there are several processes; use frozen or batch"
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_loss_that_is_not_finite_in_one_ends_both_and_reproduce_goes_on_in_both(pair, make_base, tmp_path):

@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from lvad_perception.errors import ImageError
 from lvad_training.build import build_criterion, build_model
-from lvad_training.checkpoints import load_checkpoint
+from lvad_training.checkpoints import load_checkpoint, weights_sha256
 from lvad_training.data import loader
 from lvad_training.pretrain.frames import find_frames
 from lvad_training.pretrain.recipe import FramesConfig
@@ -22,15 +22,24 @@ from lvad_training.samples import Batch
 from lvad_training.training import loop, processes
 from lvad_training.training.evaluation import examine_checkpoint
 from lvad_training.training.processes import complete, start_processes, this_process
+from lvad_training.training.schedule import optimizer_and_schedule
 from lvad_training.training.train import evaluate_folder, train
 
-from .conftest import SIZE_HW, SMALL_CONVOLUTIONS, SMALL_MASKS, make_targets, small_recipe
+from .conftest import SIZE_HW, SMALL_CONVOLUTIONS, SMALL_MASKS, StubEncoder, make_targets, small_recipe
 from .table_runs import FakeRunner, run_table
 
 QUERIES = {**SMALL_MASKS, "queries": 6, "dropout": 0.0, "pixel_loss": True}
 HEADS = {
     "queries": {"semantic": QUERIES, "drivable": QUERIES},
     "convolutions": SMALL_CONVOLUTIONS,
+}
+
+
+SMALL_ALONE = {
+    "sparse_rcnn": {},
+    "fcos": {"width": 16},
+    "maskformer": {**SMALL_MASKS, "queries": 6},
+    "semantic_fpn": {"width": 16},
 }
 
 
@@ -225,6 +234,42 @@ def examine(path, split=None):
 def train_recipe(content):
     """Train a recipe, given as plain values."""
     return train(parse_recipe(content, [], source="test"), progress=False)
+
+
+def train_alone(task, head, section, language, *, steps=3):
+    """Train a network of one task for some steps; the total losses, and a digest of the weights after them.
+
+    Args:
+        task: the only one that has a head.
+        head: which.
+        section: the other keys of its section.
+        language: with learned prompts and adapter.
+    """
+    heads = dict.fromkeys(("detection", "semantic", "drivable"))
+    model = heads | {task: {**SMALL_ALONE[head], "head": head, **section}}
+    recipe = small_recipe(model=model | ({"language": {"width": 8, "heads": 2, "layers": 1}} if language else {}))
+    torch.manual_seed(0)
+    net = build_model(recipe.model, encoder=StubEncoder() if language else None)
+    accelerator = start_processes("no")
+    optimizer, scheduler = optimizer_and_schedule(net, recipe.train)
+    model, optimizer = accelerator.prepare(net, optimizer)
+    names = [["full", "boxes"], ["empty", "masks"]]
+    reports = loop.train_steps(
+        accelerator=accelerator,
+        model=model,
+        criterion=build_criterion(recipe.model, recipe.loss),
+        optimizer=optimizer,
+        scheduler=scheduler,
+        batches=[some_batch(names[(step + this_process().process_index) % 2]) for step in range(steps)],
+        gradient_clip=1.0,
+    )
+    totals = [report.terms["total"] for report in reports]
+    return totals, weights_sha256(dict(net.named_parameters()))
+
+
+def synchronise_batch_norm(root, output):
+    """Train a recipe with ``train.batch_norm: sync``."""
+    return train(small_recipe(root, train={"batch_norm": "sync"}, output=output), progress=False)
 
 
 def evaluate_run(folder):
