@@ -34,7 +34,13 @@ SHORT_SIDE_PX: Final = 720
 """Frames of videos are shrunk to the size of BDD100K's images."""
 _TRAIN, _VAL = "train", "val"
 _SETTINGS: Final[dict[str, dict[str, Any]]] = {
-    "edge": {"learning_rate": 6e-4, "weight_decay": 0.02, "warmup_steps": 50, "start_from": "shipped/edge"}
+    "edge": {
+        "learning_rate": 6e-4,
+        "weight_decay": 0.02,
+        "warmup_steps": 50,
+        "start_from": "shipped/edge",
+        "batch_norm": "batch",
+    }
 }
 """Preset -> keys of ``train`` that differ from the schema's defaults, as in config/train_edge.yaml."""
 _STEPS: Final = 2000

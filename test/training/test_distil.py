@@ -20,6 +20,7 @@ from lvad_training.checkpoints import Checkpoint, load_checkpoint, save_checkpoi
 from lvad_training.cli import main
 from lvad_training.distil import choose_teachers, distil_recipe, divide
 from lvad_training.pretrain.frames import Frame
+from lvad_training.recipe.config import batch_norm_of
 
 from .conftest import SMALL_CONVOLUTIONS, small_recipe
 
@@ -156,6 +157,7 @@ def test_the_first_checkpoint_with_a_head_labels(teachers):
     recipe = distil_recipe(found, teachers[0].parent / "run")
     assert recipe.stages.pseudo.box_score == 0.1
     assert (recipe.preset, recipe.train.start_from) == ("edge", "shipped/edge")
+    assert batch_norm_of(recipe) == "batch"  # the shipped statistics are those of rendered images
     overridden = distil_recipe(found, teachers[0].parent / "run", overrides=["stages.pseudo.box_score=0.7"])
     assert overridden.stages.pseudo.box_score == 0.7
     with pytest.raises(ConfigError, match=r"det.pt would label nothing, since a file before it has its heads \(det"):
