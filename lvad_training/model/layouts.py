@@ -153,8 +153,8 @@ def recognise(content: Mapping[str, Any], expected: list[str]) -> Recognised:
     """
     if content.get("format") == FORMAT:
         content = content["weights"]
-    content, path = _state_dict(content)
-    all_tensors = _tensors_in(content)
+    content, path = find_state_dict(content)
+    all_tensors = tensors_in(content)
     wrapper = _wrapper_prefix(all_tensors, set(published_names(expected)), path)
     tensors = {name.removeprefix(wrapper): value for name, value in all_tensors.items() if name.startswith(wrapper)}
 
@@ -189,13 +189,13 @@ def published_names(names: Iterable[str]) -> dict[str, str]:
     return own
 
 
-def _state_dict(content: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[str]]:
+def find_state_dict(content: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[str]]:
     """The innermost state dict and the keys that lead to it; among unknown keys, the one with the most tensors."""
     path: list[str] = []
     while len(path) < DEEPEST:
         inner = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Mapping)}
         nested = next((key for key in NESTED if key in inner), None)
-        if nested is None and not _tensors_in(content):
+        if nested is None and not tensors_in(content):
             nested = max(inner, key=lambda key: _count_tensors(inner[key]), default=None)
         if nested is None:
             break
@@ -204,14 +204,15 @@ def _state_dict(content: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[str
     return content, path
 
 
-def _tensors_in(content: Mapping[Any, Any]) -> dict[str, Tensor]:
+def tensors_in(content: Mapping[Any, Any]) -> dict[str, Tensor]:
+    """The tensors of a dict that have a name."""
     return {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)}
 
 
 def _count_tensors(content: Mapping[Any, Any], depth: int = 0) -> int:
     """Largest number of tensors with names of layers in one dict, nested ones included; an optimiser's have numbers."""
     inner = [value for value in content.values() if isinstance(value, Mapping)] if depth < DEEPEST else []
-    count = sum("." in name for name in _tensors_in(content))
+    count = sum("." in name for name in tensors_in(content))
     return max([count, *(_count_tensors(value, depth + 1) for value in inner)])
 
 

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from lvad_perception.errors import CheckpointError
-from lvad_perception.vocabulary import DETECTION, DRIVABLE, SEMANTIC, Vocabulary
+from lvad_perception.vocabulary import DETECTION, DRIVABLE, SEMANTIC, TASKS, Vocabulary
 from lvad_training.build import build_model
 from lvad_training.checkpoints import Checkpoint, load_weights
 from lvad_training.model.backbone import Normalisation
+from lvad_training.model.layouts import COUNTER, find_state_dict, tensors_in
 from lvad_training.model.published import fold_normalisation, read_weights
 from lvad_training.recipe.config import parse_recipe
-from lvad_training.zoo.layouts import LAYOUTS, Layout, is_counter, restructure
+from lvad_training.zoo.layouts import LAYOUTS, Layout, restructure
 
 PUBLISHED_HW: Final = (720, 1280)
 """Size of BDD100K's images, whose fractions the learned proposals are."""
@@ -44,14 +45,14 @@ _REFUSED: Final = (
 
 @dataclass(frozen=True, slots=True)
 class ImportReport:
-    """What became of a published file.
+    """The result of importing a published file.
 
     Attributes:
         source: the file.
-        layout: whose file it is.
+        layout: name of the file's layout.
         task: "detection", "semantic" or "drivable".
         tensors: how many of the network's tensors came from the file, BatchNorm's counters aside; always all.
-        notes: what its user should know, a sentence each.
+        notes: further sentences for the user.
     """
 
     source: str
@@ -85,38 +86,29 @@ def import_checkpoint(path: Path, overrides: Sequence[str] = ()) -> tuple[Checkp
         ConfigError: an override is impossible.
     """
     content = read_weights(path)
-    tensors = {name: value for name, value in _state_dict(content).items() if isinstance(value, Tensor)}
-    layout = next((each for each in LAYOUTS if each.marker in tensors), None)
-    if layout is None:
-        known = ", ".join(each.name for each in LAYOUTS)
-        first = f"its tensors begin with {', '.join(list(tensors)[:3])}" if tensors else "it holds no named tensors"
-        raise CheckpointError(
-            f"{path}: not a checkpoint that can be imported ({known}); {first}; give the weights of a backbone alone "
-            "to a recipe as model.backbone.weights"
-        )
+    tensors = tensors_in(find_state_dict(content)[0])
+    layout, prefix = _recognise(tensors, path)
+    tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
     _refuse(tensors, layout, path)
     config = _config_text(content)
     caffe = _is_caffe(config, layout, path)
     rows = len(tensors[layout.classes])
     task, vocabulary = _task(layout, rows, path)
     try:
-        section = {("TASK" if key == "TASK" else key): value for key, value in layout.model(tensors).items()}
+        section = layout.model(tensors)
     except (CheckpointError, KeyError, IndexError, ValueError) as err:
         reason = str(err) if isinstance(err, CheckpointError) else f"{type(err).__name__}: {err}"
         raise CheckpointError(f"{path}: {layout.name} with other layers than published ones ({reason})") from err
-    if "TASK" in section:
-        head = section.pop("TASK")
-        section |= {"semantic": None, "drivable": None, task: head}
+    section |= {**dict.fromkeys(TASKS), task: section.pop("TASK")}
     if caffe:
-        section["backbone"] |= {"stride_in": "1x1"}
+        section["backbone"]["stride_in"] = "1x1"
         tensors = _from_caffe(tensors)
     recipe = parse_recipe(
         {"preset": "r50", "data": {"root": "bdd100k"}, "model": section, "output": f"runs/{path.stem}"},
         list(overrides),
         source=str(path),
     )
-    weights = {layout.rename(name).replace("TASK.", f"{task}."): value for name, value in tensors.items()}
-    weights = restructure(weights)
+    weights = restructure({layout.rename(name, task): value for name, value in tensors.items()})
     order, notes = _class_rows(vocabulary, rows, _published_classes(content, config), path)
     for name in weights:
         if ".classify." in name:
@@ -125,21 +117,25 @@ def import_checkpoint(path: Path, overrides: Sequence[str] = ()) -> tuple[Checkp
         weights["detection.boxes"] = _into_letterbox(weights["detection.boxes"], recipe.model.network_hw)
     network = build_model(recipe.model)
     own = network.state_dict()
-    counted = sum(not is_counter(name) for name in own)
-    counters = {name: torch.zeros_like(value) for name, value in own.items() if is_counter(name)}
+    counters = {name: value for name, value in own.items() if name.endswith(COUNTER)}  # not in every file
     load_weights(network, counters | weights, source=str(path))
     checkpoint = Checkpoint(recipe=recipe, step=0, weights=dict(network.state_dict()))
-    return checkpoint, ImportReport(str(path), layout.name, task, counted, notes)
+    return checkpoint, ImportReport(str(path), layout.name, task, len(own) - len(counters), notes)
 
 
-def _state_dict(content: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The state dict of a file; a prefix that a wrapper added to all names is removed."""
-    for key in ("state_dict", "model"):
-        if isinstance(content.get(key), Mapping):
-            content = content[key]
-    names = list(content)
-    prefix = next((each for each in ("module.", "_orig_mod.") if names and all(n.startswith(each) for n in names)), "")
-    return {name.removeprefix(prefix): content[name] for name in names}
+def _recognise(tensors: Mapping[str, Tensor], path: Path) -> tuple[Layout, str]:
+    """The layout of a file, and the prefix that a wrapper such as DistributedDataParallel added to all names."""
+    for layout in LAYOUTS:
+        for name in tensors:
+            prefix = name.removesuffix(layout.marker)
+            if prefix != name and (not prefix or (prefix.endswith(".") and all(n.startswith(prefix) for n in tensors))):
+                return layout, prefix
+    known = ", ".join(each.name for each in LAYOUTS)
+    first = f"its tensors begin with {', '.join(list(tensors)[:3])}" if tensors else "it holds no named tensors"
+    raise CheckpointError(
+        f"{path}: not a checkpoint that can be imported ({known}); {first}; give the weights of a backbone alone "
+        "to a recipe as model.backbone.weights"
+    )
 
 
 def _refuse(tensors: Mapping[str, Tensor], layout: Layout, path: Path) -> None:
@@ -196,14 +192,12 @@ def _published_classes(content: Mapping[str, Any], config: str) -> tuple[str, ..
 
 
 def _task(layout: Layout, rows: int, path: Path) -> tuple[str, Vocabulary]:
-    if layout.classes != "decode_head.conv_seg.weight":
-        if rows in (len(DETECTION.names), _COCO_CLASSES):
-            return "detection", DETECTION
+    for vocabulary in layout.vocabularies:
+        if rows == len(vocabulary.names) or (vocabulary is DETECTION and rows == _COCO_CLASSES):
+            return vocabulary.task, vocabulary
+    if DETECTION in layout.vocabularies:
         wanted = f"BDD100K's {len(DETECTION.names)} or COCO's {_COCO_CLASSES}"
     else:
-        for vocabulary in (SEMANTIC, DRIVABLE):
-            if rows == len(vocabulary.names):
-                return vocabulary.task, vocabulary
         wanted = f"{len(SEMANTIC.names)} for semantic segmentation or {len(DRIVABLE.names)} for drivable area"
     raise CheckpointError(f"{path}: {layout.name} for {rows} classes, not {wanted}; import a file trained on BDD100K")
 
@@ -211,7 +205,7 @@ def _task(layout: Layout, rows: int, path: Path) -> tuple[str, Vocabulary]:
 def _class_rows(
     vocabulary: Vocabulary, rows: int, stated: tuple[str, ...] | None, path: Path
 ) -> tuple[list[int], tuple[str, ...]]:
-    """Which published row each of our classes takes, and what is to be said of that."""
+    """The published row of each of our classes, and notes for the report."""
     if vocabulary is DETECTION and rows == _COCO_CLASSES:
         note = "COCO has neither riders nor general traffic signs: they begin as persons and stop signs; finetune it"
         return [_COCO[name] for name in vocabulary.names], (note,)

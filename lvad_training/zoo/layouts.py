@@ -7,17 +7,20 @@ The names are those with which each project saves its state dict: mmdetection (`
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import torch
 from torch import Tensor
 
 from lvad_perception.errors import CheckpointError
-from lvad_training.model.layouts import COUNTER
+from lvad_perception.vocabulary import DETECTION, DRIVABLE, SEMANTIC, Vocabulary
 
 Tensors = Mapping[str, Tensor]
 Rules = tuple[tuple[str, str], ...]
 
+_STAGE_3: Final = r"backbone\.layer3\.(\d+)\."
+_NECK: Final = "neck.fpn_convs.0.conv.weight"
 _RESNET: Final[Rules] = ((r"^backbone\.(conv1|bn1|layer\d)\.", r"backbone.features.\1."),)
 _RESNET_V1C: Final[Rules] = (
     (r"^backbone\.stem\.([01346])\.", r"backbone.features.conv1.\1."),
@@ -107,9 +110,11 @@ class Layout:
     Attributes:
         name: for messages.
         marker: the name of a tensor that every such file has, and no other.
-        rules: pattern and replacement, applied one after the other to each published name.
+        rules: pattern and replacement, applied one after the other to each published name; "TASK" is the task's name.
         classes: the name of the tensor with one row a class.
-        model: the recipe's ``model`` section from the published tensors.
+        vocabularies: of the tasks that such files are published for; the number of classes tells which one.
+        model: published tensors -> the keys of the recipe's ``model`` section that they imply, with the task's own
+            section as "TASK".
         caffe: whether files that do not state it have a ResNet of Caffe's, with BGR images.
     """
 
@@ -117,14 +122,15 @@ class Layout:
     marker: str
     rules: Rules
     classes: str
+    vocabularies: tuple[Vocabulary, ...]
     model: Callable[[Tensors], dict[str, Any]]
     caffe: bool = False
 
-    def rename(self, name: str) -> str:
+    def rename(self, name: str, task: str) -> str:
         """The network's own name of a published tensor."""
         for pattern, replacement in self.rules:
             name = re.sub(pattern, replacement, name)
-        return name
+        return name.replace("TASK.", f"{task}.")
 
 
 def _count(tensors: Tensors, pattern: str) -> int:
@@ -140,11 +146,19 @@ def _resnet(tensors: Tensors, stage3: str) -> str:
     return f"resnet{depth}"
 
 
-def _sparse_rcnn(tensors: Tensors, *, series: str, proposals: str, grow: str, inner: str, out: str) -> dict[str, Any]:
-    """The section ``model.detection`` by the shapes of the head's tensors."""
+def _model(backbone: str, neck: Tensor, head: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """What the layouts have in common: images of 1280 x 720, and a neck without norms of the given weights' width."""
+    network = {"network_hw": [736, 1280], "backbone": {"name": backbone}, "neck_width": len(neck), "neck_norm": "none"}
+    return {**network, **more, "TASK": head}
+
+
+def _sparse_rcnn_model(
+    tensors: Tensors, *, stage3: str, neck: str, series: str, proposals: str, grow: str, inner: str, out: str
+) -> dict[str, Any]:
+    """The keywords are names of tensors; those of ``grow``, ``inner`` and ``out`` follow that of a refinement."""
     count, width = tensors[proposals].shape
     first = f"{series}.0."
-    return {
+    head = {
         "head": "sparse_rcnn",
         "proposals": count,
         "refinements": _count(tensors, rf"{re.escape(series)}\.(\d+)\."),
@@ -156,45 +170,7 @@ def _sparse_rcnn(tensors: Tensors, *, series: str, proposals: str, grow: str, in
         "pool_samples": 2,
         "canonical_px": 224.0,
     }
-
-
-def _detector(backbone: str, detection: dict[str, Any], neck_width: int) -> dict[str, Any]:
-    """The ``model`` section of a detector without other tasks, for images of 1280 x 720."""
-    return {
-        "network_hw": [736, 1280],
-        "backbone": {"name": backbone},
-        "neck_width": neck_width,
-        "neck_norm": "none",
-        "detection": detection,
-        "semantic": None,
-        "drivable": None,
-    }
-
-
-def _mmdet_model(tensors: Tensors) -> dict[str, Any]:
-    head = _sparse_rcnn(
-        tensors,
-        series="roi_head.bbox_head",
-        proposals="rpn_head.init_proposal_features.weight",
-        grow="ffn.layers.0.0.weight",
-        inner="instance_interactive_conv.norm_in.weight",
-        out="instance_interactive_conv.fc_layer.weight",
-    )
-    width = tensors["neck.fpn_convs.0.conv.weight"].shape[0]
-    return _detector(_resnet(tensors, r"backbone\.layer3\.(\d+)\."), head, width)
-
-
-def _peize_sun_model(tensors: Tensors) -> dict[str, Any]:
-    head = _sparse_rcnn(
-        tensors,
-        series="head.head_series",
-        proposals="init_proposal_features.weight",
-        grow="linear1.weight",
-        inner="inst_interact.norm1.weight",
-        out="inst_interact.out_layer.weight",
-    )
-    width = tensors["backbone.fpn_output2.weight"].shape[0]
-    return _detector(_resnet(tensors, r"backbone\.bottom_up\.res4\.(\d+)\."), head, width)
+    return _model(_resnet(tensors, stage3), tensors[neck], head)
 
 
 def _fcos_model(tensors: Tensors) -> dict[str, Any]:
@@ -209,56 +185,70 @@ def _fcos_model(tensors: Tensors) -> dict[str, Any]:
         "centerness": "class",
         "overlap": 0.5,
     }
-    width = tensors["neck.fpn_convs.0.conv.weight"].shape[0]
-    return {**_detector(_resnet(tensors, r"backbone\.layer3\.(\d+)\."), head, width), "neck_from": 8}
+    return _model(_resnet(tensors, _STAGE_3), tensors[_NECK], head, neck_from=8)
 
 
 def _fpn_head_model(tensors: Tensors) -> dict[str, Any]:
-    norm = "group" if "decode_head.scale_heads.0.0.gn.weight" in tensors else "batch"
     stem = "c" if "backbone.stem.0.weight" in tensors else ""
-    return {
-        "network_hw": [736, 1280],
-        "backbone": {"name": _resnet(tensors, r"backbone\.layer3\.(\d+)\.") + stem},
-        "neck_width": tensors["neck.fpn_convs.0.conv.weight"].shape[0],
-        "neck_norm": "none",
-        "detection": None,
-        "TASK": {
-            "head": "semantic_fpn",
-            "width": tensors["decode_head.conv_seg.weight"].shape[1],
-            "norm": norm,
-        },
+    head = {
+        "head": "semantic_fpn",
+        "width": tensors["decode_head.conv_seg.weight"].shape[1],
+        "norm": "group" if "decode_head.scale_heads.0.0.gn.weight" in tensors else "batch",
     }
+    return _model(_resnet(tensors, _STAGE_3) + stem, tensors[_NECK], head)
 
 
 LAYOUTS: Final = (
     Layout(
         "Sparse R-CNN of mmdetection",
-        "rpn_head.init_proposal_bboxes.weight",
-        (*_RESNET, *_FPN, *_MMDET_HEAD),
-        "roi_head.bbox_head.0.fc_cls.weight",
-        _mmdet_model,
+        marker="rpn_head.init_proposal_bboxes.weight",
+        rules=(*_RESNET, *_FPN, *_MMDET_HEAD),
+        classes="roi_head.bbox_head.0.fc_cls.weight",
+        vocabularies=(DETECTION,),
+        model=partial(
+            _sparse_rcnn_model,
+            stage3=_STAGE_3,
+            neck=_NECK,
+            series="roi_head.bbox_head",
+            proposals="rpn_head.init_proposal_features.weight",
+            grow="ffn.layers.0.0.weight",
+            inner="instance_interactive_conv.norm_in.weight",
+            out="instance_interactive_conv.fc_layer.weight",
+        ),
     ),
     Layout(
         "PeizeSun's Sparse R-CNN on detectron2",
-        "init_proposal_boxes.weight",
-        (*_DETECTRON2, *_PEIZE_SUN),
-        "head.head_series.0.class_logits.weight",
-        _peize_sun_model,
+        marker="init_proposal_boxes.weight",
+        rules=(*_DETECTRON2, *_PEIZE_SUN),
+        classes="head.head_series.0.class_logits.weight",
+        vocabularies=(DETECTION,),
+        model=partial(
+            _sparse_rcnn_model,
+            stage3=r"backbone\.bottom_up\.res4\.(\d+)\.",
+            neck="backbone.fpn_output2.weight",
+            series="head.head_series",
+            proposals="init_proposal_features.weight",
+            grow="linear1.weight",
+            inner="inst_interact.norm1.weight",
+            out="inst_interact.out_layer.weight",
+        ),
     ),
     Layout(
         "FCOS of mmdetection",
-        "bbox_head.conv_centerness.weight",
-        (*_RESNET, *_FCOS, *_FPN),
-        "bbox_head.conv_cls.weight",
-        _fcos_model,
+        marker="bbox_head.conv_centerness.weight",
+        rules=(*_RESNET, *_FCOS, *_FPN),
+        classes="bbox_head.conv_cls.weight",
+        vocabularies=(DETECTION,),
+        model=_fcos_model,
         caffe=True,
     ),
     Layout(
         "Semantic FPN of mmsegmentation",
-        "decode_head.scale_heads.0.0.conv.weight",
-        (*_RESNET_V1C, *_RESNET, *_FPN, *_FPN_HEAD),
-        "decode_head.conv_seg.weight",
-        _fpn_head_model,
+        marker="decode_head.scale_heads.0.0.conv.weight",
+        rules=(*_RESNET_V1C, *_RESNET, *_FPN, *_FPN_HEAD),
+        classes="decode_head.conv_seg.weight",
+        vocabularies=(SEMANTIC, DRIVABLE),
+        model=_fpn_head_model,
     ),
 )
 
@@ -277,8 +267,3 @@ def restructure(weights: dict[str, Tensor]) -> dict[str, Tensor]:
         else:
             separate[name] = value
     return separate
-
-
-def is_counter(name: str) -> bool:
-    """Whether a tensor is BatchNorm's counter, which not every file has and evaluation does not read."""
-    return name.endswith(COUNTER)

@@ -133,6 +133,15 @@ def test_peize_suns_file_gives_the_same_network_with_our_classes(imported):
     assert torch.equal(checkpoint.weights["detection.refinements.1.classify.weight"][traffic_light], published[9])
 
 
+@pytest.mark.parametrize("prefix", ["module.", "ema_model.net."])
+def test_a_prefix_of_a_wrapper_is_removed(prefix, imported):
+    state = mmseg_semantic_fpn(3)
+    plain, _ = imported(state)
+    wrapped, report = imported({prefix + name: value for name, value in state.items()})
+    assert report.layout == "Semantic FPN of mmsegmentation"
+    assert all(torch.equal(wrapped.weights[name], value) for name, value in plain.weights.items())
+
+
 def test_classes_in_another_order_are_put_into_ours(imported):
     names = DETECTION.names[::-1]
     checkpoint, _ = imported(mmdet_sparse_rcnn(), meta={"CLASSES": names})
