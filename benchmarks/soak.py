@@ -60,7 +60,7 @@ class Verdict:
 
     @property
     def passed(self) -> bool:
-        """Whether it grew by no more than the limit; False with too few samples."""
+        """Whether the growth is within the limit; False with too few samples."""
         return self.growth <= self.limit
 
 

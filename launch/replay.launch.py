@@ -108,7 +108,7 @@ class Results:
 
     @property
     def complete(self) -> bool:
-        """Whether each camera has results, and each task with any result has one for every image of its camera."""
+        """Whether all results have arrived: every camera has some, and each of its tasks with any has one per image."""
         counts = {key: count for key, count in self.counts.items() if count}
         all_counted = all(count >= self.images[topic] for (topic, _), count in counts.items())
         return all_counted and {topic for topic, _ in counts} == set(self.images)

@@ -48,7 +48,7 @@ def cpu_name(cpuinfo: Path = _CPUINFO) -> str:
 
 
 def cpu_identity(cpuinfo: Path = _CPUINFO) -> str:
-    """The CPU's model and instruction sets, stable across boots; Python's ``platform`` facts where Linux states none.
+    """The CPU's model and instruction sets, stable across boots; Python's ``platform`` where Linux gives none.
 
     Args:
         cpuinfo: the file in which Linux describes the cores.

@@ -37,7 +37,7 @@ CPU_PATIENCE = 6
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What runs in one process.
+    """A part of the benchmark, which runs in a process of its own.
 
     Attributes:
         name: for ``--only``; limit_s: seconds until the process is killed, its start included.
@@ -92,7 +92,7 @@ class Job:
 
     @property
     def small(self) -> bool:
-        """Whether sizes are tiny, since only the code is tried."""
+        """Whether to use tiny sizes: on the CPU the run only tests the code."""
         return self.device == "cpu"
 
     @property

@@ -91,7 +91,7 @@ class Watcher:
                 self.job = self.job._replace(first=self._index + self.job.step)
 
     def done(self) -> bool:
-        """Whether the job is done; a hang or a crash is counted, and a child started at the next case."""
+        """Whether the job has finished. After a hang or a crash, count it and restart the child at the next case."""
         ended = self.process.poll()
         if ended is None and time.monotonic() < self._deadline:
             return False

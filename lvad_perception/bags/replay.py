@@ -230,7 +230,7 @@ class _ResultWriter:
 
 
 def _is_copied(connection: Any, cameras: list[Camera]) -> bool:
-    """Whether a topic is annotation, image names, attributes or calibration of one of the cameras."""
+    """Whether to copy a topic: annotation, image names, attributes and calibration of the chosen cameras."""
     parent, _, name = connection.topic.rpartition("/")
     if message_type(connection.msgtype) == CAMERA_INFO or name in (NAME, ATTRIBUTES):
         return any(parent == camera.namespace for camera in cameras)

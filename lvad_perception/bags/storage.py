@@ -11,7 +11,7 @@ from lvad_perception.bags.compression import LARGEST
 from lvad_perception.errors import BagError
 
 Location = tuple[int, ...]
-"""Where a message is stored; its meaning is the storage's own."""
+"""Position of a message in its file. Each storage format defines the numbers."""
 
 Item = tuple[int, int, Location, bytes]
 """A message: time stamp in nanoseconds, channel, location in the file, and bytes."""

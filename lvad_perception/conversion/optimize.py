@@ -207,7 +207,7 @@ def _check(model: Path, output: Path, precision: str, images: Path | None, count
     if output.suffix not in SUFFIXES:
         raise ConfigError(f"{output} does not end in {' or '.join(SUFFIXES)}; name the engine file so")
     if precision not in PRECISIONS:
-        raise ConfigError(f"{precision} is no precision; choose {', '.join(PRECISIONS)}")
+        raise ConfigError(f"there is no precision {precision}; choose one of {', '.join(PRECISIONS)}")
     if precision == "int8" and images is None:
         raise ConfigError("INT8 needs images to measure its scales on; name a folder with --calibration")
     if min(counts) < 1:

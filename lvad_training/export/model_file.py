@@ -242,7 +242,7 @@ def _manifest(
 
 
 def _origin(checkpoint: Checkpoint, network: nn.Module) -> dict[str, Any]:
-    """What the manifest says of one of several networks."""
+    """Entry of the manifest for one of several networks."""
     recipe = checkpoint.recipe
     return {
         "tasks": list(recipe.model.tasks),

@@ -84,7 +84,7 @@ def semantic_class(category: str) -> int | None:
 
 
 def is_drivable(category: str) -> bool:
-    """Whether a normalised category is a drivable area of any type."""
+    """Whether a normalised category is a drivable area, whatever its type."""
     return category == _DRIVABLE_BY_TYPE or category in _DRIVABLE
 
 

@@ -71,7 +71,7 @@ class Label(msgspec.Struct):
 
     @property
     def is_crowd(self) -> bool:
-        """Whether an attribute marks it as a crowd, as bool, number or text."""
+        """Whether the object is a crowd. The attribute may be a bool, a number or a text."""
         if not isinstance(self.attributes, LabelAttributes):
             return False
         values = (self.attributes.crowd, self.attributes.crowd_capitalised)
