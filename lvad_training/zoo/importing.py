@@ -85,6 +85,8 @@ def import_checkpoint(path: Path, overrides: Sequence[str] = ()) -> tuple[Checkp
             tensor has no place or another shape.
         ConfigError: an override is impossible.
     """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file; check the path of the published checkpoint")
     content = read_weights(path)
     tensors = tensors_in(find_state_dict(content)[0])
     layout, prefix = _recognise(tensors, path)

@@ -206,6 +206,11 @@ def test_what_does_not_fit_is_refused_by_name(case, imported):
         imported(state, **beside)
 
 
+def test_a_file_that_is_not_there_is_not_called_a_backbone(tmp_path, capsys):
+    assert main(["import", str(tmp_path / "gone.pth"), "--output", str(tmp_path / "model.pt")]) == 2
+    assert capsys.readouterr().err.endswith("gone.pth: no such file; check the path of the published checkpoint\n")
+
+
 def test_the_command(tmp_path, capsys):
     torch.save({"state_dict": mmseg_semantic_fpn()}, tmp_path / "fpn.pth")
     assert main(["import", str(tmp_path / "fpn.pth"), "--output", str(tmp_path / "semantic.pt"), "--set", SMALL]) == 0
